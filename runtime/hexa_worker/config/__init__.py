@@ -1,0 +1,1 @@
+"""worker.toml: its typed model and its loader."""

@@ -1,0 +1,168 @@
+"""The typed model of worker.toml. Defaults live here and nowhere else.
+
+Relative paths are relative to the folder of worker.toml. Durations are seconds, sizes are bytes.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hexa_worker.core.restart import RestartPolicy
+from hexa_worker.core.retry import RetryPolicy
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of worker.toml: unknown keys are errors."""
+
+
+class Log(Table):
+    """How the worker logs.
+
+    Attributes:
+        level: the lowest level that is written.
+        format: ``auto`` is key=value on a terminal and JSON elsewhere.
+        repeat_s: the same failure of the same subscription is written once in this many seconds and counted.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    repeat_s: Seconds = 1.0
+
+
+class Http(Table):
+    """Where ``/live /ready /status /metrics`` are served, for all processes together; off without this table."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+
+
+class Worker(Table):
+    """The worker as a whole.
+
+    Attributes:
+        name: names the worker in logs and metrics.
+        handlers: modules that hold handlers; imported from the folder of worker.toml or anywhere on the path.
+        processes: how many worker processes run.
+        backend: the event loop: asyncio (with uvloop where it is installed) or trio.
+        uvloop: whether asyncio runs on uvloop.
+        shutdown_grace_s: how long running handlers may take to finish after a stop was asked.
+        maximum_crashes: a delivery that was in hand at this many crashes goes to the dead letter.
+        watchdog_s: a process whose loop does not answer for this long is killed.
+        middlewares: ``module:function`` names, run around every handler, first is outermost.
+        state_dir: where the worker keeps small files that must survive a crash of its processes.
+        restart: how often a failing subscription is restarted before it counts as failed.
+        process_restart: the same for processes.
+    """
+
+    name: Name
+    handlers: tuple[str, ...]
+    processes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    backend: Literal["asyncio", "trio"] = "asyncio"
+    uvloop: bool = True
+    shutdown_grace_s: Seconds = 30.0
+    maximum_crashes: Positive = 3
+    watchdog_s: Annotated[float, Meta(gt=0)] = 30.0
+    middlewares: tuple[str, ...] = ()
+    state_dir: str = "var"
+    log: Log = Log()
+    http: Http | None = None
+    restart: RestartPolicy = RestartPolicy()
+    process_restart: RestartPolicy = RestartPolicy(max_restarts=20, window_s=60.0, initial_delay_s=0.1)
+
+
+class Memory(Table, tag_field="driver", tag="memory"):
+    """A broker inside the process: for tests and benches; nothing outlives the process."""
+
+
+class Embedded(Table, tag_field="driver", tag="embedded"):
+    """The embedded durable broker: one SQLite file, shared by many processes of one machine.
+
+    Attributes:
+        path: the database file.
+        durability: ``normal`` survives the death of every process; ``full`` also a power cut, at a price.
+        lease_s: deliveries of a process that hangs are taken over after this long (of a dead one: at once).
+        busy_timeout_s: how long to wait for other processes' writes before the broker counts as unavailable.
+    """
+
+    path: str = "var/hexa.db"
+    durability: Literal["normal", "full"] = "normal"
+    lease_s: Annotated[float, Meta(gt=0)] = 30.0
+    busy_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+
+
+Broker = Memory | Embedded
+
+
+class Subscription(Table):
+    """One subscription; what is None is taken from the decorator, then from `DEFAULTS`.
+
+    Attributes:
+        channel: one channel to read.
+        channels: several channels to read.
+        pattern: a regular expression that whole channel names must match.
+        group: the durable name of the subscription's progress; default: the action.
+        retry_channel: what retry channels and dead letter are named after; default: the group.
+        start: where a subscription without progress begins.
+        concurrency: how many handler calls may run at once in one process.
+        mailbox: how many deliveries a process may hold: queued, running and not yet settled.
+        mailbox_bytes: how many bytes of payload it may hold.
+        order_by: what keeps its order across all processes.
+        timeout_s: how long a handler may run; 0: without limit.
+        batch: hand over up to this many deliveries at once (batch handlers).
+        batch_wait_s: how long a batch may wait to fill.
+        threads: the size of the thread pool of a plain ``def`` handler.
+        codec: how payloads are decoded when no header says it.
+        middlewares: ``module:function`` names, run inside the worker's own middlewares.
+        retry: how often and how late a failed delivery is tried again.
+        enabled: false leaves the subscription out.
+    """
+
+    channel: str | None = None
+    channels: tuple[str, ...] | None = None
+    pattern: str | None = None
+    group: Name | None = None
+    retry_channel: Name | None = None
+    start: Literal["earliest", "latest"] = "earliest"
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    mailbox: Positive | None = None
+    mailbox_bytes: Positive | None = None
+    order_by: Literal["none", "key", "channel"] | None = None
+    timeout_s: Seconds | None = None
+    batch: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    batch_wait_s: Seconds | None = None
+    threads: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    codec: Literal["json", "msgpack", "raw"] = "json"
+    middlewares: tuple[str, ...] = ()
+    retry: RetryPolicy = RetryPolicy()
+    enabled: bool = True
+
+
+class File(Table):
+    """worker.toml as a whole."""
+
+    worker: Worker
+    broker: Broker = Embedded()
+    subscriptions: dict[str, Subscription] = msgspec.field(default_factory=dict)
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded worker.toml.
+
+    Attributes:
+        path: the file it came from, absolute.
+        file: what it says, references resolved.
+    """
+
+    path: Path
+    file: File
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths and handler modules are looked up in."""
+        return self.path.parent

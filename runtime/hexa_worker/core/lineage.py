@@ -1,0 +1,72 @@
+"""Who an event is and where it came from: ids, and the control headers that carry them.
+
+Words: the *event id* names what a user emitted; every delivery, retry and dead letter of it keeps that id.
+The *root id* is the event id of the first event of the tree; `ctx.emit` makes children that share it and
+name their parent. An effect is unique per (event id, action).
+
+Headers on a first-hop record are claims from outside: a malformed id is ignored, and no header ever
+shortens a retry ladder (the attempt comes from the channel a record was read from).
+"""
+
+import re
+from typing import NamedTuple
+
+from hexa_worker.core.message import Delivery, Headers, header
+
+EVENT_ID = "hexa-event-id"
+ROOT_ID = "hexa-root-id"
+PARENT_ID = "hexa-parent-id"
+CORRELATION_ID = "hexa-correlation-id"
+ACTION = "hexa-action"
+ATTEMPT = "hexa-attempt"
+FIRST_FAILED_AT = "hexa-first-failed-at"
+ORIGIN_CHANNEL = "hexa-origin-channel"
+ORIGIN_ID = "hexa-origin-id"
+PREFIX = "hexa-"
+"""Every control header starts so; `ctx.headers` does not show them."""
+
+_ID = re.compile(rb"[!-~]{1,200}")
+
+
+class Lineage(NamedTuple):
+    """The ids of one event."""
+
+    event_id: str
+    root_id: str
+    parent_id: str | None
+
+
+def read_id(headers: Headers, name: str) -> str | None:
+    """The id in header `name`; None when absent or not 1 to 200 visible ASCII characters."""
+    value = header(headers, name)
+    if value is None or _ID.fullmatch(value) is None:
+        return None
+    return value.decode("ascii")
+
+
+def lineage_of(delivery: Delivery) -> Lineage:
+    """The lineage of a delivery. A record without an event id is named by its place in the broker."""
+    headers = delivery.headers
+    if not headers:
+        return Lineage(delivery.message_id, delivery.message_id, None)
+    event_id = read_id(headers, EVENT_ID) or delivery.message_id
+    return Lineage(event_id, read_id(headers, ROOT_ID) or event_id, read_id(headers, PARENT_ID))
+
+
+def origin_headers(event_id: str) -> Headers:
+    """Control headers of an event that starts a tree: its root is itself and need not be said."""
+    return ((EVENT_ID, event_id.encode("ascii")),)
+
+
+def child_headers(event_id: str, parent: Lineage) -> Headers:
+    """Control headers of an event emitted while handling `parent`."""
+    return (
+        (EVENT_ID, event_id.encode("ascii")),
+        (ROOT_ID, parent.root_id.encode("ascii")),
+        (PARENT_ID, parent.event_id.encode("ascii")),
+    )
+
+
+def without(headers: Headers, names: frozenset[str]) -> Headers:
+    """`headers` less those called one of `names`, order kept."""
+    return tuple(pair for pair in headers if pair[0] not in names)

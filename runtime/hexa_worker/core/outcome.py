@@ -1,0 +1,81 @@
+"""What became of one handler call.
+
+A handler says it by returning or raising; the runtime adds the ends that no handler can report.
+`settlement` turns an outcome into what is done about it.
+"""
+
+from dataclasses import dataclass
+
+
+class Verdict(Exception):  # noqa: N818 - a verdict may be raised, yet it is not an error
+    """An explicit outcome: a handler may return it or raise it, with the same meaning."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = Exception.__hash__
+
+
+class Ack(Verdict):
+    """Done: the delivery is acknowledged. The same as returning None."""
+
+
+class Drop(Verdict):
+    """Not wanted: acknowledged without effect, counted and logged with its reason."""
+
+
+class DeadLetter(Verdict):
+    """Hopeless: to the dead letter at once, without retries."""
+
+
+class Retry(Verdict):
+    """Try again later. Counts an attempt, so it ends in the dead letter when attempts run out.
+
+    Args:
+        after: seconds to wait; None takes the delay of the retry policy.
+        reason: kept with the retry and the dead letter.
+    """
+
+    def __init__(self, after: float | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised, or something it awaited was cancelled by others."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The handler was still running at its deadline and was cancelled."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """The payload does not decode to what the handler asks for; the handler never ran."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The worker stopped before the handler ended: hand the delivery back, no attempt consumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """Worker processes died with this delivery in hand, as often as is allowed; it is not run again."""
+
+    crashes: int
+
+
+Outcome = Ack | Drop | DeadLetter | Retry | Raised | TimedOut | Undecodable | Interrupted | Crashed

@@ -1,0 +1,42 @@
+"""Restart intensity: how soon something that failed is started again, and when to give up.
+
+The sliding window is OTP supervisor's `add_restart`; the delay between restarts is exponential.
+"""
+
+import msgspec
+
+
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Give up after more than `max_restarts` within `window_s`.
+
+    Attributes:
+        max_restarts: restarts allowed inside the window.
+        window_s: length of the window, in seconds.
+        initial_delay_s: delay before the first restart.
+        maximum_delay_s: cap of the delay, which doubles with every restart inside the window.
+    """
+
+    max_restarts: int = 5
+    window_s: float = 60.0
+    initial_delay_s: float = 0.1
+    maximum_delay_s: float = 10.0
+
+
+class RestartIntensity(msgspec.Struct, frozen=True):
+    """The failures inside the window, oldest first (monotonic seconds)."""
+
+    policy: RestartPolicy
+    failures: tuple[float, ...] = ()
+
+    def record(self, now: float) -> tuple["RestartIntensity", float | None]:
+        """Note a failure at `now`.
+
+        Returns:
+            The new state, and the delay in seconds before the restart; None means: give up.
+        """
+        recent = tuple(at for at in self.failures if now - at < self.policy.window_s) + (now,)
+        state = RestartIntensity(self.policy, recent)
+        if len(recent) > self.policy.max_restarts:
+            return state, None
+        delay = self.policy.initial_delay_s * 2.0 ** (len(recent) - 1)
+        return state, min(delay, self.policy.maximum_delay_s)

@@ -1,0 +1,77 @@
+"""The retry policy: which channel a failed delivery goes to, and when it is due.
+
+Source of the rule: hexa-event's retry policy, without its truncation and overflow.
+"""
+
+import math
+
+import msgspec
+
+MAX_DELAY_S = 365 * 24 * 3600.0
+"""No delay is longer than this, whatever the arithmetic or a handler says."""
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often and how late a failed delivery is tried again.
+
+    Attributes:
+        initial_interval_s: delay before retry 1, in seconds.
+        backoff_coefficient: each further delay is this many times the one before; at least 1.
+        maximum_interval_s: cap of one delay, in seconds; None means 100 x initial.
+        maximum_attempts: the number of RETRIES: a handler runs 1 + maximum_attempts times.
+            0 sends the first failure straight to the dead letter.
+        retry_topics_count: how many retry channels are consumed; None means maximum_attempts. Set it
+            higher after lowering maximum_attempts, so that records still waiting above it are drained.
+        jitter: each delay grows by a random share of up to this much (0.1 = up to 10 % later). A delay
+            never shrinks: no retry comes before its time.
+    """
+
+    initial_interval_s: float = 1.0
+    backoff_coefficient: float = 2.0
+    maximum_interval_s: float | None = None
+    maximum_attempts: int = 4
+    retry_topics_count: int | None = None
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("initial_interval_s", "backoff_coefficient", "jitter"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number")
+        if self.initial_interval_s < 0:
+            raise ValueError("initial_interval_s must be 0 or more")
+        if self.backoff_coefficient < 1:
+            raise ValueError("backoff_coefficient must be 1 or more")
+        if self.maximum_interval_s is not None and not 0 <= self.maximum_interval_s < math.inf:
+            raise ValueError("maximum_interval_s must be 0 or more")
+        if not 0 <= self.maximum_attempts <= 1000:
+            raise ValueError("maximum_attempts must be from 0 to 1000")
+        if self.retry_topics_count is not None and not 0 <= self.retry_topics_count <= 1000:
+            raise ValueError("retry_topics_count must be from 0 to 1000")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError("jitter must be from 0 to 1")
+
+    @property
+    def channels_count(self) -> int:
+        """How many retry channels exist: never fewer than maximum_attempts."""
+        return max(self.maximum_attempts, self.retry_topics_count or 0)
+
+    def delay_s(self, retry: int) -> float:
+        """Seconds to wait before retry number `retry` (1-based), without jitter."""
+        cap = 100 * self.initial_interval_s if self.maximum_interval_s is None else self.maximum_interval_s
+        cap = min(cap, MAX_DELAY_S)
+        try:
+            delay = self.initial_interval_s * self.backoff_coefficient ** (retry - 1)
+        except OverflowError:
+            return cap
+        return min(delay, cap)
+
+    def next_retry(self, attempt: int) -> int | None:
+        """The number of the retry that follows delivery attempt `attempt` (0-based), or None: dead letter."""
+        return attempt + 1 if attempt < self.maximum_attempts else None
+
+
+def clamp_delay_s(after_s: float) -> float:
+    """A delay asked for by a handler, made usable: not negative, not NaN, at most `MAX_DELAY_S`."""
+    if math.isnan(after_s):
+        return 0.0
+    return min(max(after_s, 0.0), MAX_DELAY_S)

@@ -1,0 +1,256 @@
+"""What is done about an outcome: acknowledge, retry later, dead-letter, release.
+
+`settle` is total: every outcome has a settlement. It writes the retry or dead-letter record too, so that
+each driver only has to make that record durable BEFORE it acknowledges the original.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+
+from hexa_worker.core import lineage
+from hexa_worker.core.channels import dead_letter_channel, retry_channel
+from hexa_worker.core.message import Delivery, Headers, Message, header
+from hexa_worker.core.outcome import (
+    Ack,
+    Crashed,
+    DeadLetter,
+    Drop,
+    Interrupted,
+    Outcome,
+    Raised,
+    Retry,
+    TimedOut,
+    Undecodable,
+)
+from hexa_worker.core.retry import RetryPolicy, clamp_delay_s
+
+ERROR = "hexa-error"
+ERROR_MESSAGE = "hexa-error-message"
+REASON = "hexa-reason"
+TRACEBACK = "hexa-traceback"
+FINGERPRINT = "hexa-fingerprint"
+DEAD_AT = "hexa-dead-at"
+FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
+_ROUTE_HEADERS = frozenset({lineage.EVENT_ID, lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT})
+_REWRITTEN = FAILURE_HEADERS | _ROUTE_HEADERS
+
+MESSAGE_LIMIT = 1_000
+TRACEBACK_LIMIT = 8_000
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the failures of one subscription go.
+
+    Attributes:
+        action: the subscription's name.
+        retry_base: what retry channels and dead letter are named after.
+        policy: how often and how late.
+    """
+
+    action: str
+    retry_base: str
+    policy: RetryPolicy
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a delivery was not acknowledged; what logs and dead letters say.
+
+    Attributes:
+        error: class of the error, or of the verdict.
+        message: what it said, at most `MESSAGE_LIMIT` characters.
+        reason: ``failed``, ``timeout``, ``undecodable``, ``crashed`` or ``asked``.
+        traceback: at most `TRACEBACK_LIMIT` characters, innermost frames kept; may be empty.
+        permanent: no retry can help.
+    """
+
+    error: str
+    message: str
+    reason: str
+    traceback: str = ""
+    permanent: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for failures that look alike: class, and message with its numbers and ids blanked."""
+        blanked = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", self.message, flags=re.IGNORECASE)
+        return hashlib.blake2b(f"{self.error}\n{blanked}".encode(errors="replace"), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """Acknowledge: the delivery is finished. `dropped` when the handler did not want it."""
+
+    delivery: Delivery
+    dropped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAt:
+    """Store `record` in its retry channel, due at ``record.due_ms``; then acknowledge the original."""
+
+    delivery: Delivery
+    record: Message
+    delay_s: float
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """Store `record` in the dead-letter channel; then acknowledge the original."""
+
+    delivery: Delivery
+    record: Message
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Hand the delivery back to the broker, undone; no attempt is consumed."""
+
+    delivery: Delivery
+
+
+Settlement = Acked | RetryAt | DeadLettered | Released
+
+
+def settle(  # noqa: PLR0913 - the whole decision is a function of these
+    outcome: Outcome, delivery: Delivery, route: Route, *, now_ms: int, jitter: float = 0.0, traceback: str = ""
+) -> Settlement:
+    """Decide what is done about `outcome`.
+
+    Args:
+        outcome: what became of the handler call.
+        delivery: the delivery it was about.
+        route: the subscription's channels and policy.
+        now_ms: wall clock, milliseconds since the epoch.
+        jitter: a random number in [0, 1); it only ever lengthens a delay.
+        traceback: of a raised error, already formatted (an exception cannot be formatted purely).
+    """
+    match outcome:
+        case Ack():
+            return Acked(delivery)
+        case Drop():
+            return Acked(delivery, dropped=outcome.reason or "dropped by the handler")
+        case Interrupted():
+            return Released(delivery)
+        case Retry() | DeadLetter() | Raised() | TimedOut() | Undecodable() | Crashed():
+            failure = describe(outcome, traceback)
+        case _:
+            assert_never(outcome)
+    after_s = outcome.after if isinstance(outcome, Retry) else None
+    number = None if failure.permanent else route.policy.next_retry(delivery.attempt)
+    if number is None:
+        return DeadLettered(delivery, _dead_letter_record(delivery, route, failure, now_ms), failure)
+    delay_s = route.policy.delay_s(number) if after_s is None else clamp_delay_s(after_s)
+    delay_s *= 1 + route.policy.jitter * jitter
+    return RetryAt(delivery, _retry_record(delivery, route, failure, number, now_ms, delay_s), delay_s, failure)
+
+
+def describe(
+    outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = ""
+) -> Failure:
+    """The failure that an unsuccessful outcome stands for."""
+    match outcome:
+        case Retry():
+            return Failure(error="Retry", message=_bounded(outcome.reason), reason="asked")
+        case DeadLetter():
+            return Failure(error="DeadLetter", message=_bounded(outcome.reason), reason="asked", permanent=True)
+        case Raised():
+            error = outcome.error
+            return Failure(
+                error=type(error).__qualname__,
+                message=_bounded(_text_of(error)),
+                reason="failed",
+                traceback=traceback[-TRACEBACK_LIMIT:],
+            )
+        case TimedOut():
+            message = f"still running after {outcome.timeout_s:g} s"
+            return Failure(error="HandlerTimeout", message=message, reason="timeout")
+        case Undecodable():
+            message = _bounded(_text_of(outcome.error))
+            return Failure(error="DecodeError", message=message, reason="undecodable", permanent=True)
+        case Crashed():
+            message = f"the worker process died {outcome.crashes} times with this delivery in hand"
+            return Failure(error="ProcessCrashed", message=message, reason="crashed", permanent=True)
+        case _:
+            assert_never(outcome)
+
+
+def _text_of(error: BaseException) -> str:
+    """``str(error)``, whatever a hostile ``__str__`` does."""
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - any error in a user's __str__ must not take the worker down
+        return f"<{type(error).__qualname__} whose text raised {type(second).__qualname__}>"
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+
+
+def _header_text(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) -> Headers:
+    """Headers that keep an event's identity on its way through retry channels; user headers are kept."""
+    event_id = lineage.read_id(delivery.headers, lineage.EVENT_ID) or delivery.message_id
+    first_failed = header(delivery.headers, lineage.FIRST_FAILED_AT) if delivery.attempt else None
+    origin: Headers = ()
+    if header(delivery.headers, lineage.ORIGIN_CHANNEL) is None or delivery.attempt == 0:
+        origin = (
+            (lineage.ORIGIN_CHANNEL, _header_text(delivery.channel)),
+            (lineage.ORIGIN_ID, _header_text(delivery.message_id)),
+        )
+    kept = lineage.without(delivery.headers, _REWRITTEN | frozenset(name for name, _ in origin))
+    return (
+        *kept,
+        (lineage.EVENT_ID, event_id.encode("ascii", errors="backslashreplace")),
+        *origin,
+        (lineage.ACTION, _header_text(route.action)),
+        (lineage.ATTEMPT, b"%d" % attempt),
+        (lineage.FIRST_FAILED_AT, first_failed or b"%d" % now_ms),
+    )
+
+
+def _failure_headers(failure: Failure, now_ms: int, at: str | None = None) -> Headers:
+    pairs: list[tuple[str, bytes]] = [
+        (ERROR, _header_text(failure.error)),
+        (ERROR_MESSAGE, _header_text(failure.message)),
+        (REASON, _header_text(failure.reason)),
+    ]
+    if at is not None:
+        pairs.append((FINGERPRINT, failure.fingerprint.encode()))
+        pairs.append((at, b"%d" % now_ms))
+        if failure.traceback:
+            pairs.append((TRACEBACK, _header_text(failure.traceback)))
+    return tuple(pairs)
+
+
+def _retry_record(  # noqa: PLR0913 - as `settle`
+    delivery: Delivery, route: Route, failure: Failure, number: int, now_ms: int, delay_s: float
+) -> Message:
+    headers = _route_headers(delivery, route, number, now_ms) + _failure_headers(failure, now_ms)
+    return Message(
+        channel=retry_channel(route.retry_base, number),
+        payload=delivery.payload,
+        key=delivery.key,
+        headers=headers,
+        timestamp_ms=now_ms,
+        due_ms=now_ms + round(delay_s * 1000),
+    )
+
+
+def _dead_letter_record(delivery: Delivery, route: Route, failure: Failure, now_ms: int) -> Message:
+    headers = _route_headers(delivery, route, delivery.attempt, now_ms) + _failure_headers(failure, now_ms, DEAD_AT)
+    return Message(
+        channel=dead_letter_channel(route.retry_base),
+        payload=delivery.payload,
+        key=delivery.key,
+        headers=headers,
+        timestamp_ms=now_ms,
+    )

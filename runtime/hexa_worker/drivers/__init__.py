@@ -1,0 +1,1 @@
+"""Adapters to brokers. A driver's client library is imported only when that driver is configured."""

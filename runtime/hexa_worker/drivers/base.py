@@ -1,0 +1,238 @@
+"""The seam between the runtime and a broker, at batch level.
+
+A `Driver` is one process's connection to one broker; a `Source` is one subscription's stream of deliveries.
+Actors know brokers by these protocols only, and differences between brokers are declared in `Capabilities`,
+never asked with isinstance. Drivers never import actors.
+
+Rules every driver keeps (the conformance suite checks them):
+
+- the retry or dead-letter record of a settlement is durable before its original is acknowledged;
+- a lease (or whatever the broker calls its claim) is kept alive by the driver for every delivery that it
+  handed out and that is not settled, for as long as the process lives and its loop runs;
+- nothing is settled after its claim is lost: `Source.settle` answers `LeaseLost` for it;
+- every broker call is bounded by a deadline, also when the broker is dead: `DriverUnavailable`;
+- a vendor exception never escapes; cancellation is never reported as a failure.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from hexa_worker.core.channels import dead_letter_channel, retry_channels
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.settlement import Settlement
+from hexa_worker.errors import DriverError
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver promises; docs/drivers.md is generated from it.
+
+    Attributes:
+        name: the driver's name in worker.toml.
+        durable: a confirmed publish survives the death of every process.
+        shared: several processes may consume one subscription.
+        order: what order it keeps across processes.
+        delay_accuracy_s: a due record comes at most this late on an idle machine; never early.
+        redelivery_s: how long a dead process's deliveries stay away, about; None: never needed.
+        counts_deliveries: the broker itself counts deliveries that ended in a crash.
+        patterns: subscriptions by pattern work.
+        max_payload: bytes of the largest payload it takes; None: no limit of its own.
+        virtual_time: it follows an injected clock.
+        notes: other differences a user should know, one sentence each.
+    """
+
+    name: str
+    durable: bool
+    shared: bool
+    order: frozenset[OrderBy]
+    delay_accuracy_s: float
+    redelivery_s: float | None
+    counts_deliveries: bool
+    patterns: bool
+    max_payload: int | None
+    virtual_time: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver must know of one subscription.
+
+    Attributes:
+        action: the subscription's name.
+        group: the durable name of its progress in the broker (consumer group, durable).
+        channels: what it reads; empty when `pattern` is set.
+        pattern: a regular expression that whole channel names must match; None for `channels`.
+        retry_base: its retry channels and dead letter are named after it.
+        retry_count: how many retry channels it consumes.
+        order_by: which deliveries may not overtake each other.
+        start: ``earliest`` or ``latest``: where a subscription without progress begins.
+        options: the driver's own options table for this subscription, already typed; None: its defaults.
+    """
+
+    action: str
+    group: str
+    channels: tuple[str, ...]
+    retry_base: str
+    retry_count: int
+    pattern: str | None = None
+    order_by: OrderBy = OrderBy.NONE
+    start: str = "earliest"
+    options: Any = None
+
+    @property
+    def retry_channels(self) -> tuple[str, ...]:
+        """The retry channels, in order of their number."""
+        return retry_channels(self.retry_base, self.retry_count)
+
+    @property
+    def dead_letter_channel(self) -> str:
+        """The channel that keeps the dead letters."""
+        return dead_letter_channel(self.retry_base)
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscription still has to do, all processes together.
+
+    Attributes:
+        ready: messages nobody has in hand that could be delivered now.
+        delayed: retry records that are not due yet.
+        leased: messages some process has in hand.
+        next_due_ms: when the earliest delayed record is due; None without delayed records.
+    """
+
+    ready: int
+    delayed: int
+    leased: int
+    next_due_ms: int | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is left to do."""
+        return not (self.ready or self.delayed or self.leased)
+
+
+class Unsettled(msgspec.Struct, frozen=True):
+    """A settlement that did not take effect.
+
+    Attributes:
+        settlement: what was asked.
+        error: `LeaseLost` (forget it), `DriverRejected` (the broker refused the retry or dead-letter
+            record: the original is not acknowledged) or `DriverUnavailable` (try again).
+    """
+
+    settlement: Settlement
+    error: DriverError
+
+
+Revoked = Callable[[frozenset[str]], Awaitable[None]]
+"""Called by a source that is about to lose some of its `Delivery.source`s; returns when the worker has
+forgotten what it had queued of them and has settled what it had in hand, as far as time allows."""
+
+
+async def nothing_revoked(_sources: frozenset[str], /) -> None:
+    """For callers whose source cannot lose anything."""
+
+
+class Source(Protocol):
+    """One subscription's deliveries in one process."""
+
+    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """Wait for deliveries: its channels' and its due retries, at most `max_count`.
+
+        Stops adding when the payloads exceed `max_bytes` (one delivery may exceed it alone).
+
+        Returns:
+            At least one delivery, or an empty list once `stop` was called.
+
+        Raises:
+            DriverUnavailable: the broker is away; the supervisor opens a new source later.
+            DriverRejected: it will never work (the channel does not exist, no rights).
+
+        Cancellation: safe between deliveries only as a last resort; the runtime stops a pump by `stop`.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        """Make settlements take effect, each retry or dead-letter record durable before its acknowledgement.
+
+        Returns:
+            What did not take effect; empty when all is well.
+
+        Raises:
+            DriverUnavailable: nothing is known of any of them; the caller tries the whole batch again, so
+                settling twice is harmless.
+
+        Cancellation: shielded by the caller; bounded by the driver's own deadline.
+        """
+        ...
+
+    async def backlog(self) -> Backlog:
+        """What is left to do. Raises DriverUnavailable."""
+        ...
+
+    def stop(self) -> None:
+        """Receive no more: a waiting `receive` returns what it has, then empty lists. Idempotent."""
+        ...
+
+    async def close(self) -> None:
+        """Hand back everything unsettled, at once where the broker can. Idempotent; never raises for a dead
+        broker.
+        """
+        ...
+
+
+class Driver(Protocol):
+    """One process's connection to one broker."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises."""
+        ...
+
+    async def open(self) -> None:
+        """Connect. Raises DriverUnavailable (worth retrying), DriverRejected or ConfigError (not worth it)."""
+        ...
+
+    async def close(self) -> None:
+        """Close every source and the connection. Idempotent, also before `open`; never raises for a dead broker."""
+        ...
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """Store messages durably, in order per channel and key.
+
+        Returns:
+            For each message its id in the broker (`Delivery.message_id`) once confirmed, or the
+            DriverRejected that refused it.
+
+        Raises:
+            DriverUnavailable: none is confirmed; some may have been stored.
+        """
+        ...
+
+    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """Create or check what the subscriptions need: channels, retry channels, dead letters, positions.
+
+        From then on what is published to their channels is kept for them.
+        """
+        ...
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> Source:
+        """Start consuming as `spec` says (it declares it first where needed)."""
+        ...
+
+    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+        """Read up to `limit` records of `channel` with offsets above `after`, without consuming them.
+
+        For the dead-letter desk and trace. Start with -1; an empty answer is the end.
+        """
+        ...
+
+    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
+        """Delete records of a dead-letter channel; returns how many were there."""
+        ...
+
+    async def channels(self) -> Sequence[str]:
+        """The names of every channel that exists, sorted."""
+        ...

@@ -1,0 +1,63 @@
+"""The errors of hexa-worker: one root, few leaves.
+
+Vendor exceptions never cross a driver's edge: each driver maps them onto the `DriverError` leaves
+with ``raise … from``, so that the rest of the runtime can decide by type alone what to do next.
+"""
+
+
+class HexaWorkerError(Exception):
+    """Root of every error that hexa-worker raises on purpose."""
+
+
+class ConfigError(HexaWorkerError):
+    """Something the user wrote cannot work: worker.toml, a handler's signature, a command's argument.
+
+    Args:
+        message: what is wrong, with the offending value.
+        where: the file and key path (``worker.toml: subscriptions.check-order.mailbox``) or the place
+            in the code (``handlers/orders.py:12 check_order``).
+        hint: what is allowed, or what to do.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{place}{self.message}{hint}"
+
+
+class DecodeError(HexaWorkerError):
+    """A payload is not what its handler's annotation says. Never retried: it cannot mend itself."""
+
+
+class HandlerTimeout(HexaWorkerError):
+    """A handler ran past its deadline and was cancelled."""
+
+
+class HandlerCancelled(HexaWorkerError):
+    """A handler ended with a cancellation that the runtime did not ask for."""
+
+
+class ProcessCrashed(HexaWorkerError):
+    """A delivery was in hand each time a worker process died."""
+
+
+class DriverError(HexaWorkerError):
+    """Something went wrong between a driver and its broker."""
+
+
+class DriverUnavailable(DriverError):
+    """The broker cannot be reached or cannot serve now: time may mend it, so callers retry for ever."""
+
+
+class DriverRejected(DriverError):
+    """The broker refused for good (too large, no rights, a name it does not allow): retrying is useless."""
+
+
+class LeaseLost(DriverError):
+    """The delivery belongs to someone else by now: it must not be settled."""

@@ -1,0 +1,1 @@
+"""What a user's module says, and how it is found and understood. Knows no broker and no actor."""

@@ -1,0 +1,75 @@
+"""A subscription as it will run: decorator, worker.toml and defaults put together, handler understood."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.settlement import Route
+from hexa_worker.handlers.api import Middleware
+
+Style = Literal["async", "sync"]
+Decode = Callable[[bytes], Any]
+"""Payload bytes to what the annotation asks for. Raises `DecodeError`, and nothing else, for bad bytes."""
+
+DEFAULT_CONCURRENCY = 16
+DEFAULT_MAILBOX = 2_000
+DEFAULT_MAILBOX_BYTES = 64 * 1024 * 1024
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_BATCH_WAIT_S = 0.05
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's function, understood.
+
+    Attributes:
+        function: the function as the user wrote it.
+        where: ``file:line name``, for errors and tables.
+        style: whether it runs on the loop or in a thread.
+        takes_context: whether it has a second parameter.
+        batch: whether it takes a list of payloads and a `BatchContext`.
+        payload_type: the annotation's payload (the item type of a batch handler), as text for tables.
+        decode: see `Decode`.
+    """
+
+    function: Callable[..., Any]
+    where: str
+    style: Style
+    takes_context: bool
+    batch: bool
+    payload_type: str
+    decode: Decode
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is decided about one subscription before it runs.
+
+    Attributes: as in `hexa_worker.config.model.Subscription`, with nothing left open; `timeout_s` None means
+    without limit; `batch` 1 for handlers that take one payload.
+    """
+
+    action: str
+    handler: Handler
+    middlewares: tuple[Middleware, ...]
+    channels: tuple[str, ...]
+    pattern: str | None
+    group: str
+    retry_base: str
+    start: Literal["earliest", "latest"]
+    concurrency: int
+    mailbox: int
+    mailbox_bytes: int
+    order_by: OrderBy
+    timeout_s: float | None
+    batch: int
+    batch_wait_s: float
+    threads: int
+    retry: RetryPolicy
+    options: Any = None
+
+    @property
+    def route(self) -> Route:
+        """Where its failures go."""
+        return Route(action=self.action, retry_base=self.retry_base, policy=self.retry)
