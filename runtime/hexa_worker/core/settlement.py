@@ -6,7 +6,6 @@ each driver only has to make that record durable BEFORE it acknowledges the orig
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import assert_never
 
 import msgspec
@@ -80,16 +79,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.blake2b(f"{self.error}\n{blanked}".encode(errors="replace"), digest_size=6).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+class Acked(msgspec.Struct, frozen=True, gc=False):
     """Acknowledge: the delivery is finished. `dropped` when the handler did not want it."""
 
     delivery: Delivery
     dropped: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RetryAt:
+class RetryAt(msgspec.Struct, frozen=True, gc=False):
     """Store `record` in its retry channel, due at ``record.due_ms``; then acknowledge the original."""
 
     delivery: Delivery
@@ -98,8 +95,7 @@ class RetryAt:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettered:
+class DeadLettered(msgspec.Struct, frozen=True, gc=False):
     """Store `record` in the dead-letter channel; then acknowledge the original."""
 
     delivery: Delivery
@@ -107,8 +103,7 @@ class DeadLettered:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(msgspec.Struct, frozen=True, gc=False):
     """Hand the delivery back to the broker, undone; no attempt is consumed."""
 
     delivery: Delivery

@@ -147,7 +147,7 @@ class Source(Protocol):
             At least one delivery, or an empty list once `stop` was called.
 
         Raises:
-            DriverUnavailable: the broker is away; the supervisor opens a new source later.
+            DriverUnavailable: the broker is away. Calling again later is right: a source heals itself.
             DriverRejected: it will never work (the channel does not exist, no rights).
 
         Cancellation: safe between deliveries only as a last resort; the runtime stops a pump by `stop`.

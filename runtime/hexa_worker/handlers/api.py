@@ -255,6 +255,20 @@ class Context(Generic[S]):
         event = Event(channel=channel, payload=payload, key=key, headers=headers or {})
         return await self._runtime.emit(event, self.lineage)
 
+    def emit_sync(
+        self,
+        channel: str,
+        payload: Any = None,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """`emit` for a plain ``def`` handler, from its own thread."""
+        from anyio import from_thread  # noqa: PLC0415 - this module stays importable without an event loop
+
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {})
+        return from_thread.run(self._runtime.emit, event, self.lineage)
+
     def extend(self, seconds: float) -> None:
         """Give this handler `seconds` from now until its deadline."""
         self._runtime.extend(self.delivery, seconds)
