@@ -8,11 +8,12 @@ import msgspec
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route
+from hexa_worker.errors import DecodeError
 from hexa_worker.handlers.api import Middleware
 
 Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
-"""Payload bytes to what the annotation asks for. Raises `DecodeError`, and nothing else, for bad bytes."""
+"""Payload bytes to what the annotation asks for. For bad bytes it raises one of the handler's `decode_errors`."""
 
 DEFAULT_CONCURRENCY = 16
 DEFAULT_MAILBOX = 2_000
@@ -32,6 +33,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         batch: whether it takes a list of payloads and a `BatchContext`.
         payload_type: the annotation's payload (the item type of a batch handler), as text for tables.
         decode: see `Decode`.
+        decode_errors: what `decode` raises for bad bytes; so it can be a bare C method without a frame around it.
     """
 
     function: Callable[..., Any]
@@ -41,6 +43,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool
     payload_type: str
     decode: Decode
+    decode_errors: tuple[type[Exception], ...] = (DecodeError,)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
