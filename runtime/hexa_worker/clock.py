@@ -25,6 +25,4 @@ class SystemClock:
         """Milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
-    def monotonic(self) -> float:
-        """Seconds since some fixed point; never goes back."""
-        return time.perf_counter()
+    monotonic = staticmethod(time.perf_counter)

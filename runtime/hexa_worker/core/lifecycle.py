@@ -48,6 +48,10 @@ TRANSITIONS: dict[State, dict[Change, State]] = {
     },
     State.WAITING: {
         Change.RETRIED: State.STARTING,
+        Change.BROKER_LOST: State.WAITING,
+        Change.CRASHED: State.BACKING_OFF,
+        Change.GAVE_UP: State.FAILED,
+        Change.DRAINED: State.STOPPED,
         Change.STOP_ASKED: State.DRAINING,
     },
     State.BACKING_OFF: {

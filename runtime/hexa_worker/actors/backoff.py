@@ -1,0 +1,25 @@
+"""Waiting between tries of something that time will mend."""
+
+import random
+
+import anyio
+
+
+class Backoff:
+    """Jittered exponential waits.
+
+    Args:
+        first_s: the first wait.
+        longest_s: the cap of a wait.
+    """
+
+    __slots__ = ("_longest_s", "_next_s")
+
+    def __init__(self, first_s: float = 0.05, longest_s: float = 2.0) -> None:
+        self._next_s = first_s
+        self._longest_s = longest_s
+
+    async def wait(self) -> None:
+        """Wait, longer each time. Cancellation: safe."""
+        delay, self._next_s = self._next_s, min(self._next_s * 2, self._longest_s)
+        await anyio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing

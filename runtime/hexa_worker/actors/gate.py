@@ -1,0 +1,61 @@
+"""The gate that lets one delivery run alone in its process.
+
+A delivery that was in hand when a process died is a suspect. Suspects run one at a time, and one whose next
+crash would be its last runs with nothing beside it, so that no innocent is blamed for the company it keeps.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+
+class Gate:
+    """One per process, shared by all lanes.
+
+    Attributes:
+        closed: lanes must not start a delivery; they `pause` instead. Read per delivery, hence a plain attribute.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._busy: list[Callable[[], int]] = []
+        self._opened = anyio.Event()
+        self._changed = anyio.Event()
+        self._suspects = anyio.Lock()
+
+    def watch(self, busy: Callable[[], int]) -> None:
+        """`busy` answers how many deliveries one subscription is running now."""
+        self._busy.append(busy)
+
+    def unwatch(self, busy: Callable[[], int]) -> None:
+        """The subscription's lanes have ended."""
+        self._busy.remove(busy)
+        self._changed.set()
+
+    async def pause(self) -> None:
+        """Called by a lane that runs nothing: wait until the gate is open. Cancellation: safe."""
+        self._changed.set()
+        while self.closed:
+            await self._opened.wait()
+
+    @asynccontextmanager
+    async def alone(self, *, exclusively: bool) -> AsyncIterator[None]:
+        """Hold the turn of a suspect; with `exclusively`, wait until nothing else runs and keep it so.
+
+        The caller does not count as busy until it is let in. Cancellation: safe, the gate opens again.
+        """
+        async with self._suspects:
+            if not exclusively:
+                yield
+                return
+            self.closed = True
+            self._opened = anyio.Event()
+            try:
+                while any(busy() for busy in self._busy):
+                    self._changed = anyio.Event()
+                    await self._changed.wait()
+                yield
+            finally:
+                self.closed = False
+                self._opened.set()

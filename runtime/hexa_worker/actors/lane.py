@@ -1,0 +1,346 @@
+"""A lane: a task that lives as long as its worker and runs one handler call at a time.
+
+The hot path of the runtime. No task, no cancel scope and no clock beyond one reading per message; the
+sweeper cancels the lane's scope when a handler is late, and the lane goes on in a new scope.
+"""
+
+import math
+import traceback as traceback_module
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+from anyio import CancelScope, get_current_task
+from anyio.lowlevel import checkpoint
+
+from hexa_worker.actors.gate import Gate
+from hexa_worker.actors.invoke import Call
+from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.outcome import Interrupted, Outcome, Raised, TimedOut, Undecodable, Verdict
+from hexa_worker.core.settlement import Acked
+from hexa_worker.errors import HandlerCancelled
+from hexa_worker.handlers.api import BatchContext, Context, Runtime
+from hexa_worker.handlers.plan import Plan
+from hexa_worker.telemetry.stats import Stats
+
+SLICE_S = 0.005
+"""A lane whose handlers never suspend lets others run after this long."""
+
+
+class Conclude(Protocol):
+    """What a lane does with an end that is not a plain success."""
+
+    def __call__(self, delivery: Delivery, outcome: Outcome, traceback: str = "") -> None: ...
+
+
+class Cell(Protocol):
+    """The place in the crash journal that says what a lane has in hand."""
+
+    def begin(self, source: str, offset: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class LaneParts:
+    """What all lanes of a worker share."""
+
+    __slots__ = ("acks", "call", "conclude", "gate", "mailbox", "maximum_crashes", "monotonic", "plan", "runtime", "stats")
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        plan: Plan,
+        call: Call,
+        runtime: Runtime,
+        mailbox: Mailbox,
+        acks: Any,
+        conclude: Conclude,
+        stats: Stats,
+        gate: Gate,
+        maximum_crashes: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.plan = plan
+        self.call = call
+        self.runtime = runtime
+        self.mailbox = mailbox
+        self.acks = acks
+        self.conclude = conclude
+        self.stats = stats
+        self.gate = gate
+        self.maximum_crashes = maximum_crashes
+        self.monotonic = monotonic
+
+
+class Lane:
+    """One lane.
+
+    Attributes:
+        current: the deliveries in hand; empty between two calls.
+        started: when the present call began (monotonic seconds).
+        deadline: when it is late; infinity without a limit.
+        late: the sweeper has cancelled it.
+        waiting: what is in hand has not been started: it waits for its turn at the gate.
+    """
+
+    def __init__(self, number: int, parts: LaneParts, cells: tuple[Cell, ...] = ()) -> None:
+        self.number = number
+        self.current: tuple[Delivery, ...] = ()
+        self.started = 0.0
+        self.deadline = math.inf
+        self.late = False
+        self.waiting = False
+        self._parts = parts
+        self._cells = cells
+        self._scope = CancelScope()
+        self._timeout_s = parts.plan.timeout_s or math.inf
+
+    def cancel_late(self) -> None:
+        """The handler in hand is past its deadline: cancel it. Called by the sweeper."""
+        self.late = True
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Work until the mailbox is closed and empty.
+
+        Cancellation: what is in hand is concluded as interrupted, so it is released, not failed.
+        """
+        consume = self._consume_batches if self._parts.plan.handler.batch else self._consume
+        try:
+            while True:
+                with CancelScope() as self._scope:
+                    if not await consume():
+                        return
+                if self.current:  # the handler was late and took its cancellation
+                    late, self.current = self.current, ()
+                    self._journal_end()
+                    self._parts.stats.timeouts += len(late)
+                    for delivery in late:
+                        self._parts.conclude(delivery, TimedOut(self.deadline_s))
+                self.late = False
+        finally:
+            for delivery in self.current:
+                self._parts.conclude(delivery, Interrupted())
+            self._journal_end()
+            self.current = ()
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds the present call was given."""
+        return self.deadline - self.started
+
+    def _journal_end(self) -> None:
+        for cell in self._cells:
+            cell.end()
+
+    async def _consume(self) -> bool:
+        """Handle one delivery after the other; True asks for a new scope, False: the mailbox is closed."""
+        parts = self._parts
+        queue, mailbox, gate, settler = parts.mailbox.queues[self.number], parts.mailbox, parts.gate, parts.acks
+        call, decode, runtime, observe = parts.call, parts.plan.handler.decode, parts.runtime, parts.stats.observe
+        cell = self._cells[0] if self._cells else None
+        monotonic = parts.monotonic
+        decode_errors = parts.plan.handler.decode_errors
+        timeout_s = self._timeout_s
+        now = slice_end = 0.0
+        while True:
+            if gate.closed:
+                await gate.pause()
+                continue
+            if not queue:
+                if not await mailbox.wait_work(self.number):
+                    return False
+                slice_end = 0.0
+                continue
+            if now > slice_end:
+                if slice_end:
+                    await checkpoint()
+                now = monotonic()
+                slice_end = now + SLICE_S
+                continue
+            delivery = queue.popleft()
+            self.current = (delivery,)
+            if delivery.crashes:
+                if await self._run_suspect(delivery):
+                    return True
+                now = monotonic()
+                continue
+            self.started = now
+            self.deadline = now + timeout_s
+            if cell is not None:
+                cell.begin(delivery.source, delivery.offset)
+            try:
+                payload = decode(delivery.payload)
+            except decode_errors as error:
+                self._undecodable(delivery, error)
+                continue
+            try:
+                result = await call(payload, Context(delivery, runtime))
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its own failure
+                self._raised(error)
+            else:
+                self.current = ()
+                if result is None:
+                    settler.pending.append(Acked(delivery))
+                    if settler.sleeping:
+                        settler.wake()
+                else:
+                    self._returned(delivery, result)
+            if cell is not None:
+                cell.end()
+            ended = monotonic()
+            observe(ended - now)
+            now = ended
+            if self.late:
+                return True  # it ended in its own way all the same; the scope is spent
+
+    async def _run_suspect(self, delivery: Delivery) -> bool:
+        """Handle a delivery that was in hand at a crash, apart from others; True asks for a new scope."""
+        parts = self._parts
+        exclusively = delivery.crashes + 1 >= parts.maximum_crashes
+        self.deadline, self.waiting = math.inf, True
+        try:
+            async with parts.gate.alone(exclusively=exclusively):
+                self.waiting = False
+                await self._run_batch((delivery,))
+        finally:
+            self.waiting = False
+        return self.late
+
+    async def _consume_batches(self) -> bool:
+        """As `_consume`, a batch at a time."""
+        gate = self._parts.gate
+        while True:
+            batch = await self._gather()
+            if not batch:
+                return False
+            self.current = tuple(batch)
+            if batch[0].crashes:
+                await self._run_suspect(batch[0])
+            else:
+                await self._wait_gate(gate)
+                await self._run_batch(self.current)
+                if gate.closed:
+                    await gate.pause()
+            await checkpoint()
+            if self.late:
+                return True
+
+    async def _wait_gate(self, gate: Gate) -> None:
+        self.deadline, self.waiting = math.inf, True
+        try:
+            while gate.closed:
+                await gate.pause()
+        finally:
+            self.waiting = False
+
+    async def _gather(self) -> list[Delivery]:
+        """The next batch: full, or as full as it got within its waiting time; empty when closed.
+
+        A suspect comes alone.
+        """
+        mailbox, plan = self._parts.mailbox, self._parts.plan
+        queue = mailbox.queues[self.number]
+        while not queue:
+            if not await mailbox.wait_work(self.number):
+                return []
+        if len(queue) < plan.batch and plan.batch_wait_s > 0:
+            with anyio.move_on_after(plan.batch_wait_s):
+                while len(queue) < plan.batch and await mailbox.wait_work(self.number):
+                    pass
+        batch: list[Delivery] = []
+        while queue and len(batch) < plan.batch and not (batch and queue[0].crashes):
+            batch.append(queue.popleft())
+            if batch[0].crashes:
+                break
+        return batch or await self._gather()
+
+    async def _run_batch(self, batch: tuple[Delivery, ...]) -> None:
+        """Decode and run deliveries in one call of the handler, and conclude each."""
+        parts, plan = self._parts, self._parts.plan
+        self.started = parts.monotonic()
+        self.deadline = self.started + self._timeout_s
+        for cell, delivery in zip(self._cells, batch, strict=False):
+            cell.begin(delivery.source, delivery.offset)
+        payloads: list[Any] = []
+        good: list[Delivery] = []
+        for delivery in batch:
+            try:
+                payloads.append(plan.handler.decode(delivery.payload))
+                good.append(delivery)
+            except plan.handler.decode_errors as error:
+                parts.stats.undecodable += 1
+                parts.conclude(delivery, Undecodable(error))
+        self.current = tuple(good)
+        if good:
+            contexts = tuple(Context(delivery, parts.runtime) for delivery in good)
+            try:
+                if plan.handler.batch:
+                    result = await parts.call(payloads, BatchContext(contexts, parts.runtime))
+                    results = _per_item(result, len(good))
+                else:
+                    results = [await parts.call(payloads[0], contexts[0])]
+            except BaseException as error:  # noqa: BLE001 - as in _consume
+                self._raised(error)
+            else:
+                self.current = ()
+                for delivery, one in zip(good, results, strict=True):
+                    self._returned(delivery, one)
+        self._journal_end()
+        parts.stats.observe(parts.monotonic() - self.started)
+
+    def _undecodable(self, delivery: Delivery, error: Exception) -> None:
+        self.current = ()
+        self._journal_end()
+        self._parts.stats.undecodable += 1
+        self._parts.conclude(delivery, Undecodable(error))
+
+    def _returned(self, delivery: Delivery, result: Any) -> None:
+        """Conclude a call that returned: a verdict, or (in a batch) an exception, or anything, which means done."""
+        if result is None:
+            self._parts.acks.add(Acked(delivery))
+        elif isinstance(result, Verdict):
+            self._parts.conclude(delivery, result)  # type: ignore[arg-type]  # Verdict's four leaves are outcomes
+        elif isinstance(result, BaseException):
+            self._parts.stats.failed += 1
+            self._parts.conclude(delivery, Raised(result), _format(result))
+        else:
+            self._parts.acks.add(Acked(delivery))
+
+    def _raised(self, error: BaseException) -> None:
+        """Conclude a call that raised; the runtime's own cancellation goes on."""
+        if isinstance(error, anyio.get_cancelled_exc_class()) and get_current_task().has_pending_cancellation():
+            raise error
+        hand, self.current = self.current, ()
+        outcome: Outcome
+        if isinstance(error, Verdict):
+            outcome = error  # type: ignore[assignment]  # Verdict's four leaves are outcomes
+            text = ""
+        else:
+            self._parts.stats.failed += len(hand)
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                error = HandlerCancelled("something the handler awaited was cancelled")
+            outcome, text = Raised(error), _format(error)
+        for delivery in hand:
+            self._parts.conclude(delivery, outcome, text)
+
+
+def _per_item(result: Any, count: int) -> list[Any]:
+    """A batch handler's answer as one result per item."""
+    if result is None or isinstance(result, Verdict):
+        return [result] * count
+    results = list(result)
+    if len(results) != count:
+        raise ValueError(f"the batch handler returned {len(results)} results for {count} items")
+    return results
+
+
+def _format(error: BaseException) -> str:
+    """The traceback as text, frames of the runtime itself left out, whatever the error does."""
+    try:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("hexa_worker."):
+            trace = trace.tb_next
+        return "".join(traceback_module.format_exception(type(error), error, trace, limit=-20))
+    except Exception:  # noqa: BLE001 - an error whose text cannot be made is still an error
+        return f"{type(error).__qualname__} (its traceback cannot be formatted)"

@@ -1,0 +1,158 @@
+"""The bounded queue of one subscription's worker.
+
+Bounded by count and by bytes of everything a process holds: queued, running and not yet settled. The pump
+waits for room, lanes wait for work. A delivery costs a deque append and pop; events are touched per batch.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import anyio
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.ordering import OrderBy, stripe_of
+from hexa_worker.core.window import next_window
+
+Queue = deque[Delivery]
+
+
+class Mailbox:
+    """What is received and not yet settled, and the part of it that waits for a lane.
+
+    Args:
+        limit: deliveries held at most.
+        limit_bytes: bytes of payload held at most; one delivery may exceed it alone.
+        lanes: how many lanes take from it.
+        order_by: with an order, a stripe's deliveries always go to the same lane.
+        busy: how many deliveries keep all lanes busy (concurrency x batch).
+    """
+
+    def __init__(self, *, limit: int, limit_bytes: int, lanes: int, order_by: OrderBy, busy: int) -> None:
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        self._floor = min(2 * busy, limit)
+        self._window = min(max(4 * busy, 64), limit)
+        self._order_by = order_by
+        self._shared = order_by is OrderBy.NONE
+        first: Queue = deque()
+        self.queues: list[Queue] = [first if self._shared else deque() for _ in range(lanes)]
+        self._idle: list[anyio.Event | None] = [None] * lanes
+        self._idle_count = 0
+        self._room_event = anyio.Event()
+        self.held = 0
+        self.held_bytes = 0
+        self._handled = 0
+        self._measured_at = 0.0
+        self.closed = False
+
+    # -- the pump's side
+
+    def room(self, now: float) -> tuple[int, int]:
+        """How many deliveries, and bytes, may be received now; counts are 0 while it is not worth asking."""
+        elapsed = now - self._measured_at
+        if elapsed >= 0.05:  # noqa: PLR2004 - often enough to follow, rare enough to be steady
+            busy_before = self._measured_at > 0 and self._handled > 0
+            if busy_before:
+                self._window = next_window(
+                    self._window, self._handled, elapsed, floor=self._floor, ceiling=self._limit
+                )
+            self._handled, self._measured_at = 0, now
+        room = self._window - self.held
+        room_bytes = self._limit_bytes - self.held_bytes
+        if room_bytes <= 0 or room <= 0:
+            return 0, 0
+        if room * 4 < self._window and self.queued:
+            return 0, 0  # wait for a batch worth fetching
+        return room, room_bytes
+
+    async def wait_room(self) -> None:
+        """Wait until something was settled. Cancellation: safe."""
+        self._room_event = anyio.Event()
+        await self._room_event.wait()
+
+    def put(self, batch: Sequence[Delivery]) -> int:
+        """Queue received deliveries and wake the lanes they are for; returns their bytes of payload."""
+        size = sum([len(delivery.payload) for delivery in batch])
+        self.held += len(batch)
+        self.held_bytes += size
+        if self._shared:
+            self.queues[0].extend(batch)
+            if self._idle_count:
+                self._wake(range(len(self._idle)), len(batch))
+        else:
+            self._wake(self._deal(batch), len(batch))
+        return size
+
+    def _deal(self, batch: Sequence[Delivery]) -> Iterable[int]:
+        queues, touched = self.queues, set[int]()
+        by_channel = self._order_by is OrderBy.CHANNEL
+        for delivery in batch:
+            if by_channel:
+                lane = stripe_of(delivery.channel.encode(), 0, len(queues))
+            else:
+                lane = stripe_of(delivery.key, delivery.offset, len(queues))
+            queues[lane].append(delivery)
+            touched.add(lane)
+        return touched
+
+    def _wake(self, lanes: Iterable[int], count: int) -> None:
+        for lane in lanes:
+            event = self._idle[lane]
+            if event is not None:
+                self._idle[lane] = None
+                self._idle_count -= 1
+                event.set()
+                count -= 1
+                if count <= 0:
+                    return
+
+    # -- the lanes' side
+
+    async def wait_work(self, lane: int) -> bool:
+        """Wait until lane number `lane` may find something; False when the mailbox is closed and empty.
+
+        Cancellation: safe, nothing is taken here.
+        """
+        if self.closed:
+            return bool(self.queues[lane])
+        event = self._idle[lane] = anyio.Event()
+        self._idle_count += 1
+        try:
+            await event.wait()
+        finally:
+            if self._idle[lane] is event:
+                self._idle[lane] = None
+                self._idle_count -= 1
+        return not self.closed or bool(self.queues[lane])
+
+    # -- the settler's side
+
+    def release(self, count: int, size: int) -> None:
+        """`count` deliveries with `size` bytes of payload are settled: there is room again."""
+        self.held -= count
+        self.held_bytes -= size
+        self._handled += count
+        self._room_event.set()
+
+    # -- stopping
+
+    @property
+    def queued(self) -> int:
+        """How many deliveries wait for a lane."""
+        return len(self.queues[0]) if self._shared else sum(map(len, self.queues))
+
+    def take_queued(self, sources: frozenset[str] | None = None) -> list[Delivery]:
+        """Take back what no lane has started: all of it, or what came from `sources`."""
+        taken: list[Delivery] = []
+        for queue in self.queues[:1] if self._shared else self.queues:
+            kept = [] if sources is None else [one for one in queue if one.source not in sources]
+            taken.extend(one for one in queue if sources is None or one.source in sources)
+            queue.clear()
+            queue.extend(kept)
+        return taken
+
+    def close(self) -> None:
+        """No more work will come: idle lanes return, busy ones return when their queue is empty."""
+        self.closed = True
+        self._wake(range(len(self._idle)), len(self._idle))
+        self._room_event.set()

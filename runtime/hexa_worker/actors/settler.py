@@ -1,0 +1,193 @@
+"""The settler: gathers settlements and makes them take effect, in batches.
+
+While one batch is on its way to the broker the next one gathers, so a slow broker makes larger batches and
+a fast one small delays. A settlement is never given up while the worker lives: an unavailable broker is
+asked again for ever; a refused retry or dead-letter record is parked, its original un-acknowledged, and
+tried again now and then; only a lost lease ends it, because the delivery is somebody else's by then.
+"""
+
+from collections.abc import Callable, Sequence
+
+import anyio
+
+from hexa_worker.actors.backoff import Backoff
+from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.clock import Clock
+from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.drivers.base import Source, Unsettled
+from hexa_worker.errors import DriverRejected, DriverUnavailable, LeaseLost
+from hexa_worker.faults import fault
+from hexa_worker.telemetry.log import SubscriptionLog
+from hexa_worker.telemetry.stats import Stats
+
+PARKED_RETRY_S = 30.0
+Recorder = Callable[[Sequence[Settlement], int], None]
+
+
+class Settler:
+    """Settles what the lanes hand over.
+
+    Args:
+        source: where the deliveries came from.
+        mailbox: gets its room back.
+        stats: counts what took effect.
+        log: one line per failure.
+        clock: stamps what the recorder gets.
+        record: told of every batch that took effect (lineage); must not block.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        source: Source,
+        mailbox: Mailbox,
+        stats: Stats,
+        log: SubscriptionLog,
+        clock: Clock,
+        record: Recorder | None = None,
+    ) -> None:
+        self.pending: list[Settlement] = []
+        self._source = source
+        self._mailbox = mailbox
+        self._stats = stats
+        self._log = log
+        self._clock = clock
+        self._record = record
+        self._work = anyio.Event()
+        self.sleeping = False
+        self._under_way: list[Settlement] = []
+        self._closing = False
+        self._ended = anyio.Event()
+        self._parked: list[Settlement] = []
+        self._parked_until = 0.0
+
+    def add(self, settlement: Settlement) -> None:
+        """Hand over one settlement."""
+        self.pending.append(settlement)
+        if self.sleeping:
+            self.wake()
+
+    def wake(self) -> None:
+        """There is work."""
+        self.sleeping = False
+        self._work.set()
+
+    def close(self) -> None:
+        """`run` returns once nothing is pending."""
+        self._closing = True
+        self.wake()
+
+    async def run(self) -> None:
+        """Settle until closed and empty.
+
+        Cancellation: a batch under way ends first, as far as the driver's own deadline lets it.
+        """
+        while True:
+            if not self.pending:
+                if self._closing:
+                    self._ended.set()
+                    return
+                await self._wait()
+            batch, self.pending = self.pending, []
+            self._unpark(batch)
+            if batch:
+                await self._settle_or_put_back(batch)
+
+    async def wait_settled(self) -> None:
+        """Wait until a closed settler has nothing left. Cancellation: safe."""
+        await self._ended.wait()
+
+    def holds(self, sources: frozenset[str]) -> bool:
+        """Whether a settlement of one of `sources` is pending or under way."""
+        return any(
+            settlement.delivery.source in sources
+            for settlements in (self.pending, self._under_way)
+            for settlement in settlements
+        )
+
+    async def _wait(self) -> None:
+        self._work = anyio.Event()
+        self.sleeping = True
+        if self._parked:
+            with anyio.move_on_after(PARKED_RETRY_S):
+                await self._work.wait()
+            self.sleeping = False
+        else:
+            await self._work.wait()
+
+    def _unpark(self, batch: list[Settlement]) -> None:
+        if self._parked and not self._closing and self._clock.monotonic() >= self._parked_until:
+            batch += self._parked
+            self._stats.parked -= len(self._parked)
+            self._parked = []
+
+    async def _settle_or_put_back(self, batch: list[Settlement]) -> None:
+        """As `_settle`; when it is cut short, what is not settled is pending again (settling twice is harmless)."""
+        try:
+            await self._settle(batch)
+        finally:
+            if self._under_way:
+                self.pending = [*self._under_way, *self.pending]
+                self._under_way = []
+
+    async def _settle(self, batch: list[Settlement]) -> None:
+        backoff = Backoff()
+        while batch:
+            self._under_way = batch
+            try:
+                await fault("before-settle")
+                with anyio.CancelScope(shield=True):
+                    unsettled = await self._source.settle(batch)
+                await fault("after-settle")
+            except DriverUnavailable as error:
+                self._log.broker_away(error)
+                await backoff.wait()
+                continue
+            again: list[Settlement] = []
+            if unsettled:
+                batch = self._sort_out(batch, unsettled, again)
+            self._count(batch)
+            if self._record is not None:
+                self._record(batch, self._clock.now_ms())
+            self._under_way = batch = again
+            if again:
+                await backoff.wait()
+
+    def _sort_out(
+        self, batch: list[Settlement], unsettled: Sequence[Unsettled], again: list[Settlement]
+    ) -> list[Settlement]:
+        """The settlements that took effect; the others are forgotten, parked or put into `again`."""
+        failed = {id(one.settlement) for one in unsettled}
+        for one in unsettled:
+            if isinstance(one.error, LeaseLost):
+                self._stats.lost += 1
+                self._log.lease_lost(one.settlement.delivery)
+                self._mailbox.release(1, len(one.settlement.delivery.payload))
+            elif isinstance(one.error, DriverRejected):
+                self._park(one.settlement, one.error)
+            else:
+                again.append(one.settlement)
+        return [settlement for settlement in batch if id(settlement) not in failed]
+
+    def _park(self, settlement: Settlement, error: DriverRejected) -> None:
+        self._parked.append(settlement)
+        self._parked_until = self._clock.monotonic() + PARKED_RETRY_S
+        self._stats.parked += 1
+        self._log.parked(settlement.delivery, error)
+
+    def _count(self, batch: Sequence[Settlement]) -> None:
+        stats = self._stats
+        acked = size = 0
+        for settlement in batch:
+            size += len(settlement.delivery.payload)
+            if type(settlement) is Acked and settlement.dropped is None:
+                acked += 1
+            elif isinstance(settlement, RetryAt):
+                stats.retried += 1
+            elif isinstance(settlement, DeadLettered):
+                stats.dead_lettered += 1
+            elif isinstance(settlement, Released):
+                stats.released += 1
+            else:
+                stats.dropped += 1
+        stats.acked += acked
+        self._mailbox.release(len(batch), size)

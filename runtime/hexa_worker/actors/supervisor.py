@@ -1,0 +1,191 @@
+"""The supervisor: one-for-one, each subscription's worker isolated from its siblings.
+
+A worker that breaks is made anew with exponential backoff inside an intensity window; one that keeps
+breaking is failed and reported while its siblings run on. A broker that is away is no failure: it is tried
+again for ever.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+from anyio import get_current_task
+
+from hexa_worker.actors.backoff import Backoff
+from hexa_worker.actors.environment import Environment
+from hexa_worker.actors.worker import Worker
+from hexa_worker.core.lifecycle import Change, State, advance
+from hexa_worker.core.restart import RestartIntensity, RestartPolicy
+from hexa_worker.drivers.base import Source
+from hexa_worker.errors import DriverUnavailable, HandlerCancelled
+from hexa_worker.handlers.plan import Plan
+from hexa_worker.telemetry.log import SubscriptionLog
+from hexa_worker.telemetry.stats import Stats
+
+
+class Supervised:
+    """One subscription under supervision, across the runs of its worker.
+
+    Attributes:
+        plan: what it runs.
+        state: where it is in its life.
+        stats: its counters since the process started.
+        error: text of its last failure, or empty.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        env: Environment,
+        log: SubscriptionLog,
+        policy: RestartPolicy,
+        changed: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.state = State.STARTING
+        self.stats = Stats()
+        self.error = ""
+        self._env = env
+        self._log = log
+        self._intensity = RestartIntensity(policy)
+        self._changed = changed
+        self._worker: Worker | None = None
+        self._stop = anyio.Event()
+        self._stopped_now = False
+
+    @property
+    def source(self) -> Source | None:
+        """The present worker's source, while it consumes."""
+        return self._worker.source if self._worker is not None and self.state is State.RUNNING else None
+
+    @property
+    def held(self) -> int:
+        """How many deliveries it has received and not settled."""
+        return 0 if self._worker is None else self._worker.held
+
+    def stop(self) -> None:
+        """Drain. Idempotent."""
+        self._stop.set()
+        if self.state not in (State.STOPPED, State.FAILED):
+            self._move(Change.STOP_ASKED)
+        if self._worker is not None:
+            self._worker.stop()
+
+    def stop_now(self) -> None:
+        """Cancel what runs and release it. Idempotent."""
+        self._stopped_now = True
+        self.stop()
+        if self._worker is not None:
+            self._worker.stop_now()
+
+    async def run(self) -> None:
+        """Keep a worker running until stopped or given up; never raises for what the worker does."""
+        waits = Backoff(first_s=0.1, longest_s=5.0)
+        while not self._stop.is_set():
+            try:
+                await self._run_worker()
+                self._move(Change.DRAINED)
+                return
+            except DriverUnavailable as error:
+                self.error = str(error)
+                self._log.broker_away(error)
+                self._move(Change.BROKER_LOST)
+                if self.state is not State.STOPPED:
+                    await self._pause(waits.wait)
+            except BaseException as error:
+                if _is_own_cancellation(error):
+                    raise
+                if not await self._crashed(_flat(error)):
+                    return
+            self._worker = None
+            if not self._stop.is_set():
+                self._move(Change.RETRIED)
+        if self.state is not State.STOPPED:
+            self._move(Change.DRAINED)
+
+    async def _run_worker(self) -> None:
+        self._worker = Worker(
+            self.plan,
+            self._env,
+            self.stats,
+            self._log,
+            running=self._is_running,
+            away=lambda: self._move(Change.BROKER_LOST),
+        )
+        await self._worker.run()
+
+    async def _crashed(self, error: BaseException) -> bool:
+        """Note a failure and wait for the restart; False when there will be none."""
+        self.error = f"{type(error).__qualname__}: {error}"
+        self.stats.restarts += 1
+        self._intensity, delay_s = self._intensity.record(self._env.clock.monotonic())
+        self._log.crashed(error, delay_s)
+        self._move(Change.CRASHED if delay_s is not None else Change.GAVE_UP)
+        if delay_s is None:
+            return False
+        await self._pause(lambda: anyio.sleep(delay_s))
+        return True
+
+    async def _pause(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait, but not longer than until a stop."""
+        async with anyio.create_task_group() as group:
+
+            async def until_stop() -> None:
+                await self._stop.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(until_stop)
+            await wait()
+            group.cancel_scope.cancel()
+
+    def _is_running(self) -> None:
+        if self.state is State.WAITING:
+            self._move(Change.RETRIED)
+        if self.state is State.STARTING:
+            self._move(Change.STARTED)
+
+    def _move(self, change: Change) -> None:
+        before, self.state = self.state, advance(self.state, change)
+        if before is not self.state:
+            self._changed()
+
+
+class Supervisor:
+    """All subscriptions of one process.
+
+    Args:
+        subscriptions: what to supervise.
+    """
+
+    def __init__(self, subscriptions: Sequence[Supervised]) -> None:
+        self.subscriptions = tuple(subscriptions)
+
+    async def run(self) -> None:
+        """Run until every subscription has stopped or failed. Cancellation: what is in hand is released."""
+        async with anyio.create_task_group() as group:
+            for one in self.subscriptions:
+                group.start_soon(one.run, name=f"subscription {one.plan.action}")
+
+    def stop(self) -> None:
+        """Drain all. Idempotent."""
+        for one in self.subscriptions:
+            one.stop()
+
+    def stop_now(self) -> None:
+        """Cancel and release all. Idempotent."""
+        for one in self.subscriptions:
+            one.stop_now()
+
+
+def _is_own_cancellation(error: BaseException) -> bool:
+    cancelled = anyio.get_cancelled_exc_class()
+    inside = isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
+    return (isinstance(error, cancelled) or inside) and get_current_task().has_pending_cancellation()
+
+
+def _flat(error: BaseException) -> BaseException:
+    """The one error inside a group, where there is only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return HandlerCancelled("cancelled by something the worker awaited")
+    return error

@@ -1,0 +1,318 @@
+"""One subscription's worker: a pump, a mailbox, lanes, a settler and a sweeper around one source.
+
+A worker runs once. Everything that goes wrong in its handlers ends in a settlement; anything else ends the
+worker with an error, and its supervisor makes a new one. Closing the source hands back what was in hand.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import msgspec
+from anyio import get_current_task
+
+from hexa_worker.actors.backoff import Backoff
+from hexa_worker.actors.environment import Environment
+from hexa_worker.actors.invoke import build_call
+from hexa_worker.actors.lane import Lane, LaneParts
+from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.settler import Settler
+from hexa_worker.actors.sweeper import sweep
+from hexa_worker.core.lineage import Lineage
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.outcome import Crashed, Interrupted, Outcome
+from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, settle
+from hexa_worker.drivers.base import Source, SubscriptionSpec
+from hexa_worker.errors import DriverUnavailable, HandlerCancelled
+from hexa_worker.faults import fault
+from hexa_worker.handlers.api import Event
+from hexa_worker.handlers.plan import Plan
+from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
+from hexa_worker.telemetry.stats import Stats
+
+FLUSH_S = 5.0
+"""How long the last settlements may take when a worker ends."""
+HURRIED_FLUSH_S = 0.8
+"""The same after a second stop signal."""
+REVOKE_POLL_S = 0.01
+
+
+def spec_of(plan: Plan) -> SubscriptionSpec:
+    """What a driver must know of a plan. One retry channel exists even without retries: redrives enter there."""
+    return SubscriptionSpec(
+        action=plan.action,
+        group=plan.group,
+        channels=plan.channels,
+        pattern=plan.pattern,
+        retry_base=plan.retry_base,
+        retry_count=max(plan.retry.channels_count, 1),
+        order_by=plan.order_by,
+        start=plan.start,
+        options=plan.options,
+    )
+
+
+class Worker:
+    """One run of one subscription.
+
+    Args:
+        plan: what to run.
+        env: what all workers of the process share.
+        stats: the subscription's counters; they outlive the worker.
+        log: the subscription's log.
+        running: called when it has begun to consume, and again after its broker was away.
+        away: called when its broker is away.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        plan: Plan,
+        env: Environment,
+        stats: Stats,
+        log: SubscriptionLog,
+        running: Callable[[], None],
+        away: Callable[[], None],
+    ) -> None:
+        self.action = plan.action
+        self.state = env.state
+        self._plan = plan
+        self._env = env
+        self._stats = stats
+        self._log = log
+        self._running = running
+        self._away = away
+        self._lanes: list[Lane] = []
+        self._stopping = False
+        self._hurried = False
+        self._lane_scope = anyio.CancelScope()
+        self.source: Source | None = None
+        self._mailbox = Mailbox(
+            limit=plan.mailbox,
+            limit_bytes=plan.mailbox_bytes,
+            lanes=plan.concurrency,
+            order_by=plan.order_by,
+            busy=plan.concurrency * plan.batch,
+        )
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Consume until `stop`, then drain.
+
+        Raises:
+            DriverUnavailable: the broker was away at the start.
+            Exception: anything else: the worker is broken and should be made anew.
+
+        Cancellation: what is in hand is released, within `HURRIED_FLUSH_S`.
+        """
+        source = self.source = await self._env.driver.subscribe(spec_of(self._plan), self._revoked)
+        try:
+            if self._stopping:
+                return
+            settler = self._settler = Settler(
+                source, self._mailbox, self._stats, self._log, self._env.clock, self._env.record
+            )
+            lanes = self._make_lanes(settler)
+            self._running()
+            try:
+                await self._serve(source, settler, lanes)
+            finally:
+                with anyio.move_on_after(HURRIED_FLUSH_S, shield=True):
+                    await self._flush(settler)
+        finally:
+            with anyio.move_on_after(FLUSH_S, shield=True):
+                await source.close()
+
+    async def _serve(self, source: Source, settler: Settler, lanes: Sequence[Lane]) -> None:
+        self._env.gate.watch(self._busy)
+        try:
+            async with anyio.create_task_group() as background:
+                background.start_soon(self._guard, settler.run)
+                background.start_soon(self._guard, self._sweep)
+                async with anyio.create_task_group() as group:
+                    self._lane_scope = group.cancel_scope
+                    for lane in lanes:
+                        group.start_soon(self._guard, lane.run)
+                    await self._guard(lambda: self._pump(source, settler))
+                    self._release_queued()
+                    self._mailbox.close()
+                    group.cancel_scope.deadline = anyio.current_time() + (0 if self._hurried else self._env.grace_s)
+                settler.close()
+                with anyio.move_on_after(HURRIED_FLUSH_S if self._hurried else FLUSH_S):
+                    await settler.wait_settled()
+                background.cancel_scope.cancel()
+        finally:
+            self._env.gate.unwatch(self._busy)
+
+    async def _flush(self, settler: Settler) -> None:
+        """Settle what a cancelled or broken run left, so that it is released and not run twice."""
+        self._release_queued()
+        settler.close()
+        if settler.pending:
+            await settler.run()
+
+    def stop(self) -> None:
+        """Receive no more, let running handlers end within the grace, release the rest. Idempotent."""
+        self._stopping = True
+        if self.source is not None:
+            self.source.stop()
+
+    def stop_now(self) -> None:
+        """Cancel running handlers too. Idempotent."""
+        self._hurried = True
+        self.stop()
+        self._lane_scope.cancel()
+
+    @property
+    def held(self) -> int:
+        """How many deliveries are received and not settled."""
+        return self._mailbox.held
+
+    async def _guard(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part; whatever it raises reaches the supervisor as an ordinary exception.
+
+        KeyboardInterrupt or a foreign CancelledError that crossed a task's edge would take siblings along.
+        """
+        try:
+            await run()
+        except Exception:
+            raise
+        except BaseException as error:
+            if get_current_task().has_pending_cancellation():
+                raise
+            raise HandlerCancelled(f"{type(error).__qualname__} from inside a worker") from error
+
+    # -- its parts
+
+    def _make_lanes(self, settler: Settler) -> list[Lane]:
+        plan, env = self._plan, self._env
+        parts = LaneParts(
+            plan=plan,
+            call=build_call(plan.handler, (*env.middlewares, *plan.middlewares), plan.threads),
+            runtime=self,
+            mailbox=self._mailbox,
+            acks=settler,
+            conclude=self._conclude,
+            stats=self._stats,
+            gate=env.gate,
+            maximum_crashes=env.maximum_crashes,
+            monotonic=env.clock.monotonic,
+        )
+        for number in range(plan.concurrency):
+            cells = env.journal.cells(plan.action, number, plan.batch) if env.journal is not None else ()
+            self._lanes.append(Lane(number, parts, cells))
+        return self._lanes
+
+    def _busy(self) -> int:
+        return sum(1 for lane in self._lanes if lane.current and not lane.waiting)
+
+    async def _sweep(self) -> None:
+        await sweep(
+            self._lanes,
+            monotonic=self._env.clock.monotonic,
+            timeout_s=self._plan.timeout_s,
+            stuck_after_s=self._env.stuck_after_s,
+            stuck=self._stuck,
+        )
+
+    def _stuck(self, delivery: Delivery, seconds: float) -> None:
+        self._log.stuck(delivery, seconds)
+        self._env.stuck(delivery)
+
+    async def _pump(self, source: Source, settler: Settler) -> None:
+        """Receive whenever there is room, until the source says it is stopped."""
+        mailbox, monotonic, backoff = self._mailbox, self._env.clock.monotonic, Backoff()
+        away = False
+        while not self._stopping:
+            room, room_bytes = mailbox.room(monotonic())
+            if not room:
+                await mailbox.wait_room()
+                continue
+            try:
+                batch = await source.receive(room, room_bytes)
+            except DriverUnavailable as error:
+                self._log.broker_away(error)
+                if not away:
+                    away = True
+                    self._away()
+                await backoff.wait()
+                continue
+            if not batch:
+                return
+            if away:
+                away, backoff = False, Backoff()
+                self._running()
+            await fault("received")
+            self._accept(batch)
+
+    def _accept(self, batch: list[Delivery]) -> None:
+        suspects = self._env.suspects
+        self._stats.received += len(batch)
+        if suspects is not None and suspects.any():
+            batch = self._mark_suspects(batch)
+        self._stats.received_bytes += self._mailbox.put(batch)
+
+    def _mark_suspects(self, batch: list[Delivery]) -> list[Delivery]:
+        """Note on each delivery how many crashes it was in; those over the limit are dead-lettered here."""
+        assert self._env.suspects is not None  # noqa: S101 - the caller looked
+        kept: list[Delivery] = []
+        for delivery in batch:
+            crashes = self._env.suspects.crashes(self.action, delivery.source, delivery.offset)
+            if crashes >= self._env.maximum_crashes:
+                self._mailbox.held += 1
+                self._mailbox.held_bytes += len(delivery.payload)
+                self._conclude(delivery, Crashed(crashes))
+            else:
+                kept.append(msgspec.structs.replace(delivery, crashes=crashes) if crashes else delivery)
+        return kept
+
+    def _conclude(self, delivery: Delivery, outcome: Outcome, traceback: str = "") -> None:
+        """Decide what is done about an outcome, say so, and hand it to the settler."""
+        settlement = settle(
+            outcome,
+            delivery,
+            self._plan.route,
+            now_ms=self._env.clock.now_ms(),
+            jitter=random.random() if self._plan.retry.jitter else 0.0,  # noqa: S311 - spreads load
+            traceback=traceback,
+        )
+        if isinstance(settlement, RetryAt):
+            number = settlement.record.channel.rpartition(".")[2]
+            self._log.failure(delivery, settlement.failure, f"retry {number} in {settlement.delay_s:g} s")
+        elif isinstance(settlement, DeadLettered):
+            self._log.failure(delivery, settlement.failure, "dead letter")
+        elif isinstance(settlement, Acked) and settlement.dropped is not None:
+            self._log.dropped(delivery, settlement.dropped)
+        self._settler.add(settlement)
+
+    def _release_queued(self, sources: frozenset[str] | None = None) -> None:
+        for delivery in self._mailbox.take_queued(sources):
+            self._conclude(delivery, Interrupted())
+
+    async def _revoked(self, sources: frozenset[str]) -> None:
+        """Forget what is queued of `sources`; wait until what is in hand of them is settled."""
+        self._release_queued(sources)
+        while self._in_hand(sources):
+            await anyio.sleep(REVOKE_POLL_S)
+
+    def _in_hand(self, sources: frozenset[str]) -> bool:
+        running = any(delivery.source in sources for lane in self._lanes for delivery in lane.current)
+        return running or self._settler.holds(sources)
+
+    # -- what a handler's context asks for (`hexa_worker.handlers.api.Runtime`)
+
+    async def emit(self, event: Event, parent: Lineage | None) -> str:
+        """Publish and return the event id once the broker has confirmed."""
+        return await self._env.emit(event, parent)
+
+    def extend(self, delivery: Delivery, seconds: float) -> None:
+        """Move the deadline of a running delivery to `seconds` from now."""
+        for lane in self._lanes:
+            if any(one is delivery for one in lane.current):
+                lane.deadline = self._env.clock.monotonic() + seconds
+
+    def logger(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
+        """A logger bound to a delivery."""
+        return self._log.bound(delivery, lineage)
+
+

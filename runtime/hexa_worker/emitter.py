@@ -1,0 +1,96 @@
+"""Emitting: an event becomes a message with its lineage, and is published with confirmation."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hexa_worker.clock import Clock
+from hexa_worker.core.ids import IdSource
+from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers
+from hexa_worker.core.message import Headers, Message
+from hexa_worker.drivers.base import Driver
+from hexa_worker.errors import ConfigError, DriverError
+from hexa_worker.faults import fault
+from hexa_worker.handlers.api import Event
+
+Encode = Callable[[Any], bytes]
+
+
+class Emitter:
+    """Publishes events through a driver.
+
+    Args:
+        driver: an open driver.
+        clock: stamps records and ids.
+        encode: payload to bytes.
+    """
+
+    def __init__(self, driver: Driver, clock: Clock, encode: Encode) -> None:
+        self._driver = driver
+        self._clock = clock
+        self._encode = encode
+        self._ids = IdSource(secrets.randbits(64))
+
+    async def emit(self, event: Event, parent: Lineage | None = None) -> str:
+        """Publish one event; returns its event id once the broker has confirmed it.
+
+        Args:
+            event: what to emit.
+            parent: lineage of the event being handled; None starts a new tree.
+
+        Raises:
+            ConfigError: the event itself is wrong (no channel, a reserved header).
+            DriverUnavailable: not confirmed; it may have been stored.
+            DriverRejected: the broker refuses it.
+
+        Cancellation: whether it was stored is then unknown.
+        """
+        event_id, message = self.prepare(event, parent)
+        answer = (await self._publish([message]))[0]
+        if isinstance(answer, DriverError):
+            raise answer
+        return event_id
+
+    async def emit_many(self, events: Sequence[Event]) -> list[str | DriverError]:
+        """Publish events that start trees; for each its event id, or the error that refused it.
+
+        Raises: as `emit`, when nothing is known of any of them.
+        """
+        prepared = [self.prepare(event, None) for event in events]
+        answers = await self._publish([message for _, message in prepared])
+        return [
+            answer if isinstance(answer, DriverError) else event_id
+            for (event_id, _), answer in zip(prepared, answers, strict=True)
+        ]
+
+    async def _publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        await fault("before-publish")
+        answers = await self._driver.publish(messages)
+        await fault("after-publish")
+        return answers
+
+    def prepare(self, event: Event, parent: Lineage | None) -> tuple[str, Message]:
+        """The event id and the finished record of an event."""
+        if not event.channel:
+            raise ConfigError("an event needs a channel")
+        now_ms = self._clock.now_ms()
+        event_id = event.id or self._ids.new(now_ms)
+        control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
+        key = event.key.encode() if isinstance(event.key, str) else event.key
+        message = Message(
+            channel=event.channel,
+            payload=self._encode(event.payload),
+            key=key,
+            headers=control + _own_headers(event),
+            timestamp_ms=now_ms,
+        )
+        return event_id, message
+
+
+def _own_headers(event: Event) -> Headers:
+    if not event.headers:
+        return ()
+    for name in event.headers:
+        if name.lower().startswith(PREFIX):
+            raise ConfigError(f"header {name!r} is reserved", hint=f"names that start with {PREFIX} are the runtime's")
+    return tuple((name, value.encode()) for name, value in event.headers.items())

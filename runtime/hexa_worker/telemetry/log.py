@@ -1,0 +1,133 @@
+"""The log lines of one subscription: one per failure, rate-limited, never a payload, a header or a secret.
+
+Error texts are the user's own words about their own failure and are shown; everything else is coordinates.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hexa_worker.clock import Clock
+from hexa_worker.core.lineage import Lineage, lineage_of
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Failure
+from hexa_worker.errors import DriverError
+
+FIELDS = "hexa_worker_fields"
+"""The attribute of a log record that holds its structured fields."""
+LOST_REPEAT_S = 10.0
+
+
+class DeliveryLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger bound to one delivery: its lines carry the delivery's coordinates."""
+
+    def __init__(self, logger: logging.Logger, fields: Mapping[str, object]) -> None:
+        super().__init__(logger, dict(fields))
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Add the bound fields, and what the caller passed as ``extra``."""
+        extra = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        kwargs["extra"] = {FIELDS: extra}
+        return msg, kwargs
+
+
+def coordinates(action: str, delivery: Delivery, lineage: Lineage) -> dict[str, object]:
+    """What names a delivery in a log line."""
+    return {
+        "action": action,
+        "channel": delivery.channel,
+        "message_id": delivery.message_id,
+        "root_id": lineage.root_id,
+        "attempt": delivery.attempt,
+    }
+
+
+class SubscriptionLog:
+    """Writes a subscription's lines; the same failure once per `repeat_s`, then with a count.
+
+    Args:
+        action: the subscription's name.
+        clock: measures `repeat_s`.
+        repeat_s: seconds between two lines of one kind.
+    """
+
+    def __init__(self, action: str, clock: Clock, repeat_s: float = 1.0) -> None:
+        self.action = action
+        self._clock = clock
+        self._repeat_s = repeat_s
+        self._logger = logging.getLogger("hexa_worker.delivery")
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def bound(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
+        """What `ctx.logger` is."""
+        return DeliveryLogger(logging.getLogger("hexa_worker.handler"), coordinates(self.action, delivery, lineage))
+
+    def failure(self, delivery: Delivery, failure: Failure, next_step: str) -> None:
+        """A delivery was not acknowledged; `next_step` says what happens now."""
+        fields = {"next": next_step, "error": failure.error, "reason": failure.reason}
+        if failure.traceback and self._logger.isEnabledFor(logging.DEBUG):
+            fields["traceback"] = failure.traceback
+        kind = f"{failure.error}|{failure.fingerprint}|{next_step.split()[0]}"
+        level = logging.ERROR if next_step.startswith("dead letter") else logging.WARNING
+        text = failure.message or failure.error
+        self._limited(kind, level, lambda: f"handler failed: {text}", delivery, fields)
+
+    def dropped(self, delivery: Delivery, reason: str) -> None:
+        """The handler did not want it."""
+        self._limited(f"drop|{reason}", logging.INFO, lambda: f"dropped: {reason}", delivery, {"next": "none"})
+
+    def lease_lost(self, delivery: Delivery) -> None:
+        """Somebody else has it by now."""
+        self._limited("lease", logging.WARNING, lambda: "lease lost, not settled", delivery, {"next": "redelivery"})
+
+    def parked(self, delivery: Delivery, error: DriverError) -> None:
+        """The broker refuses its retry or dead-letter record."""
+        text = f"retry or dead-letter record refused, the original is kept: {error}"
+        self._limited("parked", logging.ERROR, lambda: text, delivery, {"next": "tried again"})
+
+    def stuck(self, delivery: Delivery, seconds: float) -> None:
+        """A handler ignores its cancellation."""
+        text = f"handler does not end {seconds:g} s after its deadline"
+        self._write(logging.CRITICAL, text, delivery, {"next": "process is killed"})
+
+    def broker_away(self, error: DriverError) -> None:
+        """The broker cannot be reached; tried again for ever."""
+        self._limited_plain("away", logging.WARNING, f"broker is away, trying again: {error}", LOST_REPEAT_S)
+
+    def crashed(self, error: BaseException, delay_s: float | None) -> None:
+        """The subscription's worker failed outside a handler."""
+        step = "given up" if delay_s is None else f"restart in {delay_s:.1f} s"
+        text = f"subscription failed: {type(error).__qualname__}: {error}"
+        self._logger.error(text, extra={FIELDS: {"action": self.action, "next": step}}, exc_info=error)
+
+    def info(self, text: str, **fields: object) -> None:
+        """Something worth knowing about the subscription as a whole."""
+        self._logger.info(text, extra={FIELDS: {"action": self.action, **fields}})
+
+    def _suppressed(self, kind: str, repeat_s: float) -> int | None:
+        """None: stay quiet now; else how many lines of this kind were kept quiet before."""
+        now = self._clock.monotonic()
+        last, quiet = self._last.get(kind, (None, 0))
+        if last is not None and now - last < repeat_s:
+            self._last[kind] = (last, quiet + 1)
+            return None
+        if len(self._last) >= 1000:  # noqa: PLR2004 - unlimited kinds of failure must not grow this for ever
+            self._last.clear()
+        self._last[kind] = (now, 0)
+        return quiet
+
+    def _limited(
+        self, kind: str, level: int, text: Callable[[], str], delivery: Delivery, fields: Mapping[str, object]
+    ) -> None:
+        quiet = self._suppressed(kind, self._repeat_s)
+        if quiet is not None:
+            self._write(level, text(), delivery, {**fields, "repeated": quiet} if quiet else fields)
+
+    def _limited_plain(self, kind: str, level: int, text: str, repeat_s: float) -> None:
+        quiet = self._suppressed(kind, repeat_s)
+        if quiet is not None:
+            self._logger.log(level, text, extra={FIELDS: {"action": self.action}})
+
+    def _write(self, level: int, text: str, delivery: Delivery, fields: Mapping[str, object]) -> None:
+        place = coordinates(self.action, delivery, lineage_of(delivery))
+        self._logger.log(level, text, extra={FIELDS: {**place, **fields}})
