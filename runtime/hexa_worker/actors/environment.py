@@ -1,6 +1,6 @@
 """What all workers of one process share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ class Environment:
     gate: Gate
     state: Any
     middlewares: tuple[Middleware, ...]
-    emit: Callable[[Event, Lineage | None], Any]
+    emit: Callable[[Event, Lineage | None], Awaitable[str]]
     record: Callable[[Sequence[Settlement], int], None] | None
     journal: Journal | None
     suspects: Suspects | None
