@@ -1,0 +1,95 @@
+"""What a worker process tells its parent about itself: plain structs that cross a pipe as msgpack.
+
+Counters count since the start of the process; the parent adds up processes, the dead ones included.
+A report is sent about once a second and whenever the state of a subscription changes.
+"""
+
+import msgspec
+
+from hexa_worker.core.lifecycle import ALIVE, State
+from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
+
+
+class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one subscription did; names and meaning as in `hexa_worker.telemetry.stats.Stats`.
+
+    Attributes:
+        failed: handler calls that raised.
+        duration_buckets: handler calls by duration, one count per bound of `DURATION_BOUNDS_S` and one for what
+            is longer; not cumulative.
+        duration_sum_s: seconds of all handler calls together.
+    """
+
+    received: int = 0
+    received_bytes: int = 0
+    acked: int = 0
+    dropped: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    released: int = 0
+    failed: int = 0
+    timeouts: int = 0
+    undecodable: int = 0
+    lost: int = 0
+    parked: int = 0
+    restarts: int = 0
+    duration_buckets: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS_S) + 1)
+    duration_sum_s: float = 0.0
+
+    def plus(self, other: "Counters") -> "Counters":
+        """The sum of both."""
+        both = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
+        buckets = tuple(a + b for a, b in zip(self.duration_buckets, other.duration_buckets, strict=True))
+        return Counters(**both, duration_buckets=buckets)
+
+
+_SUMMED = tuple(name for name in Counters.__struct_fields__ if name != "duration_buckets")
+
+
+class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One subscription in one process.
+
+    Attributes:
+        action: its name.
+        state: where it is in its life.
+        destination: the channels it reads, comma-separated, or its pattern.
+        error: why it is not running; empty when it is, or when nobody knows. Never a payload or a secret.
+        counters: see `Counters`.
+        in_hand: deliveries that handlers run right now.
+        held: deliveries received and not settled: the fill of its mailbox.
+        mailbox: the mailbox's limit.
+    """
+
+    action: str
+    state: State
+    destination: str = ""
+    error: str = ""
+    counters: Counters = msgspec.field(default_factory=Counters)
+    in_hand: int = 0
+    held: int = 0
+    mailbox: int = 0
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One process.
+
+    Attributes:
+        system: the driver's name (``messaging.system`` of metrics).
+        booted: the lifespan is up and every subscription was started once, whatever became of it. From then on
+            the loop has to answer within `watchdog_s`.
+        subscriptions: all of them.
+    """
+
+    system: str = ""
+    booted: bool = False
+    subscriptions: tuple[SubscriptionReport, ...] = ()
+
+    @property
+    def alive(self) -> bool:
+        """No subscription has failed for good."""
+        return all(one.state in ALIVE or one.state is State.STOPPED for one in self.subscriptions)
+
+    @property
+    def ready(self) -> bool:
+        """It is up and every subscription consumes."""
+        return self.booted and all(one.state is State.RUNNING for one in self.subscriptions)
