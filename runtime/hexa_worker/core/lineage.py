@@ -8,8 +8,10 @@ Headers on a first-hop record are claims from outside: a malformed id is ignored
 shortens a retry ladder (the attempt comes from the channel a record was read from).
 """
 
+import hashlib
 import re
 from typing import NamedTuple
+from urllib.parse import quote
 
 from hexa_worker.core.message import Delivery, Headers, header
 
@@ -25,7 +27,8 @@ ORIGIN_ID = "hexa-origin-id"
 PREFIX = "hexa-"
 """Every control header starts so; `ctx.headers` does not show them."""
 
-_ID = re.compile(rb"[!-~]{1,200}")
+_ID_LIMIT = 200
+_ID = re.compile(rb"[!-~]{1,%d}" % _ID_LIMIT)
 
 
 class Lineage(NamedTuple):
@@ -47,10 +50,19 @@ def read_id(headers: Headers, name: str) -> str | None:
 def lineage_of(delivery: Delivery) -> Lineage:
     """The lineage of a delivery. A record without an event id is named by its place in the broker."""
     headers = delivery.headers
-    if not headers:
-        return Lineage(delivery.message_id, delivery.message_id, None)
-    event_id = read_id(headers, EVENT_ID) or delivery.message_id
+    event_id = read_id(headers, EVENT_ID) or id_by_place(delivery)
     return Lineage(event_id, read_id(headers, ROOT_ID) or event_id, read_id(headers, PARENT_ID))
+
+
+def id_by_place(delivery: Delivery) -> str:
+    """The id of a record that carries none: its message id, spelled so that a header can carry it on."""
+    place = delivery.message_id
+    if _ID.fullmatch(place.encode(errors="replace")):
+        return place
+    spelled = quote(place, safe="", errors="replace")
+    if len(spelled) <= _ID_LIMIT:
+        return spelled
+    return hashlib.blake2b(place.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def origin_headers(event_id: str) -> Headers:

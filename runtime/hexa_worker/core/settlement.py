@@ -193,7 +193,7 @@ def _header_text(text: str) -> bytes:
 
 def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) -> Headers:
     """Headers that keep an event's identity on its way through retry channels; user headers are kept."""
-    event_id = lineage.read_id(delivery.headers, lineage.EVENT_ID) or delivery.message_id
+    event_id = lineage.lineage_of(delivery).event_id
     first_failed = header(delivery.headers, lineage.FIRST_FAILED_AT) if delivery.attempt else None
     origin: Headers = ()
     if header(delivery.headers, lineage.ORIGIN_CHANNEL) is None or delivery.attempt == 0:
@@ -204,7 +204,7 @@ def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) 
     kept = lineage.without(delivery.headers, _REWRITTEN | frozenset(name for name, _ in origin))
     return (
         *kept,
-        (lineage.EVENT_ID, event_id.encode("ascii", errors="backslashreplace")),
+        (lineage.EVENT_ID, event_id.encode("ascii")),
         *origin,
         (lineage.ACTION, _header_text(route.action)),
         (lineage.ATTEMPT, b"%d" % attempt),

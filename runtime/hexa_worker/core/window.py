@@ -19,7 +19,7 @@ def next_window(window: int, handled: int, elapsed_s: float, *, floor: int, ceil
     """
     if elapsed_s <= 0:
         return window
-    wanted = int(handled / elapsed_s * HORIZON_S)
-    # Growing at most twofold and shrinking at most by half a step keeps one odd interval from mattering.
-    wanted = min(max(wanted, window // 2), window * 2)
-    return max(min(wanted, ceiling), min(floor, ceiling))
+    wanted = handled / elapsed_s * HORIZON_S
+    # At most twice or half the present one: a single odd interval must not matter much.
+    wanted = min(max(wanted, window / 2), window * 2)
+    return max(min(int(wanted), ceiling), min(floor, ceiling))

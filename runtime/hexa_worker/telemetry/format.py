@@ -14,6 +14,7 @@ _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 _USER_INFO = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@]+@")
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
 _RESET = "\x1b[0m"
+_CHATTY = ("aiokafka", "nats", "pulsar", "asyncio", "redis")
 
 
 def scrub(text: str) -> str:
@@ -108,8 +109,7 @@ def configure(
     """Send every log record of this process to `stream` (stderr), in the style asked for.
 
     Args:
-        level: the lowest level that is written; libraries other than hexa_worker speak from WARNING on, unless
-            the level is debug.
+        level: the lowest level that is written; broker clients speak from WARNING on, unless it is debug.
         style: ``auto`` is text on a terminal and JSON elsewhere.
         slot: shown on every line.
         stream: instead of stderr.
@@ -125,6 +125,8 @@ def configure(
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper() if level in ("debug", "error") else "WARNING")
-    logging.getLogger("hexa_worker").setLevel(level.upper())
+    root.setLevel(level.upper())
+    if level != "debug":
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
