@@ -9,7 +9,7 @@ import anyio
 from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.environment import Environment, Journal, Suspects
 from hexa_worker.actors.gate import Gate
-from hexa_worker.actors.supervisor import Supervised, Supervisor
+from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.actors.worker import spec_of
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
@@ -21,27 +21,14 @@ from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.handlers.loader import Loaded
+from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.log import SubscriptionLog
+from hexa_worker.telemetry.report import Report
 
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0
+REPORT_S = 1.0
 log = logging.getLogger("hexa_worker.app")
-
-
-class Stop:
-    """How a process is told to end. Make it inside the event loop.
-
-    Attributes:
-        asked: drain: receive no more, let running handlers end, release the rest.
-        now: cancel running handlers too.
-    """
-
-    def __init__(self) -> None:
-        self.asked = anyio.Event()
-        self.now = anyio.Event()
-
-
-Observe = Callable[[Supervisor], Awaitable[None]]
 
 
 def make_driver(config: Config, clock: Clock | None = None) -> Driver:
@@ -63,43 +50,59 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
 
 
 @asynccontextmanager
-async def opened(driver: Driver, give_up: anyio.Event | None = None) -> AsyncIterator[Driver]:
+async def opened(driver: Driver, stop: StopSignals | None = None) -> AsyncIterator[Driver]:
     """An open driver; closed at the end.
 
     Args:
         driver: what to open.
-        give_up: with it, an unavailable broker is tried again until the event is set.
+        stop: with it, an unavailable broker is tried again until a stop is asked.
 
     Raises:
         DriverUnavailable: the broker is away (and nobody wants to wait for it).
     """
     try:
-        await _open(driver, give_up)
+        await _open(driver, stop)
         yield driver
     finally:
         with anyio.CancelScope(shield=True):
             await driver.close()
 
 
-async def _open(driver: Driver, give_up: anyio.Event | None) -> None:
-    backoff = Backoff(first_s=0.2, longest_s=5.0)
+async def _open(driver: Driver, stop: StopSignals | None) -> None:
+    if stop is None:
+        await driver.open()
+    else:
+        await _until_available(driver.open, stop)
+
+
+async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignals) -> None:
+    """Make a call until the broker is there for it.
+
+    Raises:
+        DriverUnavailable: a stop was asked first.
+    """
+    backoff = Backoff(first_s=0.1, longest_s=5.0)
     while True:
         try:
-            return await driver.open()
+            return await call()
         except DriverUnavailable as error:
-            if give_up is None or give_up.is_set():
-                raise
             log.warning("broker is away, trying again: %s", error)
-        with anyio.move_on_after(5.0):  # a stop ends the wait early
-            async with anyio.create_task_group() as group:
-                group.start_soon(_cancel_when, give_up, group.cancel_scope)
-                await backoff.wait()
-                group.cancel_scope.cancel()
+            if await _stopped_within(stop, backoff.wait):
+                raise
 
 
-async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
+async def _stopped_within(stop: StopSignals, wait: Callable[[], Awaitable[None]]) -> bool:
+    """Wait; True as soon as a stop is asked."""
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            await stop.wait()
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        await wait()
+        group.cancel_scope.cancel()
+    return stop.level > 0
 
 
 def specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:
@@ -111,7 +114,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     config: Config,
     loaded: Loaded,
     *,
-    stop: Stop,
+    stop: StopSignals,
     until_idle: bool = False,
     driver: Driver | None = None,
     clock: Clock | None = None,
@@ -119,14 +122,14 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     suspects: Suspects | None = None,
     record: Callable[[Sequence[Settlement], int], None] | None = None,
     stuck: Callable[[Delivery], None] | None = None,
-    observe: Observe | None = None,
+    report: Callable[[Report], None] | None = None,
 ) -> int:
     """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
 
     Args:
         config: the loaded worker.toml.
         loaded: its handlers.
-        stop: see `Stop`.
+        stop: asks it to drain, or to cancel.
         until_idle: end by itself once nothing is left to do, retries included.
         driver: instead of the configured one.
         clock: instead of the machine's.
@@ -134,7 +137,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         suspects: what was in hand at crashes.
         record: told of settlements that took effect.
         stuck: told of a delivery whose handler ignores its cancellation.
-        observe: runs beside the supervisor, for reports.
+        report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
 
     Raises:
         DriverRejected, ConfigError: the broker will never take this configuration.
@@ -145,12 +148,10 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     driver = driver or make_driver(config, clock)
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(opened(driver, stop.asked))
-            await _declare(driver, loaded, stop)
+            await stack.enter_async_context(opened(driver, stop))
+            await _until_available(lambda: driver.declare(specs(loaded)), stop)
         except DriverUnavailable:
-            if stop.asked.is_set():
-                return 0
-            raise
+            return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
         env = Environment(
             driver=driver,
@@ -167,52 +168,53 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
         )
-        return await _supervise(config, loaded, env, stop, until_idle=until_idle, observe=observe)
+        return await _supervise(config, loaded, env, stop, until_idle=until_idle, report=report)
 
 
 def _ignore(_delivery: Delivery) -> None:
     """Nobody wants to know."""
 
 
-async def _declare(driver: Driver, loaded: Loaded, stop: Stop) -> None:
-    """Declare the subscriptions; an unavailable broker is asked again until a stop."""
-    backoff = Backoff()
-    while True:
-        try:
-            return await driver.declare(specs(loaded))
-        except DriverUnavailable as error:
-            if stop.asked.is_set():
-                raise
-            log.warning("broker is away, trying again: %s", error)
-            await backoff.wait()
-
-
-async def _supervise(
-    config: Config, loaded: Loaded, env: Environment, stop: Stop, *, until_idle: bool, observe: Observe | None
+async def _supervise(  # noqa: PLR0913 - as `serve`
+    config: Config,
+    loaded: Loaded,
+    env: Environment,
+    stop: StopSignals,
+    *,
+    until_idle: bool,
+    report: Callable[[Report], None] | None,
 ) -> int:
     worker = config.file.worker
-    changed = anyio.Event()
     supervisor = Supervisor(
-        [
-            Supervised(plan, env, SubscriptionLog(plan.action, env.clock, worker.log.repeat_s), worker.restart, changed.set)
-            for plan in loaded.plans
-        ]
+        loaded.plans,
+        env,
+        policy=worker.restart,
+        log=lambda action: SubscriptionLog(action, env.clock, worker.log.repeat_s),
     )
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, stop, supervisor)
         if until_idle:
             group.start_soon(_stop_when_idle, supervisor)
-        if observe is not None:
-            group.start_soon(observe, supervisor)
+        if report is not None:
+            group.start_soon(_report, supervisor, report)
         await supervisor.run()
         group.cancel_scope.cancel()
+    if report is not None:
+        report(supervisor.report())
     return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
 
 
-async def _obey(stop: Stop, supervisor: Supervisor) -> None:
-    await stop.asked.wait()
+async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> None:
+    while True:
+        report(supervisor.report())
+        with anyio.move_on_after(REPORT_S):
+            await supervisor.wait_changed()
+
+
+async def _obey(stop: StopSignals, supervisor: Supervisor) -> None:
+    await stop.wait(DRAIN)
     supervisor.stop()
-    await stop.now.wait()
+    await stop.wait(CANCEL)
     supervisor.stop_now()
 
 

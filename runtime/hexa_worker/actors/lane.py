@@ -22,7 +22,7 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.handlers.api import BatchContext, Context, Runtime
 from hexa_worker.handlers.plan import Plan
-from hexa_worker.telemetry.stats import Stats
+from hexa_worker.telemetry.stats import Counters
 
 SLICE_S = 0.005
 """A lane whose handlers never suspend lets others run after this long."""
@@ -55,7 +55,7 @@ class LaneParts:
         mailbox: Mailbox,
         acks: Any,
         conclude: Conclude,
-        stats: Stats,
+        stats: Counters,
         gate: Gate,
         maximum_crashes: int,
         monotonic: Callable[[], float],

@@ -18,7 +18,7 @@ from hexa_worker.drivers.base import Source, Unsettled
 from hexa_worker.errors import DriverRejected, DriverUnavailable, LeaseLost
 from hexa_worker.faults import fault
 from hexa_worker.telemetry.log import SubscriptionLog
-from hexa_worker.telemetry.stats import Stats
+from hexa_worker.telemetry.stats import Counters
 
 PARKED_RETRY_S = 30.0
 Recorder = Callable[[Sequence[Settlement], int], None]
@@ -40,7 +40,7 @@ class Settler:
         self,
         source: Source,
         mailbox: Mailbox,
-        stats: Stats,
+        stats: Counters,
         log: SubscriptionLog,
         clock: Clock,
         record: Recorder | None = None,

@@ -19,7 +19,8 @@ from hexa_worker.drivers.base import Source
 from hexa_worker.errors import DriverUnavailable, HandlerCancelled
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
-from hexa_worker.telemetry.stats import Stats
+from hexa_worker.telemetry.report import Report, SubscriptionReport
+from hexa_worker.telemetry.stats import Counters
 
 
 class Supervised:
@@ -42,7 +43,7 @@ class Supervised:
     ) -> None:
         self.plan = plan
         self.state = State.STARTING
-        self.stats = Stats()
+        self.stats = Counters()
         self.error = ""
         self._env = env
         self._log = log
@@ -61,6 +62,19 @@ class Supervised:
     def held(self) -> int:
         """How many deliveries it has received and not settled."""
         return 0 if self._worker is None else self._worker.held
+
+    def report(self) -> SubscriptionReport:
+        """How it stands."""
+        return SubscriptionReport(
+            action=self.plan.action,
+            state=self.state,
+            destination=self.plan.pattern or ",".join(self.plan.channels),
+            error=self.error,
+            counters=self.stats.copy(),
+            in_hand=0 if self._worker is None else self._worker.in_hand,
+            held=self.held,
+            mailbox=self.plan.mailbox,
+        )
 
     def stop(self) -> None:
         """Drain. Idempotent."""
@@ -153,11 +167,39 @@ class Supervisor:
     """All subscriptions of one process.
 
     Args:
-        subscriptions: what to supervise.
+        plans: what to supervise.
+        env: what their workers share.
+        policy: how often a failing subscription is restarted.
+        log: makes the log of an action.
     """
 
-    def __init__(self, subscriptions: Sequence[Supervised]) -> None:
-        self.subscriptions = tuple(subscriptions)
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        env: Environment,
+        *,
+        policy: RestartPolicy,
+        log: Callable[[str], SubscriptionLog],
+    ) -> None:
+        self._env = env
+        self._news = anyio.Event()
+        self.subscriptions = tuple(Supervised(plan, env, log(plan.action), policy, self._changed) for plan in plans)
+
+    def _changed(self) -> None:
+        self._news.set()
+
+    async def wait_changed(self) -> None:
+        """Wait until the state of a subscription changes. Cancellation: safe."""
+        await self._news.wait()
+        self._news = anyio.Event()
+
+    def report(self) -> Report:
+        """How things stand."""
+        return Report(
+            system=self._env.driver.capabilities.name,
+            booted=all(one.state is not State.STARTING for one in self.subscriptions),
+            subscriptions=tuple(one.report() for one in self.subscriptions),
+        )
 
     async def run(self) -> None:
         """Run until every subscription has stopped or failed. Cancellation: what is in hand is released."""

@@ -28,7 +28,7 @@ from hexa_worker.faults import fault
 from hexa_worker.handlers.api import Event
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
-from hexa_worker.telemetry.stats import Stats
+from hexa_worker.telemetry.stats import Counters
 
 FLUSH_S = 5.0
 """How long the last settlements may take when a worker ends."""
@@ -68,7 +68,7 @@ class Worker:
         self,
         plan: Plan,
         env: Environment,
-        stats: Stats,
+        stats: Counters,
         log: SubscriptionLog,
         running: Callable[[], None],
         away: Callable[[], None],
@@ -162,6 +162,11 @@ class Worker:
         self._hurried = True
         self.stop()
         self._lane_scope.cancel()
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries handlers run right now."""
+        return sum(len(lane.current) for lane in self._lanes)
 
     @property
     def held(self) -> int:

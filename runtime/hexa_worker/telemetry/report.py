@@ -7,43 +7,7 @@ A report is sent about once a second and whenever the state of a subscription ch
 import msgspec
 
 from hexa_worker.core.lifecycle import ALIVE, State
-from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
-
-
-class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one subscription did; names and meaning as in `hexa_worker.telemetry.stats.Stats`.
-
-    Attributes:
-        failed: handler calls that raised.
-        duration_buckets: handler calls by duration, one count per bound of `DURATION_BOUNDS_S` and one for what
-            is longer; not cumulative.
-        duration_sum_s: seconds of all handler calls together.
-    """
-
-    received: int = 0
-    received_bytes: int = 0
-    acked: int = 0
-    dropped: int = 0
-    retried: int = 0
-    dead_lettered: int = 0
-    released: int = 0
-    failed: int = 0
-    timeouts: int = 0
-    undecodable: int = 0
-    lost: int = 0
-    parked: int = 0
-    restarts: int = 0
-    duration_buckets: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS_S) + 1)
-    duration_sum_s: float = 0.0
-
-    def plus(self, other: "Counters") -> "Counters":
-        """The sum of both."""
-        both = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
-        buckets = tuple(a + b for a, b in zip(self.duration_buckets, other.duration_buckets, strict=True))
-        return Counters(**both, duration_buckets=buckets)
-
-
-_SUMMED = tuple(name for name in Counters.__struct_fields__ if name != "duration_buckets")
+from hexa_worker.telemetry.stats import Counters
 
 
 class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,53 +1,72 @@
-"""The counters of one subscription in one process: plain integers, written by one event loop.
+"""The counters of one subscription: written by one event loop, sent to the parent as they are, added up there.
 
-They only grow (less the gauges); readers take differences. Names of exported metrics are not decided here.
+They only grow. Names of exported metrics are not decided here.
 """
 
 from bisect import bisect_left
+
+import msgspec
 
 DURATION_BOUNDS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the duration histogram's buckets; one more bucket holds what is longer."""
 
 
-class Stats:
-    """What one subscription did since its process started."""
+def _no_calls() -> list[int]:
+    return [0] * (len(DURATION_BOUNDS_S) + 1)
 
-    __slots__ = (
-        "acked",
-        "dead_lettered",
-        "dropped",
-        "duration_buckets",
-        "duration_sum_s",
-        "failed",
-        "lost",
-        "parked",
-        "received",
-        "received_bytes",
-        "released",
-        "restarts",
-        "retried",
-        "timeouts",
-        "undecodable",
-    )
 
-    def __init__(self) -> None:
-        self.received = 0
-        self.received_bytes = 0
-        self.acked = 0
-        self.dropped = 0
-        self.retried = 0
-        self.dead_lettered = 0
-        self.released = 0
-        self.failed = 0
-        self.timeouts = 0
-        self.undecodable = 0
-        self.lost = 0
-        self.parked = 0
-        self.restarts = 0
-        self.duration_buckets = [0] * (len(DURATION_BOUNDS_S) + 1)
-        self.duration_sum_s = 0.0
+class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one subscription did.
+
+    Attributes:
+        received: deliveries taken from the broker.
+        received_bytes: bytes of their payloads.
+        acked: done, by a handler that succeeded.
+        dropped: done, because the handler did not want them.
+        retried: stored for a retry.
+        dead_lettered: stored as dead letters.
+        released: handed back undone.
+        failed: handler calls that raised.
+        timeouts: deliveries whose handler was late.
+        undecodable: deliveries whose payload was not what the handler asks for.
+        lost: deliveries whose lease was lost before they were settled.
+        parked: deliveries kept back now because the broker refuses their retry or dead-letter record.
+        restarts: how often the subscription's worker broke.
+        duration_buckets: handler calls by duration, one count per bound of `DURATION_BOUNDS_S` and one for what
+            is longer; not cumulative.
+        duration_sum_s: seconds of all handler calls together.
+    """
+
+    received: int = 0
+    received_bytes: int = 0
+    acked: int = 0
+    dropped: int = 0
+    retried: int = 0
+    dead_lettered: int = 0
+    released: int = 0
+    failed: int = 0
+    timeouts: int = 0
+    undecodable: int = 0
+    lost: int = 0
+    parked: int = 0
+    restarts: int = 0
+    duration_buckets: list[int] = msgspec.field(default_factory=_no_calls)
+    duration_sum_s: float = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one handler call in the histogram."""
         self.duration_buckets[bisect_left(DURATION_BOUNDS_S, seconds)] += 1
         self.duration_sum_s += seconds
+
+    def copy(self) -> "Counters":
+        """The counters as they stand now."""
+        return Counters().plus(self)
+
+    def plus(self, other: "Counters") -> "Counters":
+        """The sum of both."""
+        both = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
+        buckets = [a + b for a, b in zip(self.duration_buckets, other.duration_buckets, strict=True)]
+        return Counters(**both, duration_buckets=buckets)
+
+
+_SUMMED = tuple(name for name in Counters.__struct_fields__ if name != "duration_buckets")
