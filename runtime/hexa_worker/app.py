@@ -20,7 +20,7 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverUnavailable
-from hexa_worker.handlers.loader import Loaded
+from hexa_worker.handlers.plan import Loaded
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report

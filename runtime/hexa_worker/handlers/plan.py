@@ -1,6 +1,7 @@
 """A subscription as it will run: decorator, worker.toml and defaults put together, handler understood."""
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
 import msgspec
@@ -76,3 +77,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def route(self) -> Route:
         """Where its failures go."""
         return Route(action=self.action, retry_base=self.retry_base, policy=self.retry)
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loader found: everything user-written that a process runs.
+
+    Attributes:
+        plans: one per subscription, in order of their actions.
+        lifespan: makes the context manager that lives as long as the process; None: nobody wrote one.
+        middlewares: the worker's own, outermost first.
+    """
+
+    plans: tuple[Plan, ...]
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    middlewares: tuple[Middleware, ...] = ()
