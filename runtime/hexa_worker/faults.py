@@ -60,7 +60,7 @@ async def fault(point: str) -> None:
 
 def install(injector: Injector | None) -> Injector | None:
     """Switch injection on (None: off); returns what was installed before, to be put back."""
-    global _injector  # noqa: PLW0603 - one switch per process, read at every point
+    global _injector
     before, _injector = _injector, injector
     return before
 

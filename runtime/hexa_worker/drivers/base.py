@@ -40,6 +40,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         patterns: subscriptions by pattern work.
         max_payload: bytes of the largest payload it takes; None: no limit of its own.
         virtual_time: it follows an injected clock.
+        header_order: it keeps the order of headers.
+        header_duplicates: it keeps all headers of one name; otherwise the last one wins.
+        empty_keys: it keeps an empty key apart from no key.
         notes: other differences a user should know, one sentence each.
     """
 
@@ -53,6 +56,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     patterns: bool
     max_payload: int | None
     virtual_time: bool = False
+    header_order: bool = True
+    header_duplicates: bool = True
+    empty_keys: bool = True
     notes: tuple[str, ...] = ()
 
 

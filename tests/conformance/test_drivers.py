@@ -1,0 +1,26 @@
+"""The public conformance suite, run against every driver of this project on every event loop."""
+
+from typing import Any
+
+import anyio
+import pytest
+from under_test import DRIVERS
+
+from hexa_worker.testing import Claim, claims
+
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "one", [pytest.param(one, id=f"{driver.name}-{one.name}") for driver in DRIVERS for one in claims(driver)]
+)
+def test_the_driver_keeps_its_promise(one: Claim, backend: str) -> None:
+    if one.skip is not None:
+        pytest.skip(one.skip)
+    name, options = BACKENDS[backend]
+    anyio.run(one, backend=name, backend_options=options)
