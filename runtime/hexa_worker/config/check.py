@@ -1,0 +1,308 @@
+"""Checks parsed TOML against the model, table by table, and gathers every mistake with its key path.
+
+msgspec stops at the first mistake and does not name the key of a table, so the walk is done here; msgspec
+still does the final conversion and thus has the last word.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from hexa_worker.config.mistakes import key_path, suggest
+from hexa_worker.config.references import Unresolved, has_reference, read_referenced, resolve_text
+from hexa_worker.config.secret import HIDDEN, Secret, looks_secret, shown
+from hexa_worker.errors import ConfigError
+
+Keys = tuple[str | int, ...]
+_WRONG = object()
+"""What stands for a value that has been reported."""
+
+
+def decode_hook(cls: type, value: Any) -> Any:
+    """msgspec's hook for the model's own types."""
+    if cls is Secret:
+        return value if isinstance(value, Secret) else Secret(value)
+    raise NotImplementedError(cls)
+
+
+class Check:
+    """One pass over one file.
+
+    Args:
+        file: how errors call the file.
+        folder: what referenced files are relative to.
+        environ: what ``${NAME}`` is looked up in.
+
+    Attributes:
+        mistakes: what was found wrong so far.
+    """
+
+    def __init__(self, file: str, folder: Path, environ: Mapping[str, str]) -> None:
+        self.mistakes: list[ConfigError] = []
+        self._file = file
+        self._folder = folder
+        self._environ = environ
+
+    def report(self, keys: Keys, message: str, hint: str = "") -> object:
+        """Note a mistake at `keys`."""
+        place = key_path(keys)
+        self.mistakes.append(ConfigError(message, where=f"{self._file}: {place}" if place else self._file, hint=hint))
+        return _WRONG
+
+    def table(self, value: Any, cls: type, keys: Keys = ()) -> Any:
+        """`value` as an instance of the struct `cls`; None when something in it was reported."""
+        known = len(self.mistakes)
+        plain = self._visit(value, inspect.type_info(cls), keys)
+        if len(self.mistakes) > known:
+            return None
+        try:
+            return msgspec.convert(plain, cls, dec_hook=decode_hook)
+        except msgspec.ValidationError as error:  # a rule that only msgspec knows
+            self.report(keys, str(error))
+            return None
+
+    def _visit(self, value: Any, type_: inspect.Type, keys: Keys) -> Any:
+        """The resolved plain value; `_WRONG` once a mistake was reported."""
+        match type_:
+            case inspect.Metadata():
+                return self._visit(value, type_.type, keys)
+            case inspect.UnionType():
+                return self._visit_union(value, type_, keys)
+            case inspect.StructType():
+                return self._visit_struct(value, type_, keys)
+            case inspect.DictType():
+                if not isinstance(value, dict):
+                    return self._wrong_kind(value, "a table", keys)
+                return {key: self._visit(one, type_.value_type, (*keys, key)) for key, one in value.items()}
+            case inspect.VarTupleType() | inspect.ListType():
+                return self._visit_array(value, type_, keys)
+            case _:
+                return self._visit_scalar(value, type_, keys)
+
+    def _visit_union(self, value: Any, type_: inspect.UnionType, keys: Keys) -> Any:
+        members = [member for member in type_.types if not isinstance(member, inspect.NoneType)]
+        if len(members) == 1:
+            return self._visit(value, members[0], keys)
+        structs = [member for member in members if isinstance(member, inspect.StructType)]
+        if structs and (len(structs) == len(members) or isinstance(value, dict)):
+            return self._visit_tagged(value, structs, keys)
+        for member in members:
+            if _is_kind(value, member):
+                return self._visit(value, member, keys)
+        return self._wrong_kind(value, " or ".join(kind(member) for member in members), keys)
+
+    def _visit_tagged(self, value: Any, structs: list[inspect.StructType], keys: Keys) -> Any:
+        if len(structs) == 1:
+            return self._visit_struct(value, structs[0], keys)
+        if not isinstance(value, dict):
+            return self._wrong_kind(value, "a table", keys)
+        field = str(structs[0].tag_field)
+        tags = {str(struct.tag): struct for struct in structs}
+        if field not in value:
+            return self.report((*keys, field), "is missing", f"one of {', '.join(tags)}")
+        tag = self._visit_scalar(value[field], inspect.StrType(), (*keys, field))
+        if tag is _WRONG:
+            return _WRONG
+        if tag not in tags:
+            hint = suggest(tag, tags, what="known are")
+            return self.report((*keys, field), f"unknown {field} {shown(value[field])}", hint)
+        return self._visit_struct({**value, field: tag}, tags[tag], keys)
+
+    def _visit_struct(self, value: Any, type_: inspect.StructType, keys: Keys) -> Any:
+        if not isinstance(value, dict):
+            return self._wrong_kind(value, "a table", keys)
+        found = len(self.mistakes)
+        fields = {field.encode_name: field for field in type_.fields}
+        plain: dict[str, Any] = {}
+        for key, one in value.items():
+            if key in fields:
+                plain[key] = self._visit(one, fields[key].type, (*keys, key))
+            elif key == type_.tag_field:
+                plain[key] = one
+            else:
+                self.report((*keys, key), "unknown key", suggest(key, fields))
+        for name, field in fields.items():
+            if field.required and name not in value:
+                self.report((*keys, name), "is missing", f"it must be {kind(field.type)}")
+        if len(self.mistakes) > found:
+            return _WRONG
+        self._construct(plain, type_.cls, keys)
+        return plain
+
+    def _construct(self, plain: dict[str, Any], cls: type, keys: Keys) -> None:
+        """Let the struct's own ``__post_init__`` speak."""
+        try:
+            msgspec.convert(plain, cls, dec_hook=decode_hook)
+        except msgspec.ValidationError as error:
+            message = str(error.__cause__ or error)
+            first = message.split(" ", 1)[0]
+            if first in plain:  # "maximum_attempts must be …": name the key itself
+                value = HIDDEN if looks_secret(first) else shown(plain[first])
+                self.report((*keys, first), f"{message.split(' ', 1)[1]}, not {value}")
+            else:
+                self.report(keys, message)
+
+    def _visit_array(self, value: Any, type_: inspect.VarTupleType | inspect.ListType, keys: Keys) -> Any:
+        if not isinstance(value, list):
+            return self._wrong_kind(value, kind(type_), keys)
+        if len(value) < (type_.min_length or 0):
+            return self.report(keys, "must not be empty" if not value else f"needs at least {type_.min_length} items")
+        if type_.max_length is not None and len(value) > type_.max_length:
+            return self.report(keys, f"has {len(value)} items", f"at most {type_.max_length}")
+        return [self._visit(one, type_.item_type, (*keys, index)) for index, one in enumerate(value)]
+
+    def _visit_scalar(self, raw: Any, type_: inspect.Type, keys: Keys) -> Any:
+        try:
+            value, referenced = self._resolve(raw, type_)
+        except Unresolved as error:
+            return self.report(keys, error.message, error.hint)
+        if referenced and not isinstance(type_, inspect.StrType | inspect.CustomType | inspect.LiteralType):
+            value = _parse_number(value, type_)
+        if not _is_kind(value, type_):
+            return self._wrong_kind(raw, kind(type_), keys, type_)
+        if isinstance(value, str) and "\x00" in value:
+            return self.report(keys, "holds a NUL character")
+        if isinstance(type_, inspect.LiteralType) and value not in type_.values:
+            names = [str(one) for one in type_.values]
+            return self.report(keys, f"must be {_listed(names)}, not {_displayed(raw, type_, keys)}", _near(value, names))
+        if not _in_range(value, type_):
+            return self._wrong_kind(raw, kind(type_), keys, type_)
+        return value
+
+    def _resolve(self, raw: Any, type_: inspect.Type) -> tuple[Any, bool]:
+        """The value that `raw` stands for, and whether it came through a reference."""
+        if isinstance(raw, str) and has_reference(raw):
+            return resolve_text(raw, self._environ), True
+        is_text = isinstance(type_, inspect.StrType | inspect.CustomType)
+        if is_text and isinstance(raw, dict) and raw.keys() == {"file"} and isinstance(raw["file"], str):
+            return read_referenced(resolve_text(raw["file"], self._environ), self._folder), True
+        return raw, False
+
+    def _wrong_kind(self, value: Any, wanted: str, keys: Keys, type_: inspect.Type | None = None) -> object:
+        return self.report(keys, f"must be {wanted}, not {_displayed(value, type_, keys)}")
+
+
+def _displayed(raw: Any, type_: inspect.Type | None, keys: Keys) -> str:
+    """A value as it was written; references are not resolved, secrets hidden."""
+    names = [key for key in keys if isinstance(key, str)]
+    if isinstance(type_, inspect.CustomType) or (names and looks_secret(names[-1])):
+        return HIDDEN
+    return shown(raw)
+
+
+def _near(value: Any, names: list[str]) -> str:
+    hint = suggest(value, names) if isinstance(value, str) else ""
+    return hint if hint.startswith("did") else ""
+
+
+def _listed(names: list[str]) -> str:
+    quoted = [f'"{name}"' for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def _parse_number(text: str, type_: inspect.Type) -> Any:
+    """Text out of a reference as the number or truth value its key wants; unparsable text stays text."""
+    if isinstance(type_, inspect.BoolType):
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    try:
+        return int(text) if isinstance(type_, inspect.IntType) else float(text)
+    except ValueError:
+        return text
+
+
+def _is_kind(value: Any, type_: inspect.Type) -> bool:
+    """Whether a TOML value is of a type's kind, ranges left aside."""
+    match type_:
+        case inspect.Metadata():
+            return _is_kind(value, type_.type)
+        case inspect.BoolType():
+            return isinstance(value, bool)
+        case inspect.IntType():
+            return isinstance(value, int) and not isinstance(value, bool)
+        case inspect.FloatType():
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case inspect.StrType() | inspect.CustomType() | inspect.LiteralType():
+            return isinstance(value, str)
+        case inspect.DictType() | inspect.StructType():
+            return isinstance(value, dict)
+        case inspect.VarTupleType() | inspect.ListType():
+            return isinstance(value, list)
+        case inspect.AnyType():
+            return True
+        case _:
+            return False
+
+
+def _in_range(value: Any, type_: inspect.Type) -> bool:
+    match type_:
+        case inspect.IntType() | inspect.FloatType():
+            if isinstance(type_, inspect.FloatType) and not _is_finite(value):
+                return False
+            return (
+                (type_.ge is None or value >= type_.ge)
+                and (type_.gt is None or value > type_.gt)
+                and (type_.le is None or value <= type_.le)
+                and (type_.lt is None or value < type_.lt)
+            )
+        case inspect.StrType():
+            return (
+                len(value) >= (type_.min_length or 0)
+                and (type_.max_length is None or len(value) <= type_.max_length)
+                and (type_.pattern is None or re.search(type_.pattern, value) is not None)
+            )
+        case _:
+            return True
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def kind(type_: inspect.Type) -> str:  # noqa: PLR0911 - one line per kind
+    """What a key takes, in words: ``an integer from 1 to 1024``."""
+    match type_:
+        case inspect.Metadata():
+            return kind(type_.type)
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return f"an integer{_range(type_)}"
+        case inspect.FloatType():
+            return f"a number{_range(type_)}"
+        case inspect.LiteralType():
+            return _listed([str(one) for one in type_.values])
+        case inspect.StrType():
+            return _kind_of_text(type_)
+        case inspect.CustomType():
+            return "a string"
+        case inspect.VarTupleType() | inspect.ListType():
+            return "an array"
+        case inspect.UnionType():
+            return " or ".join(kind(one) for one in type_.types if not isinstance(one, inspect.NoneType))
+        case _:
+            return "a table"
+
+
+def _kind_of_text(type_: inspect.StrType) -> str:
+    if type_.pattern is not None:
+        return f"a string that matches {type_.pattern}"
+    return "a non-empty string" if type_.min_length else "a string"
+
+
+def _range(type_: inspect.IntType | inspect.FloatType) -> str:
+    low, high = type_.ge, type_.le
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    if low is not None:
+        return f" of at least {low:g}"
+    if type_.gt is not None:
+        return f" above {type_.gt:g}"
+    return "" if high is None else f" of at most {high:g}"
