@@ -4,9 +4,9 @@ from typing import Any
 
 import anyio
 import pytest
-from under_test import DRIVERS
 
 from hexa_worker.testing import Claim, claims
+from tests.conformance.under_test import DRIVERS
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {}),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from hexa_worker.drivers import memory
 from hexa_worker.drivers.base import Driver
@@ -15,9 +16,19 @@ async def memory_broker() -> AsyncIterator[memory.MemoryStore]:
 
 
 async def _crash(_store: memory.MemoryStore, driver: Driver) -> None:
-    if not isinstance(driver, memory.MemoryDriver):
-        raise TypeError(driver)
-    driver.crash()
+    cast(memory.MemoryDriver, driver).crash()
+
+
+async def _stall(_store: memory.MemoryStore, driver: Driver) -> None:
+    cast(memory.MemoryDriver, driver).lose_leases()
+
+
+async def _away(store: memory.MemoryStore) -> None:
+    store.away = True
+
+
+async def _back(store: memory.MemoryStore) -> None:
+    store.away = False
 
 
 MEMORY = DriverUnderTest[memory.MemoryStore](
@@ -26,7 +37,9 @@ MEMORY = DriverUnderTest[memory.MemoryStore](
     broker=memory_broker,
     driver=memory.MemoryDriver,
     kill=_crash,
-    stall=_crash,
+    stall=_stall,
+    away=_away,
+    back=_back,
     quiet_s=0.02,
     delay_s=0.06,
     deadline_s=10.0,

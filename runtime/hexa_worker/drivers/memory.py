@@ -96,6 +96,22 @@ class MemoryStore:
         self.groups: dict[str, _Group] = {}
         self.retry_owner: dict[str, tuple[_Group, int]] = {}
         self.sources: set[MemorySource] = set()
+        self._away = False
+
+    @property
+    def away(self) -> bool:
+        """Every call raises `DriverUnavailable`, as when a real broker cannot be reached. May be set."""
+        return self._away
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self._away = away
+        self.wake()
+
+    def require(self) -> None:
+        """Raise unless the broker can be reached."""
+        if self._away:
+            raise DriverUnavailable("the memory broker is away")
 
     def log(self, channel: str) -> _Log:
         """The log of `channel`, created on first use."""
@@ -190,6 +206,7 @@ class MemorySource:
         self._store = store
         self._group = store.declare(spec)
         self._held: dict[int, tuple[int, Delivery]] = {}  # id(delivery) → (stripe, delivery)
+        self._taken_away: dict[int, Delivery] = {}
         self._stopped = False
         self._lost = False
         store.sources.add(self)
@@ -199,6 +216,7 @@ class MemorySource:
         while not self._stopped:
             if self._lost:
                 raise DriverUnavailable("this driver was cut off from its store")
+            self._store.require()
             taken = self._take(max_count, max_bytes)
             if taken:
                 return taken
@@ -282,11 +300,14 @@ class MemorySource:
         """See `hexa_worker.drivers.base.Source.settle`."""
         if self._lost:
             return [Unsettled(settlement, LeaseLost("this driver was cut off")) for settlement in settlements]
+        self._store.require()
         failed: list[Unsettled] = []
         wake = False
         released: list[tuple[int, Delivery]] = []
         for settlement in settlements:
             if id(settlement.delivery) not in self._held:
+                if id(settlement.delivery) in self._taken_away:
+                    failed.append(Unsettled(settlement, LeaseLost("the lease was lost")))
                 continue  # settled before
             if not isinstance(settlement, Acked):
                 wake = True
@@ -325,6 +346,7 @@ class MemorySource:
 
     async def backlog(self) -> Backlog:
         """See `hexa_worker.drivers.base.Source.backlog`."""
+        self._store.require()
         group, now_ms = self._group, self._store.clock.now_ms()
         due = sum(1 for due_ms, _, _ in group.delayed if due_ms <= now_ms)
         unread = sum(self._store.logs[name].end - position for name, position in group.positions.items())
@@ -343,6 +365,13 @@ class MemorySource:
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Source.close`."""
         self.crash()
+
+    def lose_leases(self) -> None:
+        """Lose everything in hand but live on, as a process that was frozen does: others get it at once."""
+        lost = [self._let_go(delivery) for _, delivery in list(self._held.values())]
+        self._taken_away.update([(id(delivery), delivery) for _, delivery in lost])
+        self._hand_back(lost)
+        self._store.wake()
 
     def crash(self) -> None:
         """Lose everything in hand, as a process that dies does: others get it at once."""
@@ -372,13 +401,19 @@ class MemoryDriver:
         return CAPABILITIES
 
     async def open(self) -> None:
-        """Nothing to connect to."""
+        """Nothing to connect to, yet a store that is away cannot be opened."""
+        self.store.require()
 
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Driver.close`."""
         for source in self._sources:
             await source.close()
         self._sources.clear()
+
+    def lose_leases(self) -> None:
+        """Lose what all sources have in hand, and live on."""
+        for source in self._sources:
+            source.lose_leases()
 
     def crash(self) -> None:
         """Die without a goodbye: what was in hand goes to the other drivers."""
@@ -387,6 +422,7 @@ class MemoryDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
+        self.store.require()
         answers: list[str | DriverError] = []
         for message in messages:
             try:
@@ -398,11 +434,13 @@ class MemoryDriver:
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
+        self.store.require()
         for spec in specs:
             self.store.declare(spec)
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        self.store.require()
         del revoked  # nothing is ever taken from a living driver
         source = MemorySource(self.store, spec)
         self._sources.append(source)
@@ -410,6 +448,7 @@ class MemoryDriver:
 
     async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
+        self.store.require()
         owner = self.store.retry_owner.get(channel)
         if owner is not None:
             delayed = sorted((entry[2] for entry in owner[0].delayed), key=lambda delivery: delivery.offset)
@@ -429,6 +468,7 @@ class MemoryDriver:
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
+        self.store.require()
         owner = self.store.retry_owner.get(channel)
         if owner is not None:
             gone = set(offsets)
@@ -451,4 +491,5 @@ class MemoryDriver:
 
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
+        self.store.require()
         return sorted({*self.store.logs, *self.store.retry_owner})

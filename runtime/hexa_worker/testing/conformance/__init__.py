@@ -1,15 +1,15 @@
 """The conformance suite: what every driver must do, as named claims that can be checked one by one."""
 
 from hexa_worker.testing.conformance import (  # noqa: F401 - importing a module adds its claims, in this order
+    desk,
+    leases,
+    life,
+    ordering,
+    outage,
     publishing,
     receiving,
-    settling,
     retrying,
-    leases,
-    ordering,
-    desk,
-    life,
-    outage,
+    settling,
 )
 from hexa_worker.testing.conformance.bench import Bench, DriverUnderTest
 from hexa_worker.testing.conformance.suite import Claim, Report, check_driver, claim, claims

@@ -151,7 +151,7 @@ class Bench:
         await driver.open()
         return driver
 
-    def spec(  # noqa: PLR0913 - the fields of a subscription
+    def spec(
         self,
         *channels: str,
         group: str = "group",
@@ -173,7 +173,9 @@ class Bench:
             start=start,
         )
 
-    def message(self, payload: bytes, channel: str = "in", *, key: bytes | None = None, headers: Headers = ()) -> Message:
+    def message(
+        self, payload: bytes, channel: str = "in", *, key: bytes | None = None, headers: Headers = ()
+    ) -> Message:
         """A message for a channel with a unique name."""
         return Message(channel=self.name(channel), payload=payload, key=key, headers=headers)
 
@@ -221,11 +223,13 @@ class Bench:
             come = await receiving.result(self.under_test.deadline_s)
             expect(not come, f"came though nothing was to come: {describe(come)}")
 
-    async def wait_for(self, condition: Callable[[], Awaitable[bool]], what: str, within_s: float | None = None) -> None:
+    async def wait_for(
+        self, condition: Callable[[], Awaitable[bool]], what: str, within_s: float | None = None
+    ) -> None:
         """Wait until `condition` holds."""
         patience_s = self.under_test.slack_s + self.under_test.wake_s if within_s is None else within_s
         with anyio.move_on_after(patience_s):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 - a broker is asked, nobody tells
                 await anyio.sleep(self.under_test.quiet_s / 5)
             return
         raise AssertionError(f"not within {patience_s:g} s: {what}")

@@ -1,4 +1,5 @@
 """Claims about what the dead-letter desk uses: `Driver.browse`, `Driver.remove`, `Driver.channels`."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.drivers.base import Driver, SubscriptionSpec

@@ -1,8 +1,9 @@
 """Claims about who has a delivery in hand: kept while alive, given on after a close, a death or a stall."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 import anyio
 
-from hexa_worker.core.settlement import Acked
+from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
@@ -135,7 +136,7 @@ async def what_is_settled_after_the_lease_is_lost_is_answered_so_and_writes_noth
     await bench.stall(first)
     other = await second.subscribe(spec)
     again = await bench.take(other, 3, within_s=bench.takeover_s)
-    late = [
+    late: list[Settlement] = [
         Acked(by[b"ack"]),
         bench.retry(by[b"retry"], spec, after_s=0),
         bench.dead_letter(by[b"dead"], spec),

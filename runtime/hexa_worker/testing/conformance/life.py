@@ -1,4 +1,5 @@
 """Claims about the life of a driver and of a subscription: open, declare, backlog, close."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.core.message import Message
 from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of

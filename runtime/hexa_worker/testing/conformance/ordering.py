@@ -1,4 +1,5 @@
 """Claims about order: of one key or one channel, in one driver, across drivers, and after a take-over."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

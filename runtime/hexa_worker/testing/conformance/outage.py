@@ -1,8 +1,9 @@
 """Claims about a broker that goes away and comes back: bounded errors of the right kind, and nothing lost."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 import anyio
 
-from hexa_worker.core.settlement import Acked
+from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Source, Unsettled
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
@@ -50,7 +51,7 @@ async def settling_while_the_broker_is_away_can_be_done_again_after(bench: Bench
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"ack", b"retry")
     by = {one.payload: one for one in await bench.take(source, 2)}
-    settlements = [Acked(by[b"ack"]), bench.retry(by[b"retry"], spec, after_s=0)]
+    settlements: list[Settlement] = [Acked(by[b"ack"]), bench.retry(by[b"retry"], spec, after_s=0)]
     await bench.away()
     try:
         unsettled = await source.settle(settlements)

@@ -1,4 +1,5 @@
 """Claims about `Driver.publish`, and that what was published arrives as it was."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 import anyio
 

@@ -1,4 +1,5 @@
 """Claims about `Source.receive` and `Source.stop`: what comes, to whom, how much at once, and how it ends."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 import anyio
 

@@ -1,4 +1,5 @@
 """Claims about `Source.settle`: acknowledge and release, in any order, twice, mixed."""
+# ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Released

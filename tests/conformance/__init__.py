@@ -1,0 +1,1 @@
+"""The public conformance suite against this project's own drivers."""
