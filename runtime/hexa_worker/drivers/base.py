@@ -11,6 +11,7 @@ Rules every driver keeps (the conformance suite checks them):
   handed out and that is not settled, for as long as the process lives and its loop runs;
 - nothing is settled after its claim is lost: `Source.settle` answers `LeaseLost` for it;
 - every broker call is bounded by a deadline, also when the broker is dead: `DriverUnavailable`;
+- a delivery is known by its source, offset and token: what comes back in a settlement may be a copy;
 - a vendor exception never escapes; cancellation is never reported as a failure.
 """
 

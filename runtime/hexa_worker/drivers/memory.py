@@ -205,7 +205,7 @@ class MemorySource:
         self.arrived = anyio.Event()
         self._store = store
         self._group = store.declare(spec)
-        self._held: dict[int, tuple[int, Delivery]] = {}  # id(delivery) → (stripe, delivery)
+        self._held: dict[tuple[str, int], tuple[int, Delivery]] = {}  # (source, offset) → (stripe, delivery)
         self._taken_away: dict[int, Delivery] = {}
         self._stopped = False
         self._lost = False
@@ -235,7 +235,7 @@ class MemorySource:
         self._promote_due()
         if group.order_by is OrderBy.NONE and not group.stripes:
             taken = self._read(max_count, max_bytes)
-            self._held.update([(id(delivery), (-1, delivery)) for delivery in taken])
+            self._held.update([((delivery.source, delivery.offset), (-1, delivery)) for delivery in taken])
         else:
             self._deal(max_count)
             taken = self._take_striped(max_count, max_bytes)
@@ -289,7 +289,7 @@ class MemorySource:
                 size += len(delivery.payload)
                 count += 1
                 taken.append(delivery)
-                self._held[id(delivery)] = (stripe, delivery)
+                self._held[delivery.source, delivery.offset] = (stripe, delivery)
             if not queue:
                 del group.stripes[stripe]
             if count and stripe >= 0:
@@ -305,7 +305,7 @@ class MemorySource:
         wake = False
         released: list[tuple[int, Delivery]] = []
         for settlement in settlements:
-            if id(settlement.delivery) not in self._held:
+            if (settlement.delivery.source, settlement.delivery.offset) not in self._held:
                 if id(settlement.delivery) in self._taken_away:
                     failed.append(Unsettled(settlement, LeaseLost("the lease was lost")))
                 continue  # settled before
@@ -327,7 +327,7 @@ class MemorySource:
         return failed
 
     def _let_go(self, delivery: Delivery) -> tuple[int, Delivery]:
-        held = self._held.pop(id(delivery))
+        held = self._held.pop((delivery.source, delivery.offset))
         stripe = held[0]
         group = self._group
         group.leased -= 1

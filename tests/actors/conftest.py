@@ -1,0 +1,60 @@
+"""A small stage for the actors: real actors on the memory driver, one subscription per handler."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.handlers.plan import Handler, Plan
+
+BACKENDS = [
+    pytest.param(("asyncio", {}), id="asyncio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    pytest.param(("trio", {}), id="trio"),
+]
+
+
+@pytest.fixture(params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Iterator[Any]:
+    yield request.param
+
+
+def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) -> Plan:
+    """A plan around a handler of JSON payloads."""
+    handler = Handler(
+        function=function,
+        where="here",
+        style=settings.pop("style", "async"),
+        takes_context=True,
+        batch="batch" in settings,
+        payload_type="Any",
+        decode=msgspec.json.Decoder().decode,
+        decode_errors=(msgspec.MsgspecError,),
+    )
+    defaults: dict[str, Any] = {
+        "middlewares": (),
+        "channels": ("events",),
+        "pattern": None,
+        "group": action,
+        "retry_base": action,
+        "start": "earliest",
+        "concurrency": 4,
+        "mailbox": 100,
+        "mailbox_bytes": 1 << 20,
+        "order_by": OrderBy.NONE,
+        "timeout_s": 5.0,
+        "batch": 1,
+        "batch_wait_s": 0.01,
+        "threads": 4,
+        "retry": RetryPolicy(initial_interval_s=0.0, maximum_attempts=2),
+    }
+    return Plan(action=action, handler=handler, **{**defaults, **settings})
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`until_idle` looks often: these tests wait for it hundreds of times."""
+    monkeypatch.setattr("hexa_worker.app.IDLE_POLL_S", 0.005)

@@ -1,0 +1,451 @@
+"""What a worker does with whatever its handlers do."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import sniffio
+
+from hexa_worker import Ack, Context, DeadLetter, Drop, Retry
+from hexa_worker.core import settlement
+from hexa_worker.core.message import header
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.settlement import DeadLettered, RetryAt
+from tests.actors.conftest import plan_of
+from tests.actors.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_handler_that_returns_acknowledges_every_event_once() -> None:
+    stage, seen = Stage(), list[int]()
+
+    async def handle(number: int, _ctx: Context) -> None:
+        seen.append(number)
+
+    for number in range(500):
+        stage.emit(number)
+    assert await stage.run(plan_of(handle)) == 0
+    assert sorted(seen) == list(range(500))
+    assert stage.kinds() == ["Acked"] * 500
+
+
+async def test_a_failing_handler_is_retried_and_then_dead_lettered_with_its_story() -> None:
+    stage, attempts = Stage(), list[tuple[int, str, str]]()
+
+    async def handle(_payload: Any, ctx: Context) -> None:
+        attempts.append((ctx.attempt, ctx.channel, ctx.event_id))
+        raise ValueError("no luck")
+
+    stage.emit({"a": 1})
+    assert await stage.run(plan_of(handle)) == 0
+    assert [(attempt, channel) for attempt, channel, _ in attempts] == [
+        (0, "events"),
+        (1, "act.retry.1"),
+        (2, "act.retry.2"),
+    ]
+    assert len({event_id for _, _, event_id in attempts}) == 1
+    [letter] = await stage.dead()
+    assert letter.payload == b'{"a":1}'
+    assert header(letter.headers, settlement.ERROR) == b"ValueError"
+    assert header(letter.headers, settlement.ERROR_MESSAGE) == b"no luck"
+    assert b"raise ValueError" in (header(letter.headers, settlement.TRACEBACK) or b"")
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+@pytest.mark.parametrize(
+    ("verdict", "kinds"),
+    [
+        (Ack(), ["Acked"]),
+        (Drop("stale"), ["Acked"]),
+        (DeadLetter("hopeless"), ["DeadLettered"]),
+        (Retry(after=0), ["RetryAt", "RetryAt", "DeadLettered"]),
+    ],
+)
+async def test_an_explicit_outcome_means_the_same_returned_or_raised(how: str, verdict: Any, kinds: list[str]) -> None:
+    stage = Stage()
+
+    async def handle(_payload: Any, _ctx: Context) -> Any:
+        if how == "raise":
+            raise verdict
+        return verdict
+
+    stage.emit(1)
+    await stage.run(plan_of(handle))
+    assert stage.kinds() == kinds
+
+
+async def test_bytes_that_do_not_decode_are_dead_lettered_at_once_and_kept() -> None:
+    stage = Stage()
+
+    async def handle(_payload: Any, _ctx: Context) -> None: ...
+
+    stage.emit_raw(b"\xff{not json")
+    stage.emit(1)
+    await stage.run(plan_of(handle))
+    [letter] = await stage.dead()
+    assert letter.payload == b"\xff{not json"
+    assert header(letter.headers, settlement.REASON) == b"undecodable"
+    assert sorted(stage.kinds()) == ["Acked", "DeadLettered"]
+
+
+@pytest.mark.parametrize("error", [BaseException, KeyboardInterrupt, SystemExit, GeneratorExit, Exception])
+async def test_whatever_a_handler_raises_fails_only_its_delivery(error: type[BaseException]) -> None:
+    stage, seen = Stage(), list[int]()
+
+    async def handle(number: int, _ctx: Context) -> None:
+        if number == 3:
+            raise error("boom")
+        seen.append(number)
+
+    for number in range(6):
+        stage.emit(number)
+    assert await stage.run(plan_of(handle)) == 0
+    assert sorted(seen) == [0, 1, 2, 4, 5]
+    assert len(await stage.dead()) == 1
+
+
+async def test_an_exception_group_fails_only_its_delivery() -> None:
+    stage = Stage()
+
+    async def handle(number: int, _ctx: Context) -> None:
+        if number == 0:
+            raise BaseExceptionGroup("many", [KeyboardInterrupt(), ValueError()])
+
+    stage.emit(0)
+    stage.emit(1)
+    assert await stage.run(plan_of(handle)) == 0
+    assert stage.kinds().count("Acked") == 1
+    assert len(await stage.dead()) == 1
+
+
+async def test_a_foreign_cancellation_is_a_failure_not_a_stop() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("only asyncio lets others cancel what one awaits")
+    stage = Stage()
+
+    async def handle(number: int, _ctx: Context) -> None:
+        if number == 0:
+            task = asyncio.ensure_future(asyncio.sleep(60))
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await task
+
+    stage.emit(0)
+    stage.emit(1)
+    assert await stage.run(plan_of(handle)) == 0
+    [letter] = await stage.dead()
+    assert header(letter.headers, settlement.ERROR) == b"HandlerCancelled"
+    assert stage.kinds().count("Acked") == 1
+
+
+async def test_a_late_handler_is_cancelled_and_retried() -> None:
+    stage, tries = Stage(), list[int]()
+
+    async def handle(_payload: Any, ctx: Context) -> None:
+        tries.append(ctx.attempt)
+        if ctx.attempt == 0:
+            await anyio.sleep_forever()
+
+    stage.emit(1)
+    await stage.run(plan_of(handle, timeout_s=0.05))
+    assert tries == [0, 1]
+    first = stage.settled[0]
+    assert isinstance(first, RetryAt)
+    assert first.failure.reason == "timeout"
+
+
+async def test_a_lane_goes_on_after_a_late_handler() -> None:
+    stage, seen = Stage(), list[int]()
+
+    async def handle(number: int, ctx: Context) -> None:
+        if number % 2 and ctx.attempt == 0:
+            await anyio.sleep_forever()
+        seen.append(number)
+
+    for number in range(6):
+        stage.emit(number)
+    await stage.run(plan_of(handle, timeout_s=0.05, concurrency=1))
+    assert sorted(seen) == list(range(6))
+
+
+async def test_extending_gives_a_handler_more_time() -> None:
+    stage = Stage()
+
+    async def handle(_payload: Any, ctx: Context) -> None:
+        ctx.extend(5)
+        await anyio.sleep(0.15)
+
+    stage.emit(1)
+    await stage.run(plan_of(handle, timeout_s=0.05))
+    assert stage.kinds() == ["Acked"]
+
+
+async def test_a_handler_that_ignores_its_cancellation_is_reported_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hexa_worker.app.STUCK_AFTER_S", 0.05)
+    stage = Stage()
+    done = anyio.Event()
+
+    async def handle(_payload: Any, _ctx: Context) -> None:
+        with anyio.CancelScope(shield=True):
+            await done.wait()
+
+    stage.emit(1)
+    async with stage.running(plan_of(handle, timeout_s=0.02)):
+        while not stage.stuck:
+            await anyio.sleep(0.005)
+        done.set()
+    assert stage.stuck[0].offset == 0
+
+
+async def test_plain_functions_run_in_threads_of_their_own_pool() -> None:
+    stage, threads = Stage(), set[str]()
+    barrier = threading.Barrier(3, timeout=10)
+
+    def handle(_payload: Any, _ctx: Context) -> None:
+        barrier.wait()  # breaks unless three run at once
+        threads.add(threading.current_thread().name)
+
+    for number in range(3):
+        stage.emit(number)
+    await stage.run(plan_of(handle, style="sync", threads=3))
+    assert stage.kinds() == ["Acked"] * 3
+    assert threading.current_thread().name not in threads
+
+
+async def test_a_plain_function_can_emit_from_its_thread() -> None:
+    stage = Stage()
+
+    def handle(_payload: Any, ctx: Context) -> None:
+        ctx.emit_sync("children", {"n": 1})
+
+    stage.emit(1)
+    await stage.run(plan_of(handle, style="sync"))
+    assert stage.store.logs["children"].end == 1
+
+
+async def test_a_batch_handler_answers_for_each_item() -> None:
+    stage, sizes = Stage(), list[int]()
+
+    async def handle(numbers: list[int], _ctx: Any) -> list[Any]:
+        sizes.append(len(numbers))
+        return [DeadLetter("odd") if number % 2 else None for number in numbers]
+
+    for number in range(10):
+        stage.emit(number)
+    await stage.run(plan_of(handle, batch=5, concurrency=1))
+    assert sizes == [5, 5]
+    assert sorted(letter.payload for letter in await stage.dead()) == [b"1", b"3", b"5", b"7", b"9"]
+    assert stage.kinds().count("Acked") == 5
+
+
+async def test_a_batch_that_raises_fails_each_of_its_items() -> None:
+    stage = Stage()
+
+    async def handle(_numbers: list[int], _ctx: Any) -> None:
+        raise ValueError("all of them")
+
+    for number in range(3):
+        stage.emit(number)
+    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_attempts=0)))
+    assert len(await stage.dead()) == 3
+
+
+async def test_a_batch_handler_that_answers_for_too_few_items_fails_the_batch() -> None:
+    stage = Stage()
+
+    async def handle(_numbers: list[int], _ctx: Any) -> list[None]:
+        return [None]
+
+    stage.emit(1)
+    stage.emit(2)
+    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_attempts=0)))
+    letters = await stage.dead()
+    assert len(letters) == 2
+    assert header(letters[0].headers, settlement.ERROR_MESSAGE) == b"the batch handler returned 1 results for 2 items"
+
+
+async def test_a_batch_does_not_wait_longer_than_it_may() -> None:
+    stage, sizes = Stage(), list[int]()
+
+    async def handle(numbers: list[int], _ctx: Any) -> None:
+        sizes.append(len(numbers))
+
+    stage.emit(1)
+    with anyio.fail_after(3):
+        await stage.run(plan_of(handle, batch=100, batch_wait_s=0.02, concurrency=1))
+    assert sizes == [1]
+
+
+async def test_children_share_the_root_and_name_their_parent() -> None:
+    stage, seen = Stage(), dict[str, tuple[str, str, str | None]]()
+
+    async def parent(_payload: Any, ctx: Context) -> None:
+        seen["parent"] = (ctx.event_id, ctx.root_id, ctx.parent_id)
+        await ctx.emit("children", {"n": 1}, key="k", headers={"own": "value"})
+
+    async def child(_payload: Any, ctx: Context) -> None:
+        seen["child"] = (ctx.event_id, ctx.root_id, ctx.parent_id)
+        seen["more"] = (ctx.key or "", ctx.headers["own"], None)
+
+    stage.emit(1)
+    await stage.run(plan_of(parent, "parent"), plan_of(child, "child", channels=("children",)))
+    assert seen["child"][1:] == (seen["parent"][0], seen["parent"][0])
+    assert seen["child"][0] != seen["parent"][0]
+    assert seen["more"] == ("k", "value", None)
+
+
+async def test_one_event_fans_out_to_every_action_and_each_ends_by_itself() -> None:
+    stage = Stage()
+
+    async def good(_payload: Any, _ctx: Context) -> None: ...
+
+    async def bad(_payload: Any, _ctx: Context) -> None:
+        raise ValueError
+
+    stage.emit(1)
+    await stage.run(plan_of(good, "good"), plan_of(bad, "bad"))
+    assert len(await stage.dead("bad")) == 1
+    assert not await stage.dead("good")
+
+
+async def test_middlewares_run_outermost_first_and_may_change_the_outcome() -> None:
+    stage, order = Stage(), list[str]()
+
+    async def outer(payload: Any, ctx: Any, call_next: Any) -> Any:
+        order.append("outer")
+        try:
+            return await call_next(payload + 1, ctx)
+        except ValueError:
+            return Drop("not worth it")
+
+    async def inner(payload: Any, ctx: Any, call_next: Any) -> Any:
+        order.append("inner")
+        return await call_next(payload, ctx)
+
+    async def handle(payload: int, _ctx: Context) -> None:
+        order.append(f"handler {payload}")
+        raise ValueError
+
+    stage.emit(1)
+    await stage.run(plan_of(handle, middlewares=(inner,)), middlewares=(outer,))
+    assert order == ["outer", "inner", "handler 2"]
+    assert stage.kinds() == ["Acked"]
+
+
+async def test_what_the_lifespan_yields_is_the_state_of_every_handler() -> None:
+    stage, events = Stage(), list[str]()
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[list[str]]:
+        events.append("up")
+        yield events
+        events.append("down")
+
+    async def handle(_payload: Any, ctx: Context[list[str]]) -> None:
+        ctx.state.append("handled")
+
+    stage.emit(1)
+    await stage.run(plan_of(handle), lifespan=lifespan)
+    assert events == ["up", "handled", "down"]
+
+
+async def test_order_by_key_keeps_each_keys_order_across_lanes() -> None:
+    stage, seen = Stage(), dict[str, list[int]]()
+
+    async def handle(number: int, ctx: Context) -> None:
+        await anyio.sleep(0.001 * (number % 3))
+        seen.setdefault(str(ctx.key), []).append(number)
+
+    for number in range(120):
+        stage.emit(number, key=b"k%d" % (number % 7))
+    await stage.run(plan_of(handle, order_by=OrderBy.KEY, concurrency=8))
+    assert len(seen) == 7
+    for numbers in seen.values():
+        assert numbers == sorted(numbers)
+
+
+async def test_order_by_channel_runs_one_at_a_time_in_order() -> None:
+    stage, seen, running = Stage(), list[int](), [0, 0]
+
+    async def handle(number: int, _ctx: Context) -> None:
+        running[0] += 1
+        running[1] = max(running)
+        await anyio.lowlevel.checkpoint()
+        seen.append(number)
+        running[0] -= 1
+
+    for number in range(40):
+        stage.emit(number)
+    await stage.run(plan_of(handle, order_by=OrderBy.CHANNEL, concurrency=8))
+    assert seen == list(range(40))
+    assert running[1] == 1
+
+
+async def test_a_handler_that_never_suspends_does_not_starve_its_siblings() -> None:
+    stage, progress = Stage(), list[str]()
+
+    async def greedy(_payload: Any, _ctx: Context) -> None:
+        progress.append("greedy")
+
+    async def modest(_payload: Any, _ctx: Context) -> None:
+        progress.append("modest")
+
+    for number in range(30_000):
+        stage.emit(number)
+    stage.emit(1, channel="other")
+    await stage.run(plan_of(greedy, "greedy"), plan_of(modest, "modest", channels=("other",)))
+    assert progress.index("modest") < 29_000
+
+
+async def test_the_mailbox_bounds_what_a_process_holds() -> None:
+    stage, most = Stage(), [0]
+    release = anyio.Event()
+    groups = stage.store.groups
+
+    async def handle(_payload: Any, _ctx: Context) -> None:
+        most[0] = max(most[0], groups["act"].leased)
+        await release.wait()
+
+    for number in range(300):
+        stage.emit(number)
+    async with stage.running(plan_of(handle, mailbox=20, concurrency=4)):
+        while groups.get("act") is None or groups["act"].leased < 8:
+            await anyio.sleep(0.001)
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        assert groups["act"].leased <= 20
+        release.set()
+    assert most[0] <= 20
+
+
+async def test_a_mailbox_is_bounded_by_bytes_too() -> None:
+    stage, most = Stage(), [0]
+
+    async def handle(_payload: Any, _ctx: Context) -> None:
+        most[0] = max(most[0], stage.store.groups["act"].leased)
+        await anyio.lowlevel.checkpoint()
+
+    for _ in range(60):
+        stage.emit("x" * 1000)
+    await stage.run(plan_of(handle, mailbox_bytes=5_000, concurrency=2))
+    assert stage.kinds() == ["Acked"] * 60
+    assert most[0] <= 6
+
+
+async def test_a_dead_letter_is_only_written_once_its_original_is_let_go() -> None:
+    stage = Stage()
+
+    async def handle(_payload: Any, _ctx: Context) -> None:
+        raise DeadLetter("no")
+
+    for number in range(50):
+        stage.emit(number)
+    await stage.run(plan_of(handle))
+    assert all(isinstance(one, DeadLettered) for one in stage.settled)
+    assert len(await stage.dead()) == 50
+    assert stage.store.groups["act"].leased == 0
