@@ -1,0 +1,48 @@
+# Every target sets up what it needs; nothing has to be installed by hand but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: run test test-quick check format chaos bench brokers clean
+
+run: $(VENV)/.installed  ## emit the sample orders and run two worker processes over them
+	$(BIN)/hexa-worker emit worker.toml --file handlers/orders.jsonl
+	$(BIN)/hexa-worker run worker.toml --processes 2 --until-idle
+	$(BIN)/hexa-worker dlq list worker.toml
+
+test: $(VENV)/.installed-dev  ## everything: checks, and all tests on every broker this machine can have
+	$(MAKE) check
+	$(PYTEST) tests
+
+test-quick: $(VENV)/.installed-dev  ## tests that need no broker and kill nothing
+	$(PYTEST) tests/unit tests/actors tests/typing
+
+check: $(VENV)/.installed-dev  ## format, lint, types, import layering
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+chaos: $(VENV)/.installed-dev  ## the long form: hundreds of kills, a ledger that must balance
+	$(BIN)/python -m tests.chaos
+
+bench: $(VENV)/.installed-dev  ## measure beside the raw limits, write bench/RESULTS.md
+	$(BIN)/python -m bench
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) var build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
