@@ -1,0 +1,16 @@
+"""Worker processes: a small parent that starts, watches and restarts children; each child runs the app."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hexa_worker.config.model import Config
+
+
+def run_parent(
+    config_path: Path, config: "Config", *, processes: int | None = None, until_idle: bool = False, backend: str | None = None
+) -> int:
+    """Run a worker as `hexa_worker.processes.parent.run_parent` says; imported here so that children need not."""
+    from hexa_worker.processes import parent  # noqa: PLC0415 - children import this package too
+
+    return parent.run_parent(config_path, config, processes=processes, until_idle=until_idle, backend=backend)

@@ -1,0 +1,111 @@
+"""What a dead child died of."""
+
+import logging
+import signal
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from hexa_worker.core.blame import Hand
+from hexa_worker.errors import ConfigError
+from hexa_worker.processes.arguments import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+from hexa_worker.processes.journal import Remains, read_journal
+from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.slot import Slot
+from hexa_worker.telemetry.log import FIELDS
+
+NAMED_AT_MOST: Final = 20
+STACK_LIMIT: Final = 4_000
+
+log = logging.getLogger("hexa_worker.processes")
+
+
+class Finding(Enum):
+    """How it ended."""
+
+    DONE = auto()  # drained or idle
+    FAILED = auto()  # in an orderly way, but a subscription or the lifespan failed
+    MISCONFIGURED = auto()
+    CRASHED = auto()
+
+
+class Death(NamedTuple):
+    """The end of one child.
+
+    Attributes:
+        finding: how it ended.
+        code: its exit code; minus the signal's number when a signal killed it.
+        remains: what its journal said.
+        blames: whether what was in hand is to blame: not after an overdue stop.
+        error: what it said is wrong with the configuration.
+        stack: where its threads were, when it was asked before it was killed.
+    """
+
+    finding: Finding
+    code: int
+    remains: Remains
+    blames: bool
+    error: ConfigError | None
+    stack: str
+
+    def log(self, slot: Slot, blamed: Mapping[Hand, int]) -> None:
+        """One line that says how it ended and names what is blamed."""
+        fields: dict[str, object] = {"slot": slot.number, "pid": slot.pid}
+        if self.finding is Finding.DONE or self.finding is Finding.MISCONFIGURED:
+            log.debug("worker process ended: %s", how(self.code), extra={FIELDS: fields})
+            return
+        text = f"worker process died: {how(self.code)}"
+        if slot.killed_for:
+            text += f", because {slot.killed_for}"
+        if blamed:
+            fields |= _names(blamed)
+        if self.stack:
+            fields["stack"] = self.stack
+        log.error(text, extra={FIELDS: fields})
+
+
+def examine(slot: Slot, code: int, layout: Layout) -> Death:
+    """Find out what the child of `slot` died of; its journal is read and removed."""
+    path = layout.journal(slot.number)
+    remains = read_journal(path)
+    path.unlink(missing_ok=True)
+    stack_path = layout.stack(slot.number)
+    stack = ""
+    if stack_path.exists():
+        stack = stack_path.read_bytes()[:STACK_LIMIT].decode(errors="replace").strip()
+        stack_path.unlink()
+    told = slot.misconfigured
+    error = ConfigError(told.message, where=told.where, hint=told.hint) if told is not None else None
+    return Death(_finding(code, remains, error), code, remains, not slot.overdue, error, stack)
+
+
+def _finding(code: int, remains: Remains, error: ConfigError | None) -> Finding:
+    """A handler may call ``os._exit`` with any code: only a clean journal proves an orderly end."""
+    if code == EXIT_CONFIG and error is not None:
+        return Finding.MISCONFIGURED
+    if code == EXIT_OK and remains.clean:
+        return Finding.DONE
+    if code == EXIT_FAILED and (remains.clean or not remains.in_hand):
+        return Finding.FAILED
+    return Finding.CRASHED
+
+
+def how(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _names(blamed: Mapping[Hand, int]) -> dict[str, object]:
+    """The fields that name deliveries: one in plain fields, several in a list."""
+    if len(blamed) == 1:
+        ((hand, crashes),) = blamed.items()
+        return {"action": hand.action, "message_id": hand.message_id, "crashes": crashes}
+    named = [f"{hand.action} {hand.message_id} ({crashes})" for hand, crashes in list(blamed.items())[:NAMED_AT_MOST]]
+    if len(blamed) > len(named):
+        named.append(f"and {len(blamed) - len(named)} more")
+    return {"in_hand": ", ".join(named)}

@@ -1,0 +1,200 @@
+"""A worker process: ``python -m hexa_worker.processes.child ARGUMENTS``, started by the parent only.
+
+What happens before user code is imported: stop signals are kept for later, the life is tied to the parent's,
+the log carries the slot. It ends with `os._exit`, so that a handler's thread that never ends cannot hold it.
+
+Exit codes: 0 drained or idle, 1 failed, 2 bad configuration (its text goes to the parent), `EXIT_STUCK`.
+"""
+
+import atexit
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from hexa_worker.config.model import Config
+from hexa_worker.core.message import Delivery
+from hexa_worker.errors import ConfigError
+from hexa_worker.processes import lifeline
+from hexa_worker.processes.arguments import (
+    DESCRIPTOR,
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_STUCK,
+    STACK_SIGNAL,
+    Arguments,
+)
+from hexa_worker.processes.journal import Journal
+from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.suspects import Suspects
+from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
+from hexa_worker.stop import CANCEL, StopSignals
+from hexa_worker.telemetry.format import configure
+from hexa_worker.telemetry.report import Report
+
+STOP_LEVELS: Final[dict[int, int | None]] = {signal.SIGTERM: None, signal.SIGINT: CANCEL}
+"""SIGTERM asks one step more urgently, SIGINT for the last step at once: the parent sends them in this order,
+as two different signals, because two of one kind may melt into one."""
+
+log = logging.getLogger("hexa_worker.processes")
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program gets to run with.
+
+    Attributes:
+        arguments: see `Arguments`.
+        config: the loaded worker.toml.
+        journal: where lanes note what they have in hand.
+        suspects: what was in hand at crashes.
+        report: sends a report to the parent.
+        stuck: ends the process because of a delivery whose handler does not end.
+        stop: asks to stop.
+    """
+
+    arguments: Arguments
+    config: Config
+    journal: Journal
+    suspects: Suspects
+    report: Callable[[Report], None]
+    stuck: Callable[[Delivery], None]
+    stop: StopSignals
+
+
+Serve = Callable[[], Awaitable[int]]
+"""Runs until done and returns the exit code."""
+
+
+class Program(Protocol):
+    """What a child runs. `load` and `prepare` run before the event loop and may raise ConfigError."""
+
+    def load(self, path: Path) -> Config:
+        """Read worker.toml."""
+        ...
+
+    def prepare(self, session: Session) -> Serve:
+        """Import handlers and put together what will run."""
+        ...
+
+
+def main(program: Program | None = None) -> None:
+    """Run as a child; never returns."""
+    stop = StopSignals()
+    for number in STOP_LEVELS:
+        signal.signal(number, lambda number, _frame: stop.ask(STOP_LEVELS[number]))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    arguments = msgspec.json.decode(sys.argv[1], type=Arguments)
+    connection = socket.socket(fileno=DESCRIPTOR)
+    connection.set_inheritable(False)
+    lifeline.hold(connection, arguments.parent)
+    link = Link(connection)
+    code = EXIT_FAILED
+    try:
+        code = _run(arguments, link, stop, program)
+    except ConfigError as error:
+        link.last_words(Misconfigured(error.message, error.where, error.hint))
+        code = EXIT_CONFIG
+    except BaseException as error:  # noqa: BLE001 - the last frame of a process: it is logged and ends it
+        log.critical("worker process failed: %s: %s", type(error).__qualname__, error, exc_info=error)
+    _exit(code)
+
+
+def _exit(code: int) -> None:
+    """End the process as usual, but wait for no thread."""
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter would do, without joining threads
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(code)
+
+
+def _run(arguments: Arguments, link: Link, stop: StopSignals, program: Program | None) -> int:
+    if program is None:
+        from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
+
+        program = AppProgram()
+    config = program.load(Path(arguments.config_path))
+    worker = config.file.worker
+    configure(level=worker.log.level, style=worker.log.format, slot=arguments.slot)
+    layout = Layout.of(arguments.state_dir, arguments.name)
+    stack = layout.stack(arguments.slot).open("wb")
+    faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
+    journal = Journal(layout.journal(arguments.slot))
+
+    def stuck(delivery: Delivery) -> None:
+        journal.accuse(delivery.source, delivery.offset)
+        faulthandler.dump_traceback(file=stack, all_threads=True)
+        os._exit(EXIT_STUCK)
+
+    session = Session(
+        arguments=arguments,
+        config=config,
+        journal=journal,
+        suspects=Suspects(layout.folder, lambda hands: _sent(link, Settled(hands))),
+        report=lambda report: _sent(link, Told(report)),
+        stuck=stuck,
+        stop=stop,
+    )
+    serve = program.prepare(session)
+    code = run_loop(
+        partial(_serve, serve, link, stop, arguments.beat_s),
+        backend=arguments.backend or worker.backend,
+        uvloop=worker.uvloop,
+    )
+    journal.close_cleanly()
+    return code
+
+
+def _sent(link: Link, frame: Settled | Told) -> None:
+    link.send(frame)
+
+
+def run_loop(run: Callable[[], Awaitable[int]], *, backend: str, uvloop: bool) -> int:
+    """Run `run` on an event loop: asyncio on uvloop where it is wanted and installed, or trio."""
+    import anyio  # noqa: PLC0415 - after the process has tied itself to its parent
+
+    options: dict[str, Any] = {}
+    if backend == "asyncio" and uvloop:
+        try:
+            import uvloop as module  # noqa: PLC0415
+
+            options = {"loop_factory": module.new_event_loop}
+        except ImportError:
+            pass
+    return anyio.run(run, backend=backend, backend_options=options)
+
+
+async def _serve(serve: Serve, link: Link, stop: StopSignals, beat_s: float) -> int:
+    """Serve, with the loop's heartbeat and the stop signals beside it."""
+    import anyio  # noqa: PLC0415 - as in run_loop
+
+    async def obey() -> None:
+        with anyio.open_signal_receiver(*STOP_LEVELS) as signals:
+            async for number in signals:
+                stop.ask(STOP_LEVELS[number])
+
+    async def beat() -> None:
+        while True:
+            link.send(Beat())
+            await anyio.sleep(beat_s)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(obey)
+        group.start_soon(beat)
+        code = await serve()
+        group.cancel_scope.cancel()
+    return code
+
+
+if __name__ == "__main__":
+    main()

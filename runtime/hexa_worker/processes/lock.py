@@ -1,0 +1,41 @@
+"""One parent per worker name and state_dir: two would read each other's journals."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from hexa_worker.errors import ConfigError
+
+
+def take(path: Path) -> int:
+    """Lock `path`; the lock lasts until the descriptor that is returned is closed, or the process ends.
+
+    Raises:
+        ConfigError: another parent has it, or the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unusable(path.parent, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another worker called {path.stem!r} runs with this state_dir",
+            where=str(path),
+            hint="stop it first, or give this one its own [worker] name or state_dir; more processes: [worker] processes",
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise _unusable(path.parent, error) from error
+    return descriptor
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the worker's state_dir cannot be used: {error.strerror}",
+        where=f"{folder}",
+        hint="[worker] state_dir must name a folder that this user may write",
+    )

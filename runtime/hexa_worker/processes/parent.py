@@ -1,0 +1,182 @@
+"""The parent: starts the children, waits for signals, sockets and deadlines, and sums up at the end.
+
+No event loop and no broker client is imported here: the parent must stay small and must not hang.
+"""
+
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from hexa_worker.config.model import Config
+from hexa_worker.errors import ConfigError
+from hexa_worker.processes import lock
+from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK, Arguments
+from hexa_worker.processes.journal import read_journal
+from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.pool import Pool, Rules
+from hexa_worker.processes.spawn import CHILD_COMMAND, Command, secure_descriptors
+from hexa_worker.processes.suspects import SuspectsBook
+from hexa_worker.processes.totals import summary
+from hexa_worker.processes.wakeup import Wakeup
+from hexa_worker.telemetry.format import configure
+from hexa_worker.telemetry.log import FIELDS
+
+STALL_S: Final = 1.0
+"""When a wait takes this much longer than asked for, the parent itself was stopped."""
+
+log = logging.getLogger("hexa_worker.processes")
+
+
+def run_parent(  # noqa: PLR0913 - one keyword per option of the command
+    config_path: Path,
+    config: Config,
+    *,
+    processes: int | None = None,
+    until_idle: bool = False,
+    backend: str | None = None,
+    command: Command = CHILD_COMMAND,
+) -> int:
+    """Run worker processes until they are stopped (or idle). Only in the main thread.
+
+    SIGTERM and SIGINT drain, a second one cancels; SIGHUP restarts one process after the other; SIGTTIN and
+    SIGTTOU add and remove a process; SIGUSR1 logs a status.
+
+    Args:
+        config_path: worker.toml; children read it again.
+        config: what it says.
+        processes: how many, instead of the configured number.
+        until_idle: end when nothing is left to do.
+        backend: instead of the configured one.
+        command: how a child is started.
+
+    Returns:
+        0 after a clean drain or when idle; 1 when something failed for good or had to be killed at the end.
+
+    Raises:
+        ConfigError: nothing can run with this configuration.
+    """
+    worker = config.file.worker
+    secure_descriptors()
+    configure(level=worker.log.level, style=worker.log.format)
+    state_dir = (config.folder / worker.state_dir).absolute()
+    layout = Layout.of(state_dir, worker.name)
+    rules = Rules(
+        arguments=Arguments(
+            slot=0,
+            parent=os.getpid(),
+            config_path=str(config_path.absolute()),
+            state_dir=str(state_dir),
+            name=worker.name,
+            watchdog_s=worker.watchdog_s,
+            until_idle=until_idle,
+            backend=backend,
+        ),
+        command=command,
+        restart=worker.process_restart,
+        watchdog_s=worker.watchdog_s,
+        grace_s=worker.shutdown_grace_s,
+        until_idle=until_idle,
+    )
+    with ExitStack() as stack:
+        stack.callback(os.close, lock.take(layout.lock))
+        book = _open_book(layout)
+        selector = stack.enter_context(selectors.DefaultSelector())
+        pool = Pool(rules, processes or worker.processes, layout, book, selector, time.monotonic)
+        wakeup = Wakeup()
+        stack.enter_context(wakeup.listening())
+        stack.enter_context(_no_child_left(pool))
+        _loop(pool, wakeup, selector)
+        _sum_up(pool)
+        if pool.config_error is not None:
+            raise pool.config_error
+        return EXIT_FAILED if pool.failed else EXIT_OK
+
+
+def _open_book(layout: Layout) -> SuspectsBook:
+    """Open the suspects, and count what a killed parent and its children left behind.
+
+    Raises:
+        ConfigError: state_dir cannot be written.
+    """
+    try:
+        layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        book = SuspectsBook(layout.folder)
+        for path in layout.journals():
+            blamed = book.record(read_journal(path))
+            path.unlink()
+            if blamed:
+                names = ", ".join(f"{hand.action} {hand.message_id} ({crashes})" for hand, crashes in blamed.items())
+                log.error("a worker process died with its parent", extra={FIELDS: {"in_hand": names}})
+    except OSError as error:
+        raise ConfigError(
+            f"the worker's state_dir cannot be used: {error}",
+            where=str(layout.folder),
+            hint="[worker] state_dir must name a folder that this user may write",
+        ) from error
+    return book
+
+
+def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector) -> None:
+    selector.register(wakeup.reader, selectors.EVENT_READ)
+    while not pool.over:
+        timeout = pool.advance()
+        if pool.over:
+            return
+        began = time.monotonic()
+        ready = selector.select(timeout)
+        if timeout is not None and time.monotonic() - began > timeout + STALL_S:
+            pool.forgive_silence()
+        for key, _ in ready:
+            if key.data is not None:
+                pool.hear(key.data)
+        for number in wakeup.signals():
+            _obey(pool, number)
+        pool.reap()
+
+
+def _obey(pool: Pool, number: signal.Signals) -> None:
+    match number:
+        case signal.SIGTERM | signal.SIGINT:
+            log.info("%s: %s", number.name, ("draining", "cancelling", "killing")[pool.stop_level])
+            pool.stop()
+        case signal.SIGHUP:
+            pool.restart_all()
+        case signal.SIGTTIN:
+            pool.scale(+1)
+        case signal.SIGTTOU:
+            pool.scale(-1)
+        case signal.SIGUSR1:
+            _say_status(pool)
+        case _:
+            pass  # SIGCHLD: it is enough to be awake
+
+
+def _say_status(pool: Pool) -> None:
+    for slot in pool.slots.values():
+        states = {one.action: one.state.name.lower() for one in slot.report.subscriptions}
+        fields = {"slot": slot.number, "pid": slot.pid, "restarts": slot.restarts, **states}
+        log.info("process is %s", slot.phase.name.lower(), extra={FIELDS: fields})
+
+
+def _sum_up(pool: Pool) -> None:
+    """What was done, one line per subscription."""
+    for action, counters in sorted(pool.totals.sums(()).items()):
+        log.info("%s", summary(action, counters))
+
+
+@contextmanager
+def _no_child_left(pool: Pool) -> Iterator[None]:
+    """Whatever happens to the parent's own code, no child survives it."""
+    try:
+        yield
+    finally:
+        for slot in pool.slots.values():
+            if slot.pid:
+                os.kill(slot.pid, signal.SIGKILL)
+                os.waitpid(slot.pid, 0)

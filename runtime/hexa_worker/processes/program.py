@@ -1,0 +1,32 @@
+"""What a child really runs: the app."""
+
+from functools import partial
+from pathlib import Path
+
+from hexa_worker.app import serve
+from hexa_worker.config.load import load_config
+from hexa_worker.config.model import Config
+from hexa_worker.handlers.loader import load_plans
+from hexa_worker.processes.child import Serve, Session
+
+
+class AppProgram:
+    """The program of a child."""
+
+    def load(self, path: Path) -> Config:
+        """Read worker.toml. Raises ConfigError."""
+        return load_config(path)
+
+    def prepare(self, session: Session) -> Serve:
+        """Import the handlers. Raises ConfigError."""
+        return partial(
+            serve,
+            session.config,
+            load_plans(session.config),
+            stop=session.stop,
+            until_idle=session.arguments.until_idle,
+            journal=session.journal,
+            suspects=session.suspects,
+            stuck=session.stuck,
+            report=session.report,
+        )

@@ -1,0 +1,70 @@
+"""Start a child: exec, never fork, in a session of its own, tied to the parent by one socket."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from typing import Final, NamedTuple
+
+import msgspec
+
+from hexa_worker.processes.arguments import DESCRIPTOR, Arguments
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_LOWEST_DESCRIPTOR: Final = 16
+Command = tuple[str, ...]
+
+CHILD_COMMAND: Final[Command] = (sys.executable, "-P", "-m", "hexa_worker.processes.child")
+"""``-P``: the folder that the parent was started in is not on the import path."""
+
+
+class Spawned(NamedTuple):
+    """A new child."""
+
+    pid: int
+    connection: socket.socket
+
+
+def secure_descriptors() -> None:
+    """Make sure that descriptors 0, 1 and 2 are taken, so that no file or socket of ours becomes one of them."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:  # noqa: PLR2004 - stderr
+        os.set_inheritable(null, True)  # noqa: FBT003 - positional-only
+        null = os.open(os.devnull, os.O_RDWR)
+    os.close(null)
+
+
+def spawn(command: Command, arguments: Arguments) -> Spawned:
+    """Start a child.
+
+    Its stop signals are blocked until it has installed its handlers, so that none is lost and none kills it.
+
+    Raises:
+        OSError: the machine is out of processes, descriptors or memory.
+    """
+    ours, theirs = socket.socketpair()
+    try:
+        # Above the target descriptor, or dup2 onto itself would leave it to be closed on exec.
+        high = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, _LOWEST_DESCRIPTOR)
+        try:
+            pid = os.posix_spawn(
+                command[0],
+                (*command, msgspec.json.encode(arguments).decode()),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, high, DESCRIPTOR),
+                ],
+                setsid=True,
+                setsigmask=STOP_SIGNALS,
+            )
+        finally:
+            os.close(high)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return Spawned(pid, ours)

@@ -1,0 +1,126 @@
+"""The suspects: deliveries that were in hand when a process died. The parent writes, every child reads.
+
+Two files: the suspects themselves, replaced as a whole, and a mapped counter beside them that moves after each
+change, so that a child learns with one memory comparison that nothing has changed.
+"""
+
+import os
+import struct
+import time
+from collections.abc import Callable, Iterable
+from mmap import mmap
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hexa_worker.core.blame import MAX_AGE_S, Hand, Suspicion, blame, convict
+from hexa_worker.processes.journal import Remains
+
+_VERSION = struct.Struct("<Q")
+_VERSION_SIZE: Final = 8
+_NAME: Final = "suspects"
+_VERSION_NAME: Final = "suspects.version"
+_Stored = list[tuple[Hand, Suspicion]]
+
+
+def _read(folder: Path) -> dict[Hand, Suspicion]:
+    """What the file says; a missing or damaged file says nothing."""
+    try:
+        stored = msgspec.msgpack.decode((folder / _NAME).read_bytes(), type=_Stored)
+    except (OSError, msgspec.MsgspecError, ValueError):
+        return {}
+    return dict(stored)
+
+
+class SuspectsBook:
+    """The parent's side.
+
+    Args:
+        folder: where the files are; it exists and belongs to this parent alone.
+        now_s: wall clock, seconds since the epoch.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+
+    def __init__(self, folder: Path, now_s: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._now_s = now_s
+        now = now_s()
+        self.suspicions = {hand: one for hand, one in _read(folder).items() if now - one.at_s < MAX_AGE_S}
+        file = os.open(folder / _VERSION_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(file, _VERSION_SIZE)
+            self._version = mmap(file, _VERSION_SIZE)
+        finally:
+            os.close(file)
+
+    def record(self, remains: Remains) -> dict[Hand, int]:
+        """Count a crash.
+
+        Returns:
+            Whom it is blamed on, with their crashes so far; empty when nothing was in hand.
+        """
+        if remains.clean or not remains.in_hand:
+            return {}
+        blamed = blame(remains.in_hand, remains.accused, self.suspicions)
+        self.suspicions = convict(self.suspicions, blamed, self._now_s())
+        self._write()
+        return {hand: self.suspicions[hand].crashes for hand in sorted(blamed)}
+
+    def forget(self, hands: Iterable[Hand]) -> None:
+        """These were settled: whatever they did, they will not come again."""
+        found = [hand for hand in hands if self.suspicions.pop(hand, None) is not None]
+        if found:
+            self._write()
+
+    def _write(self) -> None:
+        path, new = self._folder / _NAME, self._folder / f"{_NAME}.new"
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(file, "wb") as out:
+            out.write(msgspec.msgpack.encode(list(self.suspicions.items())))
+        new.replace(path)
+        (version,) = _VERSION.unpack_from(self._version, 0)
+        _VERSION.pack_into(self._version, 0, (version + 1) & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+class Suspects:
+    """A child's side.
+
+    Args:
+        folder: as for `SuspectsBook`, which was made before.
+        settled: told of suspects that were settled, so that the parent forgets them.
+
+    Raises:
+        OSError: the parent has made no files there.
+    """
+
+    def __init__(self, folder: Path, settled: Callable[[list[Hand]], None]) -> None:
+        self._folder = folder
+        self._settled = settled
+        file = os.open(folder / _VERSION_NAME, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._version = mmap(file, _VERSION_SIZE)
+        finally:
+            os.close(file)
+        self._seen = b""
+        self._crashes: dict[Hand, int] = {}
+
+    def any(self) -> bool:
+        """Whether there are any; asked per batch."""
+        version = self._version[:]
+        if version != self._seen:
+            self._crashes = {hand: one.crashes for hand, one in _read(self._folder).items()}
+            self._seen = version
+        return bool(self._crashes)
+
+    def crashes(self, action: str, source: str, offset: int) -> int:
+        """How many processes died with this delivery in hand, as of the last call of `any`."""
+        return self._crashes.get(Hand(action, source, offset), 0)
+
+    def settled(self, action: str, source: str, offset: int) -> None:
+        """This suspect was acknowledged, retried or dead-lettered: its place in the broker is history."""
+        hand = Hand(action, source, offset)
+        if self._crashes.pop(hand, None) is not None:
+            self._settled([hand])

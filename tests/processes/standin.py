@@ -1,0 +1,119 @@
+"""A child that runs orders from a file instead of handlers: ``python -m tests.processes.standin ARGUMENTS``.
+
+``[orders]`` lines of the handlers tuple in worker.toml are its program: see `_perform`.
+"""
+
+import ctypes
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+
+from hexa_worker.config.load import load_config
+from hexa_worker.config.model import Config
+from hexa_worker.core.lifecycle import State
+from hexa_worker.core.message import Delivery
+from hexa_worker.errors import ConfigError
+from hexa_worker.processes.child import Serve, Session, main
+from hexa_worker.telemetry.report import Report, SubscriptionReport
+from hexa_worker.telemetry.stats import Counters
+
+
+class StandIn:
+    """Performs the orders of the file ``orders`` beside worker.toml, one a line: ``[slot:]order argument``."""
+
+    def load(self, path: Path) -> Config:
+        if (path.parent / "broken").exists():
+            raise ConfigError("mailbox is no number", where="worker.toml: subscriptions.do.mailbox", hint="1 or more")
+        return load_config(path)
+
+    def prepare(self, session: Session) -> Serve:
+        self.session = session
+        self.folder = session.config.folder
+        self.acked = 0
+        return self.serve
+
+    async def serve(self) -> int:
+        self.tell(State.RUNNING)
+        slot = self.session.arguments.slot
+        for line in (self.folder / "orders").read_text().splitlines():
+            wanted, _, order = line.rpartition(":")
+            if not wanted or int(wanted) == slot:
+                code = await self.perform(*order.split())
+                if code is not None:
+                    return code
+        await self.session.stop.wait(1)
+        self.write("drained")
+        self.tell(State.STOPPED)
+        return 0
+
+    async def perform(self, order: str, *words: str) -> int | None:
+        performer: Callable[..., Awaitable[int | None]] = getattr(self, f"do_{order}")
+        return await performer(*words)
+
+    async def do_exit(self, code: str) -> int:
+        return int(code)
+
+    async def do_hold(self, offset: str) -> None:
+        """Take a delivery in hand and keep it."""
+        number = int(offset)
+        cell = self.session.journal.cells("do", number, 1)[0]
+        cell.begin("work", number)
+        self.write(f"holding {offset}")
+
+    async def do_ack(self, count: str) -> None:
+        self.acked += int(count)
+        self.tell(State.RUNNING)
+
+    async def do_once(self, name: str, *rest: str) -> int | None:
+        """Perform the rest in the first process that comes here."""
+        try:
+            (self.folder / name).touch(exist_ok=False)
+        except FileExistsError:
+            return None
+        return await self.perform(*rest)
+
+    async def do_die(self, code: str) -> None:
+        os._exit(int(code))
+
+    async def do_block(self) -> None:
+        """Block the loop and the interpreter lock for ever."""
+        self.write("blocking")
+        ctypes.PyDLL(None).sleep(3600)
+
+    async def do_stuck(self, offset: str) -> None:
+        self.session.stuck(Delivery(channel="work", payload=b"", source="work", offset=int(offset)))
+
+    async def do_ignore(self) -> None:
+        """Do not end when asked to drain, end when asked to cancel."""
+        await self.session.stop.wait(1)
+        self.write("ignoring")
+        await self.session.stop.wait(2)
+        self.write("cancelled")
+
+    async def do_deaf(self) -> None:
+        """Do not end at all."""
+        await self.session.stop.wait(1)
+        self.write("deaf")
+        await anyio.sleep_forever()
+
+    async def do_suspects(self, offset: str) -> None:
+        suspects = self.session.suspects
+        self.write(f"crashes {suspects.crashes('do', 'work', int(offset)) if suspects.any() else 0}")
+
+    async def do_settled(self, offset: str) -> None:
+        self.session.suspects.settled("do", "work", int(offset))
+
+    def write(self, text: str) -> None:
+        with (self.folder / "said").open("a") as out:
+            out.write(f"{self.session.arguments.slot} {os.getpid()} {text}\n")
+
+    def tell(self, state: State) -> None:
+        one = SubscriptionReport(action="do", state=state, counters=Counters(acked=self.acked), destination="work", mailbox=10)
+        self.write(state.name.lower())
+        self.session.report(Report(system="embedded", booted=True, subscriptions=(one,)))
+
+
+if __name__ == "__main__":
+    main(StandIn())
