@@ -6,15 +6,13 @@ still does the final conversion and thus has the last word.
 
 import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
 from hexa_worker.config.mistakes import key_path, suggest
-from hexa_worker.config.references import Unresolved, has_reference, read_referenced, resolve_text
+from hexa_worker.config.references import References, Unresolved, has_reference
 from hexa_worker.config.secret import HIDDEN, Secret, looks_secret, shown
 from hexa_worker.errors import ConfigError
 
@@ -35,18 +33,16 @@ class Check:
 
     Args:
         file: how errors call the file.
-        folder: what referenced files are relative to.
-        environ: what ``${NAME}`` is looked up in.
+        references: what stands behind references; None where there are none (a decorator's arguments).
 
     Attributes:
         mistakes: what was found wrong so far.
     """
 
-    def __init__(self, file: str, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, file: str, references: References | None) -> None:
         self.mistakes: list[ConfigError] = []
         self._file = file
-        self._folder = folder
-        self._environ = environ
+        self._references = references
 
     def report(self, keys: Keys, message: str, hint: str = "") -> object:
         """Note a mistake at `keys`."""
@@ -70,7 +66,7 @@ class Check:
         """The resolved plain value; `_WRONG` once a mistake was reported."""
         match type_:
             case inspect.Metadata():
-                return self._visit(value, type_.type, keys)
+                return self._visit_described(value, type_, keys)
             case inspect.UnionType():
                 return self._visit_union(value, type_, keys)
             case inspect.StructType():
@@ -83,6 +79,12 @@ class Check:
                 return self._visit_array(value, type_, keys)
             case _:
                 return self._visit_scalar(value, type_, keys)
+
+    def _visit_described(self, value: Any, type_: inspect.Metadata, keys: Keys) -> Any:
+        """As `_visit`; a range or pattern that was broken is called by its description."""
+        if isinstance(type_.type, inspect.StrType) and type_.type.pattern is not None:
+            return self._visit_scalar(value, type_.type, keys, kind(type_))
+        return self._visit(value, type_.type, keys)
 
     def _visit_union(self, value: Any, type_: inspect.UnionType, keys: Keys) -> Any:
         members = [member for member in type_.types if not isinstance(member, inspect.NoneType)]
@@ -156,7 +158,7 @@ class Check:
             return self.report(keys, f"has {len(value)} items", f"at most {type_.max_length}")
         return [self._visit(one, type_.item_type, (*keys, index)) for index, one in enumerate(value)]
 
-    def _visit_scalar(self, raw: Any, type_: inspect.Type, keys: Keys) -> Any:
+    def _visit_scalar(self, raw: Any, type_: inspect.Type, keys: Keys, wanted: str = "") -> Any:
         try:
             value, referenced = self._resolve(raw, type_)
         except Unresolved as error:
@@ -164,23 +166,25 @@ class Check:
         if referenced and not isinstance(type_, inspect.StrType | inspect.CustomType | inspect.LiteralType):
             value = _parse_number(value, type_)
         if not _is_kind(value, type_):
-            return self._wrong_kind(raw, kind(type_), keys, type_)
+            return self._wrong_kind(raw, wanted or kind(type_), keys, type_)
         if isinstance(value, str) and "\x00" in value:
             return self.report(keys, "holds a NUL character")
         if isinstance(type_, inspect.LiteralType) and value not in type_.values:
             names = [str(one) for one in type_.values]
             return self.report(keys, f"must be {_listed(names)}, not {_displayed(raw, type_, keys)}", _near(value, names))
         if not _in_range(value, type_):
-            return self._wrong_kind(raw, kind(type_), keys, type_)
+            return self._wrong_kind(raw, wanted or kind(type_), keys, type_)
         return value
 
     def _resolve(self, raw: Any, type_: inspect.Type) -> tuple[Any, bool]:
         """The value that `raw` stands for, and whether it came through a reference."""
+        if self._references is None:
+            return raw, False
         if isinstance(raw, str) and has_reference(raw):
-            return resolve_text(raw, self._environ), True
+            return self._references.text(raw), True
         is_text = isinstance(type_, inspect.StrType | inspect.CustomType)
         if is_text and isinstance(raw, dict) and raw.keys() == {"file"} and isinstance(raw["file"], str):
-            return read_referenced(resolve_text(raw["file"], self._environ), self._folder), True
+            return self._references.content(raw["file"]), True
         return raw, False
 
     def _wrong_kind(self, value: Any, wanted: str, keys: Keys, type_: inspect.Type | None = None) -> object:
@@ -270,7 +274,7 @@ def kind(type_: inspect.Type) -> str:  # noqa: PLR0911 - one line per kind
     """What a key takes, in words: ``an integer from 1 to 1024``."""
     match type_:
         case inspect.Metadata():
-            return kind(type_.type)
+            return str((type_.extra_json_schema or {}).get("description", "")) or kind(type_.type)
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType():

@@ -9,6 +9,7 @@ from typing import Any
 from hexa_worker.config.check import Check
 from hexa_worker.config.mistakes import raise_all
 from hexa_worker.config.model import Config, File
+from hexa_worker.config.references import References
 from hexa_worker.config.rules import check_rules
 from hexa_worker.errors import ConfigError
 
@@ -32,7 +33,7 @@ def parse_config(text: str, path: Path, environ: Mapping[str, str] = os.environ)
     """As `load_config`, from text that would be in `path`."""
     data = _parse(text, str(path))
     absolute = path.absolute()  # not resolved: a linked worker.toml still means the folder it appears in
-    check = Check(str(path), absolute.parent, environ)
+    check = Check(str(path), References(absolute.parent, environ))
     file: File | None = check.table(data, File)
     if file is not None:
         check_rules(file, check)

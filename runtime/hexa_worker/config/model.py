@@ -14,7 +14,9 @@ from hexa_worker.core.retry import RetryPolicy
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$(?!\n)"
+NAME_DESCRIPTION = "a name of up to 200 letters, digits, dots, dashes and underscores"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +63,7 @@ class Worker(Table):
     """
 
     name: Name
-    handlers: tuple[str, ...]
+    handlers: Annotated[tuple[str, ...], Meta(min_length=1)]
     processes: Annotated[int, Meta(ge=1, le=1024)] = 1
     backend: Literal["asyncio", "trio"] = "asyncio"
     uvloop: bool = True
@@ -137,7 +139,7 @@ class Subscription(Table):
     batch: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     batch_wait_s: Seconds | None = None
     threads: Annotated[int, Meta(ge=1, le=1_000)] | None = None
-    codec: Literal["json", "msgpack", "raw"] = "json"
+    codec: Literal["json", "msgpack", "protobuf", "raw"] = "json"
     middlewares: tuple[str, ...] = ()
     retry: RetryPolicy = RetryPolicy()
     enabled: bool = True

@@ -26,55 +26,63 @@ def has_reference(text: str) -> bool:
     return "${" in text
 
 
-def resolve_text(text: str, environ: Mapping[str, str]) -> str:
-    """`text` with its environment references replaced.
+class References:
+    """What stands behind references.
 
-    Raises:
-        Unresolved: a variable is not set, is not UTF-8, or a reference is malformed.
+    Args:
+        folder: what file references are relative to.
+        environ: what environment references are looked up in.
     """
 
-    def replace(found: "re.Match[str]") -> str:
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environ = environ
+
+    def text(self, text: str) -> str:
+        """`text` with its environment references replaced.
+
+        Raises:
+            Unresolved: a variable is not set, is not UTF-8, or a reference is malformed.
+        """
+        return _REFERENCE.sub(self._replace, text)
+
+    def content(self, file: str) -> str:
+        """The content of a referenced file, less one newline at its end.
+
+        Raises:
+            Unresolved: it cannot be read, is larger than `LARGEST_FILE`, or is not UTF-8.
+        """
+        path = self._folder / self.text(file)
+        try:
+            if not path.is_file():
+                raise Unresolved(f'file "{file}" does not exist', f"looked for {path}")
+            with path.open("rb") as stream:
+                content = stream.read(LARGEST_FILE + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a file name"
+            raise Unresolved(f'file "{file}" cannot be read: {reason}', f"looked for {path}") from error
+        if len(content) > LARGEST_FILE:
+            raise Unresolved(f'file "{file}" is larger than {LARGEST_FILE} bytes', "is it the right file?")
+        try:
+            return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise Unresolved(f'file "{file}" is not UTF-8', "") from None
+
+    def _replace(self, found: "re.Match[str]") -> str:
         if found[0] == "$${":
             return "${"
         name, default = found["name"], found["default"]
         if name is None:
-            raise Unresolved(
-                "malformed reference", "references are ${NAME} or ${NAME:-default}; write $${ for a literal ${"
-            )
-        value = environ.get(name)
-        # As in a shell, `:-` also replaces an empty value.
-        if default is not None and not value:
+            hint = "references are ${NAME} or ${NAME:-default}; write $${ for a literal ${"
+            raise Unresolved("malformed reference", hint)
+        value = self._environ.get(name)
+        if default is not None and not value:  # as in a shell, `:-` replaces an empty value too
             return str(default)
         if value is None:
             raise Unresolved(f"environment variable {name} is not set", f"set it, or write ${{{name}:-default}}")
         if not _is_text(value):
             raise Unresolved(f"environment variable {name} is not UTF-8", "")
         return value
-
-    return _REFERENCE.sub(replace, text)
-
-
-def read_referenced(file: str, folder: Path) -> str:
-    """The content of a referenced file, relative to `folder`, less one newline at its end.
-
-    Raises:
-        Unresolved: it cannot be read, is larger than `LARGEST_FILE`, or is not UTF-8.
-    """
-    path = folder / file
-    try:
-        if not path.is_file():
-            raise Unresolved(f'file "{file}" does not exist', f"looked for {path}")
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a file name"
-        raise Unresolved(f'file "{file}" cannot be read: {reason}', f"looked for {path}") from error
-    if len(content) > LARGEST_FILE:
-        raise Unresolved(f'file "{file}" is larger than {LARGEST_FILE} bytes', "is it the right file?")
-    try:
-        return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise Unresolved(f'file "{file}" is not UTF-8', "") from None
 
 
 def _is_text(value: str) -> bool:

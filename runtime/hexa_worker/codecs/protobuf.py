@@ -1,0 +1,30 @@
+"""protobuf messages; imported only when a handler uses one.
+
+Codec ``json`` reads protobuf-JSON (hexa-event's encoding), unknown fields accepted; ``protobuf`` the binary form.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from hexa_worker.errors import ConfigError
+
+
+def protobuf_decoder(cls: type[Message], codec: str) -> Callable[[bytes], Any]:
+    """The decoder of a message class.
+
+    Raises:
+        ConfigError: messages cannot be read from `codec`.
+    """
+    if codec == "protobuf":
+        return cls.FromString
+    if codec == "json":
+        return lambda payload: json_format.Parse(payload, cls(), ignore_unknown_fields=True)
+    raise ConfigError(f'codec "{codec}" does not carry protobuf messages', hint='use codec "protobuf" or "json"')
+
+
+def encode_protobuf(message: Message) -> bytes:
+    """A message as protobuf-JSON on one line."""
+    return json_format.MessageToJson(message, indent=None).encode()

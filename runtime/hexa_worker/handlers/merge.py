@@ -1,0 +1,140 @@
+"""Puts one subscription together: worker.toml over decorator over defaults."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hexa_worker.config.check import Check
+from hexa_worker.config.mistakes import key_path
+from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
+from hexa_worker.config.rules import check_channels
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.errors import ConfigError
+from hexa_worker.handlers.api import Middleware
+from hexa_worker.handlers.collect import Marked
+from hexa_worker.handlers.plan import (
+    DEFAULT_BATCH_WAIT_S,
+    DEFAULT_CONCURRENCY,
+    DEFAULT_MAILBOX,
+    DEFAULT_MAILBOX_BYTES,
+    DEFAULT_TIMEOUT_S,
+    Handler,
+    Plan,
+)
+from hexa_worker.handlers.signature import place_of, short_path, understand
+
+_CHANNELS = ("channel", "channels", "pattern")
+_SETTINGS = ("concurrency", "order_by", "timeout_s", "batch", "batch_wait_s", "threads")
+
+
+def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...]) -> Plan:
+    """The plan of one subscription.
+
+    Args:
+        config: the loaded worker.toml.
+        marked: the function and what its decorator said.
+        middlewares: the ones worker.toml names for it.
+
+    Raises:
+        ConfigError: decorator, function and worker.toml do not fit together.
+    """
+    mark = marked.mark
+    written = config.file.subscriptions.get(mark.action, Subscription())
+    said = _said_by(marked)
+    settings = _merged(said, written)
+    handler = understand(marked.function, batch=settings["batch"] is not None, codec=written.codec)
+    where = _Places(config, mark.action, handler, written)
+    if not (settings["channel"] or settings["channels"] or settings["pattern"]):
+        raise ConfigError(
+            f"subscription {mark.action} has no channel",
+            where=handler.where,
+            hint=f'write @subscribe("channel"), or channel = "…" under [{key_path(("subscriptions", mark.action))}]',
+        )
+    _check_settings(settings, handler, where)
+    channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
+    group = written.group or mark.action
+    concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
+    timeout_s = DEFAULT_TIMEOUT_S if settings["timeout_s"] is None else settings["timeout_s"]
+    batch_wait_s = settings["batch_wait_s"]
+    return Plan(
+        action=mark.action,
+        handler=handler,
+        middlewares=(*middlewares, *mark.middlewares),
+        channels=channels,
+        pattern=settings["pattern"],
+        group=group,
+        retry_base=written.retry_channel or group,
+        start=written.start,
+        concurrency=concurrency,
+        mailbox=written.mailbox or DEFAULT_MAILBOX,
+        mailbox_bytes=written.mailbox_bytes or DEFAULT_MAILBOX_BYTES,
+        order_by=OrderBy(settings["order_by"] or "none"),
+        timeout_s=timeout_s or None,
+        batch=settings["batch"] or 1,
+        batch_wait_s=DEFAULT_BATCH_WAIT_S if batch_wait_s is None else batch_wait_s,
+        threads=settings["threads"] or concurrency,
+        retry=written.retry,
+        options=getattr(written, driver_name(config), None),
+    )
+
+
+def driver_name(config: Config) -> str:
+    """The name of the configured driver; `Subscription` has a field of that name if it has options."""
+    return str(config.file.broker.__struct_config__.tag)
+
+
+class _Places:
+    """Where a setting was said: in worker.toml, or at the function."""
+
+    def __init__(self, config: Config, action: str, handler: Handler, written: Subscription) -> None:
+        self._config = config
+        self._action = action
+        self._handler = handler
+        self._written = written
+
+    def of(self, key: str) -> str:
+        if getattr(self._written, key) is None:
+            return self._handler.where
+        return f"{short_path(str(self._config.path))}: {key_path(('subscriptions', self._action, key))}"
+
+
+def _said_by(marked: Marked) -> Subscription:
+    """The decorator's arguments, checked by the rules of worker.toml.
+
+    Raises:
+        ConfigError: an argument is none that worker.toml would take.
+    """
+    mark = marked.mark
+    data: dict[str, Any] = {key: getattr(mark, key) for key in (*_SETTINGS, "pattern") if getattr(mark, key) is not None}
+    if mark.channels:
+        data["channels"] = list(mark.channels)
+    check = Check(place_of(marked.function), None)
+    said: Subscription | None = check.table(data, Subscription)
+    if re.search(NAME_PATTERN, mark.action) is None:
+        check.report(("action",), f'must be {NAME_DESCRIPTION}, not "{mark.action}"', "give it with action=…")
+    if said is not None:
+        check_channels(said, check, ())
+    for error in check.mistakes:
+        raise error
+    return said or Subscription()
+
+
+def _merged(said: Subscription, written: Subscription) -> Mapping[str, Any]:
+    merged: dict[str, Any] = {}
+    for key in _SETTINGS:
+        value = getattr(written, key)
+        merged[key] = getattr(said, key) if value is None else value
+    # Where to read is one decision: worker.toml replaces all of it or none of it.
+    source = written if any(getattr(written, key) is not None for key in _CHANNELS) else said
+    return merged | {key: getattr(source, key) for key in _CHANNELS}
+
+
+def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Places) -> None:
+    if settings["batch_wait_s"] is not None and settings["batch"] is None:
+        raise ConfigError("batch_wait_s without batch", where=where.of("batch_wait_s"), hint="set batch, or leave it out")
+    if settings["threads"] is not None and handler.style == "async":
+        raise ConfigError(
+            "threads, but the handler is async",
+            where=where.of("threads"),
+            hint="an async handler runs on the loop: leave threads out, or make it a plain def",
+        )
