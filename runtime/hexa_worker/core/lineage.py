@@ -8,10 +8,8 @@ Headers on a first-hop record are claims from outside: a malformed id is ignored
 shortens a retry ladder (the attempt comes from the channel a record was read from).
 """
 
-import hashlib
 import re
 from typing import NamedTuple
-from urllib.parse import quote
 
 from hexa_worker.core.message import Delivery, Headers, header
 
@@ -59,10 +57,14 @@ def id_by_place(delivery: Delivery) -> str:
     place = delivery.message_id
     if _ID.fullmatch(place.encode(errors="replace")):
         return place
+    # Rare, and hashlib loads OpenSSL, which would cost every process 3 MiB: hence imported here.
+    from hashlib import blake2b  # noqa: PLC0415
+    from urllib.parse import quote  # noqa: PLC0415
+
     spelled = quote(place, safe="", errors="replace")
     if len(spelled) <= _ID_LIMIT:
         return spelled
-    return hashlib.blake2b(place.encode(errors="replace"), digest_size=16).hexdigest()
+    return blake2b(place.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def origin_headers(event_id: str) -> Headers:

@@ -4,7 +4,6 @@
 each driver only has to make that record durable BEFORE it acknowledges the original.
 """
 
-import hashlib
 import re
 from typing import assert_never
 
@@ -75,8 +74,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fingerprint(self) -> str:
         """The same for failures that look alike: class, and message with its numbers and ids blanked."""
+        from hashlib import blake2b  # noqa: PLC0415 - loads OpenSSL, 3 MiB in every process, for the rare case
+
         blanked = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", self.message, flags=re.IGNORECASE)
-        return hashlib.blake2b(f"{self.error}\n{blanked}".encode(errors="replace"), digest_size=6).hexdigest()
+        return blake2b(f"{self.error}\n{blanked}".encode(errors="replace"), digest_size=6).hexdigest()
 
 
 class Acked(msgspec.Struct, frozen=True, gc=False):
