@@ -1,0 +1,3 @@
+"""What all tests share: the brokers of the lab."""
+
+pytest_plugins = ["tests.brokers.plugin"]
