@@ -81,7 +81,8 @@ def _of_codec(annotation: Any, codec: Codec) -> Decode:
         if annotation is Any:
             return bytes
         raise ConfigError(
-            f'codec "raw" hands over bytes or str, not {text_of(annotation)}', hint="annotate the payload as bytes or str"
+            f'codec "raw" hands over bytes or str, not {text_of(annotation)}',
+            hint="annotate the payload as bytes or str",
         )
     if is_protobuf(bare(annotation)):
         from hexa_worker.codecs.protobuf import protobuf_decoder  # noqa: PLC0415 - only where it is used
@@ -133,9 +134,7 @@ def _stranger(type_: inspect.Type, seen: set[Any]) -> str | None:
 
 def _inside(type_: inspect.Type) -> list[inspect.Type]:
     """The types directly inside a type."""
-    found: list[inspect.Type] = [
-        getattr(type_, name) for name in ("type", "item_type", "key_type", "value_type") if hasattr(type_, name)
-    ]
+    found: list[Any] = [getattr(type_, name, None) for name in ("type", "item_type", "key_type", "value_type")]
     found.extend(getattr(type_, "types", ()))
     found.extend(getattr(type_, "item_types", ()))
     found.extend(field.type for field in getattr(type_, "fields", ()))

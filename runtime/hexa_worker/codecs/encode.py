@@ -10,8 +10,10 @@ from hexa_worker.errors import ConfigError
 
 
 def encode(payload: Any) -> bytes:
-    """The bytes of a payload: a msgspec Struct, dataclass, attrs object, TypedDict, pydantic model, protobuf
-    message, or plain data becomes JSON.
+    """The bytes of a payload.
+
+    A msgspec Struct, dataclass, attrs object, TypedDict, pydantic model, protobuf message or plain data
+    becomes JSON.
 
     Raises:
         ConfigError: there is no JSON for it.

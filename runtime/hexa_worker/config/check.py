@@ -22,7 +22,7 @@ _WRONG = object()
 
 
 def decode_hook(cls: type, value: Any) -> Any:
-    """msgspec's hook for the model's own types."""
+    """The hook of msgspec for the model's own types."""
     if cls is Secret:
         return value if isinstance(value, Secret) else Secret(value)
     raise NotImplementedError(cls)
@@ -62,7 +62,7 @@ class Check:
             self.report(keys, str(error))
             return None
 
-    def _visit(self, value: Any, type_: inspect.Type, keys: Keys) -> Any:
+    def _visit(self, value: Any, type_: inspect.Type, keys: Keys) -> Any:  # noqa: PLR0911 - one line per kind
         """The resolved plain value; `_WRONG` once a mistake was reported."""
         match type_:
             case inspect.Metadata():
@@ -171,7 +171,9 @@ class Check:
             return self.report(keys, "holds a NUL character")
         if isinstance(type_, inspect.LiteralType) and value not in type_.values:
             names = [str(one) for one in type_.values]
-            return self.report(keys, f"must be {_listed(names)}, not {_displayed(raw, type_, keys)}", _near(value, names))
+            return self.report(
+                keys, f"must be {_listed(names)}, not {_displayed(raw, type_, keys)}", _near(value, names)
+            )
         if not _in_range(value, type_):
             return self._wrong_kind(raw, wanted or kind(type_), keys, type_)
         return value
@@ -219,7 +221,7 @@ def _parse_number(text: str, type_: inspect.Type) -> Any:
         return text
 
 
-def _is_kind(value: Any, type_: inspect.Type) -> bool:
+def _is_kind(value: Any, type_: inspect.Type) -> bool:  # noqa: PLR0911 - one line per kind
     """Whether a TOML value is of a type's kind, ranges left aside."""
     match type_:
         case inspect.Metadata():

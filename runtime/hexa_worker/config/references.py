@@ -12,7 +12,7 @@ LARGEST_FILE = 1024 * 1024
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})?")
 
 
-class Unresolved(Exception):  # noqa: N818 - says what it means
+class Unresolved(Exception):
     """A reference cannot be resolved; the loader adds the place."""
 
     def __init__(self, message: str, hint: str) -> None:

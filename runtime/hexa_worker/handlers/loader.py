@@ -5,32 +5,16 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from hexa_worker.config.mistakes import key_path, raise_all, suggest
 from hexa_worker.config.model import Config
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import Middleware
 from hexa_worker.handlers.clashes import check_clashes
-from hexa_worker.handlers.collect import Lifespan, Marked, lifespan_in, marked_in
+from hexa_worker.handlers.collect import Marked, lifespan_in, marked_in
 from hexa_worker.handlers.merge import make_plan
 from hexa_worker.handlers.modules import import_named, import_one, put_first
-from hexa_worker.handlers.plan import Plan
-from hexa_worker.handlers.signature import place_of, short_path
-
-
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's handlers, ready to run.
-
-    Attributes:
-        plans: the enabled subscriptions, in the order of modules and functions.
-        lifespan: makes the context manager that one process enters; None without one.
-        middlewares: run around every handler, outermost first.
-    """
-
-    plans: tuple[Plan, ...]
-    lifespan: Lifespan | None = None
-    middlewares: tuple[Middleware, ...] = ()
+from hexa_worker.handlers.plan import Loaded, Plan
+from hexa_worker.handlers.signature import place_of, run_by, short_path
 
 
 def load_plans(config: Config) -> Loaded:
@@ -63,7 +47,7 @@ def load_plans(config: Config) -> Loaded:
     _require_any(config, marked, plans, file)
     raise_all(file, check_clashes(plans))
     return Loaded(
-        plans=tuple(plans),
+        plans=tuple(sorted(plans, key=lambda plan: plan.action)),
         lifespan=lifespan_in(modules),
         middlewares=_middlewares(config, config.file.worker.middlewares, f"{file}: worker.middlewares"),
     )
@@ -140,8 +124,7 @@ def check_middleware(function: Any) -> None:
         ConfigError: it cannot.
     """
     hint = "write: async def middleware(event, ctx, call_next): return await call_next(event, ctx)"
-    called = function if inspect.isroutine(function) else getattr(type(function), "__call__", None)
-    if isinstance(function, type) or not callable(function) or not inspect.iscoroutinefunction(called):
+    if isinstance(function, type) or not inspect.iscoroutinefunction(run_by(function)):
         raise ConfigError("a middleware is an async function", where=place_of(function), hint=hint)
     try:
         inspect.signature(function).bind(None, None, None)

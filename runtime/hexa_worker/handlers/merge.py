@@ -105,7 +105,9 @@ def _said_by(marked: Marked) -> Subscription:
         ConfigError: an argument is none that worker.toml would take.
     """
     mark = marked.mark
-    data: dict[str, Any] = {key: getattr(mark, key) for key in (*_SETTINGS, "pattern") if getattr(mark, key) is not None}
+    data: dict[str, Any] = {
+        key: getattr(mark, key) for key in (*_SETTINGS, "pattern") if getattr(mark, key) is not None
+    }
     if mark.channels:
         data["channels"] = list(mark.channels)
     check = Check(place_of(marked.function), None)
@@ -131,7 +133,9 @@ def _merged(said: Subscription, written: Subscription) -> Mapping[str, Any]:
 
 def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Places) -> None:
     if settings["batch_wait_s"] is not None and settings["batch"] is None:
-        raise ConfigError("batch_wait_s without batch", where=where.of("batch_wait_s"), hint="set batch, or leave it out")
+        raise ConfigError(
+            "batch_wait_s without batch", where=where.of("batch_wait_s"), hint="set batch, or leave it out"
+        )
     if settings["threads"] is not None and handler.style == "async":
         raise ConfigError(
             "threads, but the handler is async",

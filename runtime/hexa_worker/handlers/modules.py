@@ -71,7 +71,9 @@ def _failed(name: str, error: BaseException, where: str) -> ConfigError:
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         text = f"{type(error).__name__}: {error.msg}"
-        return ConfigError(f'module "{name}" cannot be imported: {text}', where=_place(error.filename, error.lineno or 0))
+        return ConfigError(
+            f'module "{name}" cannot be imported: {text}', where=_place(error.filename, error.lineno or 0)
+        )
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -80,7 +82,9 @@ def _failed(name: str, error: BaseException, where: str) -> ConfigError:
     if not frames:
         return ConfigError(f'module "{name}" cannot be imported: {text}', where=where)
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    return ConfigError(f'module "{name}" cannot be imported: {text}', where=_place(own[-1].filename, own[-1].lineno or 0))
+    return ConfigError(
+        f'module "{name}" cannot be imported: {text}', where=_place(own[-1].filename, own[-1].lineno or 0)
+    )
 
 
 def _place(file: str, line: int) -> str:

@@ -43,14 +43,20 @@ def understand(function: Callable[..., Any], *, batch: bool = False, codec: Code
 
 def place_of(function: Any) -> str:
     """``file:line name`` of a function, as far as it can be known; the file relative to the current folder."""
-    inner = inspect.unwrap(function, stop=lambda one: not hasattr(one, "__wrapped__")) if callable(function) else function
-    inner = getattr(inner, "func", inner)  # functools.partial
-    code = getattr(inner, "__code__", None) or getattr(getattr(type(inner), "__call__", None), "__code__", None)
+    inner = _chain(function)[-1]
+    code = getattr(run_by(inner), "__code__", None)
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     name = name.rsplit("<locals>.", 1)[-1]
     if code is None:
         return f"{getattr(inner, '__module__', '?')} {name}"
     return f"{short_path(code.co_filename)}:{code.co_firstlineno} {name}"
+
+
+def run_by(value: Any) -> Any:
+    """The function that runs when `value` is called: itself, or the ``__call__`` of its class."""
+    if inspect.isroutine(value) or isinstance(value, type) or not callable(value):
+        return value
+    return type(value).__call__
 
 
 def short_path(file: str) -> str:
@@ -91,9 +97,7 @@ def _style_of(function: Callable[..., Any]) -> Style:
         raise ConfigError("a class is not a handler", hint="mark a function, or an object with __call__")
     if not callable(function):
         raise ConfigError("is not callable", hint=_SHAPE)
-    if not inspect.isroutine(function) and not hasattr(function, "func"):
-        function = type(function).__call__
-    for one in _chain(function):
+    for one in map(run_by, _chain(function)):
         if inspect.isasyncgenfunction(one) or inspect.isgeneratorfunction(one):
             raise ConfigError("is a generator: it would never run", hint="return or emit instead of yield")
         if inspect.iscoroutinefunction(one):
@@ -104,7 +108,7 @@ def _style_of(function: Callable[..., Any]) -> Style:
 
 def _chain(function: Any) -> list[Any]:
     """A function and what it wraps, outermost first."""
-    found = []
+    found: list[Any] = []
     while function is not None and len(found) < 100:  # noqa: PLR2004 - a ring of wrappers ends somewhere
         found.append(function)
         function = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
@@ -138,19 +142,17 @@ def _annotation_of(function: Callable[..., Any], parameter: inspect.Parameter) -
     annotation = _evaluated(function, parameter.annotation)
     if annotation is _UNRESOLVED:
         raise ConfigError(
-            f"the annotation of {parameter.name}, {parameter.annotation!r}, names something that is not there at run time",
+            f"the annotation of {parameter.name}, {parameter.annotation!r}, names what is not there at run time",
             hint="define it at the top of the module; do not import it under TYPE_CHECKING only",
         )
     return annotation
 
 
 def _evaluated(function: Callable[..., Any], annotation: Any) -> Any:
-    inner = _chain(function)[-1]
-    if not hasattr(inner, "__globals__"):
-        inner = type(inner).__call__
+    inner = run_by(_chain(function)[-1])
 
     class Holder:
-        __annotations__ = {"it": annotation}  # noqa: RUF012 - what get_type_hints reads
+        __annotations__ = {"it": annotation}
 
     try:
         hints = typing.get_type_hints(
