@@ -120,7 +120,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     clock: Clock | None = None,
     journal: Journal | None = None,
     suspects: Suspects | None = None,
-    record: Callable[[Sequence[Settlement], int], None] | None = None,
+    record: Callable[[str, Sequence[Settlement], int], None] | None = None,
     stuck: Callable[[Delivery], None] | None = None,
     report: Callable[[Report], None] | None = None,
 ) -> int:
@@ -135,7 +135,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         clock: instead of the machine's.
         journal: where lanes note what they have in hand.
         suspects: what was in hand at crashes.
-        record: told of settlements that took effect.
+        record: told of the settlements of an action that took effect, and when.
         stuck: told of a delivery whose handler ignores its cancellation.
         report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
 

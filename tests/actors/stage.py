@@ -57,7 +57,7 @@ class Stage:
             Loaded(plans=tuple(plans), lifespan=how.pop("lifespan", None), middlewares=how.pop("middlewares", ())),
             stop=stop,
             driver=driver or MemoryDriver(self.store),
-            record=lambda batch, _now_ms: self.settled.extend(batch),
+            record=lambda _action, batch, _now_ms: self.settled.extend(batch),
             stuck=self.stuck.append,
             report=self.reports.append,
             suspects=self.suspects,

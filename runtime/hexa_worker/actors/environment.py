@@ -45,7 +45,7 @@ class Environment:
         state: what the lifespan yielded.
         middlewares: the worker's own, outermost first.
         emit: publishes a child event.
-        record: told of settlements that took effect; None: nobody listens.
+        record: told of the settlements of an action that took effect, and when; None: nobody listens.
         journal: None when nobody would read it.
         suspects: None when nobody counts crashes.
         stuck: told of a delivery whose handler does not end.
@@ -60,7 +60,7 @@ class Environment:
     state: Any
     middlewares: tuple[Middleware, ...]
     emit: Callable[[Event, Lineage | None], Awaitable[str]]
-    record: Callable[[Sequence[Settlement], int], None] | None
+    record: Callable[[str, Sequence[Settlement], int], None] | None
     journal: Journal | None
     suspects: Suspects | None
     stuck: Callable[[Delivery], None]

@@ -6,6 +6,7 @@ worker with an error, and its supervisor makes a new one. Closing the source han
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -109,9 +110,8 @@ class Worker:
         try:
             if self._stopping:
                 return
-            settler = self._settler = Settler(
-                source, self._mailbox, self._stats, self._log, self._env.clock, self._env.record
-            )
+            record = None if self._env.record is None else partial(self._env.record, self._plan.action)
+            settler = self._settler = Settler(source, self._mailbox, self._stats, self._log, self._env.clock, record)
             lanes = self._make_lanes(settler)
             self._running()
             try:
@@ -319,5 +319,3 @@ class Worker:
     def logger(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
         """A logger bound to a delivery."""
         return self._log.bound(delivery, lineage)
-
-

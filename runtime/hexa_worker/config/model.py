@@ -23,7 +23,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One table of worker.toml: unknown keys are errors."""
 
 
-class Log(Table):
+class Log(Table, frozen=True):
     """How the worker logs.
 
     Attributes:
@@ -37,14 +37,14 @@ class Log(Table):
     repeat_s: Seconds = 1.0
 
 
-class Http(Table):
+class Http(Table, frozen=True):
     """Where ``/live /ready /status /metrics`` are served, for all processes together; off without this table."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
 
 
-class Worker(Table):
+class Worker(Table, frozen=True):
     """The worker as a whole.
 
     Attributes:
@@ -78,11 +78,11 @@ class Worker(Table):
     process_restart: RestartPolicy = RestartPolicy(max_restarts=20, window_s=60.0, initial_delay_s=0.1)
 
 
-class Memory(Table, tag_field="driver", tag="memory"):
+class Memory(Table, frozen=True, tag_field="driver", tag="memory"):
     """A broker inside the process: for tests and benches; nothing outlives the process."""
 
 
-class Embedded(Table, tag_field="driver", tag="embedded"):
+class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
     """The embedded durable broker: one SQLite file, shared by many processes of one machine.
 
     Attributes:
@@ -101,7 +101,7 @@ class Embedded(Table, tag_field="driver", tag="embedded"):
 Broker = Memory | Embedded
 
 
-class Subscription(Table):
+class Subscription(Table, frozen=True):
     """One subscription; what is None is taken from the decorator, then from `DEFAULTS`.
 
     Attributes:
@@ -145,12 +145,29 @@ class Subscription(Table):
     enabled: bool = True
 
 
-class File(Table):
+class Lineage(Table, frozen=True):
+    """What `trace` is told from: a file of its own, written beside the worker.
+
+    Attributes:
+        store: ``embedded`` keeps it in one SQLite file per machine; ``off`` keeps nothing.
+        path: that file.
+        keep_days: how long things are remembered.
+        maximum_bytes: how large the file may become; the oldest is forgotten first.
+    """
+
+    store: Literal["embedded", "off"] = "embedded"
+    path: str = "var/lineage.db"
+    keep_days: Annotated[float, Meta(gt=0)] = 7.0
+    maximum_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+
+
+class File(Table, frozen=True):
     """worker.toml as a whole."""
 
     worker: Worker
     broker: Broker = Embedded()
     subscriptions: dict[str, Subscription] = msgspec.field(default_factory=dict)
+    lineage: Lineage = Lineage()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

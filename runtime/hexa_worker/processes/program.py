@@ -1,4 +1,4 @@
-"""What a child really runs: the app."""
+"""What a child really runs: the app, its lineage recorded beside it."""
 
 from functools import partial
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 from hexa_worker.app import serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
-from hexa_worker.handlers.loader import load_plans
+from hexa_worker.handlers.loader import Loaded, load_plans
+from hexa_worker.lineage.opening import recording
 from hexa_worker.processes.child import Serve, Session
 
 
@@ -19,14 +20,19 @@ class AppProgram:
 
     def prepare(self, session: Session) -> Serve:
         """Import the handlers. Raises ConfigError."""
-        return partial(
-            serve,
+        return partial(_serve, session, load_plans(session.config))
+
+
+async def _serve(session: Session, loaded: Loaded) -> int:
+    with recording(session.config) as recorder:
+        return await serve(
             session.config,
-            load_plans(session.config),
+            loaded,
             stop=session.stop,
             until_idle=session.arguments.until_idle,
             journal=session.journal,
             suspects=session.suspects,
             stuck=session.stuck,
             report=session.report,
+            record=None if recorder is None else recorder.record,
         )

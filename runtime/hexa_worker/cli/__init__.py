@@ -1,0 +1,47 @@
+"""The command line: one module per command, imported only when it is called.
+
+Exit codes: 0 fine, 1 failed, 2 bad configuration or usage, 130 interrupted from the keyboard.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from hexa_worker.cli.group import root
+from hexa_worker.cli.terminal import fail
+from hexa_worker.errors import ConfigError, HexaWorkerError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors of the user's making end in one text on stderr."""
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # whoever read our output has gone: point stdout at nothing, so that the interpreter's last flush is quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = root.main(arguments, prog_name="hexa-worker", standalone_mode=False)
+    except click.UsageError as error:
+        place = f"\ntry: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        return fail(error.format_message() + place, EXIT_USAGE)
+    except ConfigError as error:
+        return fail(str(error), EXIT_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return fail("interrupted", EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        return fail(error.format_message(), error.exit_code)
+    except HexaWorkerError as error:
+        return fail(str(error), EXIT_FAILED)
+    return code if isinstance(code, int) else 0

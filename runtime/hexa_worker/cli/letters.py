@@ -1,0 +1,217 @@
+"""Dead letters drawn for humans and encoded for machines."""
+
+import base64
+import string
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hexa_worker.cli.terminal import clean, console, iso, local, note, plural, write
+from hexa_worker.desk.letters import DeadLetter, Group, count_into
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+HEX_ROW = 16
+_PRINTABLE = frozenset(string.printable.encode()) - frozenset(b"\t\n\r\x0b\x0c")
+
+
+def brief(letter: DeadLetter) -> dict[str, Any]:
+    """What ``dlq list --json`` says of a letter."""
+    return {
+        "id": letter.id,
+        "action": letter.action,
+        "event_id": letter.event_id,
+        "root_id": letter.root_id,
+        "parent_id": letter.parent_id,
+        "channel": letter.channel,
+        "origin_id": letter.origin_id,
+        "key": letter.key,
+        "attempts": letter.attempts,
+        "error": letter.error,
+        "error_class": letter.error_class,
+        "reason": letter.reason,
+        "fingerprint": letter.fingerprint,
+        "payload_size": len(letter.delivery.payload),
+        "first_failed_at": iso(letter.first_failed_at_ms),
+        "dead_at": iso(letter.dead_at_ms),
+        "redriven_from": letter.redriven_from,
+    }
+
+
+def whole(letter: DeadLetter, *, with_payload: bool) -> dict[str, Any]:
+    """What ``dlq show --json`` says of it. A payload that is no JSON is given in base64, and as text if it is any."""
+    found = brief(letter)
+    found["error_message"] = letter.error_message
+    found["traceback"] = letter.traceback or None
+    found["headers"] = {name: value.decode(errors="replace") for name, value in letter.user_headers}
+    if with_payload:
+        payload = letter.delivery.payload
+        if (value := json_of(payload)) is not None:
+            found["payload"] = value
+        else:
+            found["payload_base64"] = base64.b64encode(payload).decode()
+    return found
+
+
+def json_of(payload: bytes) -> msgspec.Raw | None:
+    """`payload` as JSON to be passed on as it is, or None when it is none."""
+    try:
+        payload.decode()
+        return msgspec.json.decode(payload, type=msgspec.Raw)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+async def list_json(letters: AsyncIterator[DeadLetter], limit: int | None) -> None:
+    """Write one JSON array, an object a line; however many there are, few are in memory."""
+    if limit is not None:
+        newest: deque[DeadLetter] = deque(maxlen=limit)
+        async for letter in letters:
+            newest.append(letter)
+        write("[" + ",\n ".join(msgspec.json.encode(brief(letter)).decode() for letter in newest) + "]")
+        return
+    separator = "["
+    async for letter in letters:
+        sys.stdout.write(separator + msgspec.json.encode(brief(letter)).decode())
+        separator = ",\n "
+    write("]" if separator != "[" else "[]")
+
+
+async def list_human(letters: AsyncIterator[DeadLetter], limit: int) -> None:
+    """Draw the groups of letters that look alike, then the newest letters."""
+    groups: dict[tuple[str, str], Group] = {}
+    newest: deque[DeadLetter] = deque(maxlen=limit)
+    async for letter in letters:
+        count_into(groups, letter)
+        newest.append(letter)
+    total = sum(group.count for group in groups.values())
+    if not total:
+        note("no dead letters")
+        return
+    out = console()
+    _draw_groups(out, sorted(groups.values(), key=lambda group: -group.count))
+    if newest:
+        out.print()
+        _draw_rows(out, newest)
+    if total > len(newest):
+        note(f"{len(newest)} newest of {plural(total, 'dead letter')}; more with --limit")
+
+
+def _table(*columns: tuple[str, dict[str, Any]]) -> "Table":
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
+    from rich.table import Table  # noqa: PLC0415 - lazy by design
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    for name, options in columns:
+        table.add_column(name, **options)
+    return table
+
+
+def _draw_groups(out: "Console", groups: list[Group]) -> None:
+    table = _table(
+        ("count", {"justify": "right", "style": "bold"}),
+        ("action", {"style": "cyan", "no_wrap": True}),
+        ("reason", {"no_wrap": True}),
+        ("error", {"style": "red", "overflow": "ellipsis", "no_wrap": True}),
+        ("first seen", {"style": "dim", "no_wrap": True}),
+        ("last seen", {"no_wrap": True}),
+        ("fingerprint", {"style": "dim", "no_wrap": True}),
+    )
+    for group in groups:
+        seen = local(group.first_ms), local(group.last_ms)
+        table.add_row(
+            f"{group.count:,}", group.action, clean(group.reason), clean(group.error), *seen, clean(group.fingerprint)
+        )
+    out.print(table)
+
+
+def _draw_rows(out: "Console", letters: deque[DeadLetter]) -> None:
+    table = _table(
+        ("id", {"style": "bold", "no_wrap": True}),
+        ("died", {"no_wrap": True}),
+        ("tries", {"justify": "right"}),
+        ("root", {"style": "dim", "no_wrap": True}),
+        ("error", {"style": "red", "overflow": "ellipsis", "no_wrap": True}),
+    )
+    for letter in letters:
+        table.add_row(letter.id, local(letter.dead_at_ms), str(letter.attempts), letter.root_id, clean(letter.error))
+    out.print(table)
+
+
+def show_human(letter: DeadLetter, *, with_payload: bool) -> None:
+    """Draw one letter, whole."""
+    from rich.table import Table  # noqa: PLC0415 - lazy by design
+    from rich.text import Text  # noqa: PLC0415 - lazy by design
+
+    out = console()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value, style in _facts(letter):
+        if value is not None:
+            table.add_row(name, Text(clean(value), style=style))
+    for header, raw in letter.user_headers:
+        table.add_row("header", Text(clean(f"{header}: {raw.decode(errors='replace')}")))
+    out.print(table)
+    if letter.traceback:
+        out.print()
+        out.print(Text(clean(letter.traceback.rstrip()), style="dim"))
+    if with_payload:
+        out.print()
+        for line in payload_lines(letter.delivery.payload):
+            write(line)
+
+
+def _facts(letter: DeadLetter) -> list[tuple[str, str | None, str]]:
+    origin = letter.channel if letter.origin_id is None else f"{letter.channel} ({letter.origin_id})"
+    return [
+        ("dead letter", letter.id, "bold"),
+        ("action", letter.action, "cyan"),
+        ("error", letter.error_class, "red"),
+        ("", letter.error_message or None, "red"),
+        ("reason", letter.reason, ""),
+        ("attempts", str(letter.attempts), ""),
+        ("first failed", local(letter.first_failed_at_ms), ""),
+        ("died", local(letter.dead_at_ms), ""),
+        ("origin", origin, ""),
+        ("event id", letter.event_id, ""),
+        ("root id", letter.root_id, ""),
+        ("parent id", letter.parent_id, ""),
+        ("redriven from", letter.redriven_from, ""),
+        ("key", letter.key, ""),
+        ("fingerprint", letter.fingerprint, ""),
+        ("payload", plural(len(letter.delivery.payload), "byte"), ""),
+    ]
+
+
+def payload_lines(payload: bytes) -> Iterator[str]:
+    """`payload` for reading: JSON indented, anything else as a hex dump that shows every byte."""
+    raw = json_of(payload)
+    if raw is not None:
+        yield from msgspec.json.format(bytes(raw)).decode().splitlines()
+        return
+    for start in range(0, len(payload), HEX_ROW):
+        row = payload[start : start + HEX_ROW]
+        text = "".join(chr(byte) if byte in _PRINTABLE else "." for byte in row)
+        yield f"{start:08x}  {row.hex(' '):<{HEX_ROW * 3 - 1}}  |{text}|"
+
+
+@contextmanager
+def progress(verb: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere. Yields what is told how many are done."""
+    if not sys.stderr.isatty() or not total:
+        yield lambda _done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415 - lazy by design
+    from rich.progress import TimeRemainingColumn  # noqa: PLC0415 - lazy by design
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,89 @@
+"""What is written where: errors and notes to stderr, results to stdout, colours only on a terminal.
+
+rich is imported when something is drawn for a human, never before.
+"""
+
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 240
+"""Columns of a table that is not drawn on a terminal: wide enough to cut nothing."""
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """`text` from a record, made harmless: control characters (which a terminal would obey) are spelled out."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def colours(stream: TextIO) -> bool:
+    """Whether `stream` may get colours."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def fail(text: str, code: int) -> int:
+    """Write an error; returns `code`."""
+    word = "\x1b[1;31merror:\x1b[0m" if colours(sys.stderr) else "error:"
+    print(f"{word} {text}", file=sys.stderr)  # noqa: T201 - this is the terminal
+    return code
+
+
+def note(text: str) -> None:
+    """Write something a human should know; it is no result, so it goes to stderr."""
+    print(text, file=sys.stderr)  # noqa: T201 - this is the terminal
+
+
+def write(text: str) -> None:
+    """Write a line of the result."""
+    print(text)  # noqa: T201 - this is the terminal
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON value on a line of its own; indented on a terminal."""
+    encoded = msgspec.json.encode(value)
+    write((msgspec.json.format(encoded) if sys.stdout.isatty() else encoded).decode())
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where human output is drawn."""
+    from rich.console import Console  # noqa: PLC0415 - lazy by design
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
+
+
+def iso(at_ms: int | None) -> str | None:
+    """A time for machines: ISO 8601, UTC, milliseconds."""
+    if at_ms is None:
+        return None
+    try:
+        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None  # a record from outside may claim any time
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def local(at_ms: int | None) -> str:
+    """A time for humans, in their own zone."""
+    if at_ms is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return "-"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 event``, ``2,000 events``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

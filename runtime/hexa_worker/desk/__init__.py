@@ -1,0 +1,1 @@
+"""The dead-letter desk: look at dead letters, send them round again, throw them away."""
