@@ -1,0 +1,5 @@
+"""The embedded broker: one SQLite file, shared by the processes of one machine."""
+
+from hexa_worker.drivers.embedded.driver import EmbeddedDriver
+
+__all__ = ["EmbeddedDriver"]

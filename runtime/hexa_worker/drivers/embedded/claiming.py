@@ -1,0 +1,230 @@
+"""Taking leases: due retries, what others left behind, and the next stretch of each channel.
+
+A claim writes a few rows whatever it leases; the records themselves are read after the commit (`reading`), so
+the write lock is never held while rows cross into Python.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from hexa_worker.drivers.embedded import leases
+from hexa_worker.drivers.embedded.leases import DelayedLease, Lease
+from hexa_worker.drivers.embedded.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS, SEQUENCE_MASK, STRIPES
+from hexa_worker.drivers.embedded.subscriber import Subscriber
+
+_ids = msgspec.json.Decoder(list[int]).decode
+
+_DUE = "SELECT due_ms FROM delayed WHERE base = ? AND lease = 0 ORDER BY due_ms LIMIT 1"
+_UNREAD = """
+    SELECT p.channel, c.name, p.next, c.next FROM positions p JOIN channels c ON c.id = p.channel
+    WHERE p.subscription = ? AND p.next < c.next AND c.striped >= ?"""
+_FREE = """
+    SELECT l.id, l.channel, c.name, l.stripe, l.low, l.high, l.done FROM leases l JOIN channels c ON c.id = l.channel
+    WHERE l.subscription = ? AND l.owner = 0 ORDER BY l.channel, l.low"""
+_STRIPES = f"""
+    SELECT s.stripe, (
+        SELECT json_group_array(id) FROM (
+            SELECT id FROM log INDEXED BY log_stripe
+            WHERE stripe = s.stripe AND id >= ?1 + s.next AND id < ?1 + ?2 ORDER BY id LIMIT ?3
+        )
+    )
+    FROM stripes s
+    WHERE s.subscription = ?4 AND s.channel = ?5 AND NOT EXISTS (
+        SELECT 1 FROM leases l
+        WHERE l.subscription = s.subscription AND l.channel = s.channel AND l.stripe IN ({NO_STRIPE}, s.stripe)
+    )"""  # noqa: S608 - constants of ours
+
+
+def next_due_ms(connection: sqlite3.Connection, base: int) -> int | None:
+    """When the earliest waiting record of a retry base is due."""
+    row: tuple[int] | None = connection.execute(_DUE, (base,)).fetchone()
+    return None if row is None else row[0]
+
+
+def claimable(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: int) -> bool:
+    """Whether `claim` would find something. Reads only."""
+    due_ms = next_due_ms(connection, subscriber.base)
+    if due_ms is not None and due_ms <= now_ms:
+        return True
+    if any(True for _ in _free(connection, subscriber, NOBODY)):
+        return True
+    for channel, _, _, end in _unread(connection, subscriber):
+        if subscriber.by_key:
+            if _stripes(connection, subscriber, channel, end, 1):
+                return True
+        elif not (subscriber.ordered and _outstanding(connection, subscriber, channel)):
+            return True
+    return False
+
+
+def claim(  # noqa: PLR0913 - who, what for, how much, when
+    connection: sqlite3.Connection, subscriber: Subscriber, owner: int, room: int, now_ms: int, peers: int
+) -> list[Lease]:
+    """Lease up to about `room` records to `owner`. Inside a write transaction of the caller.
+
+    Args:
+        peers: how many processes share the file; each leaves the others their part of the stripes.
+    """
+    taken: list[Lease] = []
+    due = _claim_due(connection, subscriber, owner, max(room // 2, 1), now_ms)
+    if due is not None:
+        taken.append(due)
+        room -= due.remaining
+    for free in _free(connection, subscriber, owner):
+        if room <= 0:
+            return taken
+        connection.execute("UPDATE leases SET owner = ? WHERE id = ?", (owner, free.id))
+        taken.append(free)
+        room -= free.remaining
+    if room > 0:
+        taken += _claim_next(connection, subscriber, owner, room, peers)
+    return taken
+
+
+def _claim_due(
+    connection: sqlite3.Connection, subscriber: Subscriber, owner: int, room: int, now_ms: int
+) -> DelayedLease | None:
+    found = connection.execute(
+        "SELECT json_group_array(id) FROM"
+        " (SELECT id FROM delayed WHERE base = ? AND lease = 0 AND due_ms <= ? ORDER BY due_ms LIMIT ?)",
+        (subscriber.base, now_ms, room),
+    ).fetchone()[0]
+    ids = _ids(found)
+    if not ids:
+        return None
+    offsets = sorted([id_ & SEQUENCE_MASK for id_ in ids])
+    lease = leases.insert(connection, subscriber.id, 0, NO_STRIPE, offsets, owner)
+    connection.execute("UPDATE delayed SET lease = ? WHERE id IN (SELECT value FROM json_each(?))", (lease, found))
+    return DelayedLease(lease, owner, subscriber.base, subscriber.spec.retry_base, offsets)
+
+
+def _free(connection: sqlite3.Connection, subscriber: Subscriber, owner: int) -> Iterator[Lease]:
+    """Leases that nobody has; with order only the first of each stripe, and none behind another's."""
+    for id_, channel, name, stripe, low, high, done in connection.execute(_FREE, (subscriber.id,)).fetchall():
+        if not subscriber.reads(name):
+            continue
+        if subscriber.ordered and _barred(connection, subscriber, channel, stripe, low, owner):
+            continue
+        offsets: Sequence[int] = range(low, high)
+        if stripe != NO_STRIPE:
+            offsets = _stripe_offsets(connection, channel, stripe, low, high) or offsets
+        finished = leases.decode_done(low, done)
+        yield Lease(id_, owner, channel, name, offsets, stripe=stripe, finished=finished, ordered=subscriber.ordered)
+
+
+def _barred(  # noqa: PLR0913 - a place in a stripe
+    connection: sqlite3.Connection, subscriber: Subscriber, channel: int, stripe: int, low: int, owner: int
+) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM leases WHERE subscription = ? AND channel = ? AND (stripe = ? OR stripe = ?)"
+        " AND low < ? AND owner != ? LIMIT 1",
+        (subscriber.id, channel, stripe, NO_STRIPE, low, owner or -1),
+    ).fetchone()
+    return found is not None
+
+
+def _stripe_offsets(connection: sqlite3.Connection, channel: int, stripe: int, low: int, high: int) -> list[int]:
+    first = channel << SEQUENCE_BITS
+    found = connection.execute(
+        "SELECT json_group_array(id) FROM (SELECT id FROM log INDEXED BY log_stripe"
+        " WHERE stripe = ? AND id >= ? AND id < ? ORDER BY id)",
+        (stripe, first + low, first + high),
+    ).fetchone()[0]
+    return [id_ & SEQUENCE_MASK for id_ in _ids(found)]
+
+
+def _unread(connection: sqlite3.Connection, subscriber: Subscriber) -> list[tuple[int, str, int, int]]:
+    rows = connection.execute(_UNREAD, (subscriber.id, 2 if subscriber.by_key else 0)).fetchall()
+    return [row for row in rows if subscriber.reads(row[1])]
+
+
+def _outstanding(connection: sqlite3.Connection, subscriber: Subscriber, channel: int) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM leases WHERE subscription = ? AND channel = ? LIMIT 1", (subscriber.id, channel)
+    ).fetchone()
+    return found is not None
+
+
+def _claim_next(
+    connection: sqlite3.Connection, subscriber: Subscriber, owner: int, room: int, peers: int
+) -> list[Lease]:
+    channels = _unread(connection, subscriber)
+    if len(channels) > 1:
+        subscriber.rotation += 1
+        turn = subscriber.rotation % len(channels)
+        channels = channels[turn:] + channels[:turn]
+    taken: list[Lease] = []
+    for index, (channel, name, position, end) in enumerate(channels):
+        share = -(-room // (len(channels) - index))
+        if share <= 0:
+            break
+        if subscriber.by_key:
+            found = _claim_stripes(connection, subscriber, owner, (channel, name, end), share, peers)
+        elif subscriber.ordered and _outstanding(connection, subscriber, channel):
+            continue
+        else:
+            found = [
+                _claim_range(
+                    connection, subscriber, owner, (channel, name), range(position, min(end, position + share))
+                )
+            ]
+        taken += found
+        room -= sum([lease.remaining for lease in found])
+    return taken
+
+
+def _claim_range(
+    connection: sqlite3.Connection, subscriber: Subscriber, owner: int, place: tuple[int, str], offsets: range
+) -> Lease:
+    channel, name = place
+    connection.execute(
+        "UPDATE positions SET next = ? WHERE subscription = ? AND channel = ?", (offsets.stop, subscriber.id, channel)
+    )
+    id_ = leases.insert(connection, subscriber.id, channel, NO_STRIPE, offsets, owner)
+    return Lease(id_, owner, channel, name, offsets, ordered=subscriber.ordered)
+
+
+def _stripes(
+    connection: sqlite3.Connection, subscriber: Subscriber, channel: int, end: int, depth: int
+) -> list[tuple[int, list[int]]]:
+    """Stripes that nobody holds and that have unread records, with up to `depth` row ids each."""
+    rows = connection.execute(_STRIPES, (channel << SEQUENCE_BITS, end, depth, subscriber.id, channel)).fetchall()
+    return [(stripe, _ids(found)) for stripe, found in rows if found != "[]"]
+
+
+def _claim_stripes(  # noqa: PLR0913 - as `claim`
+    connection: sqlite3.Connection,
+    subscriber: Subscriber,
+    owner: int,
+    place: tuple[int, str, int],
+    room: int,
+    peers: int,
+) -> list[Lease]:
+    channel, name, end = place
+    share = -(-STRIPES // max(peers, 1))
+    held = len({lease.stripe for lease in subscriber.leases if lease.channel == channel})
+    if held >= share:
+        return []
+    found = _stripes(connection, subscriber, channel, end, max(-(-room // share), 1))
+    found.sort(key=lambda stripe: (stripe[0] - subscriber.rotation) % STRIPES)
+    taken: list[Lease] = []
+    for stripe, ids in found[: share - held]:
+        if room <= 0:
+            break
+        offsets = [id_ & SEQUENCE_MASK for id_ in ids]
+        id_ = leases.insert(connection, subscriber.id, channel, stripe, offsets, owner)
+        connection.execute(
+            "UPDATE stripes SET next = ? WHERE subscription = ? AND channel = ? AND stripe = ?",
+            (offsets[-1] + 1, subscriber.id, channel, stripe),
+        )
+        taken.append(Lease(id_, owner, channel, name, offsets, stripe=stripe, ordered=True))
+        room -= len(offsets)
+        subscriber.rotation = stripe + 1
+    counted = sum([lease.remaining for lease in taken])
+    connection.execute(
+        "UPDATE positions SET next = next + ? WHERE subscription = ? AND channel = ?",
+        (counted, subscriber.id, channel),
+    )
+    return taken

@@ -1,0 +1,150 @@
+"""The embedded driver: one process's view of the file."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from hexa_worker.clock import Clock, SystemClock
+from hexa_worker.config.model import Embedded
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.embedded import declaring, desk
+from hexa_worker.drivers.embedded.append import append
+from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check
+from hexa_worker.drivers.embedded.source import EmbeddedSource
+from hexa_worker.drivers.embedded.subscriber import Subscriber
+from hexa_worker.drivers.embedded.thread import TICK_S, BrokerThread
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+
+CAPABILITIES = Capabilities(
+    name="embedded",
+    durable=True,
+    shared=True,
+    order=frozenset(OrderBy),
+    delay_accuracy_s=0.05,
+    redelivery_s=TICK_S,
+    counts_deliveries=False,
+    patterns=True,
+    max_payload=MAX_PAYLOAD,
+    notes=(
+        "All processes run on one machine and share one file on a local disk.",
+        "A process that is killed is taken over within a second, one that hangs after lease_s.",
+        "durability = normal survives the death of every process, full also a power cut.",
+    ),
+)
+
+
+class EmbeddedDriver:
+    """See `hexa_worker.drivers.base.Driver`.
+
+    Args:
+        path: the database file; folder and file are created when missing.
+        options: durability and times.
+        clock: says what is due; None: the machine's.
+    """
+
+    def __init__(self, path: Path, options: Embedded | None = None, clock: Clock | None = None) -> None:
+        self._path = Path(path)
+        self._options = options or Embedded()
+        self._clock: Clock = clock or SystemClock()
+        self._thread: BrokerThread | None = None
+        self._sources: list[EmbeddedSource] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises."""
+        return CAPABILITIES
+
+    async def open(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.open`."""
+        if self._thread is None:
+            thread = BrokerThread(self._path, self._options, self._clock)
+            await thread.start()
+            self._thread = thread
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.close`."""
+        sources, self._sources = self._sources, []
+        for source in sources:
+            await source.close()
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            await thread.stop()
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """See `hexa_worker.drivers.base.Driver.publish`."""
+        answers: list[str | DriverError | None] = [None] * len(messages)
+        accepted: list[Message] = []
+        for index, message in enumerate(messages):
+            try:
+                check(message)
+            except DriverRejected as error:
+                answers[index] = error
+            else:
+                accepted.append(message)
+        if accepted:
+            now_ms = self._clock.now_ms()
+            ids = iter(
+                await self._running.write(
+                    lambda connection: append(connection, accepted, now_ms), wakes=lambda: True
+                )
+            )
+        else:
+            ids = iter(())
+        return [next(ids) if answer is None else answer for answer in answers]
+
+    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """See `hexa_worker.drivers.base.Driver.declare`."""
+        for spec in specs:
+            await self._declare(spec)
+
+    async def _declare(self, spec: SubscriptionSpec) -> tuple[int, int, bool]:
+        thread = self._running
+        declared: tuple[int, int, bool] = await thread.write(lambda connection: declaring.declare(connection, spec))
+        if declared[2]:
+            for channel, first in await thread.read(lambda connection: declaring.unstriped_after(connection, spec)):
+                await _stripe(thread, channel, first)
+        return declared
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> EmbeddedSource:
+        """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        del revoked  # what a living process has leased stays its own
+        group, base, by_key = await self._declare(spec)
+        source = EmbeddedSource(self._running, Subscriber(spec, group, base, by_key=by_key), self._clock)
+        self._sources.append(source)
+        return source
+
+    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+        """See `hexa_worker.drivers.base.Driver.browse`."""
+        found: list[Delivery] = await self._running.read(
+            lambda connection: desk.browse(connection, channel, after, limit)
+        )
+        return found
+
+    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
+        """See `hexa_worker.drivers.base.Driver.remove`."""
+        removed: int = await self._running.write(lambda connection: desk.remove(connection, channel, offsets))
+        return removed
+
+    async def channels(self) -> Sequence[str]:
+        """See `hexa_worker.drivers.base.Driver.channels`."""
+        names: list[str] = await self._running.read(desk.channels)
+        return names
+
+    @property
+    def _running(self) -> BrokerThread:
+        if self._thread is None:
+            raise DriverUnavailable(f"{self._path} is not open")
+        return self._thread
+
+
+async def _stripe(thread: BrokerThread, channel: int, first: int) -> None:
+    """Give a channel's older records their stripes, a few thousand at a time, so that others get their turn."""
+    start: int | None = first
+
+    def some(connection: sqlite3.Connection) -> int | None:
+        return declaring.stripe_some(connection, channel, start or 0)
+
+    while start is not None:
+        start = await thread.write(some, wakes=lambda: True)

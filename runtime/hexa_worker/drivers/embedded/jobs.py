@@ -1,0 +1,64 @@
+"""What the loop asks of the broker thread."""
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.embedded.leases import Lease
+from hexa_worker.drivers.embedded.subscriber import Subscriber
+
+
+class Job:
+    """One piece of work, and the task that waits for it.
+
+    Args:
+        run: does the work; inside a write transaction if `writes`. It may be run again after a rollback.
+        committed: called by the broker thread after the commit.
+        wakes: tells after the commit whether somebody may have something to receive.
+
+    Attributes:
+        done: set on the loop when `result` or `error` is there.
+        abandoned: nobody waits any more.
+    """
+
+    __slots__ = ("abandoned", "committed", "done", "error", "result", "run", "wakes", "writes")
+
+    def __init__(
+        self,
+        run: Callable[[sqlite3.Connection], Any],
+        *,
+        writes: bool,
+        committed: Callable[[], None] | None = None,
+        wakes: Callable[[], bool] | None = None,
+    ) -> None:
+        self.run = run
+        self.writes = writes
+        self.committed = committed
+        self.wakes = wakes
+        self.done = anyio.Event()
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.abandoned = False
+
+
+class Receive:
+    """A wish for deliveries: it waits in the broker thread until there are some.
+
+    Attributes:
+        claimed: leases taken in the transaction under way.
+    """
+
+    __slots__ = ("abandoned", "claimed", "done", "error", "result", "room", "room_bytes", "subscriber")
+
+    def __init__(self, subscriber: Subscriber, room: int, room_bytes: int) -> None:
+        self.subscriber = subscriber
+        self.room = room
+        self.room_bytes = room_bytes
+        self.done = anyio.Event()
+        self.result: list[Delivery] = []
+        self.error: Exception | None = None
+        self.abandoned = False
+        self.claimed: list[Lease] = []

@@ -1,0 +1,100 @@
+"""One subscription's deliveries in one process."""
+
+import sqlite3
+from collections.abc import Sequence
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Released, Settlement
+from hexa_worker.drivers.base import Backlog, Unsettled
+from hexa_worker.drivers.embedded.backlog import backlog
+from hexa_worker.drivers.embedded.jobs import Job
+from hexa_worker.drivers.embedded.leases import Lease, give_back
+from hexa_worker.drivers.embedded.settling import Settling
+from hexa_worker.drivers.embedded.subscriber import Subscriber
+from hexa_worker.drivers.embedded.thread import BrokerThread
+from hexa_worker.clock import Clock
+from hexa_worker.errors import DriverError, DriverRejected
+
+
+class EmbeddedSource:
+    """See `hexa_worker.drivers.base.Source`."""
+
+    def __init__(self, thread: BrokerThread, subscriber: Subscriber, clock: Clock) -> None:
+        self._thread = thread
+        self._subscriber = subscriber
+        self._clock = clock
+        self._stopped = False
+        self._closed = False
+        thread.add(subscriber)
+
+    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """See `hexa_worker.drivers.base.Source.receive`."""
+        if self._stopped:
+            return []
+        return await self._thread.receive(self._subscriber, max_count, max_bytes, self._return)
+
+    def _return(self, deliveries: list[Delivery]) -> None:
+        settling = Settling(self._subscriber, [Released(delivery) for delivery in deliveries])
+        now_ms = self._clock.now_ms()
+        self._thread.submit(
+            Job(
+                lambda connection: settling.run(connection, now_ms),
+                writes=True,
+                committed=settling.committed,
+                wakes=lambda: True,
+            )
+        )
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        """See `hexa_worker.drivers.base.Source.settle`."""
+        settling = Settling(self._subscriber, settlements)
+        now_ms = self._clock.now_ms()
+        try:
+            await self._thread.write(
+                lambda connection: settling.run(connection, now_ms),
+                committed=settling.committed,
+                wakes=lambda: settling.wakes,
+            )
+        except DriverRejected as error:
+            return [Unsettled(settlement, error) for settlement in settlements]
+        return settling.unsettled
+
+    async def backlog(self) -> Backlog:
+        """See `hexa_worker.drivers.base.Source.backlog`."""
+        now_ms = self._clock.now_ms()
+        found: Backlog = await self._thread.read(lambda connection: backlog(connection, self._subscriber, now_ms))
+        return found
+
+    def stop(self) -> None:
+        """See `hexa_worker.drivers.base.Source.stop`."""
+        self._stopped = True
+        self._subscriber.closed = True
+        self._thread.look()
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Source.close`."""
+        self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        given: list[Lease] = []
+        try:
+            await self._thread.write(
+                lambda connection: self._give_back(connection, given),
+                committed=lambda: self._forget(given),
+                wakes=lambda: True,
+            )
+        except DriverError:
+            self._forget(list(self._subscriber.leases))  # the others take it over when we are gone
+        self._thread.drop(self._subscriber)
+
+    def _give_back(self, connection: sqlite3.Connection, given: list[Lease]) -> None:
+        given[:] = self._subscriber.leases
+        for lease in given:
+            give_back(connection, lease)
+
+    def _forget(self, given: Sequence[Lease]) -> None:
+        for lease in given:
+            lease.lost = True
+        self._subscriber.leases.difference_update(given)
+        self._subscriber.unread.clear()

@@ -1,0 +1,489 @@
+"""The broker thread: the one place where this process touches the file.
+
+It owns the connection, gathers whatever the loop has asked for meanwhile, and does it in one transaction (group
+commit). It also keeps the leases alive, hears other processes' commits and notices the dead; that needs no
+task on the loop, so it is the same on asyncio, uvloop and trio. Waiting receives wait here: the loop is only
+woken when there is something for it.
+"""
+
+import logging
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from anyio.lowlevel import current_token
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.model import Embedded
+from hexa_worker.drivers.embedded import leases, owners
+from hexa_worker.drivers.embedded.bell import Bell
+from hexa_worker.drivers.embedded.claiming import claim, claimable, next_due_ms
+from hexa_worker.drivers.embedded.failures import is_busy, primary_code, translate
+from hexa_worker.drivers.embedded.files import connect
+from hexa_worker.drivers.embedded.jobs import Job, Receive
+from hexa_worker.drivers.embedded.leases import Lease
+from hexa_worker.drivers.embedded.reading import read
+from hexa_worker.drivers.embedded.subscriber import Subscriber
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+
+TICK_S = 0.5
+"""How often the dead are looked for."""
+QUIET_S = 0.002
+"""Other processes' commits are looked at this often at most."""
+POLL_S = (0.005, 0.1)
+"""Without inotify: how often to look, at first and when nothing comes."""
+_WHOLE = frozenset("SQLITE_" + name for name in "BUSY LOCKED PROTOCOL FULL IOERR NOMEM CORRUPT NOTADB READONLY CANTOPEN".split())
+
+_log = logging.getLogger("hexa_worker.drivers.embedded")
+
+
+class BrokerThread:
+    """See the module. Made and started on the loop.
+
+    Args:
+        path: the database file.
+        options: durability and times.
+        clock: says what is due.
+    """
+
+    def __init__(self, path: Path, options: Embedded, clock: Clock) -> None:
+        self._path = path
+        self._options = options
+        self._clock = clock
+        self._jobs: deque[Job | Receive] = deque()
+        self._parked: list[Receive] = []
+        self._subscribers: set[Subscriber] = set()
+        self._opened = Job(lambda _: None, writes=False)
+        self._closed = Job(lambda _: None, writes=False)
+        self._stopping = False
+        self._running = False
+        self._sleeping = False
+        self._look = False
+        self._poll_s = POLL_S[0]
+        self._version = 0
+        self._due_ms: int | None = None
+        self._next_tick = self._next_beat = self._last_look = 0.0
+        self._alive_ms = owners.now_ms()
+        native: Any = current_token().native_token
+        self._post: Callable[..., Any] = getattr(native, "run_sync_soon", None) or native.call_soon_threadsafe
+        self._thread = threading.Thread(target=self._main, name="hexa-worker-broker", daemon=True)
+
+    # -- the loop's side
+
+    async def start(self) -> None:
+        """Open the file. Raises what `files.connect` raises."""
+        self._thread.start()
+        await self._opened.done.wait()
+        if self._opened.error is not None:
+            raise self._opened.error
+
+    async def stop(self) -> None:
+        """Give everything back and close the file. Idempotent."""
+        if self._running:
+            self._stopping = True
+            self._bell.ring()
+            await self._closed.done.wait()
+
+    async def write(
+        self,
+        run: Callable[[sqlite3.Connection], Any],
+        *,
+        committed: Callable[[], None] | None = None,
+        wakes: Callable[[], bool] | None = None,
+    ) -> Any:
+        """Do `run` in a write transaction, alone or with others."""
+        return await self._wait(Job(run, writes=True, committed=committed, wakes=wakes))
+
+    async def read(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Do `run`, which only reads."""
+        return await self._wait(Job(run, writes=False))
+
+    async def receive(
+        self, subscriber: Subscriber, room: int, room_bytes: int, unwanted: Callable[[list[Any]], None]
+    ) -> list[Any]:
+        """Wait for deliveries; what comes after the waiter was cancelled goes to `unwanted`."""
+        job = Receive(subscriber, room, room_bytes)
+        try:
+            result: list[Any] = await self._wait(job)
+        except BaseException:
+            if job.done.is_set() and job.result:
+                unwanted(job.result)
+            raise
+        return result
+
+    def submit(self, job: Job | Receive) -> None:
+        """Hand over a job. On the loop."""
+        self._jobs.append(job)
+        if self._sleeping:
+            self._bell.ring()
+
+    def look(self) -> None:
+        """Let waiting receives be looked at again."""
+        self._look = True
+        if self._running:
+            self._bell.ring()
+
+    async def _wait(self, job: Job | Receive) -> Any:
+        if not self._running:
+            raise DriverUnavailable(f"{self._path} is not open")
+        self.submit(job)
+        try:
+            await job.done.wait()
+        except BaseException:
+            job.abandoned = True
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def _resolve(self, jobs: Iterable[Job | Receive]) -> None:
+        for job in jobs:
+            job.done.set()
+            if job.abandoned and isinstance(job, Receive) and job.result:
+                self.submit(_return_job(job))
+
+    def _mark_alive(self) -> None:
+        self._alive_ms = owners.now_ms()
+
+    # -- the thread's side
+
+    def _main(self) -> None:
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001 - it is raised on the loop
+            self._opened.error = error
+            self._tell((self._opened,))
+            return
+        self._running = True
+        self._tell((self._opened,))
+        try:
+            while not self._stopping:
+                self._turn()
+        except Exception:
+            _log.exception("the embedded broker's thread failed; its leases go to others")
+        finally:
+            self._running = False
+            self._close()
+            self._tell((self._closed,))
+
+    def _tell(self, jobs: Sequence[Job | Receive]) -> None:
+        if not jobs:
+            return
+        try:
+            self._post(self._resolve, jobs)
+        except RuntimeError:  # the loop is gone: nobody waits any more
+            self._stopping = True
+
+    def _open(self) -> None:
+        deadline = time.monotonic() + self._options.busy_timeout_s
+        while True:
+            try:
+                self._connection = connect(self._path, self._options.durability)
+                break
+            except DriverUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.001, 0.02))
+        self._owners = owners.Owners(Path(f"{self._path}-owners"), self._options.lease_s)
+        job = Job.__new__(Job)
+        job.run, job.writes, job.committed, job.wakes = self._owners.register, True, None, None
+        job.error, job.result = None, None
+        self._transact([job])
+        if job.error is not None:
+            raise job.error
+        self._bell = Bell(Path(f"{self._path}-wal"))
+
+    def _close(self) -> None:
+        self._fail_waiting()
+        try:
+            self._transact([_silent(lambda connection: owners.remove(connection, self._owners.id))])
+        finally:
+            self._connection.close()
+            self._owners.close()
+            self._bell.close()
+
+    def _fail_waiting(self) -> None:
+        waiting = [*self._jobs, *self._parked]
+        self._jobs.clear()
+        self._parked.clear()
+        for job in waiting:
+            if isinstance(job, Job):
+                job.error = DriverUnavailable(f"{self._path} is closed")
+        self._tell(waiting)
+
+    def _turn(self) -> None:
+        """One round: sleep if there is nothing to do, then do all there is."""
+        if not self._jobs and not self._look:
+            self._sleep()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self._tick(now)
+        jobs: list[Job | Receive] = []
+        while self._jobs:
+            jobs.append(self._jobs.popleft())
+        if jobs:
+            self._do(jobs)
+        if self._look and self._parked:
+            self._look_again()
+        self._look = False
+
+    def _sleep(self) -> None:
+        now = time.monotonic()
+        patience = self._next_tick - now
+        waiting = bool(self._parked)
+        if waiting and self._due_ms is not None:
+            patience = min(patience, (self._due_ms - self._clock.now_ms()) / 1000 + 0.0005)
+        listens = waiting and self._bell.hears_others
+        if waiting and not listens:
+            patience = min(patience, self._poll_s)
+        self._sleeping = True
+        heard = False
+        if not self._jobs and not self._look and not self._stopping:
+            quiet = self._last_look + QUIET_S - now
+            if listens and quiet > 0:
+                self._bell.wait(min(quiet, patience), others=False)
+            else:
+                heard = self._bell.wait(patience, others=listens)
+        self._sleeping = False
+        if waiting and (heard or not listens):
+            changed = self._others_committed()
+            self._look = self._look or changed
+            self._poll_s = POLL_S[0] if changed else min(self._poll_s * 1.5, POLL_S[1])
+        if waiting and self._due_ms is not None and self._due_ms <= self._clock.now_ms():
+            self._look = True
+
+    def _others_committed(self) -> bool:
+        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        changed = version != self._version
+        self._version = version
+        return changed
+
+    def _do(self, jobs: Sequence[Job | Receive]) -> None:
+        writes = [job for job in jobs if isinstance(job, Job) and job.writes]
+        reads = [job for job in jobs if isinstance(job, Job) and not job.writes]
+        receives = [job for job in jobs if isinstance(job, Receive)]
+        hungry = [job for job in receives if not job.subscriber.unread]
+        if not writes:
+            hungry = self._claimable(hungry)
+        if writes or hungry:
+            self._transact([*writes, *hungry])
+            self._tell(writes)
+            self._look = self._look or any([job.error is None and job.wakes is not None and job.wakes() for job in writes])
+        for read_job in reads:
+            self._read(read_job)
+        self._tell(reads)
+        self._serve(receives)
+
+    def _claimable(self, receives: Iterable[Receive]) -> list[Receive]:
+        now_ms = self._clock.now_ms()
+        found: list[Receive] = []
+        try:
+            for job in receives:
+                if not job.subscriber.closed and claimable(self._connection, job.subscriber, now_ms):
+                    found.append(job)
+        except sqlite3.Error:
+            return list(receives)  # the claim meets the same error and reports it
+        return found
+
+    def _look_again(self) -> None:
+        """Look whether there is something now for the receives that wait."""
+        self._last_look = time.monotonic()
+        parked, self._parked = [job for job in self._parked if not job.abandoned], []
+        hungry = self._claimable(parked)
+        if hungry:
+            self._transact(hungry)
+        self._serve(parked)
+
+    def _serve(self, receives: Sequence[Receive]) -> None:
+        """Read what was leased; who gets nothing waits on."""
+        served: list[Receive] = []
+        for job in receives:
+            if job.abandoned:
+                continue
+            subscriber = job.subscriber
+            if job.error is None and subscriber.unread and not subscriber.closed:
+                self._read_leased(job)
+            if job.result or job.error is not None or subscriber.closed:
+                served.append(job)
+            else:
+                self._parked.append(job)
+        self._tell(served)
+        if self._parked and receives:
+            self._find_next_due()
+
+    def _find_next_due(self) -> None:
+        bases = {job.subscriber.base for job in self._parked}
+        try:
+            times = [next_due_ms(self._connection, base) for base in bases]
+        except sqlite3.Error:
+            return  # whoever claims next meets the same error and reports it
+        self._due_ms = min([due for due in times if due is not None], default=None)
+
+    def _read_leased(self, job: Receive) -> None:
+        subscriber = job.subscriber
+        try:
+            job.result = read(self._connection, subscriber, job.room, job.room_bytes)
+        except sqlite3.Error as error:
+            job.error = translate(error, self._path)
+        if subscriber.emptied:
+            emptied, subscriber.emptied = subscriber.emptied, []
+            self._transact([_silent(lambda connection: _delete(connection, emptied))])
+            subscriber.leases.difference_update(emptied)
+            self._look = True
+
+    def _read(self, job: Job) -> None:
+        try:
+            job.result = job.run(self._connection)
+        except sqlite3.Error as error:
+            job.error = translate(error, self._path)
+        except Exception as error:  # noqa: BLE001 - raised where it was asked for
+            job.error = error
+
+    def _transact(self, jobs: Sequence[Job | Receive]) -> None:
+        """Do `jobs` in one transaction, waiting for other processes' as long as is allowed.
+
+        SQLite's own waiting is unfair under contention, hence the short random waits.
+        """
+        deadline = time.monotonic() + self._options.busy_timeout_s
+        pause = 0.0005
+        while True:
+            try:
+                self._attempt(jobs)
+            except sqlite3.Error as error:
+                self._roll_back()
+                if is_busy(error) and time.monotonic() < deadline:
+                    time.sleep(random.uniform(pause / 2, pause))
+                    pause = min(pause * 1.5, 0.01)
+                    continue
+                failure = translate(error, self._path)
+                for job in jobs:
+                    job.error = failure
+            return
+
+    def _attempt(self, jobs: Sequence[Job | Receive]) -> None:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        if len(jobs) == 1:
+            self._run(jobs[0])
+            if jobs[0].error is not None:
+                self._roll_back()
+                return
+        else:
+            for job in jobs:
+                connection.execute("SAVEPOINT job")
+                self._run(job)
+                if job.error is not None:
+                    connection.execute("ROLLBACK TO job")
+                connection.execute("RELEASE job")
+        connection.execute("COMMIT")
+        for job in jobs:
+            if isinstance(job, Receive):
+                if job.error is None:
+                    job.subscriber.leases.update(job.claimed)
+                    job.subscriber.unread.extend(job.claimed)
+            elif job.committed is not None and job.error is None:
+                job.committed()
+
+    def _run(self, job: Job | Receive) -> None:
+        """Do one job's part of a transaction; an error of its own stays its own."""
+        job.error = None
+        try:
+            if isinstance(job, Job):
+                job.result = job.run(self._connection)
+            elif not job.subscriber.closed:
+                job.claimed = claim(
+                    self._connection,
+                    job.subscriber,
+                    self._owners.id,
+                    job.room,
+                    self._clock.now_ms(),
+                    self._owners.peers,
+                )
+        except DriverError as error:
+            job.error = error
+        except sqlite3.Error as error:
+            if primary_code(error) in _WHOLE or not self._connection.in_transaction:
+                raise
+            job.error = DriverRejected(f"{self._path}: {error}")
+        except (ValueError, TypeError, OverflowError) as error:
+            job.error = DriverRejected(f"cannot be stored: {error}")
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                _log.warning("a transaction on %s could not be rolled back", self._path)
+
+    # -- what happens by itself
+
+    def _tick(self, now: float) -> None:
+        try:
+            self._post(self._mark_alive)
+        except RuntimeError:
+            self._stopping = True
+            return
+        jobs: list[Job] = []
+        if now >= self._next_beat:
+            self._next_beat = now + self._options.lease_s / 3
+            jobs.append(_silent(self._beat))
+        try:
+            dead = self._owners.dead(self._connection)
+        except sqlite3.Error:
+            dead = []
+        for owner in dead:
+            jobs.append(_silent(lambda connection, owner=owner: owners.remove(connection, owner)))
+            _log.info("another process is gone (owner %d): what it had in hand is taken over", owner)
+        if jobs:
+            self._transact(jobs)
+        if dead:
+            self._look = True
+
+    def _beat(self, connection: sqlite3.Connection) -> None:
+        if self._owners.beat(connection, self._alive_ms):
+            return
+        _log.warning("this process stood still for longer than lease_s; others took over what it had in hand")
+        self._owners.register(connection)
+        for subscriber in self._subscribers:
+            for lease in subscriber.leases:
+                lease.lost = True
+            subscriber.leases.clear()
+            subscriber.unread.clear()
+
+    def add(self, subscriber: Subscriber) -> None:
+        """A subscriber whose leases are to be kept alive."""
+        self._subscribers = self._subscribers | {subscriber}
+
+    def drop(self, subscriber: Subscriber) -> None:
+        """It is closed."""
+        self._subscribers = self._subscribers - {subscriber}
+
+
+def _silent(run: Callable[[sqlite3.Connection], None]) -> Job:
+    """A job that nobody waits for, made off the loop."""
+    job = Job.__new__(Job)
+    job.run, job.writes, job.committed, job.wakes = run, True, None, None
+    job.error, job.result, job.abandoned = None, None, True
+    return job
+
+
+def _delete(connection: sqlite3.Connection, emptied: Iterable[Lease]) -> None:
+    for lease in emptied:
+        leases.advance(connection, lease, lease.finishing(()))
+
+
+def _return_job(job: Receive) -> Job:
+    from hexa_worker.core.settlement import Released  # noqa: PLC0415
+    from hexa_worker.drivers.embedded.settling import Settling  # noqa: PLC0415
+
+    settling = Settling(job.subscriber, [Released(delivery) for delivery in job.result])
+    return Job(
+        lambda connection: settling.run(connection, 0), writes=True, committed=settling.committed, wakes=lambda: True
+    )
