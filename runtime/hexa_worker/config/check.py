@@ -107,13 +107,12 @@ class Check:
         tags = {str(struct.tag): struct for struct in structs}
         if field not in value:
             return self.report((*keys, field), "is missing", f"one of {', '.join(tags)}")
-        tag = self._visit_scalar(value[field], inspect.StrType(), (*keys, field))
-        if tag is _WRONG:
-            return _WRONG
+        tag = value[field]  # no reference: which keys belong here must be seen without running
+        if not isinstance(tag, str):
+            return self._wrong_kind(tag, "a string", (*keys, field))
         if tag not in tags:
-            hint = suggest(tag, tags, what="known are")
-            return self.report((*keys, field), f"unknown {field} {shown(value[field])}", hint)
-        return self._visit_struct({**value, field: tag}, tags[tag], keys)
+            return self.report((*keys, field), f"unknown {field} {shown(tag)}", suggest(tag, tags))
+        return self._visit_struct(value, tags[tag], keys)
 
     def _visit_struct(self, value: Any, type_: inspect.StructType, keys: Keys) -> Any:
         if not isinstance(value, dict):

@@ -14,6 +14,7 @@ from hexa_worker.core.retry import RetryPolicy
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
+Text = Annotated[str, Meta(min_length=1)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$(?!\n)"
 NAME_DESCRIPTION = "a name of up to 200 letters, digits, dots, dashes and underscores"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
@@ -63,7 +64,7 @@ class Worker(Table, frozen=True):
     """
 
     name: Name
-    handlers: Annotated[tuple[str, ...], Meta(min_length=1)]
+    handlers: Annotated[tuple[Text, ...], Meta(min_length=1)]
     processes: Annotated[int, Meta(ge=1, le=1024)] = 1
     backend: Literal["asyncio", "trio"] = "asyncio"
     uvloop: bool = True
@@ -125,9 +126,9 @@ class Subscription(Table, frozen=True):
         enabled: false leaves the subscription out.
     """
 
-    channel: str | None = None
-    channels: tuple[str, ...] | None = None
-    pattern: str | None = None
+    channel: Text | None = None
+    channels: Annotated[tuple[Text, ...], Meta(min_length=1)] | None = None
+    pattern: Text | None = None
     group: Name | None = None
     retry_channel: Name | None = None
     start: Literal["earliest", "latest"] = "earliest"
