@@ -45,7 +45,18 @@ class Cell(Protocol):
 class LaneParts:
     """What all lanes of a worker share."""
 
-    __slots__ = ("acks", "call", "conclude", "gate", "mailbox", "maximum_crashes", "monotonic", "plan", "runtime", "stats")
+    __slots__ = (
+        "acks",
+        "call",
+        "conclude",
+        "gate",
+        "mailbox",
+        "maximum_crashes",
+        "monotonic",
+        "plan",
+        "runtime",
+        "stats",
+    )
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,

@@ -53,9 +53,7 @@ class Mailbox:
         if elapsed >= 0.05:  # noqa: PLR2004 - often enough to follow, rare enough to be steady
             busy_before = self._measured_at > 0 and self._handled > 0
             if busy_before:
-                self._window = next_window(
-                    self._window, self._handled, elapsed, floor=self._floor, ceiling=self._limit
-                )
+                self._window = next_window(self._window, self._handled, elapsed, floor=self._floor, ceiling=self._limit)
             self._handled, self._measured_at = 0, now
         room = self._window - self.held
         room_bytes = self._limit_bytes - self.held_bytes

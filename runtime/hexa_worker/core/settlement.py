@@ -146,9 +146,7 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
     return RetryAt(delivery, _retry_record(delivery, route, failure, number, now_ms, delay_s), delay_s, failure)
 
 
-def describe(
-    outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = ""
-) -> Failure:
+def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:
     """The failure that an unsuccessful outcome stands for."""
     match outcome:
         case Retry():
