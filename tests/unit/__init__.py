@@ -1,0 +1,1 @@
+"""Tests of the pure parts, and of parts that need no broker."""
