@@ -14,8 +14,10 @@ from hexa_worker.cli.terminal import fail, note, plural, write_json
 from hexa_worker.clock import SystemClock
 from hexa_worker.desk.desk import Chosen, Desk, Tally, Told
 from hexa_worker.desk.letters import DeadLetter, Filters
+from hexa_worker.desk.noting import noted
 from hexa_worker.desk.parse import parse_duration, parse_rate
 from hexa_worker.errors import ConfigError, DriverUnavailable
+from hexa_worker.lineage.opening import recording
 
 EXIT_FAILED = 1
 NAMED_REFUSALS = 5
@@ -70,17 +72,18 @@ def _filters(ids: tuple[str, ...], chosen: dict[str, Any]) -> Filters:
 
 
 @asynccontextmanager
-async def _desk(path: Path, action: str | None) -> AsyncIterator[Desk]:
-    from hexa_worker.desk.noting import noted  # noqa: PLC0415 - lazy by design
-    from hexa_worker.lineage.opening import recording  # noqa: PLC0415 - lazy by design
-
+async def _desk(path: Path, action: str | None, *, changes: bool = False) -> AsyncIterator[Desk]:
+    """The desk of a project; when it `changes` something, what it does becomes part of the lineage."""
     async with open_project(path) as project:
         actions = [spec.action for spec in project.specs]
         if action is not None and action not in actions:
             raise ConfigError(f"there is no action {action!r}", hint=f"one of {', '.join(sorted(actions))}")
         clock = SystemClock()
+        if not changes:
+            yield Desk(project.driver, project.specs, clock)
+            return
         with recording(project.config, clock) as recorder:
-            yield Desk(project.driver, project.specs, clock, None if recorder is None else noted(recorder, clock))
+            yield Desk(project.driver, project.specs, clock, None if recorder is None else noted(recorder))
 
 
 @click.group("dlq", short_help="List, show, redrive or purge dead letters.")
@@ -271,7 +274,7 @@ def _do(job: Job, work: Work) -> int:
 
 
 async def _work(job: Job, work: Work, told: Told) -> int:
-    async with _desk(job.path, job.filters.action) as desk:
+    async with _desk(job.path, job.filters.action, changes=not job.dry_run) as desk:
         chosen = await desk.choose(job.filters, job.limit)
         count = sum(len(one.offsets) for one in chosen)
         if job.dry_run:

@@ -34,18 +34,18 @@ def colours(stream: TextIO) -> bool:
 def fail(text: str, code: int) -> int:
     """Write an error; returns `code`."""
     word = "\x1b[1;31merror:\x1b[0m" if colours(sys.stderr) else "error:"
-    print(f"{word} {text}", file=sys.stderr)  # noqa: T201 - this is the terminal
+    print(f"{word} {text}", file=sys.stderr)
     return code
 
 
 def note(text: str) -> None:
     """Write something a human should know; it is no result, so it goes to stderr."""
-    print(text, file=sys.stderr)  # noqa: T201 - this is the terminal
+    print(text, file=sys.stderr)
 
 
 def write(text: str) -> None:
     """Write a line of the result."""
-    print(text)  # noqa: T201 - this is the terminal
+    print(text)
 
 
 def write_json(value: Any) -> None:

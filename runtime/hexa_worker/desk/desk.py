@@ -42,8 +42,8 @@ class Tally(msgspec.Struct):
 
 
 Told = Callable[[Tally], None]
-Happened = Callable[[Literal["redriven", "purged"], Sequence[DeadLetter]], None]
-"""Told what was done with letters, once it is done; for the lineage."""
+Happened = Callable[[Literal["redriven", "purged"], Sequence[DeadLetter], int], None]
+"""Told what was done with letters, and when it was begun (milliseconds); for the lineage."""
 
 
 class Desk:
@@ -62,7 +62,7 @@ class Desk:
         self._driver = driver
         self._specs = specs
         self._clock = clock
-        self._happened = happened or (lambda _outcome, _letters: None)
+        self._happened = happened or (lambda _outcome, _letters, _at_ms: None)
 
     async def letters(self, filters: Filters) -> AsyncGenerator[DeadLetter, None]:
         """The letters that match, subscription by subscription, oldest first.
@@ -137,8 +137,9 @@ class Desk:
         tally = Tally()
         for one in chosen:
             async for letters in self._batches(one, PAGE):
+                now_ms = self._clock.now_ms()
                 tally.done += await self._remove(one.spec, letters)
-                self._happened("purged", letters)
+                self._happened("purged", letters, now_ms)
                 told(tally)
         return tally
 
@@ -153,7 +154,7 @@ class Desk:
             else:
                 sent.append(letter)
         await self._remove(spec, sent)
-        self._happened("redriven", sent)
+        self._happened("redriven", sent, now_ms)
         tally.done += len(sent)
 
     async def _remove(self, spec: SubscriptionSpec, letters: Sequence[DeadLetter]) -> int:

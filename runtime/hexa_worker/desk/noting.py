@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from hexa_worker.clock import Clock
 from hexa_worker.core.channels import retry_channel
 from hexa_worker.desk.desk import Happened
 from hexa_worker.desk.letters import DeadLetter
@@ -11,11 +10,10 @@ from hexa_worker.lineage.entries import Entry
 from hexa_worker.lineage.recorder import Recorder
 
 
-def noted(recorder: Recorder, clock: Clock) -> Happened:
+def noted(recorder: Recorder) -> Happened:
     """What `Desk` calls with the letters that it redrove or purged."""
 
-    def happened(outcome: Literal["redriven", "purged"], letters: Sequence[DeadLetter]) -> None:
-        now_ms = clock.now_ms()
+    def happened(outcome: Literal["redriven", "purged"], letters: Sequence[DeadLetter], at_ms: int) -> None:
         for letter in letters:
             base = letter.delivery.channel.removesuffix(".dlq")
             recorder.put(
@@ -26,7 +24,7 @@ def noted(recorder: Recorder, clock: Clock) -> Happened:
                     action=letter.action,
                     attempt=letter.attempts - 1,
                     outcome=outcome,
-                    at_ms=now_ms,
+                    at_ms=at_ms,
                     channel=letter.delivery.channel,
                     message_id=letter.id,
                     next=retry_channel(base, 1) if outcome == "redriven" else None,

@@ -190,7 +190,7 @@ def unpack(blob: bytes) -> Iterator[Entry]:
     for group in pack.successes:
         for line in group.ids.decode("ascii").split("\n"):
             event_id, *others = line.split(" ")
-            root_id, parent_id = others if others else (event_id, None)
+            root_id, parent_id = others or (event_id, None)
             yield Entry(event_id, root_id, group.action, 0, "acked", group.at_ms, group.channel, parent_id)
     yield from pack.entries
 

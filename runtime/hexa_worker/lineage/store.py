@@ -115,7 +115,7 @@ class LineageStore:
         try:
             own = [entry for entry in self._scan(event_id) if event_id in {entry.event_id, entry.root_id}]
             roots = {entry.root_id for entry in own} - {event_id}
-            found = {entry: None for entry in own}
+            found = dict.fromkeys(own)
             for root_id in sorted(roots):
                 found.update(dict.fromkeys(entry for entry in self._scan(root_id) if entry.root_id == root_id))
         except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:

@@ -1,0 +1,120 @@
+"""``hexa-worker check``: what would run, without running it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hexa_worker.cli.project import config_option, json_option, only_config
+from hexa_worker.cli.terminal import console, note, plural, write_json
+
+if TYPE_CHECKING:
+    from hexa_worker.handlers.plan import Plan
+
+SHOWN_DELAYS = 6
+
+
+@click.command("check", short_help="Check worker.toml and its handlers; show the subscriptions.")
+@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML]")
+@config_option
+@json_option
+def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: bool) -> int:
+    """Check worker.toml, import the handlers, check their types, and show every subscription as it would run.
+
+    Nothing is connected to. Exit code 2 when something is wrong.
+
+    \b
+    Example:
+      hexa-worker check
+      hexa-worker check deploy/worker.toml --json
+    """
+    from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
+    from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
+
+    path = only_config(config_path, arguments)
+    config = load_config(path)
+    plans = load_plans(config).plans
+    if as_json:
+        write_json({"file": str(path), "name": config.file.worker.name, "subscriptions": [plain(one) for one in plans]})
+    elif plans:
+        _draw(plans)
+        note(f"{_short(path)}: {plural(len(plans), 'subscription')}, no mistakes found")
+    else:
+        note(f"{_short(path)}: no mistakes found, but nothing to run: no handler module has a subscription")
+    return 0
+
+
+def plain(plan: "Plan") -> dict[str, Any]:
+    """A subscription, as JSON says it."""
+    from hexa_worker.core.channels import dead_letter_channel, retry_channel  # noqa: PLC0415 - lazy by design
+
+    return {
+        "action": plan.action,
+        "channels": list(plan.channels),
+        "pattern": plan.pattern,
+        "group": plan.group,
+        "start": plan.start,
+        "handler": plan.handler.where,
+        "payload": plan.handler.payload_type,
+        "style": plan.handler.style,
+        "batch": plan.batch if plan.handler.batch else None,
+        "concurrency": plan.concurrency,
+        "mailbox": plan.mailbox,
+        "mailbox_bytes": plan.mailbox_bytes,
+        "order_by": plan.order_by.value,
+        "timeout_s": plan.timeout_s,
+        "retries": [
+            {"channel": retry_channel(plan.retry_base, number), "delay_s": plan.retry.delay_s(number)}
+            for number in range(1, plan.retry.channels_count + 1)
+        ],
+        "maximum_attempts": plan.retry.maximum_attempts,
+        "dead_letter": dead_letter_channel(plan.retry_base),
+    }
+
+
+def _draw(plans: "tuple[Plan, ...]") -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
+    from rich.table import Table  # noqa: PLC0415 - lazy by design
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False, leading=0)
+    table.add_column("action", style="bold cyan", overflow="fold")
+    table.add_column("channels", overflow="fold")
+    table.add_column("handler", overflow="fold")
+    table.add_column("payload", overflow="fold")
+    table.add_column("runs", overflow="fold")
+    table.add_column("retries", overflow="fold")
+    table.add_column("dead letter", style="dim", overflow="fold")
+    for plan in plans:
+        spelled = plain(plan)
+        channels = "\n".join(plan.channels) if plan.pattern is None else f"/{plan.pattern}/"
+        handler = plan.handler.where.replace(" ", "\n", 1)
+        table.add_row(
+            plan.action, channels, handler, plan.handler.payload_type, runs(plan), ladder(plan), spelled["dead_letter"]
+        )
+    console().print(table)
+
+
+def runs(plan: "Plan") -> str:
+    """How a handler is run, in a few words."""
+    style = "async" if plan.handler.style == "async" else f"{plan.threads} threads"
+    words = [f"{style} × {plan.concurrency}" if plan.handler.style == "async" else style]
+    if plan.handler.batch:
+        words.append(f"batches of {plan.batch}")
+    if plan.order_by.value != "none":
+        words.append(f"order by {plan.order_by.value}")
+    return "\n".join(words)
+
+
+def ladder(plan: "Plan") -> str:
+    """The delays before each retry, in a few words."""
+    count = plan.retry.maximum_attempts
+    if not count:
+        return "none"
+    delays = [f"{plan.retry.delay_s(number):g}" for number in range(1, count + 1)]
+    if count > SHOWN_DELAYS:
+        delays = [*delays[: SHOWN_DELAYS - 2], "…", delays[-1]]
+    return f"{count} after {', '.join(delays)} s"
+
+
+def _short(path: Path) -> str:
+    return path.name if path.parent == Path.cwd() else str(path)

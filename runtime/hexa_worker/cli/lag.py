@@ -1,0 +1,63 @@
+"""``hexa-worker lag``: what each subscription still has to do."""
+
+from pathlib import Path
+
+import click
+
+from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
+from hexa_worker.cli.terminal import console, iso, write_json
+from hexa_worker.drivers.base import Backlog
+
+
+@click.command("lag", short_help="Show what each subscription still has to do.")
+@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML]")
+@config_option
+@json_option
+def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: bool) -> int:
+    """Show for each subscription how many events are ready, wait for a retry, and are in hand.
+
+    \b
+    Example:
+      hexa-worker lag
+    """
+    found = run_async(_lag, only_config(config_path, arguments))
+    if as_json:
+        write_json([_plain(action, backlog) for action, backlog in found.items()])
+    else:
+        _draw(found)
+    return 0
+
+
+async def _lag(path: Path) -> dict[str, Backlog]:
+    found: dict[str, Backlog] = {}
+    async with open_project(path) as project:
+        for spec in project.specs:
+            source = await project.driver.subscribe(spec)
+            try:
+                found[spec.action] = await source.backlog()
+            finally:
+                await source.close()
+    return found
+
+
+def _plain(action: str, backlog: Backlog) -> dict[str, object]:
+    return {
+        "action": action,
+        "ready": backlog.ready,
+        "delayed": backlog.delayed,
+        "leased": backlog.leased,
+        "next_due": iso(backlog.next_due_ms),
+    }
+
+
+def _draw(found: dict[str, Backlog]) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
+    from rich.table import Table  # noqa: PLC0415 - lazy by design
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    table.add_column("action", style="bold cyan")
+    for name in ("ready", "delayed", "in hand"):
+        table.add_column(name, justify="right")
+    for action, backlog in found.items():
+        table.add_row(action, f"{backlog.ready:,}", f"{backlog.delayed:,}", f"{backlog.leased:,}")
+    console().print(table)
