@@ -5,6 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from hexa_worker.errors import ConfigError
 
+_TELLING = 4
+"""A part of a name this long may stand for the name."""
+
 
 def raise_all(file: str, mistakes: Sequence[ConfigError]) -> None:
     """Raise what was gathered: a single mistake as it is, several as one error with a line for each.
@@ -25,6 +28,8 @@ def suggest(word: str, known: Iterable[str], *, what: str = "known are") -> str:
     names = list(known)
     by_lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    if not close and len(word) >= _TELLING:
+        close = [name for name in by_lower if word.lower() in name]
     if close:
         return f"did you mean {by_lower[close[0]]}?"
     return f"{what} {', '.join(names)}" if names else ""

@@ -3,6 +3,8 @@
 The sliding window is OTP supervisor's `add_restart`; the delay between restarts is exponential.
 """
 
+import math
+
 import msgspec
 
 
@@ -20,6 +22,16 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     window_s: float = 60.0
     initial_delay_s: float = 0.1
     maximum_delay_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        # 1000 keeps the doubling delay inside of a float.
+        if not 0 <= self.max_restarts <= 1000:  # noqa: PLR2004 - said above
+            raise ValueError("max_restarts must be from 0 to 1000")
+        if not 0 < self.window_s < math.inf:
+            raise ValueError("window_s must be above 0")
+        for name in ("initial_delay_s", "maximum_delay_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more")
 
 
 class RestartIntensity(msgspec.Struct, frozen=True):

@@ -1,0 +1,266 @@
+"""What worker.toml may say, and what is answered when it says something else."""
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hexa_worker.config.load import load_config, parse_config
+from hexa_worker.config.model import Config, Embedded, Memory
+from hexa_worker.errors import ConfigError
+
+HEAD = """
+[worker]
+name = "orders"
+handlers = ["h"]
+"""
+
+
+def parsed(text: str, **environ: str) -> Config:
+    return parse_config(HEAD + text, Path("worker.toml"), environ)
+
+
+def refused(text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parsed(text, **environ)
+    return str(caught.value)
+
+
+def test_the_smallest_file_gets_every_default() -> None:
+    file = parsed("").file
+    assert file.broker == Embedded()
+    assert (file.worker.processes, file.worker.backend, file.subscriptions) == (1, "asyncio", {})
+
+
+def test_a_loaded_file_knows_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "worker.toml").write_text(HEAD)
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("worker.toml"))
+    assert config.path == tmp_path / "worker.toml"
+    assert config.folder == tmp_path
+
+
+def test_a_linked_file_means_the_folder_of_the_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "real.toml").write_text(HEAD)
+    (tmp_path / "worker.toml").symlink_to(tmp_path / "elsewhere" / "real.toml")
+    assert load_config(tmp_path / "worker.toml").folder == tmp_path
+
+
+def test_subscriptions_keep_what_they_say() -> None:
+    said = parsed('[subscriptions.check-order]\nmailbox = 10\norder_by = "key"\nretry.maximum_attempts = 2\n')
+    one = said.file.subscriptions["check-order"]
+    assert (one.mailbox, one.order_by, one.retry.maximum_attempts, one.concurrency) == (10, "key", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("restart.window_s = 0", "worker.restart.window_s: must be above 0, not 0"),
+        ("proceses = 3", "worker.proceses: unknown key (did you mean processes?)"),
+        ("processes = 0", "worker.processes: must be an integer from 1 to 1024, not 0"),
+        ("processes = true", "worker.processes: must be an integer from 1 to 1024, not true"),
+        ("processes = 1.5", "worker.processes: must be an integer from 1 to 1024, not 1.5"),
+        ('processes = "3"', 'worker.processes: must be an integer from 1 to 1024, not "3"'),
+        ("processes = [1]", "worker.processes: must be an integer from 1 to 1024, not an array of 1"),
+        ("shutdown_grace_s = -1", "worker.shutdown_grace_s: must be a number of at least 0, not -1"),
+        ("shutdown_grace_s = nan", "worker.shutdown_grace_s: must be a number of at least 0, not nan"),
+        ("shutdown_grace_s = inf", "worker.shutdown_grace_s: must be a number of at least 0, not inf"),
+        ("watchdog_s = 0", "worker.watchdog_s: must be a number above 0, not 0"),
+        ('uvloop = "yes"', 'worker.uvloop: must be true or false, not "yes"'),
+        ('backend = "tiro"', 'worker.backend: must be "asyncio" or "trio", not "tiro" (did you mean trio?)'),
+        ("log = 3", "worker.log: must be a table, not 3"),
+        ('state_dir = "a\\u0000b"', "worker.state_dir: holds a NUL character"),
+        ("state_dir = 2020-01-01", "worker.state_dir: must be a string, not 2020-01-01"),
+        ('[log]\nlevel = "debug"', "log: unknown key"),
+        ("[broker]", "broker.driver: is missing (one of memory, embedded"),
+        ('[broker]\ndriver = "embeded"', 'broker.driver: unknown driver "embeded" (did you mean embedded?)'),
+        ("[broker]\ndriver = 3", "broker.driver: must be a string, not 3"),
+        ('[broker]\ndriver = "memory"\npath = "x"', "broker.path: unknown key"),
+        ("broker = 3", "worker.broker: unknown key"),
+        ("[subscriptions]\na = 1", "subscriptions.a: must be a table, not 1"),
+        ('[subscriptions.a]\nchannels = ["x", 3]', "subscriptions.a.channels[1]: must be a non-empty string, not 3"),
+        ("[subscriptions.a]\nchannels = []", "subscriptions.a.channels: must not be empty"),
+        ('[subscriptions.a]\nchannel = ""', 'subscriptions.a.channel: must be a non-empty string, not ""'),
+        ('[subscriptions."a b"]\nmailbox = 0', 'subscriptions."a b".mailbox: must be an integer of at least 1, not 0'),
+        ('[subscriptions.a]\npattern = "("', "subscriptions.a.pattern: is not a regular expression"),
+        ('[subscriptions.a]\nchannels = ["x", "x"]', 'subscriptions.a.channels: names "x" twice'),
+        (
+            '[subscriptions.a]\nchannel = "x"\npattern = "y"',
+            "subscriptions.a: has channel and pattern (channel, channels",
+        ),
+        (
+            "[subscriptions.a.retry]\nmaximum_attempts = -1",
+            "subscriptions.a.retry.maximum_attempts: must be from 0 to 1000, not -1",
+        ),
+        (
+            "[subscriptions.a.retry]\nbackof = 1",
+            "subscriptions.a.retry.backof: unknown key (did you mean backoff_coefficient?)",
+        ),
+        ('[subscriptions.a]\ngroup = "a\\n"', "subscriptions.a.group: must be a name of up to 200 letters"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_path_value_and_what_is_allowed(text: str, error: str) -> None:
+    assert f"worker.toml: {error}" in refused(text)
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    text = refused('procesess = 1\nbackend = "x"\n[subscriptions.a]\nmailbox = 0\n[subscriptions.b]\nmailbox = 0')
+    assert text.startswith("worker.toml: 4 mistakes\n")
+    assert text.count("\n  ") == 4
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("[worker]\nhandlers = []", Path("worker.toml"), {})
+    assert "worker.name: is missing (it must be a name of up to 200" in str(caught.value)
+    assert "worker.handlers: must not be empty" in str(caught.value)
+
+
+def test_an_unknown_key_without_a_likeness_gets_the_list_of_keys() -> None:
+    assert "known are level, format, repeat_s" in refused("[worker.log]\nzzz = 1")
+
+
+# References
+
+
+def test_environment_references_are_replaced_wherever_a_string_is() -> None:
+    text = 'state_dir = "${BASE}/x"\n[subscriptions.a]\nchannels = ["${PREFIX:-dev}.orders", "$${kept}"]'
+    file = parsed(text, BASE="/var").file
+    assert file.worker.state_dir == "/var/x"
+    assert file.subscriptions["a"].channels == ("dev.orders", "${kept}")
+
+
+def test_a_reference_becomes_the_number_its_key_wants() -> None:
+    worker = parsed(
+        'processes = "${N}"\nuvloop = "${U:-false}"\nwatchdog_s = "${W}"\nbackend = "${B}"', N="4", W="2.5", B="trio"
+    ).file.worker
+    assert (worker.processes, worker.uvloop, worker.watchdog_s, worker.backend) == (4, False, 2.5, "trio")
+
+
+def test_a_name_that_looks_like_a_number_stays_a_name() -> None:
+    assert parse_config('[worker]\nname = "${N}"\nhandlers = ["h"]', Path("w"), {"N": "42"}).file.worker.name == "42"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('state_dir = "${NOPE}"', "worker.state_dir: environment variable NOPE is not set (set it, or write ${NOPE:-"),
+        ('state_dir = "${}"', "worker.state_dir: malformed reference"),
+        ('state_dir = "${a b}"', "worker.state_dir: malformed reference"),
+        ('state_dir = "${BAD}"', "worker.state_dir: environment variable BAD is not UTF-8"),
+        ('processes = "${TEXT}"', 'worker.processes: must be an integer from 1 to 1024, not "${TEXT}"'),
+        ('backend = "${TEXT}"', 'worker.backend: must be "asyncio" or "trio", not "${TEXT}"'),
+        ('[broker]\ndriver = "${TEXT}"', 'broker.driver: unknown driver "${TEXT}"'),
+    ],
+)
+def test_what_a_reference_stood_for_is_never_shown(text: str, error: str) -> None:
+    message = refused(text, TEXT="hunter2", BAD="\udcff")
+    assert error in message
+    assert "hunter2" not in message
+
+
+def test_file_references_are_read_relative_to_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "place.txt").write_text("some/where\n")
+    (tmp_path / "worker.toml").write_text(HEAD + '[broker]\ndriver = "embedded"\npath = { file = "${F}" }')
+    broker = load_config(tmp_path / "worker.toml", {"F": "place.txt"}).file.broker
+    assert isinstance(broker, Embedded)
+    assert broker.path == "some/where"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, 'broker.path: file "f" does not exist'),
+        (b"\xff\xfe", 'broker.path: file "f" is not UTF-8'),
+        (b"x" * (1024 * 1024 + 1), 'broker.path: file "f" is larger than 1048576 bytes'),
+    ],
+)
+def test_a_bad_file_reference_names_the_file(tmp_path: Path, content: bytes | None, error: str) -> None:
+    if content is not None:
+        (tmp_path / "f").write_bytes(content)
+    text = HEAD + '[broker]\ndriver = "embedded"\npath = { file = "f" }'
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, tmp_path / "worker.toml", {})
+    assert error in str(caught.value)
+
+
+# Files that are none
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such file .hexa-worker init"):
+        load_config(tmp_path / "worker.toml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder .did you mean .*worker.toml"):
+        load_config(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "worker.toml")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        load_config(tmp_path / "worker.toml")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
+    (tmp_path / "worker.toml").write_text(HEAD)
+    (tmp_path / "worker.toml").chmod(stat.S_IWUSR)
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        load_config(tmp_path / "worker.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"[worker]\nname = \xff", "is not UTF-8: byte 0xff in line 2"),
+        (
+            b"[worker",
+            "is not valid TOML: Expected ']' at the end of a table declaration at the end of the file, line 1",
+        ),
+        (b"[worker]\nname = = 3", "is not valid TOML: Invalid value at line 2, column 8"),
+        (b"[worker]\nname = 'a'\nname = 'b'\n", "is not valid TOML: Cannot overwrite a value at line 3"),
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
+        (b"a = " + b"1" * 5_000, "is not valid TOML"),
+        (b"d = 2020-02-31", "is not valid TOML"),
+        (b"", "worker: is missing"),
+    ],
+)
+def test_bytes_that_are_no_toml_are_named_by_their_place(tmp_path: Path, content: bytes, error: str) -> None:
+    (tmp_path / "worker.toml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "worker.toml")
+    assert error in str(caught.value)
+    assert str(tmp_path / "worker.toml") in str(caught.value)
+
+
+def test_a_byte_order_mark_and_windows_lines_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "worker.toml").write_bytes(b"\xef\xbb\xbf" + HEAD.replace("\n", "\r\n").encode())
+    assert load_config(tmp_path / "worker.toml").file.worker.name == "orders"
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_at_all_raise_anything_but_config_errors(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        load_config(path, {})
+
+
+def test_a_file_of_many_subscriptions_is_loaded_quickly() -> None:
+    text = "".join(f'[subscriptions.s{n}]\nchannel = "c{n}"\nmailbox = 5\n' for n in range(200))
+    started = time.perf_counter()
+    assert len(parsed(text).file.subscriptions) == 200
+    assert time.perf_counter() - started < 1.0
+
+
+def test_the_memory_broker_takes_no_keys() -> None:
+    assert parsed('[broker]\ndriver = "memory"').file.broker == Memory()

@@ -1,0 +1,142 @@
+"""The committed JSON schema is current and never stricter than the loader."""
+
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hexa_worker.config.check import Check
+from hexa_worker.config.model import File
+from hexa_worker.config.references import References
+from hexa_worker.config.schema import make_schema, schema_text
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = make_schema()
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+GOOD: dict[str, Any] = {
+    "worker": {
+        "name": "orders",
+        "handlers": ["h"],
+        "processes": 2,
+        "backend": "trio",
+        "uvloop": True,
+        "log": {"level": "debug"},
+        "http": {"port": 0},
+        "restart": {"max_restarts": 3},
+    },
+    "broker": {"driver": "embedded", "path": "x", "lease_s": 3},
+    "subscriptions": {
+        "a": {"channel": "x", "retry": {"maximum_attempts": 3}, "timeout_s": 0.5, "order_by": "key"},
+        "b": {"channels": ["x", "y"], "mailbox": 3, "codec": "raw", "middlewares": ["m:f"]},
+    },
+}
+VALUES = st.sampled_from(
+    [0, 1, -1, 3.5, 10**9, True, "", "a", "a b", "${HOME:-x}", "key", "trio", [], ["a"], [""], [1], {}, {"file": "f"}]
+)
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [prefix] if prefix else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in items:
+        found.extend(paths(one, (*prefix, key)))
+    return found
+
+
+def properties() -> list[tuple[Any, ...]]:
+    """Every key of every table that `GOOD` has, said or not."""
+    found = []
+    for name, table in (("Worker", ("worker",)), ("Embedded", ("broker",)), ("Subscription", ("subscriptions", "a"))):
+        found.extend((*table, key) for key in SCHEMA["$defs"][name]["properties"])
+    return [*found, ("worker", "nonsense"), ("subscriptions", "a", "retry", "jitter")]
+
+
+def mutated(path: tuple[Any, ...], value: Any) -> Any:
+    data = deepcopy(GOOD)
+    at: Any = data
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return data
+
+
+def loads(data: Any, folder: Path) -> bool:
+    check = Check("w", References(folder, {}))
+    check.table(data, File)
+    return not check.mistakes
+
+
+def test_the_committed_schema_is_current() -> None:
+    assert (ROOT / "docs" / "worker.schema.json").read_text() == schema_text()
+
+
+def test_the_module_writes_the_schema(tmp_path: Path) -> None:
+    target = tmp_path / "s.json"
+    subprocess.run([sys.executable, "-m", "hexa_worker.config.schema", str(target)], check=True)
+    assert target.read_text() == schema_text()
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_every_key_is_described() -> None:
+    worker = SCHEMA["$defs"]["Worker"]["properties"]
+    assert worker["processes"]["description"] == "how many worker processes run."
+    undescribed = [
+        key for key, one in SCHEMA["$defs"]["Subscription"]["properties"].items() if "description" not in one
+    ]
+    assert undescribed == []
+
+
+def test_a_good_file_is_good_for_both(tmp_path: Path) -> None:
+    assert loads(GOOD, tmp_path)
+    VALIDATOR.validate(GOOD)
+
+
+@settings(max_examples=600)
+@given(st.sampled_from(paths(GOOD) + properties()), VALUES)
+def test_what_the_loader_accepts_the_schema_accepts(
+    tmp_path_factory: pytest.TempPathFactory, path: tuple[Any, ...], value: Any
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "f").write_text("a")
+    data = mutated(path, value)
+    if loads(data, folder):
+        VALIDATOR.validate(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("worker", "processes"), 0),
+        (("worker", "processes"), "3"),
+        (("worker", "nonsense"), 1),
+        (("worker", "name"), "a b"),
+        (("broker", "driver"), "kafak"),
+        (("broker", "lease_s"), 0),
+        (("subscriptions", "a", "order_by"), "keys"),
+        (("subscriptions", "a", "channels"), []),
+        (("subscriptions", "a", "retry", "backof"), 1),
+        (("subscriptions", "a"), 1),
+    ],
+)
+def test_the_schema_refuses_what_an_editor_should_mark(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+    data = mutated(path, value)
+    assert not VALIDATOR.is_valid(data)
+    assert not loads(data, tmp_path)
+
+
+def test_the_example_worker_toml_is_good(tmp_path: Path) -> None:
+    import tomllib
+
+    data = tomllib.loads((ROOT / "worker.toml").read_text())
+    VALIDATOR.validate(data)
+    assert loads(data, tmp_path)
