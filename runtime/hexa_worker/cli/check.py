@@ -97,7 +97,7 @@ def _draw(plans: "tuple[Plan, ...]") -> None:
 def runs(plan: "Plan") -> str:
     """How a handler is run, in a few words."""
     style = "async" if plan.handler.style == "async" else f"{plan.threads} threads"
-    words = [f"{style} × {plan.concurrency}" if plan.handler.style == "async" else style]
+    words = [f"{style} x {plan.concurrency}" if plan.handler.style == "async" else style]
     if plan.handler.batch:
         words.append(f"batches of {plan.batch}")
     if plan.order_by.value != "none":

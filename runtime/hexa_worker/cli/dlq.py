@@ -194,10 +194,10 @@ def redrive(  # noqa: PLR0913 - one parameter per option
     as_json: bool,
     **chosen: Any,
 ) -> int:
-    """Send dead letters round again: to the first retry of their own subscription, so that no other
-    subscription of the same channel sees them twice.
+    """Send dead letters round again.
 
-    Each leaves the dead-letter channel only after the broker has confirmed its new record; a redrive may be
+    They go to the first retry of their own subscription, so no other subscription of the same channel sees them
+    twice. Each leaves the dead-letter channel only after the broker has confirmed its new record; a redrive may be
     interrupted and started again.
 
     \b

@@ -24,8 +24,9 @@ TEMPLATES = {
 @click.command("init", short_help="Make a new project that runs at once.")
 @click.argument("folder", metavar="[DIR]", default=".")
 def command(folder: str) -> int:
-    """Make a new project in DIR (default: the current folder): worker.toml, a handler module, a test. Existing files
-    are never overwritten.
+    """Make a new project in DIR, or in the current folder.
+
+    It has a worker.toml, a handler module and a test. Existing files are never overwritten.
 
     \b
     Example:

@@ -17,10 +17,10 @@ EXIT_FAILED = 1
 @config_option
 @json_option
 def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: bool) -> int:
-    """Show the tree of an event: what each subscription did with it, attempt by attempt, with outcomes, delays and
-    errors; retries and dead letters that wait; redrives; and every event that was emitted on the way.
+    """Show everything that came of an event, as a tree.
 
-    Any event of the tree may be named, by its event id or by its id in the broker where nobody gave it one.
+    What each subscription did with it, attempt by attempt, with outcomes, delays and errors; retries and dead
+    letters that wait; redrives; and every event that was emitted on the way. Any event of the tree may be named, by its event id or by its id in the broker where nobody gave it one.
 
     \b
     Example:
