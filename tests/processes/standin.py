@@ -1,6 +1,6 @@
 """A child that runs orders from a file instead of handlers: ``python -m tests.processes.standin ARGUMENTS``.
 
-``[orders]`` lines of the handlers tuple in worker.toml are its program: see `_perform`.
+The file ``orders`` beside worker.toml is its program, one order a line: ``[slot:]order argument``.
 """
 
 import ctypes
@@ -21,17 +21,18 @@ from hexa_worker.telemetry.stats import Counters
 
 
 class StandIn:
-    """Performs the orders of the file ``orders`` beside worker.toml, one a line: ``[slot:]order argument``."""
+    """Performs the orders; what it does it says in the file ``said``."""
 
     def load(self, path: Path) -> Config:
+        self.folder = path.parent
         if (path.parent / "broken").exists():
             raise ConfigError("mailbox is no number", where="worker.toml: subscriptions.do.mailbox", hint="1 or more")
         return load_config(path)
 
     def prepare(self, session: Session) -> Serve:
         self.session = session
-        self.folder = session.config.folder
         self.acked = 0
+        self.write("loading")
         return self.serve
 
     async def serve(self) -> int:
@@ -105,14 +106,40 @@ class StandIn:
     async def do_settled(self, offset: str) -> None:
         self.session.suspects.settled("do", "work", int(offset))
 
+    async def do_beats(self, count: str) -> None:
+        """Stay for so many quarters of the watchdog's time."""
+        await anyio.sleep(self.session.arguments.beat_s * int(count))
+        self.write("beaten")
+
+    async def do_orphan(self) -> None:
+        """Leave a process without a parent, and wait until somebody has waited for it."""
+        if not os.fork():
+            if not os.fork():
+                os._exit(0)
+            os._exit(0)
+        os.wait()
+        self.write("orphaned")
+        while any(_state(pid) == "Z" for pid in os.listdir("/proc") if pid.isdigit()):
+            await anyio.sleep(0.01)
+        self.write("no zombies")
+
     def write(self, text: str) -> None:
         with (self.folder / "said").open("a") as out:
             out.write(f"{self.session.arguments.slot} {os.getpid()} {text}\n")
 
     def tell(self, state: State) -> None:
-        one = SubscriptionReport(action="do", state=state, counters=Counters(acked=self.acked), destination="work", mailbox=10)
-        self.write(state.name.lower())
+        """Report first, then say so: who hears it may rely on the parent's knowing."""
+        counters = Counters(acked=self.acked)
+        one = SubscriptionReport(action="do", state=state, counters=counters, destination="work", mailbox=10)
         self.session.report(Report(system="embedded", booted=True, subscriptions=(one,)))
+        self.write(state.name.lower())
+
+
+def _state(pid: str) -> str:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":

@@ -8,7 +8,12 @@ if TYPE_CHECKING:
 
 
 def run_parent(
-    config_path: Path, config: "Config", *, processes: int | None = None, until_idle: bool = False, backend: str | None = None
+    config_path: Path,
+    config: "Config",
+    *,
+    processes: int | None = None,
+    until_idle: bool = False,
+    backend: str | None = None,
 ) -> int:
     """Run a worker as `hexa_worker.processes.parent.run_parent` says; imported here so that children need not."""
     from hexa_worker.processes import parent  # noqa: PLC0415 - children import this package too

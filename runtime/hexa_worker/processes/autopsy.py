@@ -83,9 +83,9 @@ def _finding(code: int, remains: Remains, error: ConfigError | None) -> Finding:
     """A handler may call ``os._exit`` with any code: only a clean journal proves an orderly end."""
     if code == EXIT_CONFIG and error is not None:
         return Finding.MISCONFIGURED
-    if code == EXIT_OK and remains.clean:
-        return Finding.DONE
-    if code == EXIT_FAILED and (remains.clean or not remains.in_hand):
+    if remains.clean:
+        return Finding.DONE if remains.code == EXIT_OK else Finding.FAILED
+    if code == EXIT_FAILED and not remains.in_hand:
         return Finding.FAILED
     return Finding.CRASHED
 

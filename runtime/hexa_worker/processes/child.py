@@ -17,7 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -40,6 +40,9 @@ from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
 from hexa_worker.stop import CANCEL, StopSignals
 from hexa_worker.telemetry.format import configure
 from hexa_worker.telemetry.report import Report
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
 
 STOP_LEVELS: Final[dict[int, int | None]] = {signal.SIGTERM: None, signal.SIGINT: CANCEL}
 """SIGTERM asks one step more urgently, SIGINT for the last step at once: the parent sends them in this order,
@@ -88,9 +91,9 @@ class Program(Protocol):
 
 def main(program: Program | None = None) -> None:
     """Run as a child; never returns."""
-    stop = StopSignals()
+    early: list[int] = []  # stop signals that came before the event loop could take them
     for number in STOP_LEVELS:
-        signal.signal(number, lambda number, _frame: stop.ask(STOP_LEVELS[number]))
+        signal.signal(number, lambda number, _frame: early.append(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     arguments = msgspec.json.decode(sys.argv[1], type=Arguments)
     connection = socket.socket(fileno=DESCRIPTOR)
@@ -99,7 +102,7 @@ def main(program: Program | None = None) -> None:
     link = Link(connection)
     code = EXIT_FAILED
     try:
-        code = _run(arguments, link, stop, program)
+        code = _run(arguments, link, early, program)
     except ConfigError as error:
         link.last_words(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
@@ -118,7 +121,7 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _run(arguments: Arguments, link: Link, stop: StopSignals, program: Program | None) -> int:
+def _run(arguments: Arguments, link: Link, early: list[int], program: Program | None) -> int:
     if program is None:
         from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
 
@@ -136,6 +139,7 @@ def _run(arguments: Arguments, link: Link, stop: StopSignals, program: Program |
         faulthandler.dump_traceback(file=stack, all_threads=True)
         os._exit(EXIT_STUCK)
 
+    stop = StopSignals()
     session = Session(
         arguments=arguments,
         config=config,
@@ -146,13 +150,11 @@ def _run(arguments: Arguments, link: Link, stop: StopSignals, program: Program |
         stop=stop,
     )
     serve = program.prepare(session)
-    code = run_loop(
-        partial(_serve, serve, link, stop, arguments.beat_s),
+    return run_loop(
+        partial(_serve, serve, link, early, session),
         backend=arguments.backend or worker.backend,
         uvloop=worker.uvloop,
     )
-    journal.close_cleanly()
-    return code
 
 
 def _sent(link: Link, frame: Settled | Told) -> None:
@@ -174,24 +176,31 @@ def run_loop(run: Callable[[], Awaitable[int]], *, backend: str, uvloop: bool) -
     return anyio.run(run, backend=backend, backend_options=options)
 
 
-async def _serve(serve: Serve, link: Link, stop: StopSignals, beat_s: float) -> int:
+async def _serve(serve: Serve, link: Link, early: list[int], session: Session) -> int:
     """Serve, with the loop's heartbeat and the stop signals beside it."""
     import anyio  # noqa: PLC0415 - as in run_loop
 
-    async def obey() -> None:
-        with anyio.open_signal_receiver(*STOP_LEVELS) as signals:
+    stop = session.stop
+
+    async def obey(*, task_status: "TaskStatus[None]") -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            for number in early:
+                stop.ask(STOP_LEVELS[number])
+            task_status.started()
             async for number in signals:
                 stop.ask(STOP_LEVELS[number])
 
     async def beat() -> None:
         while True:
             link.send(Beat())
-            await anyio.sleep(beat_s)
+            await anyio.sleep(session.arguments.beat_s)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(obey)
+        await group.start(obey)
         group.start_soon(beat)
         code = await serve()
+        # Before the receiver is closed: from then on a stop signal kills, and must not look like a crash.
+        session.journal.close_cleanly(code)
         group.cancel_scope.cancel()
     return code
 

@@ -33,8 +33,8 @@ SEGMENT_SIZE: Final = 64 * 1024
 
 _KIND_CELLS: Final = 1
 _KIND_NAMES: Final = 2
-_HEAD = struct.Struct("<8sB")
-"""Magic, and whether the process ended in an orderly way."""
+_HEAD = struct.Struct("<8sBB")
+"""Magic, whether the process ended in an orderly way, and with which exit code."""
 _HEAD_SIZE: Final = 16
 _SEGMENT = struct.Struct("<II")
 _U32 = struct.Struct("<I")
@@ -84,7 +84,7 @@ class Journal:
         self._segments: list[mmap] = []
         self._cells_at = self._cells_end = 0
         self._names, self._names_at = self._grow(_KIND_NAMES, 0)
-        _HEAD.pack_into(self._segments[0], 0, MAGIC, 0)
+        _HEAD.pack_into(self._segments[0], 0, MAGIC, 0, 0)
 
     def cells(self, action: str, lane: int, count: int) -> tuple[JournalCell, ...]:
         """The cells of one lane of one subscription; the same ones when asked again."""
@@ -105,15 +105,15 @@ class Journal:
                 if state == IN_HAND and (in_cell, number) == wanted:
                     segment[at] = ACCUSED
 
-    def close_cleanly(self) -> None:
-        """The process ends in an orderly way: nothing that is in hand is to blame."""
-        _HEAD.pack_into(self._segments[0], 0, MAGIC, 1)
+    def close_cleanly(self, code: int) -> None:
+        """The process ends in an orderly way with exit code `code`: nothing that is in hand is to blame."""
+        _HEAD.pack_into(self._segments[0], 0, MAGIC, 1, code)
 
     def number_of(self, name: str) -> int:
         """The number of a name, interned now if it is new."""
         number = self.numbers.get(name)
         if number is None:
-            text = name.encode("utf-8", errors="surrogatepass")[:SEGMENT_SIZE // 2]
+            text = name.encode("utf-8", errors="surrogatepass")[: SEGMENT_SIZE // 2]
             if self._names_at + 8 + len(text) > len(self._names):
                 self._names, self._names_at = self._grow(_KIND_NAMES, 0)
             at = self._names_at
@@ -150,17 +150,22 @@ class Remains(NamedTuple):
     """What a journal says after its process is gone.
 
     Attributes:
-        clean: the process ended in an orderly way.
+        code: with which exit code the process ended in an orderly way; None: it did not.
         in_hand: what its handlers were running.
         accused: those of them that the process named as the reason of its end.
     """
 
-    clean: bool
+    code: int | None
     in_hand: tuple[Hand, ...]
     accused: tuple[Hand, ...]
 
+    @property
+    def clean(self) -> bool:
+        """Nothing that is in hand is to blame."""
+        return self.code is not None
 
-NOTHING: Final = Remains(clean=False, in_hand=(), accused=())
+
+NOTHING: Final = Remains(code=None, in_hand=(), accused=())
 
 
 def read_journal(path: Path) -> Remains:
@@ -191,7 +196,7 @@ def read_journal(path: Path) -> Remains:
         if 0 < action <= len(names) and 0 < source <= len(names)
     ]
     accused = tuple(hand for hand, state in hands if state == ACCUSED)
-    return Remains(clean=bool(data[8]), in_hand=tuple(hand for hand, _ in hands), accused=accused)
+    return Remains(code=data[9] if data[8] else None, in_hand=tuple(hand for hand, _ in hands), accused=accused)
 
 
 def _read_names(data: bytes, at: int, end: int) -> list[str]:

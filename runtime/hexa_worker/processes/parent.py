@@ -8,12 +8,12 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from hexa_worker.config.model import Config
+from hexa_worker.config.model import Config, Http
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes import lock
 from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK, Arguments
@@ -88,6 +88,8 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         book = _open_book(layout)
         selector = stack.enter_context(selectors.DefaultSelector())
         pool = Pool(rules, processes or worker.processes, layout, book, selector, time.monotonic)
+        if worker.http is not None:
+            stack.callback(_serve_status(worker.http, pool))
         wakeup = Wakeup()
         stack.enter_context(wakeup.listening())
         stack.enter_context(_no_child_left(pool))
@@ -96,6 +98,13 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         if pool.config_error is not None:
             raise pool.config_error
         return EXIT_FAILED if pool.failed else EXIT_OK
+
+
+def _serve_status(config: Http, pool: Pool) -> Callable[[], None]:
+    """Serve the status pages; returns what ends that. Raises ConfigError."""
+    from hexa_worker.processes.http import StatusServer  # noqa: PLC0415 - only where it is configured
+
+    return StatusServer(config, pool.look).close
 
 
 def _open_book(layout: Layout) -> SuspectsBook:
@@ -166,8 +175,8 @@ def _say_status(pool: Pool) -> None:
 
 def _sum_up(pool: Pool) -> None:
     """What was done, one line per subscription."""
-    for action, counters in sorted(pool.totals.sums(()).items()):
-        log.info("%s", summary(action, counters))
+    for action, total in sorted(pool.totals.sums().items()):
+        log.info("%s", summary(action, total.counters))
 
 
 @contextmanager

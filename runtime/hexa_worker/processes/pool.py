@@ -7,6 +7,7 @@ import logging
 import os
 import selectors
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -17,6 +18,7 @@ from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import STACK_SIGNAL, Arguments
 from hexa_worker.processes.autopsy import Death, Finding, examine
 from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.overview import Overview, overview
 from hexa_worker.processes.rolling import Rolling
 from hexa_worker.processes.slot import OVER, Move, Phase, Slot
 from hexa_worker.processes.spawn import Command, spawn
@@ -63,6 +65,7 @@ class Pool:
     Attributes:
         slots: by number.
         totals: counters of dead processes.
+        lock: held while a process moves from `slots` to `totals`.
         stop_level: how urgently everything was asked to stop: 0, 1 or 2.
         failed: something went wrong that the exit code must tell.
         config_error: nothing can run with this configuration.
@@ -79,6 +82,7 @@ class Pool:
     ) -> None:
         self.slots: dict[int, Slot] = {}
         self.totals = Totals()
+        self.lock = threading.Lock()
         self.stop_level = 0
         self.failed = False
         self.config_error: ConfigError | None = None
@@ -149,6 +153,12 @@ class Pool:
         now = self._monotonic()
         for slot in self.slots.values():
             slot.heard_at = now
+
+    def look(self) -> Overview:
+        """How everything stands. From any thread."""
+        with self.lock:
+            name, slots = self._rules.arguments.name, list(self.slots.values())
+            return overview(name, slots, self.totals, len(self._book.suspicions), self.stop_level)
 
     # -- what an operator asks for
 
@@ -228,8 +238,9 @@ class Pool:
         death = examine(slot, code, self._layout)
         blamed = self._book.record(death.remains) if death.blames else {}
         death.log(slot, blamed)
-        self.totals.bury(slot.report)
-        slot.clear()
+        with self.lock:  # or somebody who looks meanwhile would count it twice, or not at all
+            self.totals.bury(slot.report)
+            slot.clear()
         self._decide(slot, death)
 
     def hear_last(self, slot: Slot) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from hexa_worker.app import serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
-from hexa_worker.handlers.loader import Loaded, load_plans
+from hexa_worker.handlers.loader import load_plans
+from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
 from hexa_worker.processes.child import Serve, Session
 

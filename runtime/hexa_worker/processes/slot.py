@@ -157,6 +157,7 @@ class Slot:
     def clear(self) -> None:
         """Its process is gone."""
         self.pid = 0
+        self.report = Report()
         self.kill_at = None
         if self.connection is not None:
             self.connection.close()

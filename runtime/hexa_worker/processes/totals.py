@@ -1,35 +1,54 @@
 """The counters of all processes together; what dead processes did stays counted."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from hexa_worker.telemetry.report import Report
 from hexa_worker.telemetry.stats import Counters
+
+
+class Total(NamedTuple):
+    """One subscription in all processes.
+
+    Attributes:
+        system: the driver's name.
+        destination: see `hexa_worker.telemetry.report.SubscriptionReport`.
+        counters: the sum.
+    """
+
+    system: str
+    destination: str
+    counters: Counters
 
 
 class Totals:
     """Keeps what dead processes did."""
 
     def __init__(self) -> None:
-        self._dead: dict[str, Counters] = {}
+        self._dead: dict[str, Total] = {}
 
     def bury(self, report: Report) -> None:
         """A process is gone; this was its last report."""
         self._dead = self.sums((report,))
 
-    def sums(self, living: Iterable[Report]) -> dict[str, Counters]:
-        """Counters by action, of the dead and of `living`."""
+    def sums(self, living: Iterable[Report] = ()) -> dict[str, Total]:
+        """Totals by action, of the dead and of `living`."""
         sums = dict(self._dead)
         for report in living:
             for one in report.subscriptions:
                 before = sums.get(one.action)
-                sums[one.action] = one.counters if before is None else before.plus(one.counters)
+                counters = one.counters if before is None else before.counters.plus(one.counters)
+                sums[one.action] = Total(report.system, one.destination, counters)
         return sums
 
 
 def summary(action: str, counters: Counters) -> str:
     """What one subscription did, for people."""
-    handled = counters.acked + counters.dropped
-    parts = [f"{action}: handled {handled}", f"retried {counters.retried}", f"dead letters {counters.dead_lettered}"]
+    parts = [
+        f"{action}: handled {counters.acked + counters.dropped}",
+        f"retried {counters.retried}",
+        f"dead letters {counters.dead_lettered}",
+    ]
     if counters.dropped:
         parts.append(f"dropped {counters.dropped}")
     if counters.released:

@@ -1,0 +1,160 @@
+"""An overview as Prometheus text (format 0.0.4).
+
+Names and attributes of the first four metrics are hexa-event's. Written out by hand: the client library would
+add 8 MiB to a parent that has to stay small, to print numbers that are counted elsewhere.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Final
+
+from hexa_worker.processes.overview import Overview
+from hexa_worker.processes.totals import Total
+from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_SETTLED: Final = ("acked", "dropped", "retried", "dead_lettered", "released", "lost")
+_FAILED: Final = ("failed", "timeouts", "undecodable")
+Labels = dict[str, str]
+Sample = tuple[str, Labels, float]
+"""What is added to the metric's name, labels, value."""
+
+
+def exposition(view: Overview) -> str:
+    """The whole page."""
+    lines: list[str] = []
+    for name, kind, help_text, samples in _families(view):
+        lines += (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")
+        lines += (f"{name}{suffix}{_braces(labels)} {_number(value)}" for suffix, labels, value in samples)
+    return "\n".join(lines) + "\n"
+
+
+def _families(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+    totals = [(_labels(action, total), total) for action, total in sorted(view.totals.items())]
+    yield (
+        "received_events_total",
+        "counter",
+        "Deliveries taken from the broker.",
+        [("", labels, total.counters.received) for labels, total in totals],
+    )
+    yield (
+        "failed_events_total",
+        "counter",
+        "Deliveries whose handling failed.",
+        [
+            ("", labels | {"messaging_with_error": "true"}, sum(getattr(total.counters, name) for name in _FAILED))
+            for labels, total in totals
+        ],
+    )
+    yield (
+        "event_consume_duration_seconds",
+        "histogram",
+        "How long handler calls took.",
+        [sample for labels, total in totals for sample in _histogram(labels, total)],
+    )
+    yield (
+        "event_payload_size_bytes",
+        "summary",
+        "Sizes of payloads.",
+        [
+            sample
+            for labels, total in totals
+            for sample in (
+                ("_sum", labels, total.counters.received_bytes),
+                ("_count", labels, total.counters.received),
+            )
+        ],
+    )
+    yield (
+        "hexa_worker_settled_events_total",
+        "counter",
+        "Deliveries by what was done about them.",
+        [
+            ("", labels | {"settlement": name}, getattr(total.counters, name))
+            for labels, total in totals
+            for name in _SETTLED
+        ],
+    )
+    yield (
+        "hexa_worker_failures_total",
+        "counter",
+        "Failed deliveries by reason.",
+        [
+            ("", labels | {"reason": name}, getattr(total.counters, name))
+            for labels, total in totals
+            for name in _FAILED
+        ],
+    )
+    yield (
+        "hexa_worker_subscription_restarts_total",
+        "counter",
+        "How often the worker of a subscription broke.",
+        [("", labels, total.counters.restarts) for labels, total in totals],
+    )
+    yield from _gauges(view)
+
+
+def _gauges(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+    present = [
+        ({"process": str(process.slot), "messaging_action_name": one.action}, one)
+        for process in view.processes
+        for one in process.report.subscriptions
+    ]
+    for name, help_text, field in (
+        ("hexa_worker_mailbox_deliveries", "Deliveries received and not settled.", "held"),
+        ("hexa_worker_mailbox_limit", "How many deliveries a mailbox may hold.", "mailbox"),
+        ("hexa_worker_running_deliveries", "Deliveries that handlers run now.", "in_hand"),
+    ):
+        yield name, "gauge", help_text, [("", labels, getattr(one, field)) for labels, one in present]
+    slots = [({"process": str(process.slot)}, process) for process in view.processes]
+    yield (
+        "hexa_worker_process_ready",
+        "gauge",
+        "Whether a process is up and all its subscriptions consume.",
+        [("", labels, process.ready) for labels, process in slots],
+    )
+    yield (
+        "hexa_worker_process_restarts_total",
+        "counter",
+        "How often a process was started again.",
+        [("", labels, process.restarts) for labels, process in slots],
+    )
+    yield "hexa_worker_processes", "gauge", "How many processes there should be.", [("", {}, len(view.processes))]
+    yield (
+        "hexa_worker_suspects",
+        "gauge",
+        "Deliveries that were in hand when a process died.",
+        [("", {}, view.suspects)],
+    )
+
+
+def _labels(action: str, total: Total) -> Labels:
+    return {
+        "messaging_system": total.system,
+        "messaging_destination": total.destination,
+        "messaging_action_name": action,
+        "messaging_action_root_name": action,
+    }
+
+
+def _histogram(labels: Labels, total: Total) -> Iterator[Sample]:
+    counters = total.counters
+    cumulative = list(accumulate(counters.duration_buckets))
+    for bound, count in zip((*map(_number, DURATION_BOUNDS_S), "+Inf"), cumulative, strict=True):
+        yield "_bucket", labels | {"le": bound}, count
+    yield "_sum", labels, counters.duration_sum_s
+    yield "_count", labels, cumulative[-1]
+
+
+def _braces(labels: Labels) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)

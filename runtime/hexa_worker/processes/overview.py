@@ -1,0 +1,99 @@
+"""How the whole worker stands, as a value: what the status pages show and what an operator's signal logs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from hexa_worker.core.lifecycle import READY, State
+from hexa_worker.processes.slot import Phase, Slot
+from hexa_worker.processes.totals import Total, Totals
+from hexa_worker.telemetry.format import scrub
+from hexa_worker.telemetry.report import Report
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot."""
+
+    slot: int
+    pid: int
+    phase: Phase
+    ready: bool
+    restarts: int
+    report: Report
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything.
+
+    Attributes:
+        name: the worker's name.
+        processes: all slots that are not empty for good.
+        totals: by action.
+        suspects: how many deliveries are suspected of killing processes.
+        stopping: it was asked to stop.
+    """
+
+    name: str
+    processes: tuple[Process, ...]
+    totals: dict[str, Total]
+    suspects: int
+    stopping: bool
+
+    @property
+    def alive(self) -> bool:
+        """Nothing was given up."""
+        return all(status["alive"] for status in self.statuses())
+
+    @property
+    def ready(self) -> bool:
+        """Every process is up, every subscription of each consumes."""
+        return bool(self.processes) and not self.stopping and all(one.ready for one in self.processes)
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """One entry per process and one per subscription in it, as hexa-event shows them."""
+        entries: list[dict[str, Any]] = []
+        for process in self.processes:
+            place = f"process={process.slot}"
+            tags = [place, f"phase={process.phase.name.lower()}", f"pid={process.pid}", f"restarts={process.restarts}"]
+            entries.append(_entry(f"process-{process.slot}", process.phase is not Phase.FAILED, process.ready, tags))
+            for one in process.report.subscriptions:
+                tags = [place, f"state={one.state.name.lower()}"]
+                if one.error and one.state not in READY:
+                    tags.append(f"error={scrub(one.error)}")
+                entries.append(_entry(one.action, one.state is not State.FAILED, one.state in READY, tags))
+        return entries
+
+    def status(self) -> dict[str, Any]:
+        """The body of ``/status``, in hexa-event's shape."""
+        return {
+            "code": "app.status",
+            "data": {"alive": self.alive, "ready": self.ready, "statuses": self.statuses()},
+        }
+
+
+def _entry(name: str, alive: bool, ready: bool, tags: list[str]) -> dict[str, Any]:  # noqa: FBT001 - private
+    return {"id": name, "alive": alive, "ready": ready, "tags": tags}
+
+
+def overview(name: str, slots: Iterable[Slot], totals: Totals, suspects: int, stop_level: int) -> Overview:
+    """Look at `slots`."""
+    processes = tuple(
+        Process(
+            slot=slot.number,
+            pid=slot.pid,
+            phase=slot.phase,
+            ready=slot.ready,
+            restarts=max(slot.restarts, 0),
+            report=slot.report,
+        )
+        for slot in slots
+        if slot.phase is not Phase.ENDED
+    )
+    return Overview(
+        name=name,
+        processes=processes,
+        totals=totals.sums(one.report for one in processes),
+        suspects=suspects,
+        stopping=stop_level > 0,
+    )

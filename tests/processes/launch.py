@@ -1,0 +1,26 @@
+"""A parent whose children are stand-ins: ``python -m tests.processes.launch WORKER.TOML [--until-idle]``."""
+
+import sys
+from pathlib import Path
+
+from hexa_worker.config.load import load_config
+from hexa_worker.errors import ConfigError
+from hexa_worker.processes import pool
+from hexa_worker.processes.parent import run_parent
+
+pool.STOP_MARGIN_S = 0.2  # type: ignore[misc]  # or a test would wait for a stop that never ends
+
+
+def main() -> int:
+    """Run it as the command would."""
+    path = Path(sys.argv[1])
+    command = (sys.executable, "-m", "tests.processes.standin")
+    try:
+        return run_parent(path, load_config(path), until_idle="--until-idle" in sys.argv, command=command)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
