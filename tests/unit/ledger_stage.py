@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -25,6 +25,7 @@ from hexa_worker.testing.check import Expected, Fault, Scan, Subscribed, Violati
 from hexa_worker.testing.ledger import Ledger, read, recording
 from hexa_worker.testing.virtual import VirtualTime
 
+T = TypeVar("T", bound=msgspec.Struct)
 MAILBOX = 20
 POLICY = RetryPolicy(initial_interval_s=0.5, maximum_attempts=3)
 
@@ -162,7 +163,7 @@ class Stage:
         return Scan(dead=dead, waiting=waiting, backlog={"do": backlog.ready + backlog.leased + backlog.delayed})
 
 
-def changed(record: Any, **fields: Any) -> Any:
+def changed(record: T, **fields: Any) -> T:
     """A copy of a frozen record with other fields."""
     return msgspec.structs.replace(record, **fields)
 
