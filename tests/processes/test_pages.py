@@ -1,0 +1,107 @@
+"""The status pages, fetched over real sockets."""
+
+import json
+import os
+import signal
+import socket
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processes.conftest import MakeStage
+from tests.processes.stage import Stage
+
+HTTP = "[worker.http]\nport = 0"
+
+
+def port_of(stage: Stage) -> int:
+    line = stage.log("status pages on")["message"]
+    return int(line.rpartition(":")[2].partition("/")[0])
+
+
+def fetch(stage: Stage, path: str) -> tuple[int, bytes]:
+    try:
+        with urlopen(f"http://127.0.0.1:{port_of(stage)}{path}", timeout=10) as reply:
+            return reply.status, reply.read()
+    except HTTPError as error:
+        return error.code, error.read()
+
+
+def samples(stage: Stage) -> dict[tuple[str, ...], float]:
+    _, body = fetch(stage, "/metrics")
+    return {
+        (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+def test_a_running_worker_is_alive_and_ready_and_says_so_for_every_part(make_stage: MakeStage) -> None:
+    stage = make_stage(worker="processes = 2\n" + HTTP)
+    stage.start()
+    stage.hear("running", 2)
+    assert fetch(stage, "/live")[0] == 200
+    assert fetch(stage, "/ready")[0] == 200
+    status: dict[str, Any] = json.loads(fetch(stage, "/status")[1])
+    assert status["code"] == "app.status"
+    assert status["data"]["alive"] is status["data"]["ready"] is True
+    ids = sorted(one["id"] for one in status["data"]["statuses"])
+    assert ids == ["do", "do", "process-0", "process-1"]
+    assert {tuple(sorted(one)) for one in status["data"]["statuses"]} == {("alive", "id", "ready", "tags")}
+
+
+def test_a_worker_that_has_not_booted_is_not_ready(make_stage: MakeStage) -> None:
+    stage = make_stage("1:die 70", worker="processes = 2\n" + HTTP + "\n[worker.process_restart]\ninitial_delay_s = 60")
+    stage.start()
+    stage.log("worker process died")
+    assert fetch(stage, "/ready")[0] == 503
+    assert fetch(stage, "/live")[0] == 200
+
+
+def test_counters_of_dead_processes_are_kept(make_stage: MakeStage) -> None:
+    stage = make_stage("ack 5", "once a die 70", worker=HTTP)
+    stage.start()
+    stage.hear("running", 4)
+    found = samples(stage)
+    labels = (
+        "messaging_action_name=do",
+        "messaging_action_root_name=do",
+        "messaging_destination=work",
+        "messaging_system=embedded",
+    )
+    assert found["hexa_worker_settled_events_total", *labels, "settlement=acked"] == 10
+    assert found["event_consume_duration_seconds_bucket", "le=+Inf", *labels] == 0
+    assert found["received_events_total", *labels] == 0
+    assert found["hexa_worker_process_restarts_total", "process=0"] == 1
+    assert stage.stop() == 0
+    stage.log("do: handled 10")
+
+
+def test_unknown_pages_other_methods_and_noise_are_answered(make_stage: MakeStage) -> None:
+    stage = make_stage(worker=HTTP)
+    stage.start()
+    assert fetch(stage, "/secret")[0] == 404
+    for request, status in ((b"POST /live HTTP/1.1\r\n\r\n", b"405"), (b"\xff\xfe\r\n\r\n", b"400")):
+        with socket.create_connection(("127.0.0.1", port_of(stage)), 10) as client:
+            client.sendall(request)
+            assert client.makefile("rb").read().split()[1] == status
+
+
+def test_a_port_in_use_is_a_configuration_error(make_stage: MakeStage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        stage = make_stage(worker=f"[worker.http]\nport = {taken.getsockname()[1]}")
+        stage.start()
+        assert stage.ended() == 2
+    assert "worker.http.port" in stage.logs[-1]
+
+
+def test_a_signal_logs_the_status(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.start()
+    (running,) = stage.hear("running")
+    stage.signal(signal.SIGUSR1)
+    line = stage.log("process is up")
+    assert (line["pid"], line["do"]) == (running.pid, "running")
+    os.kill(running.pid, 0)
