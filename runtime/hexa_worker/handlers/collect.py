@@ -91,8 +91,8 @@ def _marks_of(value: Any) -> tuple[Mark, ...]:
 
 def _refuse_methods(cls: type) -> None:
     for member in list(vars(cls).values()):
-        if _marks_of(member):
-            function = getattr(member, "__func__", member)
+        function = getattr(member, "__func__", member)  # of a staticmethod or classmethod
+        if _marks_of(function):
             raise ConfigError(
                 "a method is not a handler", where=place_of(function), hint="mark a function at the top of the module"
             )

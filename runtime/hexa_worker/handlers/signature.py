@@ -76,9 +76,9 @@ def _understand(function: Callable[..., Any], where: str, *, batch: bool, codec:
             f"its first parameter, {payload.name}, is annotated {text_of(annotation)}, but the payload comes first",
             hint=_SHAPE,
         )
+    item = _item_of(annotation, payload.name) if batch else annotation
     if context is not None:
         _check_context(function, context, batch=batch)
-    item = _item_of(annotation, payload.name) if batch else annotation
     decoder = make_decoder(item, codec)
     return Handler(
         function=function,
