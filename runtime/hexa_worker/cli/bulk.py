@@ -109,7 +109,7 @@ class Bulk:
             with _progress(reader.size, source.name) as advance:
                 while (batch := reader.read_batch()) is not None:
                     await self._emit(emitter, batch)
-                    advance(reader.read_bytes, self._emitted)
+                    advance(reader.place, self._emitted)
                     if batch.bad is not None:
                         return str(batch.bad)
         return None

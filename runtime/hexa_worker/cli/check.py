@@ -83,14 +83,10 @@ def _draw(plans: "tuple[Plan, ...]") -> None:
     table.add_column("payload", overflow="fold")
     table.add_column("runs", overflow="fold")
     table.add_column("retries", overflow="fold")
-    table.add_column("dead letter", style="dim", overflow="fold")
     for plan in plans:
-        spelled = plain(plan)
         channels = "\n".join(plan.channels) if plan.pattern is None else f"/{plan.pattern}/"
         handler = plan.handler.where.replace(" ", "\n", 1)
-        table.add_row(
-            plan.action, channels, handler, plan.handler.payload_type, runs(plan), ladder(plan), spelled["dead_letter"]
-        )
+        table.add_row(plan.action, channels, handler, plan.handler.payload_type, runs(plan), ladder(plan))
     console().print(table)
 
 
@@ -106,14 +102,17 @@ def runs(plan: "Plan") -> str:
 
 
 def ladder(plan: "Plan") -> str:
-    """The delays before each retry, in a few words."""
+    """The delays before each retry and what follows them, in a few words."""
+    from hexa_worker.core.channels import dead_letter_channel  # noqa: PLC0415 - lazy by design
+
+    end = f"then {dead_letter_channel(plan.retry_base)}"
     count = plan.retry.maximum_attempts
     if not count:
-        return "none"
+        return f"none\n{end}"
     delays = [f"{plan.retry.delay_s(number):g}" for number in range(1, count + 1)]
     if count > SHOWN_DELAYS:
         delays = [*delays[: SHOWN_DELAYS - 2], "…", delays[-1]]
-    return f"{count} after {', '.join(delays)} s"
+    return f"{count} after {', '.join(delays)} s\n{end}"
 
 
 def _short(path: Path) -> str:

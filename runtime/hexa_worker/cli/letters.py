@@ -4,18 +4,17 @@ import base64
 import string
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from hexa_worker.cli.terminal import clean, console, iso, local, note, plural, write
+from hexa_worker.cli.terminal import clean, console, iso, local, note, plural, short, write
 from hexa_worker.desk.letters import DeadLetter, Group, count_into
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 HEX_ROW = 16
 _PRINTABLE = frozenset(string.printable.encode()) - frozenset(b"\t\n\r\x0b\x0c")
@@ -103,45 +102,78 @@ async def list_human(letters: AsyncIterator[DeadLetter], limit: int) -> None:
         note(f"{len(newest)} newest of {plural(total, 'dead letter')}; more with --limit")
 
 
-def _table(*columns: tuple[str, dict[str, Any]]) -> "Table":
+class _Column(NamedTuple):
+    name: str
+    style: str = ""
+    right: bool = False
+
+
+_GROUPS = (
+    _Column("count", "bold", right=True),
+    _Column("action", "cyan"),
+    _Column("reason"),
+    _Column("error", "red"),
+    _Column("first seen", "dim"),
+    _Column("last seen"),
+    _Column("fingerprint", "dim"),
+)
+_ROWS = (
+    _Column("id", "bold"),
+    _Column("died"),
+    _Column("tries", right=True),
+    _Column("root", "dim"),
+    _Column("error", "red"),
+)
+_ELASTIC = "error"
+_DROPPED_WHEN_NARROW = ("first seen", "root")
+NARROW = 110
+GAP = 3
+SHORTEST = 12
+
+
+def _draw_table(out: "Console", columns: tuple[_Column, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Draw a table in which only the error is ever cut: ids are there to be copied."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
     from rich.table import Table  # noqa: PLC0415 - lazy by design
 
+    kept = [at for at, one in enumerate(columns) if out.width >= NARROW or one.name not in _DROPPED_WHEN_NARROW]
+    shown = [[clean(row[at]) for at in kept] for row in rows]
+    names = [columns[at].name for at in kept]
+    widths = [max(len(cell) for cell in column) for column in zip(names, *shown, strict=True)]
+    elastic = names.index(_ELASTIC)
+    room = max(out.width - sum(widths) - GAP * len(kept) + widths[elastic], SHORTEST)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    for name, options in columns:
-        table.add_column(name, **options)
-    return table
+    for at in kept:
+        name, style, right = columns[at]
+        table.add_column(name, style=style, justify="right" if right else "left", no_wrap=True)
+    for cells in shown:
+        if len(cells[elastic]) > room:
+            cells[elastic] = cells[elastic][: room - 1] + "…"
+        table.add_row(*cells)
+    out.print(table)
 
 
 def _draw_groups(out: "Console", groups: list[Group]) -> None:
-    table = _table(
-        ("count", {"justify": "right", "style": "bold"}),
-        ("action", {"style": "cyan", "no_wrap": True}),
-        ("reason", {"no_wrap": True}),
-        ("error", {"style": "red", "overflow": "ellipsis", "no_wrap": True}),
-        ("first seen", {"style": "dim", "no_wrap": True}),
-        ("last seen", {"no_wrap": True}),
-        ("fingerprint", {"style": "dim", "no_wrap": True}),
-    )
-    for group in groups:
-        seen = local(group.first_ms), local(group.last_ms)
-        table.add_row(
-            f"{group.count:,}", group.action, clean(group.reason), clean(group.error), *seen, clean(group.fingerprint)
+    rows = [
+        (
+            f"{group.count:,}",
+            group.action,
+            group.reason,
+            group.error,
+            short(group.first_ms),
+            short(group.last_ms),
+            group.fingerprint,
         )
-    out.print(table)
+        for group in groups
+    ]
+    _draw_table(out, _GROUPS, rows)
 
 
 def _draw_rows(out: "Console", letters: deque[DeadLetter]) -> None:
-    table = _table(
-        ("id", {"style": "bold", "no_wrap": True}),
-        ("died", {"no_wrap": True}),
-        ("tries", {"justify": "right"}),
-        ("root", {"style": "dim", "no_wrap": True}),
-        ("error", {"style": "red", "overflow": "ellipsis", "no_wrap": True}),
-    )
-    for letter in letters:
-        table.add_row(letter.id, local(letter.dead_at_ms), str(letter.attempts), letter.root_id, clean(letter.error))
-    out.print(table)
+    rows = [
+        (letter.id, short(letter.dead_at_ms), str(letter.attempts), letter.root_id, letter.error) for letter in letters
+    ]
+    _draw_table(out, _ROWS, rows)
 
 
 def show_human(letter: DeadLetter, *, with_payload: bool) -> None:

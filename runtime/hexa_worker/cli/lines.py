@@ -124,7 +124,12 @@ class LineReader:
         self._place = 0
         self._ended = False
         self.number = 0
-        self.read_bytes = 0
+        self._read = 0
+
+    @property
+    def place(self) -> int:
+        """How many bytes of the input are behind us."""
+        return self._read - len(self._buffer) + self._place
 
     @property
     def size(self) -> int | None:
@@ -184,7 +189,7 @@ class LineReader:
             return False
         chunk = os.read(self._descriptor, CHUNK)
         self._ended = not chunk
-        self.read_bytes += len(chunk)
+        self._read += len(chunk)
         del self._buffer[: self._place]
         self._place = 0
         self._buffer += chunk

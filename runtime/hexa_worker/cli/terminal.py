@@ -84,6 +84,13 @@ def local(at_ms: int | None) -> str:
         return "-"
 
 
+def short(at_ms: int) -> str:
+    """A time for humans in a narrow column: of today the time, of another day the date too."""
+    text = local(at_ms)
+    day, _, clock = text.partition(" ")
+    return clock if day == datetime.now().astimezone().strftime("%Y-%m-%d") else text.removesuffix(clock[-3:])
+
+
 def plural(count: int, noun: str) -> str:
     """``1 event``, ``2,000 events``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

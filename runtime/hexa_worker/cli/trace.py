@@ -20,7 +20,9 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
     """Show everything that came of an event, as a tree.
 
     What each subscription did with it, attempt by attempt, with outcomes, delays and errors; retries and dead
-    letters that wait; redrives; and every event that was emitted on the way. Any event of the tree may be named, by its event id or by its id in the broker where nobody gave it one.
+    letters that wait; redrives; and every event that was emitted on the way.
+
+    Any event of the tree may be named, by its event id or by its id in the broker where nobody gave it one.
 
     \b
     Example:
