@@ -13,6 +13,7 @@ from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.actors.worker import spec_of
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
+from hexa_worker.config.kafka import Kafka
 from hexa_worker.config.model import Config, Embedded, Memory
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
@@ -47,6 +48,10 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
             from hexa_worker.drivers.embedded import EmbeddedDriver  # noqa: PLC0415 - lazy by design
 
             return EmbeddedDriver(config.folder / broker.path, broker, clock)
+        case Kafka():
+            from hexa_worker.drivers.kafka import KafkaDriver  # noqa: PLC0415 - lazy by design
+
+            return KafkaDriver(broker, clock)
 
 
 @asynccontextmanager

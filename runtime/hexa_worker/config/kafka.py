@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.secret import Secret
+
 Positive = Annotated[int, Meta(ge=1)]
 Duration = Annotated[float, Meta(gt=0)]
 
@@ -13,7 +15,7 @@ class KafkaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A table of the kafka driver: unknown keys are errors."""
 
 
-class KafkaTls(KafkaTable):
+class KafkaTls(KafkaTable, frozen=True):
     """TLS to the brokers: their certificate and host name are checked unless `insecure`.
 
     Attributes:
@@ -27,11 +29,11 @@ class KafkaTls(KafkaTable):
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
-    key_password: str | None = None
+    key_password: Secret | None = None
     insecure: bool = False
 
 
-class KafkaSasl(KafkaTable):
+class KafkaSasl(KafkaTable, frozen=True):
     """Login to the brokers.
 
     Attributes:
@@ -44,8 +46,8 @@ class KafkaSasl(KafkaTable):
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
     username: str | None = None
-    password: str | None = None
-    token: str | None = None
+    password: Secret | None = None
+    token: Secret | None = None
     token_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class KafkaSasl(KafkaTable):
             raise ValueError(f"{self.mechanism} needs username and password")
 
 
-class Kafka(KafkaTable, tag_field="driver", tag="kafka"):
+class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
     """Kafka brokers, 2.4 or newer.
 
     Attributes:
@@ -66,8 +68,8 @@ class Kafka(KafkaTable, tag_field="driver", tag="kafka"):
         sasl: log in.
         create_channels: whether missing topics of subscriptions and emits are made.
         create_retry_channels: whether missing retry and dead-letter topics are made.
-        partitions: of the topics that are made; None: what the brokers' configuration says.
-        replication: of all topics that are made; None: what the brokers' configuration says.
+        partitions: of the topics that are made.
+        replication: of all topics that are made; None: 3, or as many as there are brokers.
         retention_s: of the topics that are made; None: what the brokers' configuration says.
         retry_partitions: of retry topics that are made; None: as many as the widest channel of the subscription.
         retry_retention_s: of retry topics that are made; must be longer than the longest delay.
@@ -93,7 +95,7 @@ class Kafka(KafkaTable, tag_field="driver", tag="kafka"):
     sasl: KafkaSasl | None = None
     create_channels: bool = False
     create_retry_channels: bool = True
-    partitions: Positive | None = None
+    partitions: Positive = 6
     replication: Positive | None = None
     retention_s: Duration | None = None
     retry_partitions: Positive | None = None
@@ -106,7 +108,7 @@ class Kafka(KafkaTable, tag_field="driver", tag="kafka"):
     timeout_s: Duration = 10.0
     session_timeout_s: Duration = 10.0
     heartbeat_s: Duration = 1.0
-    rebalance_timeout_s: Duration = 20.0
+    rebalance_timeout_s: Duration = 10.0
     commit_interval_s: Duration = 0.5
     instance_id: str | None = None
     metadata_max_age_s: Duration = 10.0
@@ -116,7 +118,7 @@ class Kafka(KafkaTable, tag_field="driver", tag="kafka"):
             raise ValueError("heartbeat_s must be at most half of session_timeout_s")
 
 
-class KafkaSubscription(KafkaTable):
+class KafkaSubscription(KafkaTable, frozen=True):
     """What one subscription wants of kafka.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
 
@@ -99,7 +100,7 @@ class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
     busy_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
 
 
-Broker = Memory | Embedded
+Broker = Memory | Embedded | Kafka
 
 
 class Subscription(Table, frozen=True):
@@ -124,6 +125,7 @@ class Subscription(Table, frozen=True):
         middlewares: ``module:function`` names, run inside the worker's own middlewares.
         retry: how often and how late a failed delivery is tried again.
         enabled: false leaves the subscription out.
+        kafka: options of the kafka driver.
     """
 
     channel: Text | None = None
@@ -144,6 +146,7 @@ class Subscription(Table, frozen=True):
     middlewares: tuple[str, ...] = ()
     retry: RetryPolicy = RetryPolicy()
     enabled: bool = True
+    kafka: KafkaSubscription | None = None
 
 
 class Lineage(Table, frozen=True):

@@ -28,9 +28,24 @@ class Watermark:
         return self._pending[0] if self._pending else self._position
 
     @property
+    def end(self) -> int:
+        """The first offset that has not been delivered."""
+        return self._position
+
+    @property
     def beyond(self) -> tuple[int, ...]:
         """Finished offsets at or above `position`, ascending."""
         return tuple(sorted(self._beyond))
+
+    @property
+    def delivered(self) -> tuple[int, ...]:
+        """Delivered offsets at or above `position`, finished or not, ascending."""
+        return tuple(self._pending)
+
+    @property
+    def ahead(self) -> int:
+        """How many offsets were delivered from `position` on, finished or not."""
+        return len(self._pending)
 
     @property
     def outstanding(self) -> int:
@@ -48,10 +63,15 @@ class Watermark:
         self._position = position
 
     def finish(self, offsets: Iterable[int]) -> None:
-        """Note that `offsets` are finished, in any order; unknown ones (given up, repeated) are ignored by
-        `position` but must not be passed on purpose.
-        """
+        """Note that `offsets` are finished, in any order; repeating one is harmless, all must have been delivered."""
         beyond, pending = self._beyond, self._pending
-        beyond.update(offsets)
+        if not pending:
+            return
+        position = pending[0]
+        beyond.update([offset for offset in offsets if offset >= position])
         while pending and pending[0] in beyond:
             beyond.remove(pending.popleft())
+
+    def is_finished(self, offset: int) -> bool:
+        """Whether a delivered offset was finished before."""
+        return offset < self.position or offset in self._beyond

@@ -1,0 +1,294 @@
+"""An asyncio island: how a driver that lives on asyncio serves a runtime on any event loop.
+
+On asyncio the driver's own methods are called, nothing is in between. Elsewhere (trio) the driver lives on an
+asyncio loop in a thread of its own, and each call hops there and back: some 0.1 ms for each batch.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.settlement import Settlement
+from hexa_worker.drivers.base import (
+    Backlog,
+    Capabilities,
+    Driver,
+    Revoked,
+    Source,
+    SubscriptionSpec,
+    Unsettled,
+    nothing_revoked,
+)
+from hexa_worker.errors import DriverError, DriverUnavailable
+
+T = TypeVar("T")
+JOIN_S = 5.0
+"""How long the island's thread may take to end."""
+
+
+class InspectedDriver(Driver, Protocol):
+    """A driver that can tell about its broker."""
+
+    async def inspect(self) -> Mapping[str, str]:
+        """Versions, addresses (no secrets), what can be reached."""
+        ...
+
+
+D = TypeVar("D", bound=InspectedDriver)
+
+
+class Island:
+    """An asyncio loop in a thread of its own, called from a trio loop."""
+
+    def __init__(self) -> None:
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._run, name="hexa-worker-island", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+            self._loop.close()
+
+    async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Await ``function(*args)`` on the island.
+
+        Cancellation: the call is cancelled over there, and its end is awaited.
+        """
+        home = _Home()
+        ended = anyio.Event()
+        result: list[T] = []
+        errors: list[BaseException] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def run() -> None:
+            try:
+                result.append(await function(*args))
+            except BaseException as error:  # noqa: BLE001 - it is raised at home
+                errors.append(error)
+            home.tell(ended.set)
+
+        def start() -> None:
+            tasks.append(self._loop.create_task(run()))
+
+        try:
+            self._loop.call_soon_threadsafe(start)
+        except RuntimeError as error:
+            raise DriverUnavailable("the driver is closed") from error
+        try:
+            await ended.wait()
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                await ended.wait()
+            raise
+        if not errors:
+            return result[0]
+        if isinstance(errors[0], asyncio.CancelledError):
+            raise DriverUnavailable("a call of the broker's client was cancelled") from errors[0]
+        raise errors[0]
+
+    def tell(self, function: Callable[[], object]) -> None:
+        """Have ``function()`` called on the island, soon. Ignored once the island is gone."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function)
+
+    async def close(self) -> None:
+        """End the loop and its thread. Idempotent."""
+        self.tell(self._loop.stop)
+        await anyio.to_thread.run_sync(self._thread.join, JOIN_S, abandon_on_cancel=True)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 - only where it is installed
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Home:
+    """The loop that the runtime lives on, as seen from the island. Make it at home."""
+
+    def __init__(self) -> None:
+        import trio.lowlevel  # noqa: PLC0415 - islands are for trio only
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+
+    def tell(self, function: Callable[[], object]) -> None:
+        """Have ``function()`` called at home, soon. Ignored once home is gone."""
+        with suppress(self._trio.RunFinishedError):
+            self._token.run_sync_soon(function)
+
+    def carrying(self, revoked: Revoked) -> Revoked:
+        """`revoked`, to be called on the island, run at home."""
+
+        async def run_at_home(sources: frozenset[str]) -> None:
+            loop = asyncio.get_running_loop()
+            done: asyncio.Future[None] = loop.create_future()
+            scope = self._trio.CancelScope()
+
+            def finish(error: BaseException | None) -> None:
+                if not done.done():
+                    done.set_result(None) if error is None else done.set_exception(error)
+
+            async def at_home() -> None:
+                error: BaseException | None = None
+                try:
+                    with scope:
+                        await revoked(sources)
+                except Exception as caught:  # noqa: BLE001 - an error in a system task would end trio
+                    error = caught
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(finish, error)
+
+            self.tell(lambda: self._trio.lowlevel.spawn_system_task(at_home))
+            try:
+                await done
+            except asyncio.CancelledError:
+                self.tell(scope.cancel)
+                raise
+
+        return run_at_home
+
+
+class IslandSource:
+    """A source that lives on the island."""
+
+    def __init__(self, island: Island, source: Source) -> None:
+        self._island = island
+        self._source = source
+
+    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """See `hexa_worker.drivers.base.Source.receive`."""
+        return await self._island.call(self._source.receive, max_count, max_bytes)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        """See `hexa_worker.drivers.base.Source.settle`."""
+        return await self._island.call(self._source.settle, settlements)
+
+    async def backlog(self) -> Backlog:
+        """See `hexa_worker.drivers.base.Source.backlog`."""
+        return await self._island.call(self._source.backlog)
+
+    def stop(self) -> None:
+        """See `hexa_worker.drivers.base.Source.stop`."""
+        self._island.tell(self._source.stop)
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Source.close`."""
+        with suppress(DriverUnavailable):  # the driver was closed before, and the source with it
+            await self._island.call(self._source.close)
+
+
+class OnAsyncio(Generic[D]):
+    """A driver that needs asyncio, usable on every event loop.
+
+    Args:
+        make: makes the driver; called on the loop that it will live on.
+        capabilities: what it promises.
+    """
+
+    def __init__(self, make: Callable[[], D], capabilities: Capabilities) -> None:
+        self._make = make
+        self._capabilities = capabilities
+        self._driver: D | None = None
+        self._island: Island | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises."""
+        return self._capabilities
+
+    @property
+    def inner(self) -> D:
+        """The driver itself, which lives on asyncio.
+
+        Raises:
+            DriverUnavailable: it is not open.
+        """
+        if self._driver is None:
+            raise DriverUnavailable("the driver is not open")
+        return self._driver
+
+    async def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        if self._island is None:
+            return await function(*args)
+        return await self._island.call(function, *args)  # type: ignore[arg-type]  # drivers' methods are coroutines
+
+    async def open(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.open`."""
+        if self._driver is None:
+            if not _on_asyncio():
+                self._island = Island()
+            self._driver = await self._call(self._made)
+        await self._call(self._driver.open)
+
+    async def _made(self) -> D:
+        return self._make()
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.close`."""
+        driver, island = self._driver, self._island
+        try:
+            if driver is not None:
+                await self._call(driver.close)
+        except DriverUnavailable:
+            pass  # closed by another call at the same time
+        finally:
+            self._driver = self._island = None
+            if island is not None:
+                with anyio.CancelScope(shield=True):
+                    await island.close()
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """See `hexa_worker.drivers.base.Driver.publish`."""
+        return await self._call(self.inner.publish, messages)
+
+    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """See `hexa_worker.drivers.base.Driver.declare`."""
+        await self._call(self.inner.declare, specs)
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> Source:
+        """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        island = self._island
+        if island is None:
+            return await self.inner.subscribe(spec, revoked)
+        return IslandSource(island, await self._call(self.inner.subscribe, spec, _Home().carrying(revoked)))
+
+    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+        """See `hexa_worker.drivers.base.Driver.browse`."""
+        return await self._call(self.inner.browse, channel, after, limit)
+
+    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
+        """See `hexa_worker.drivers.base.Driver.remove`."""
+        return await self._call(self.inner.remove, channel, offsets)
+
+    async def channels(self) -> Sequence[str]:
+        """See `hexa_worker.drivers.base.Driver.channels`."""
+        return await self._call(self.inner.channels)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """Versions, addresses (no secrets), what can be reached."""
+        return await self._call(self.inner.inspect)

@@ -1,0 +1,5 @@
+"""The kafka driver, on aiokafka."""
+
+from hexa_worker.drivers.kafka.entry import CAPABILITIES, KafkaDriver
+
+__all__ = ["CAPABILITIES", "KafkaDriver"]

@@ -1,0 +1,154 @@
+"""What all clients of one driver share: settings, deadlines, and finding out why brokers cannot be reached."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+
+from hexa_worker.config.kafka import Kafka
+from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.drivers.kafka.security import security_settings, tls_failure
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+
+T = TypeVar("T")
+STOP_S = 2.0
+"""How long a client may take to stop before its connections are cut."""
+_PROBE_S = 3.0
+
+
+async def bounded(call: Awaitable[T], seconds: float, doing: str) -> T:
+    """Await a call of the client library, in a task of its own and no longer than `seconds`.
+
+    aiokafka may wait for ever, and may end in a CancelledError that nobody asked for.
+
+    Raises:
+        DriverUnavailable: it took too long, or failed in a way that time may mend.
+        DriverRejected: it never will.
+
+    Cancellation: the call is cancelled too.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        _abandon(task)
+        raise
+    if not done:
+        _abandon(task)
+        raise DriverUnavailable(f"kafka: {doing}: no answer in {seconds:g} s")
+    if task.cancelled():
+        raise DriverUnavailable(f"kafka: {doing}: the client gave up")
+    error = task.exception()
+    if error is not None:
+        raise driver_error(error, doing) from error
+    return task.result()
+
+
+def _abandon(task: "asyncio.Future[Any]") -> None:
+    task.cancel()
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+
+async def stop_client(stop: Callable[[], Awaitable[object]], client: Any) -> None:
+    """Stop a consumer or producer whatever it does, then cut its connections. Never raises for a dead broker."""
+    try:
+        await bounded(stop(), STOP_S, "stopping a client")
+    except DriverError as error:
+        logging.getLogger("hexa_worker.kafka").debug("%s", error)
+        cut(client)
+
+
+def cut(client: AIOKafkaClient) -> None:
+    """Close a client's connections and its metadata task at once, as the end of its process would."""
+    if client._sync_task is not None:
+        client._sync_task.cancel()
+        client._sync_task = None
+    for connection in list(client._conns.values()):
+        connection.close()
+    client._conns.clear()
+
+
+class Connection:
+    """The settings of one driver's clients.
+
+    Args:
+        options: the broker table.
+
+    Raises:
+        ConfigError: a file of the security options cannot be used.
+    """
+
+    def __init__(self, options: Kafka) -> None:
+        self.options = options
+        self._security = security_settings(options)
+
+    @property
+    def timeout_s(self) -> float:
+        """How long one call may take."""
+        return self.options.timeout_s
+
+    def settings(self, *, request_timeout_s: float | None = None) -> dict[str, Any]:
+        """The keyword arguments that every client gets."""
+        return {
+            "bootstrap_servers": list(self.options.servers),
+            "client_id": self.options.client_id,
+            "request_timeout_ms": round((request_timeout_s or self.options.timeout_s) * 1000),
+            "retry_backoff_ms": 100,
+            "metadata_max_age_ms": round(self.options.metadata_max_age_s * 1000),
+            **self._security,
+        }
+
+    async def start(self, start: Callable[[], Awaitable[object]]) -> None:
+        """Start a client; when it cannot reach any broker, find out why.
+
+        Raises:
+            DriverUnavailable, DriverRejected: with address and reason.
+        """
+        try:
+            await bounded(start(), self.timeout_s, f"connecting to {', '.join(self.options.servers)}")
+        except DriverRejected:
+            raise
+        except DriverUnavailable as error:
+            raise await self.diagnose() or error from error.__cause__
+
+    async def diagnose(self) -> DriverError | None:
+        """Why the first broker cannot be reached, by trying; None if it can."""
+        for server in self.options.servers:
+            failure = await self._probe(server)
+            if failure is None:
+                return None
+            if server == self.options.servers[-1] or isinstance(failure, DriverRejected):
+                return failure
+        return None
+
+    async def _probe(self, server: str) -> DriverError | None:
+        host, _, port = server.rpartition(":")
+        settings = {name: value for name, value in self._security.items()}
+        try:
+            connection = await asyncio.wait_for(
+                create_conn(host.strip("[]"), int(port), request_timeout_ms=round(_PROBE_S * 1000), **settings),
+                _PROBE_S,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            return self._explained(server, error)
+        connection.close()
+        return None
+
+    def _explained(self, server: str, error: Exception) -> DriverError:
+        tls = tls_failure(error)
+        if tls is not None:
+            return DriverRejected(f"kafka: {server}: {tls}")
+        failure = driver_error(error, server)
+        if isinstance(failure, DriverRejected):
+            return failure
+        if isinstance(error, TimeoutError | asyncio.TimeoutError):
+            return DriverUnavailable(f"kafka: {server} does not answer (is it a Kafka port?)")
+        if isinstance(error, OSError):
+            return DriverUnavailable(f"kafka: {server} cannot be reached: {error.strerror or type(error).__name__}")
+        return DriverUnavailable(f"kafka: {server} does not speak Kafka{self._expected()}: {type(error).__name__}")
+
+    def _expected(self) -> str:
+        return " over TLS" if self.options.tls is not None else " in the clear (TLS needs [broker.tls])"

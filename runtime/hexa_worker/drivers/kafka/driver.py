@@ -1,0 +1,238 @@
+"""The driver itself: one process's clients of one Kafka cluster. Lives on an asyncio loop."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.kafka import Kafka, KafkaSubscription
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.desk import Desk
+from hexa_worker.drivers.kafka.lag import INTERNAL, Lag, channels_of
+from hexa_worker.drivers.kafka.publisher import Publisher
+from hexa_worker.drivers.kafka.reader import Reader
+from hexa_worker.drivers.kafka.registry import Registry
+from hexa_worker.drivers.kafka.source import KafkaSource
+from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
+
+log = logging.getLogger("hexa_worker.kafka")
+
+
+def capabilities(options: Kafka) -> Capabilities:
+    """What the driver promises with these options."""
+    return Capabilities(
+        name="kafka",
+        durable=True,
+        shared=True,
+        order=frozenset(OrderBy),
+        delay_accuracy_s=0.75,
+        redelivery_s=options.session_timeout_s + options.heartbeat_s,
+        counts_deliveries=False,
+        patterns=True,
+        max_payload=options.max_payload,
+        notes=(
+            "Order by key is the order of a key's partition; order by channel is kept within each partition of the "
+            "channel, so a channel that must be in order as a whole has one partition.",
+            "Whenever a process joins or leaves, every process gives up its partitions for a moment; handlers that "
+            "do not end within rebalance_timeout_s run again elsewhere.",
+            "At most as many processes work on a subscription as its channels have partitions.",
+            "Acknowledgements are committed every commit_interval_s; a crash repeats what ended since then.",
+            "Retries are not in the order of their keys.",
+            "A record without a value arrives as an empty payload with the header hexa-tombstone.",
+        ),
+    )
+
+
+class AsyncioKafkaDriver:
+    """See `hexa_worker.drivers.base.Driver`. Use it on the loop that opened it.
+
+    Args:
+        options: the broker table.
+        clock: decides what is due.
+    """
+
+    def __init__(self, options: Kafka, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self.capabilities = capabilities(options)
+        self._parts: _Parts | None = None
+        self._sources: list[KafkaSource] = []
+        self._declared: set[str] = set()
+        self._origins: dict[str, dict[TopicPartition, int]] = {}
+        self._attempts: dict[str, int] = {}
+        quiet = logging.getLogger("aiokafka")
+        if quiet.level == logging.NOTSET:
+            quiet.setLevel(logging.CRITICAL)  # it repeats every failure many times; ours says it once
+
+    async def open(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.open`."""
+        if self._parts is None:
+            parts = _Parts(self._options, self._attempts)
+            await parts.topics.open()
+            self._parts = parts
+
+    def _opened(self) -> "_Parts":
+        if self._parts is None:
+            raise DriverUnavailable("kafka: the driver is not open")
+        return self._parts
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.close`."""
+        sources, self._sources = self._sources, []
+        for source in sources:
+            await source.close()
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            await parts.close()
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """See `hexa_worker.drivers.base.Driver.publish`."""
+        answers = await self._opened().publisher.publish(messages)
+        for answer in answers:
+            if isinstance(answer, DriverUnavailable):
+                raise answer
+        return answers
+
+    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """See `hexa_worker.drivers.base.Driver.declare`."""
+        if not specs:
+            return
+        parts = self._opened()
+        for spec in specs:
+            _check_pattern(spec)
+        await parts.registry.ensure(specs)
+        for spec in specs:
+            self._attempts.update({name: number for number, name in enumerate(spec.retry_channels, start=1)})
+            await self._pin_start(spec, parts)
+            self._declared.add(spec.group)
+
+    async def _pin_start(self, spec: SubscriptionSpec, parts: "_Parts") -> None:
+        """Write down where a subscription without progress begins, unless that is the first record."""
+        start_ms = _start_ms(spec)
+        if spec.start == "earliest" and start_ms is None:
+            return
+        known = await parts.registry.refresh()
+        committed = await parts.topics.group_offsets(spec.group)
+        fresh = [
+            TopicPartition(name, number)
+            for name in channels_of(spec, known)
+            if not any(place.topic == name for place in committed)
+            for number in range(known.get(name, 0))
+        ]
+        if not fresh:
+            return
+        origins = dict(await (parts.reader.ends(fresh) if start_ms is None else parts.reader.at_time(fresh, start_ms)))
+        self._origins.setdefault(spec.group, {}).update(origins)
+        await self._commit_origins(spec.group, origins, parts)
+
+    async def _commit_origins(self, group: str, origins: Mapping[TopicPartition, int], parts: "_Parts") -> None:
+        consumer = AIOKafkaConsumer(**parts.connection.settings(), group_id=group, enable_auto_commit=False)
+        try:
+            await parts.connection.start(consumer.start)
+            consumer.assign(list(origins))
+            await bounded(consumer.commit(dict(origins)), self._options.timeout_s, f"placing group {group}")
+        except DriverUnavailable as error:
+            # A group with living members takes commits from none but them; ours will know its origins by itself.
+            if type(error.__cause__).__name__ != "CommitFailedError":
+                raise
+        finally:
+            await stop_client(consumer.stop, consumer._client)
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> KafkaSource:
+        """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        await self.declare([spec])
+        parts = self._opened()
+        source = KafkaSource(
+            parts.connection,
+            spec,
+            spec.options or KafkaSubscription(),
+            self._origins.setdefault(spec.group, {}),
+            parts.publisher,
+            parts.lag,
+            revoked,
+            self._clock,
+        )
+        self._sources = [one for one in self._sources if not one.closed] + [source]
+        await source.join()
+        return source
+
+    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+        """See `hexa_worker.drivers.base.Driver.browse`."""
+        return await self._opened().desk.browse(channel, after, limit)
+
+    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
+        """See `hexa_worker.drivers.base.Driver.remove`."""
+        return await self._opened().desk.remove(channel, offsets)
+
+    async def channels(self) -> Sequence[str]:
+        """See `hexa_worker.drivers.base.Driver.channels`."""
+        known = await self._opened().registry.refresh()
+        return sorted(name for name in known if not name.endswith(INTERNAL))
+
+    async def inspect(self) -> Mapping[str, str]:
+        """See `hexa_worker.drivers.base.Driver.inspect`."""
+        parts = self._opened()
+        cluster = await parts.topics.describe()
+        known = await parts.registry.refresh()
+        brokers = (f"{one['node_id']} at {one['host']}:{one['port']}" for one in cluster["brokers"])
+        return {
+            "client": f"aiokafka {version('aiokafka')}",
+            "cluster": str(cluster.get("cluster_id")),
+            "brokers": ", ".join(brokers),
+            "controller": str(cluster.get("controller_id")),
+            "security": str(parts.connection.settings()["security_protocol"]),
+            "topics": str(len(known)),
+        }
+
+    def crash(self) -> None:
+        """Die without a goodbye, as ``kill -9`` of the process does: for tests."""
+        for source in self._sources:
+            source.vanish()
+
+
+class _Parts:
+    """What an open driver consists of."""
+
+    def __init__(self, options: Kafka, attempts: Mapping[str, int]) -> None:
+        self.connection = Connection(options)
+        self.topics = Topics(self.connection)
+        self.registry = Registry(self.topics, options)
+        self.reader = Reader(self.connection)
+        self.publisher = Publisher(self.connection, self.registry)
+        self.lag = Lag(self.registry, self.topics, self.reader)
+        self.desk = Desk(self.registry, self.topics, self.reader, self.publisher, attempts)
+
+    async def close(self) -> None:
+        await self.publisher.close()
+        await self.reader.close()
+        await self.topics.close()
+
+
+def _check_pattern(spec: SubscriptionSpec) -> None:
+    if spec.pattern is not None:
+        try:
+            re.compile(spec.pattern)
+        except re.error as error:
+            raise DriverRejected(f"kafka: {spec.action}: the pattern is not a regular expression: {error}") from error
+
+
+def _start_ms(spec: SubscriptionSpec) -> int | None:
+    text = spec.options.start_at if isinstance(spec.options, KafkaSubscription) else None
+    if text is None:
+        return None
+    where = f"subscriptions.{spec.action}.kafka.start_at"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a time", where=where, hint="2026-01-31T12:00:00+00:00") from error
+    if moment.tzinfo is None:
+        raise ConfigError(f"{text!r} has no UTC offset", where=where, hint="2026-01-31T12:00:00+00:00")
+    return round(moment.timestamp() * 1000)

@@ -1,0 +1,21 @@
+"""What the rest of the runtime sees of the driver."""
+
+from hexa_worker.clock import Clock, SystemClock
+from hexa_worker.config.kafka import Kafka
+from hexa_worker.drivers.island import OnAsyncio
+from hexa_worker.drivers.kafka.driver import AsyncioKafkaDriver, capabilities
+
+CAPABILITIES = capabilities(Kafka())
+"""With default options."""
+
+
+class KafkaDriver(OnAsyncio[AsyncioKafkaDriver]):
+    """See `hexa_worker.drivers.base.Driver`: runs on every event loop.
+
+    Args:
+        options: the broker table.
+        clock: decides what is due; default: the machine's.
+    """
+
+    def __init__(self, options: Kafka, clock: Clock | None = None) -> None:
+        super().__init__(lambda: AsyncioKafkaDriver(options, clock or SystemClock()), capabilities(options))

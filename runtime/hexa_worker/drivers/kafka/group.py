@@ -1,0 +1,320 @@
+"""A consumer in its group: started, subscribed, told what it gains and loses, watched, committed.
+
+aiokafka's group protocol is eager: at every rebalance each member gives up everything first. What can be
+finished within the rebalance timeout is finished and committed; the rest is dropped and comes again, to us or
+to others.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
+from hexa_worker.config.kafka import Kafka, KafkaSubscription
+from hexa_worker.drivers.base import Revoked, SubscriptionSpec
+from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.membership import Identity, Membership
+from hexa_worker.drivers.kafka.partition import Partition
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
+
+log = logging.getLogger("hexa_worker.kafka")
+COMMIT_S = 3.0
+"""How long a commit may take; one that takes longer is tried again with more in it."""
+SILENCE_S = 5.0
+"""A coordinator or a fetch that does not answer for so long gets new connections."""
+KICKED_OUT_S = 0.5
+"""How long a member that lost its place waits for the worker to notice."""
+SLOT_VARIABLE = "HEXA_WORKER_SLOT"
+
+
+class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """One process's part in a subscription's group, for as long as one client lives.
+
+    Args:
+        connection: settings.
+        spec: the subscription.
+        options: its own options.
+        origins: where partitions without progress begin, if not at their first record.
+        revoked: the worker's part of giving up partitions.
+        cleared: called when partitions come or go: whatever is queued of the old ones is stale.
+
+    Attributes:
+        partitions: what is ours at this moment.
+        reassigning: between giving up and getting.
+        epoch: grows whenever what was fetched before becomes stale.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        connection: Connection,
+        spec: SubscriptionSpec,
+        options: KafkaSubscription,
+        origins: Mapping[TopicPartition, int],
+        revoked: Revoked,
+        cleared: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._broker: Kafka = connection.options
+        self._spec = spec
+        self._origins = origins
+        self._revoked = revoked
+        self._cleared = cleared
+        self._attempts = {name: number for number, name in enumerate(spec.retry_channels, start=1)}
+        self.partitions: dict[TopicPartition, Partition] = {}
+        self.reassigning = True
+        self.epoch = 0
+        self.settled = asyncio.Event()  # not reassigning
+        self._identity: Identity = (-1, "")
+        self._closing = asyncio.Event()
+        self._reassigning_since = time.monotonic()
+        self._reconnected_at = time.monotonic()
+        self.consumer = AIOKafkaConsumer(
+            **connection.settings(request_timeout_s=max(connection.timeout_s, self._broker.rebalance_timeout_s + 3)),
+            group_id=spec.group,
+            group_instance_id=instance_id(self._broker.instance_id),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=options.isolation_level,
+            fetch_max_wait_ms=round(options.fetch_max_wait_s * 1000),
+            max_partition_fetch_bytes=options.fetch_partition_bytes,
+            session_timeout_ms=round(self._broker.session_timeout_s * 1000),
+            heartbeat_interval_ms=round(self._broker.heartbeat_s * 1000),
+            rebalance_timeout_ms=round(self._broker.rebalance_timeout_s * 1000),
+            max_poll_interval_ms=2**31 - 1,  # aiokafka's own count of it can stick; ours is the watchdog's
+            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+        )
+        self._membership: Membership | None = None
+
+    async def start(self) -> None:
+        """Connect and begin to join; partitions come later.
+
+        Raises:
+            DriverUnavailable, DriverRejected: it cannot connect.
+        """
+        try:
+            await self._connection.start(self.consumer.start)
+        except BaseException:
+            await stop_client(self.consumer.stop, self.consumer._client)
+            raise
+        self._membership = Membership(self.consumer, self._spec.group)
+        if self._spec.pattern is None:
+            self.consumer.subscribe([*self._spec.channels, *self._spec.retry_channels], listener=self)
+        else:
+            self.consumer.subscribe(pattern=topic_pattern(self._spec), listener=self)
+
+    # -- what aiokafka tells
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Everything goes: finish what fits into the rebalance timeout, commit, drop the rest."""
+        del revoked  # always all of them
+        self.reassigning = True
+        self._reassigning_since = time.monotonic()
+        self.settled.clear()
+        self.epoch += 1
+        self._cleared()
+        if not self.partitions:
+            return
+        member = self.still_member()
+        budget = self._broker.rebalance_timeout_s
+        sources = frozenset(partition.source for partition in self.partitions.values())
+        await self._hand_over(sources, 0.75 * budget if member else KICKED_OUT_S)
+        try:
+            await self.commit(0.2 * budget)
+        except DriverError as error:
+            log.debug("nothing was committed at the rebalance: %s", error)
+        self._drop_partitions()
+
+    async def _hand_over(self, sources: frozenset[str], seconds: float) -> None:
+        """Let the worker finish what it has in hand, as far as time allows."""
+        handing = asyncio.ensure_future(self._revoked(sources))
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({handing, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+            handing.cancel()
+        if handing.done() and not handing.cancelled() and handing.exception() is not None:
+            log.error("group %s: giving up partitions failed", self._spec.group, exc_info=handing.exception())
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """These are ours: go on where the group was, without what is finished beyond."""
+        membership = self._member()
+        places = list(assigned)
+        identity = membership.identity
+        try:
+            committed = await membership.committed(places, self._broker.session_timeout_s / 2)
+        except DriverError as error:
+            # aiokafka finds the positions by itself; only the notes are lost, so some work is done again.
+            log.warning("group %s: the notes on finished work cannot be read: %s", self._spec.group, error)
+            committed = {}
+        for place in places:
+            at = committed.get(place)
+            if at is None and place in self._origins:
+                self.consumer.seek(place, self._origins[place])
+            attempt = self._attempts.get(place.topic, 0)
+            self.partitions[place] = Partition(
+                place.topic, place.partition, attempt, None if at is None else at.offset, "" if at is None else at.metadata
+            )
+        self._identity = identity
+        self.reassigning = False
+        membership.answered_at = membership.fetched_at = time.monotonic()
+        self.settled.set()
+        self._cleared()
+
+    # -- membership
+
+    def _member(self) -> Membership:
+        if self._membership is None:
+            raise DriverUnavailable("kafka: the consumer has not started")
+        return self._membership
+
+    def still_member(self) -> bool:
+        """Whether, as far as we know, the group still counts us in as it did at the assignment."""
+        return self._membership is not None and self._membership.identity == self._identity
+
+    def _drop_partitions(self) -> None:
+        for partition in self.partitions.values():
+            partition.lost = True
+        self.partitions = {}
+
+    def lose(self) -> None:
+        """The group has gone on without us: nothing that we have in hand is ours any more."""
+        self.epoch += 1
+        self._drop_partitions()
+        self._cleared()
+
+    async def confirm(self) -> None:
+        """Make sure that what we have in hand is still ours, where there is doubt.
+
+        Raises:
+            DriverUnavailable: the doubt remains.
+        """
+        if not self.partitions:
+            return
+        if not self.still_member():
+            self.lose()
+            return
+        membership = self._member()
+        if time.monotonic() - membership.answered_at < 0.8 * self._broker.session_timeout_s:
+            return
+        if not await membership.confirm(self._connection.timeout_s):
+            self.lose()
+
+    def check(self, waiting: bool) -> None:
+        """Notice a broker that is away, and parts of the client that are dead or stuck.
+
+        Args:
+            waiting: we wait for records, so fetches should be answered.
+
+        Raises:
+            DriverUnavailable: the group's coordinator is silent.
+            BrokenClient: this client will never come back.
+        """
+        membership, now = self._member(), time.monotonic()
+        broken = membership.broken
+        if broken is not None:
+            raise BrokenClient(f"kafka: the client's {broken} has died")
+        silent = now - membership.answered_at
+        if self.reassigning:
+            patience = self._broker.rebalance_timeout_s + self._broker.session_timeout_s
+            silent = now - self._reassigning_since
+        else:
+            patience = max(3 * self._broker.heartbeat_s, 2.0)
+        stuck = waiting and bool(self.partitions) and now - membership.fetched_at > SILENCE_S + 1
+        if (silent > max(SILENCE_S, patience) or stuck) and now - self._reconnected_at > SILENCE_S:
+            self._reconnected_at = now
+            membership.reconnect()
+        if silent > patience:
+            raise DriverUnavailable(f"kafka: no word from the coordinator of group {self._spec.group} for {silent:.0f} s")
+
+    async def commit(self, seconds: float = COMMIT_S) -> None:
+        """Commit what has changed.
+
+        Raises:
+            DriverError: nothing is known to be committed.
+        """
+        identity = self._identity
+        points = {}
+        for place, partition in self.partitions.items():
+            point = partition.commit_point()
+            if point is not None:
+                points[place] = (partition, point)
+        if not points:
+            return
+        try:
+            await self._member().commit(identity, {place: point for place, (_, point) in points.items()}, seconds)
+        except LeaseLost:
+            if self._identity == identity and not self.reassigning:
+                self.lose()
+            raise
+        for partition, point in points.values():
+            partition.committed(point)
+
+    def skip_gaps(self) -> None:
+        """Move past what will never be delivered: transaction markers, compacted records."""
+        assignment = self.consumer._subscription.subscription.assignment if not self.reassigning else None
+        if assignment is None:
+            return
+        for place, partition in self.partitions.items():
+            state = assignment.state_value(place)
+            if state is not None and state.has_valid_position and not partition.ahead:
+                partition.skip_to(state.position)
+
+    async def close(self) -> None:
+        """Commit and leave. Never raises for a dead broker, takes a few seconds at most. Idempotent."""
+        self._closing.set()
+        if self._membership is None:
+            return
+        if not self.reassigning and self.still_member():
+            try:
+                self.skip_gaps()
+                await self.commit(1.5)
+            except DriverError as error:
+                log.warning("group %s: the last commit failed, some work will be done again: %s", self._spec.group, error)
+        self._drop_partitions()
+        try:
+            await bounded(self.consumer.stop(), 2.0, "leaving the group")
+        except DriverError as error:
+            log.debug("%s", error)
+            self._membership.vanish()
+
+    def vanish(self) -> None:
+        """Die without a goodbye, as ``kill -9`` does."""
+        if self._membership is not None:
+            self._membership.vanish()
+
+
+class BrokenClient(DriverUnavailable):
+    """The client must be replaced by a new one."""
+
+
+def instance_id(template: str | None) -> str | None:
+    """The static member id of this process; None: a dynamic member."""
+    if template is None:
+        return None
+    values = {"slot": os.environ.get(SLOT_VARIABLE, "0"), "host": socket.gethostname(), "pid": str(os.getpid())}
+    try:
+        return template.format_map(values)
+    except (KeyError, ValueError, IndexError) as error:
+        raise DriverRejected(f"kafka: broker.instance_id {template!r}: {{slot}}, {{host}} and {{pid}} are known") from error
+
+
+def topic_pattern(spec: SubscriptionSpec) -> str:
+    """The pattern of a subscription and its retry topics for aiokafka, which matches prefixes.
+
+    The subscription's own dead letters, and what a desk notes about any, never match.
+    """
+    pattern = spec.pattern or ""
+    flags = re.match(r"\(\?([aiLmsux]+)\)", pattern)
+    body = f"(?{flags[1]}:{pattern[flags.end() :]})" if flags else f"(?:{pattern})"
+    retries = "|".join(map(re.escape, spec.retry_channels))
+    dead = re.escape(spec.dead_letter_channel)
+    return rf"(?!{dead}\Z|.*\.dlq\.removed\Z)(?:{body}|{retries})\Z"
+
+

@@ -1,0 +1,168 @@
+"""A consumer's membership in its group: who we are, whether we still are, committing as nobody else.
+
+The one place that touches what aiokafka keeps to itself. Its public `commit` waits for ever, and after a stall it
+may commit with a generation that is no longer the one our work was done in (broker-side that moves a group's
+progress back): here the commit carries the generation and member of the assignment, so that a broker refuses it
+once they are history.
+"""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    CoordinatorNotAvailableError,
+    IllegalGenerationError,
+    KafkaError,
+    NoError,
+    NotCoordinatorError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+    for_code,
+)
+from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.structs import OffsetAndMetadata
+
+from hexa_worker.drivers.kafka.connection import bounded, cut
+from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.errors import DriverUnavailable, LeaseLost
+
+Identity = tuple[int, str]
+"""Generation and member id. Both matter: two processes with one instance id keep the generation."""
+
+_HISTORY = (IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError)
+_MOVED = (CoordinatorNotAvailableError, NotCoordinatorError)
+
+
+class Membership:
+    """One started consumer's place in its group.
+
+    Args:
+        consumer: started, not yet subscribed.
+        group: the group's name.
+
+    Attributes:
+        answered_at: when the group's coordinator last confirmed the membership (monotonic seconds).
+        fetched_at: when a broker last answered a fetch.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
+        self._consumer = consumer
+        self._group = group
+        self._coordinator: Any = consumer._coordinator
+        self.answered_at = self.fetched_at = time.monotonic()
+        self._heartbeat = self._coordinator._do_heartbeat
+        self._coordinator._do_heartbeat = self._noted_heartbeat
+        self._send = consumer._client.send
+        consumer._client.send = self._noted_send
+
+    async def _noted_heartbeat(self) -> bool:
+        alive: bool = await self._heartbeat()
+        if alive:
+            self.answered_at = time.monotonic()
+        return alive
+
+    async def _noted_send(self, node: Any, request: Any, **group: Any) -> Any:
+        answer = await self._send(node, request, **group)
+        if isinstance(request, FetchRequest):
+            self.fetched_at = time.monotonic()
+        return answer
+
+    @property
+    def identity(self) -> Identity:
+        """Who we are in the group at this moment."""
+        return self._coordinator.generation, self._coordinator.member_id
+
+    async def confirm(self, seconds: float) -> bool:
+        """Ask the coordinator whether we are still a member.
+
+        Raises:
+            DriverUnavailable: it does not answer.
+        """
+        before = self.identity
+        alive = await bounded(self._noted_heartbeat(), seconds, f"asking for the membership in group {self._group}")
+        if alive:
+            return True
+        if self.identity != before:
+            return False
+        raise DriverUnavailable(f"kafka: the coordinator of group {self._group} does not answer")
+
+    async def committed(
+        self, places: Iterable[TopicPartition], seconds: float
+    ) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """What the group has committed for partitions, with the notes."""
+        found: Mapping[TopicPartition, OffsetAndMetadata] = await bounded(
+            self._coordinator.fetch_committed_offsets(list(places)), seconds, f"reading the progress of group {self._group}"
+        )
+        return found
+
+    async def commit(
+        self, identity: Identity, points: Mapping[TopicPartition, tuple[int, str]], seconds: float
+    ) -> None:
+        """Commit as the member that `identity` says, whoever we are by now.
+
+        Raises:
+            LeaseLost: the group has moved on; nothing was committed.
+            DriverUnavailable: not known.
+            DriverRejected: the broker refuses it for good.
+        """
+        offsets: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for place, (offset, note) in points.items():
+            offsets[place.topic].append((place.partition, offset, note))
+        generation, member = identity
+        request = OffsetCommitRequest(
+            self._group, generation, member, OffsetCommitRequest.DEFAULT_RETENTION_TIME, list(offsets.items())
+        )
+        doing = f"committing the progress of group {self._group}"
+        answer = await bounded(self._coordinator._send_req(request), seconds, doing)
+        for _, partitions in answer.topics:
+            for _, code in partitions:
+                self._raise_refusal(for_code(code), doing)
+
+    def _raise_refusal(self, refusal: type[KafkaError], doing: str) -> None:
+        if refusal is NoError:
+            return
+        if refusal in _HISTORY:
+            raise LeaseLost(f"kafka: {doing}: the group has been rebalanced")
+        if refusal in _MOVED:
+            self._coordinator.coordinator_dead()
+            raise DriverUnavailable(f"kafka: {doing}: the coordinator has moved")
+        raise driver_error(refusal(), doing)
+
+    @property
+    def broken(self) -> str | None:
+        """Which of the client's own tasks has died, if any: nothing would ever come again."""
+        for name, task in (("fetcher", self._consumer._fetcher._fetch_task), ("coordinator", self._coordinator._coordination_task)):
+            if task.done():
+                return name
+        return None
+
+    def reconnect(self) -> None:
+        """Cut connections that may lead nowhere; the client makes new ones and stays the same member."""
+        for connection in list(self._consumer._client._conns.values()):
+            connection.close()
+
+    def vanish(self) -> None:
+        """End everything at once and say goodbye to nobody, as the death of the process would."""
+        consumer, coordinator = self._consumer, self._coordinator
+        consumer._closed = True
+        fetcher = consumer._fetcher
+        tasks = [
+            coordinator._coordination_task,
+            coordinator._heartbeat_task,
+            coordinator._commit_refresh_task,
+            fetcher._fetch_task,
+            *fetcher._pending_tasks,
+        ]
+        if not coordinator._closing.done():
+            coordinator._closing.set_result(None)
+        for task in tasks:
+            if task is not None and not task.done():
+                task.cancel()
+                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        with contextlib.suppress(RuntimeError):
+            cut(consumer._client)

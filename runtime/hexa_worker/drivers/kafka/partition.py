@@ -1,0 +1,102 @@
+"""One assigned partition: what was handed out, what is finished, whether it is still ours."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.watermark import Watermark
+from hexa_worker.drivers.kafka.progress import Finished, read_note, runs_of, write_note
+from hexa_worker.drivers.kafka.records import deliveries_of
+
+CommitPoint = tuple[int, str]
+"""Offset and note."""
+
+
+class Partition:
+    """A partition for as long as one assignment lasts. It is the token of its deliveries.
+
+    Args:
+        topic: its topic, which is the channel of its deliveries.
+        number: its number.
+        attempt: 0, or the number of the retry topic it belongs to.
+        committed: what the group had committed when it was assigned; None: nothing.
+        note: the note of that commit.
+    """
+
+    __slots__ = ("_committed", "_finished", "attempt", "lost", "source", "topic", "watermark")
+
+    def __init__(self, topic: str, number: int, attempt: int, committed: int | None, note: str = "") -> None:
+        self.topic = topic
+        self.source = f"{topic}-{number}"
+        self.attempt = attempt
+        self.lost = False
+        self.watermark: Watermark | None = None if committed is None else Watermark(committed)
+        runs = [] if committed is None else read_note(committed, note)
+        self._finished: Finished | None = Finished(runs) if runs else None
+        self._committed: CommitPoint | None = None if committed is None else (committed, note)
+
+    def accept(self, records: Sequence[Any]) -> list[Delivery]:
+        """Records that were fetched, as deliveries; those that somebody finished before are left out."""
+        offsets = [record.offset for record in records]
+        if self.watermark is None:
+            self.watermark = Watermark(offsets[0])
+        self.watermark.deliver(offsets, offsets[-1] + 1)
+        deliveries = deliveries_of(records, self.topic, self.source, self.attempt, self)
+        if self._finished is not None:
+            deliveries = self._without_finished(deliveries, self._finished, offsets[-1])
+        return deliveries
+
+    def _without_finished(self, deliveries: list[Delivery], finished: Finished, last: int) -> list[Delivery]:
+        assert self.watermark is not None  # noqa: S101 - accept() has made it
+        self.watermark.finish([delivery.offset for delivery in deliveries if delivery.offset in finished])
+        if last >= finished.end:
+            self._finished = None
+        return [delivery for delivery in deliveries if delivery.offset not in finished]
+
+    def skip_to(self, position: int) -> None:
+        """Nothing is left below `position`: what was there were transaction markers or compacted records."""
+        watermark = self.watermark
+        if watermark is None:
+            self.watermark = Watermark(position)
+        elif not watermark.ahead and watermark.position < position:
+            watermark.deliver((), position)
+
+    def finish(self, offsets: Sequence[int]) -> None:
+        """Deliveries of it are settled; repeating one is harmless."""
+        if self.watermark is not None:
+            self.watermark.finish(offsets)
+
+    def is_finished(self, offset: int) -> bool:
+        """Whether a delivery of it was settled before."""
+        return self.watermark is not None and self.watermark.is_finished(offset)
+
+    @property
+    def ahead(self) -> int:
+        """How many records were handed out from the oldest unfinished one on."""
+        return 0 if self.watermark is None else self.watermark.ahead
+
+    @property
+    def outstanding(self) -> int:
+        """How many records were fetched and are not settled."""
+        return 0 if self.watermark is None else self.watermark.outstanding
+
+    @property
+    def noted(self) -> int:
+        """How many records beyond what was fetched are known to be finished."""
+        return 0 if self._finished is None else self._finished.count
+
+    def commit_point(self) -> CommitPoint | None:
+        """What should be committed now; None when that is committed already."""
+        watermark = self.watermark
+        if watermark is None:
+            return None
+        position = watermark.position
+        runs = runs_of(watermark.beyond, watermark.delivered) if watermark.outstanding < watermark.ahead else []
+        if self._finished is not None:
+            runs += self._finished.above(runs[-1][1] if runs else position - 1)
+        point = (position, write_note(position, runs))
+        return None if point == self._committed else point
+
+    def committed(self, point: CommitPoint) -> None:
+        """Note that `point` was committed."""
+        self._committed = point

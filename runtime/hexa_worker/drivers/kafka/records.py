@@ -1,0 +1,82 @@
+"""A record on Kafka's wire as a delivery, and a message as a record."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hexa_worker.core.message import Delivery, Headers, Message
+
+DUE_MS = "hexa-due-ms"
+"""When a retry record is due; only believed of records in the subscription's own retry topics."""
+TOMBSTONE = "hexa-tombstone"
+"""Added to deliveries of records without a value, which show as an empty payload."""
+RECORD_OVERHEAD = 128
+"""More than a record's own fields and its share of the batch header take."""
+_TOMBSTONE: Headers = ((TOMBSTONE, b"1"),)
+
+
+def record_headers(message: Message) -> list[tuple[str, bytes]]:
+    """The headers that `message` has on the wire."""
+    if not message.due_ms:
+        return list(message.headers)
+    return [*(pair for pair in message.headers if pair[0] != DUE_MS), (DUE_MS, b"%d" % message.due_ms)]
+
+
+def size_of(message: Message) -> int:
+    """An upper bound of the bytes that `message` takes as the only record of a batch."""
+    size = RECORD_OVERHEAD + len(message.payload) + len(message.key or b"")
+    for name, value in message.headers:
+        size += 4 * len(name) + len(value) + 10  # a character has at most four bytes
+    return size
+
+
+def deliveries_of(records: Iterable[Any], channel: str, source: str, attempt: int, token: Any) -> list[Delivery]:
+    """Records of one partition as deliveries. The hot path: one expression per record."""
+    return [
+        Delivery(
+            channel=channel,
+            payload=record.value,
+            key=record.key,
+            headers=record.headers,
+            timestamp_ms=record.timestamp,
+            source=source,
+            offset=record.offset,
+            attempt=attempt,
+            token=token,
+        )
+        if record.value is not None and not record.headers
+        else delivery_of(record, channel, source, attempt, token)
+        for record in records
+    ]
+
+
+def delivery_of(record: Any, channel: str, source: str, attempt: int, token: Any) -> Delivery:
+    """One record as a delivery, whatever it holds. A due time is only read from retry records."""
+    headers: Headers = record.headers
+    due_ms = 0
+    if headers:
+        if any([value is None for _, value in headers]):
+            headers = tuple((name, value or b"") for name, value in headers)
+        if attempt:
+            headers, due_ms = _without_due(headers)
+    if record.value is None:
+        headers += _TOMBSTONE
+    return Delivery(
+        channel=channel,
+        payload=record.value or b"",
+        key=record.key,
+        headers=headers,
+        timestamp_ms=record.timestamp,
+        due_ms=due_ms,
+        source=source,
+        offset=record.offset,
+        attempt=attempt,
+        token=token,
+    )
+
+
+def _without_due(headers: Headers) -> tuple[Headers, int]:
+    due_ms = 0
+    for name, value in headers:
+        if name == DUE_MS and value.isdigit() and len(value) < 16:  # noqa: PLR2004 - later than any time that counts
+            due_ms = int(value)
+    return tuple(pair for pair in headers if pair[0] != DUE_MS), due_ms

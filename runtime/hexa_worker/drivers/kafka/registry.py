@@ -1,0 +1,122 @@
+"""Which topics exist, remembered for a while; those that are missing are made where that is allowed."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from aiokafka.admin import NewTopic
+
+from hexa_worker.config.kafka import Kafka
+from hexa_worker.drivers.base import SubscriptionSpec
+from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
+
+REMEMBER_S = 60.0
+RECORD_ROOM = 512 * 1024
+"""Retry and dead-letter topics take records so much larger than the largest payload: a failure is written on them."""
+
+
+class Registry:
+    """The topics of one cluster, as far as one driver cares.
+
+    Args:
+        topics: the admin side.
+        options: what may be made, and how.
+    """
+
+    def __init__(self, topics: Topics, options: Kafka) -> None:
+        self._topics = topics
+        self._options = options
+        self._known: dict[str, int] = {}
+        self._asked_at = float("-inf")
+
+    @property
+    def _replication(self) -> int:
+        return self._options.replication or min(3, max(self._topics.brokers, 1))
+
+    async def refresh(self) -> dict[str, int]:
+        """Every topic with its number of partitions, asked anew."""
+        self._known = await self._topics.partitions()
+        self._asked_at = time.monotonic()
+        return self._known
+
+    def forget(self, channel: str) -> None:
+        """Look again before this channel is next used."""
+        self._known.pop(channel, None)
+
+    async def partitions_of(self, channel: str) -> int:
+        """The number of partitions of a channel that is about to be written to.
+
+        Raises:
+            DriverRejected: there is no such topic and it may not be made.
+            DriverUnavailable: the broker is away.
+        """
+        if time.monotonic() - self._asked_at < REMEMBER_S:
+            count = self._known.get(channel)
+            if count is not None:
+                return count
+        known = await self.refresh()
+        if channel not in known:
+            await self._make([self._new_channel(channel)] if self._options.create_channels else [], [channel])
+        return self._known[channel]
+
+    async def ensure(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """Make sure that everything exists that the subscriptions read or that their failures are written to.
+
+        Raises:
+            DriverRejected: something is missing and may not be made; all of it is named.
+        """
+        known = await self.refresh()
+        options = self._options
+        new: dict[str, NewTopic] = {}
+        missing: list[str] = []
+        for spec in specs:
+            for channel in spec.channels:
+                if channel not in known:
+                    missing.append(channel)
+                    if options.create_channels:
+                        new[channel] = self._new_channel(channel)
+            failures = self._failure_topics(spec, known)
+            missing += failures
+            if options.create_retry_channels:
+                new.update(failures)
+        await self._make(new.values(), missing)
+
+    def _failure_topics(self, spec: SubscriptionSpec, known: dict[str, int]) -> dict[str, NewTopic]:
+        """The retry and dead-letter topics of a subscription that do not exist."""
+        options = self._options
+        widest = max((known.get(channel) or options.partitions for channel in spec.channels), default=options.partitions)
+        retries = {
+            name: self._topic(name, options.retry_partitions or widest, options.retry_retention_s)
+            for name in spec.retry_channels
+        }
+        # One partition: the desk then shows dead letters in the order of their burial.
+        dead = self._topic(spec.dead_letter_channel, 1, options.dead_letter_retention_s or -1)
+        return {name: topic for name, topic in {**retries, dead.name: dead}.items() if name not in known}
+
+    async def _make(self, new: Iterable[NewTopic], missing: Iterable[str]) -> None:
+        topics = list(new)
+        refused = set(missing) - {topic.name for topic in topics}
+        if refused:
+            raise refuse_missing(refused)
+        if topics:
+            await self._topics.create(topics)
+            await self.refresh()
+
+    def _new_channel(self, channel: str) -> NewTopic:
+        retention_s = self._options.retention_s
+        config = {} if retention_s is None else {"retention.ms": _milliseconds(retention_s)}
+        return NewTopic(channel, self._options.partitions, self._replication, topic_configs=config)
+
+    def _topic(self, name: str, partitions: int, retention_s: float) -> NewTopic:
+        config = {
+            "retention.ms": _milliseconds(retention_s),
+            "max.message.bytes": str(self._options.max_payload + RECORD_ROOM),
+        }
+        return NewTopic(name, partitions, self._replication, topic_configs=config)
+
+    def compacted(self, name: str) -> NewTopic:
+        """A topic of one partition that keeps the last record of each key."""
+        return NewTopic(name, 1, self._replication, topic_configs={"cleanup.policy": "compact"})
+
+
+def _milliseconds(seconds: float) -> str:
+    return "-1" if seconds < 0 else str(round(seconds * 1000))

@@ -1,0 +1,113 @@
+"""TLS and login: from the options to what aiokafka wants, with one clear error for each thing that is wrong."""
+
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+from aiokafka.abc import AbstractTokenProvider
+
+from hexa_worker.config.kafka import Kafka, KafkaSasl, KafkaTls
+from hexa_worker.errors import ConfigError
+
+log = logging.getLogger("hexa_worker.kafka")
+
+
+class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not typed
+    """Gives aiokafka the token of the options; a token file is read anew at each login."""
+
+    def __init__(self, sasl: KafkaSasl) -> None:
+        self._sasl = sasl
+
+    async def token(self) -> str:
+        """The token to log in with."""
+        if self._sasl.token is not None:
+            return self._sasl.token.reveal()
+        return read_token(self._sasl.token_file or "")
+
+
+def read_token(path: str) -> str:
+    """The token in a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the token: {error}", where="broker.sasl.token_file") from error
+
+
+def security_settings(options: Kafka) -> dict[str, Any]:
+    """The keyword arguments of every aiokafka client that have to do with security.
+
+    Raises:
+        ConfigError: a file cannot be read or is not what it should be.
+    """
+    sasl, tls = options.sasl, options.tls
+    names = {
+        (False, False): "PLAINTEXT",
+        (False, True): "SASL_PLAINTEXT",
+        (True, False): "SSL",
+        (True, True): "SASL_SSL",
+    }
+    settings: dict[str, Any] = {"security_protocol": names[tls is not None, sasl is not None]}
+    if tls is not None:
+        settings["ssl_context"] = tls_context(tls)
+    if sasl is None:
+        return settings
+    settings["sasl_mechanism"] = sasl.mechanism
+    if sasl.mechanism == "OAUTHBEARER":
+        if sasl.token_file is not None:
+            read_token(sasl.token_file)
+        settings["sasl_oauth_token_provider"] = TokenProvider(sasl)
+    else:
+        settings["sasl_plain_username"] = sasl.username
+        settings["sasl_plain_password"] = sasl.password.reveal() if sasl.password is not None else None
+    return settings
+
+
+def tls_context(tls: KafkaTls) -> ssl.SSLContext:
+    """The TLS settings; certificates and host names are checked unless `insecure`.
+
+    Raises:
+        ConfigError: a file cannot be read or is not what it should be.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"cannot use {tls.ca_file} as certificate authority: {_reason(error)}", where="broker.tls.ca_file"
+        ) from error
+    if tls.cert_file is not None:
+        try:
+            # Without a password the library would ask for one on the terminal.
+            password = tls.key_password.reveal() if tls.key_password is not None else ""
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=password)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise ConfigError(
+                f"cannot use {tls.cert_file} with its key: {_reason(error)}",
+                where="broker.tls.cert_file",
+                hint="the key belongs to the certificate, and key_password opens it",
+            ) from error
+    if tls.insecure:
+        log.warning("kafka: broker.tls.insecure is set: certificates and host names are not checked")
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
+
+
+def tls_failure(error: BaseException) -> str | None:
+    """What is wrong with TLS, in words, when `error` or one of its causes is about that; else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return f"its certificate was refused: {seen.verify_message or seen.reason}"
+        if isinstance(seen, ssl.SSLError):
+            return f"TLS failed: {seen.reason or type(seen).__name__} (is it a TLS port?)"
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -1,0 +1,388 @@
+"""One subscription's deliveries in one process: receiving, holding retries until they are due, settling."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import ConsumerStoppedError
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.kafka import KafkaSubscription
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.kafka.connection import Connection
+from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
+from hexa_worker.drivers.kafka.lag import Lag
+from hexa_worker.drivers.kafka.partition import Partition
+from hexa_worker.drivers.kafka.publisher import Publisher
+from hexa_worker.errors import DriverError, LeaseLost
+
+log = logging.getLogger("hexa_worker.kafka")
+JOIN_S = 3.0
+"""How long a new source waits for its first partitions before it is handed out without."""
+POLL_S = 1.0
+"""How long one look for records may take before everything else is looked at again."""
+
+
+class KafkaSource:
+    """See `hexa_worker.drivers.base.Source`.
+
+    Args:
+        connection: settings.
+        spec: the subscription.
+        options: its own options.
+        origins: where partitions without progress begin, if not at their first record.
+        publisher: stores retry and dead-letter records.
+        lag: measures what is left.
+        revoked: the worker's part of giving up partitions.
+        clock: decides what is due.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        connection: Connection,
+        spec: SubscriptionSpec,
+        options: KafkaSubscription,
+        origins: Mapping[TopicPartition, int],
+        publisher: Publisher,
+        lag: Lag,
+        revoked: Revoked,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._spec = spec
+        self._options = options
+        self._origins = origins
+        self._publisher = publisher
+        self._lag = lag
+        self._revoked = revoked
+        self._clock = clock
+        self._group: GroupConsumer | None = None
+        self._joining = asyncio.Lock()
+        self._ready: deque[Delivery] = deque()
+        self._delayed: list[tuple[int, int, Delivery]] = []
+        self._sequence = count()
+        self._poll: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._commits: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """It has ended for good."""
+        return self._closed
+
+    async def join(self) -> None:
+        """Join the group, and wait a little for the first partitions.
+
+        Raises:
+            DriverUnavailable, DriverRejected: it cannot connect.
+        """
+        group = await self._joined()
+        await asyncio.wait({asyncio.ensure_future(group.settled.wait())}, timeout=JOIN_S)
+
+    # -- receiving
+
+    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """See `hexa_worker.drivers.base.Source.receive`. Cancellation: safe; what came is kept for the next call."""
+        await asyncio.sleep(0)  # a source that always has something must not starve the loop
+        while not self._stopped:
+            group = await self._joined()
+            try:
+                group.check(waiting=False)
+                batch = await self._take(group, max_count, max_bytes)
+                if batch:
+                    return batch
+                await self._wait_for_more(group, max_count)
+                group.check(waiting=True)
+            except BrokenClient as error:
+                await self._replace(group, error)
+        return []
+
+    async def _joined(self) -> GroupConsumer:
+        """The present consumer, connected.
+
+        Raises:
+            DriverUnavailable, DriverRejected: it cannot connect.
+        """
+        async with self._joining:
+            if self._group is None:
+                group = GroupConsumer(
+                    self._connection, self._spec, self._options, self._origins, self._revoked, self._clear
+                )
+                await group.start()
+                self._group = group
+                self._commits = asyncio.ensure_future(self._commit_now_and_then(group))
+            return self._group
+
+    async def _replace(self, group: GroupConsumer, error: BrokenClient) -> None:
+        log.warning("%s; making a new one", error)
+        if self._group is group:
+            self._group = None
+            await self._leave(group)
+
+    async def _take(self, group: GroupConsumer, max_count: int, max_bytes: int) -> list[Delivery]:
+        """What can be handed out now; never waits for records."""
+        await group.confirm()
+        self._promote_due()
+        batch, size = self._take_ready(max_count, max_bytes)
+        room = max_count - len(batch)
+        if room <= 0 or size >= max_bytes or self._poll is not None or group.reassigning:
+            return batch
+        wanted = self._wanted(group)
+        if wanted is None:
+            return batch
+        # With a timeout of 0 and no rebalance this does not suspend, so nothing can come between.
+        fetched = self._accept(group, await self._fetch(group, wanted, room, 0))
+        size += sum([len(delivery.payload) for delivery in fetched])
+        if size <= max_bytes:
+            return batch + fetched if batch else fetched
+        self._ready.extend(fetched)
+        return batch or self._take_ready(max_count, max_bytes)[0]
+
+    def _take_ready(self, max_count: int, max_bytes: int) -> tuple[list[Delivery], int]:
+        ready = self._ready
+        batch: list[Delivery] = []
+        size = 0
+        while ready and len(batch) < max_count:
+            size += len(ready[0].payload)
+            if batch and size > max_bytes:
+                size = max_bytes  # full
+                break
+            batch.append(ready.popleft())
+        return batch, size
+
+    def _wanted(self, group: GroupConsumer) -> tuple[TopicPartition, ...] | None:
+        """The partitions to read from; empty stands for all, None for none at all.
+
+        Left out: those that ran far ahead of their oldest unfinished record, and retry topics while enough of
+        them waits here already.
+        """
+        limit = self._options.max_ahead
+        full = len(self._delayed) >= self._options.max_held
+        if not full and all([partition.ahead < limit for partition in group.partitions.values()]):
+            return ()
+        wanted = tuple(
+            place
+            for place, partition in group.partitions.items()
+            if partition.ahead < limit and not (full and partition.attempt)
+        )
+        return wanted or None
+
+    async def _fetch(
+        self, group: GroupConsumer, wanted: Sequence[TopicPartition], max_count: int, timeout_s: float
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        try:
+            fetched: Mapping[TopicPartition, Sequence[Any]] = await group.consumer.getmany(
+                *wanted, timeout_ms=round(timeout_s * 1000), max_records=max_count
+            )
+        except ConsumerStoppedError:
+            return {}
+        except Exception as error:
+            raise driver_error(error, f"reading for {self._spec.action}") from error
+        return fetched
+
+    def _accept(self, group: GroupConsumer, fetched: Mapping[TopicPartition, Sequence[Any]]) -> list[Delivery]:
+        """Note fetched records as handed out; returns those that are due."""
+        due: list[Delivery] = []
+        for place, records in fetched.items():
+            partition = group.partitions.get(place)
+            if partition is None:
+                continue
+            deliveries = partition.accept(records)
+            if partition.attempt:
+                self._hold(deliveries, due)
+            elif due:
+                due += deliveries
+            else:
+                due = deliveries
+        return due
+
+    def _hold(self, deliveries: Sequence[Delivery], due: list[Delivery]) -> None:
+        now_ms = self._clock.now_ms()
+        for delivery in deliveries:
+            if delivery.due_ms <= now_ms:
+                due.append(delivery)
+            else:
+                heappush(self._delayed, (delivery.due_ms, next(self._sequence), delivery))
+
+    def _promote_due(self) -> None:
+        delayed = self._delayed
+        if not delayed:
+            return
+        now_ms = self._clock.now_ms()
+        while delayed and delayed[0][0] <= now_ms:
+            self._ready.append(heappop(delayed)[2])
+
+    async def _wait_for_more(self, group: GroupConsumer, max_count: int) -> None:
+        """Wait until there may be something: records, a due retry, a change of partitions, or the end."""
+        patience = POLL_S
+        if self._delayed:
+            patience = min(patience, max((self._delayed[0][0] - self._clock.now_ms()) / 1000, 0.001))
+        if self._poll is None and not group.reassigning and self._wanted(group) is not None:
+            self._poll = asyncio.ensure_future(self._poll_once(group, max_count))
+        self._wake = wake = asyncio.get_running_loop().create_future()
+        waited = {wake} if self._poll is None else {wake, self._poll}
+        await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if self._poll is not None and self._poll.done():
+            poll, self._poll = self._poll, None
+            if not poll.cancelled():  # by a close
+                poll.result()
+
+    async def _poll_once(self, group: GroupConsumer, max_count: int) -> None:
+        """Wait for records and put them among the ready; they stay valid whoever is waiting for them."""
+        wanted = self._wanted(group)
+        fetched = await self._fetch(group, wanted or (), max_count, POLL_S)
+        epoch = group.epoch
+        if group.reassigning:
+            await group.settled.wait()
+        if group.epoch == epoch and group is self._group:
+            self._ready.extend(self._accept(group, fetched))
+
+    def _clear(self) -> None:
+        """Partitions came or went: what is queued here of the old ones comes again."""
+        self._ready.clear()
+        self._delayed.clear()
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # -- settling
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        """See `hexa_worker.drivers.base.Source.settle`. Plain acknowledgements wait for no broker: the next commit
+        carries them.
+        """
+        group = self._group
+        if group is not None and not group.reassigning:
+            await group.confirm()
+        unsettled: list[Unsettled] = []
+        finished: dict[Partition, list[int]] = {}
+        written: list[RetryAt | DeadLettered] = []
+        for settlement in settlements:
+            delivery = settlement.delivery
+            partition: Partition = delivery.token
+            if partition.lost:
+                unsettled.append(Unsettled(settlement, LeaseLost(f"{partition.source} belongs to another process")))
+            elif type(settlement) is Acked:
+                offsets = finished.get(partition)
+                if offsets is None:
+                    offsets = finished[partition] = []
+                offsets.append(delivery.offset)
+            elif isinstance(settlement, Released):
+                self._release(delivery)
+            elif not partition.is_finished(delivery.offset):
+                written.append(settlement)  # type: ignore[arg-type]  # only these two are left
+        if written:
+            await self._write(written, finished, unsettled)
+        for partition, offsets in finished.items():
+            partition.finish(offsets)
+        return unsettled
+
+    async def _write(
+        self,
+        settlements: Sequence[RetryAt | DeadLettered],
+        finished: dict[Partition, list[int]],
+        unsettled: list[Unsettled],
+    ) -> None:
+        """Store retry and dead-letter records; what is confirmed is finished."""
+        answers = await self._publisher.publish([settlement.record for settlement in settlements])
+        for settlement, answer in zip(settlements, answers, strict=True):
+            if isinstance(answer, DriverError):
+                unsettled.append(Unsettled(settlement, answer))
+            else:
+                finished.setdefault(settlement.delivery.token, []).append(settlement.delivery.offset)
+
+    def _release(self, delivery: Delivery) -> None:
+        """Hand a delivery out again, in its place, unless its partition is on its way to others."""
+        group = self._group
+        if self._stopped or group is None or group.reassigning or delivery.token.is_finished(delivery.offset):
+            return
+        if any(waiting is delivery for waiting in self._ready):
+            return
+        self._ready.appendleft(delivery)
+        if len(self._ready) > 1:
+            self._ready = deque(sorted(self._ready, key=lambda waiting: (waiting.source, waiting.offset)))
+        self._notify()
+
+    # -- progress
+
+    async def _commit_now_and_then(self, group: GroupConsumer) -> None:
+        """Commit what has changed every so often, for as long as the consumer lives."""
+        while True:
+            await asyncio.sleep(self._connection.options.commit_interval_s)
+            if group.reassigning:
+                continue
+            try:
+                group.skip_gaps()
+                await group.commit()
+            except LeaseLost as error:
+                log.warning("%s: work in hand goes to others", error)
+            except DriverError as error:
+                log.debug("%s", error)
+
+    async def backlog(self) -> Backlog:
+        """See `hexa_worker.drivers.base.Source.backlog`."""
+        if self._group is None and not self._closed:
+            await self._joined()
+        own: dict[TopicPartition, Partition] = {}
+        if self._group is not None:
+            self._group.skip_gaps()
+            own = dict(self._group.partitions)
+        waiting = len(self._ready)
+        delayed = len(self._delayed)
+        next_due_ms = self._delayed[0][0] if self._delayed else None
+        left = await self._lag.measure(self._spec, self._origins, own)
+        leased = max(sum(partition.outstanding for partition in own.values()) - waiting - delayed, 0)
+        return Backlog(
+            ready=left.ready + waiting, delayed=left.delayed + delayed, leased=leased, next_due_ms=next_due_ms
+        )
+
+    # -- the end
+
+    def stop(self) -> None:
+        """See `hexa_worker.drivers.base.Source.stop`."""
+        self._stopped = True
+        self._notify()
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Source.close`."""
+        self.stop()
+        self._closed = True
+        group, self._group = self._group, None
+        if group is not None:
+            await self._leave(group)
+
+    async def _leave(self, group: GroupConsumer) -> None:
+        self._end_tasks()
+        self._clear()
+        await group.close()
+
+    def _end_tasks(self) -> None:
+        for task in (self._poll, self._commits):
+            if task is not None:
+                task.cancel()
+                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self._poll = self._commits = None
+
+    def vanish(self) -> None:
+        """Die without a goodbye, as ``kill -9`` does."""
+        self.stop()
+        group, self._group = self._group, None
+        self._end_tasks()
+        self._clear()
+        if group is not None:
+            group.vanish()
+            group.lose()
+
+

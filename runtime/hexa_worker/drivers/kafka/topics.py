@@ -1,0 +1,141 @@
+"""Topics and groups through the admin protocol: what exists, creating what is missing, offsets, deleting."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.structs import OffsetAndMetadata
+
+from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.errors import DriverRejected, DriverUnavailable
+
+T = TypeVar("T")
+_NEW_TOPIC_POLL_S = 0.05
+_AUTHORIZATION_FAILED = 29
+_LEADERLESS = -1
+
+
+class Topics:
+    """The admin side of one driver; connects when it is first asked.
+
+    Args:
+        connection: settings.
+
+    Attributes:
+        brokers: how many there were at the last look.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._client: AIOKafkaAdminClient | None = None
+        self._lock = asyncio.Lock()
+        self.brokers = 0
+
+    async def open(self) -> None:
+        """Connect. Raises DriverUnavailable or DriverRejected with the reason."""
+        async with self._lock:
+            if self._client is None:
+                client = AIOKafkaAdminClient(**self._connection.settings())
+                try:
+                    await self._connection.start(client.start)
+                except BaseException:
+                    await stop_client(client.close, client._client)
+                    raise
+                self._client = client
+
+    async def close(self) -> None:
+        """Disconnect. Idempotent; never raises for a dead broker."""
+        client, self._client = self._client, None
+        if client is not None:
+            await stop_client(client.close, client._client)
+
+    async def _ask(self, doing: str, question: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
+        """Ask; a client that could not answer is replaced at the next question, so that new addresses are found."""
+        await self.open()
+        client = self._client
+        assert client is not None  # noqa: S101 - open() has just made it
+        try:
+            return await bounded(question(client), self._connection.timeout_s, doing)
+        except DriverUnavailable:
+            if self._client is client:
+                await self.close()
+            raise
+
+    async def partitions(self, *, wait_leaders_of: Iterable[str] = ()) -> dict[str, int]:
+        """Every topic that this login may see, with its number of partitions.
+
+        Args:
+            wait_leaders_of: come back only once each of these exists and can be written to.
+        """
+        wanted = frozenset(wait_leaders_of)
+        deadline = asyncio.get_running_loop().time() + self._connection.timeout_s
+        while True:
+            answer = await self._ask("listing topics", lambda client: client._get_cluster_metadata(None))
+            self.brokers = len(answer.brokers)
+            found, leaderless = _topics_in(answer)
+            missing = wanted - found.keys() | wanted & leaderless
+            if not missing:
+                return found
+            if asyncio.get_running_loop().time() > deadline:
+                raise DriverUnavailable(f"kafka: no leader for topic {min(missing)}")
+            await asyncio.sleep(_NEW_TOPIC_POLL_S)
+
+    async def create(self, topics: Sequence[NewTopic]) -> None:
+        """Create topics; one that exists by now is as good as made.
+
+        Raises:
+            DriverRejected: the broker refuses one, with its name and reason.
+        """
+        if not topics:
+            return
+        timeout_ms = round(self._connection.timeout_s * 1000)
+        answer = await self._ask("creating topics", lambda client: client.create_topics(topics, timeout_ms=timeout_ms))
+        for name, code, *rest in answer.topic_errors:
+            if code and code != TopicAlreadyExistsError.errno:
+                error = for_code(code)(*rest[:1])
+                raise driver_error(error, f"creating topic {name}") from error
+        await self.partitions(wait_leaders_of=[topic.name for topic in topics])
+
+    async def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """What the group has committed, with the notes."""
+        offsets: Mapping[TopicPartition, OffsetAndMetadata] = await self._ask(
+            f"reading the progress of group {group}", lambda client: client.list_consumer_group_offsets(group)
+        )
+        return {place: committed for place, committed in offsets.items() if committed.offset >= 0}
+
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """Delete the oldest records of partitions: everything below the given offsets."""
+        wanted = {place: RecordsToDelete(before_offset=offset) for place, offset in before.items()}
+        await self._ask("deleting records", lambda client: client.delete_records(wanted))
+
+    async def describe(self) -> Mapping[str, Any]:
+        """The cluster as a whole."""
+        found: Mapping[str, Any] = await self._ask("describing the cluster", lambda client: client.describe_cluster())
+        return found
+
+
+def _topics_in(answer: Any) -> tuple[dict[str, int], set[str]]:
+    """Topics with their number of partitions, and those of them with a partition that has no leader."""
+    found: dict[str, int] = {}
+    leaderless: set[str] = set()
+    for topic in answer.to_object()["topics"]:
+        name, partitions = topic["topic"], topic["partitions"]
+        if topic.get("error_code") == _AUTHORIZATION_FAILED or not partitions:
+            continue
+        found[name] = len(partitions)
+        if any(partition["leader"] == _LEADERLESS for partition in partitions):
+            leaderless.add(name)
+    return found, leaderless
+
+
+def refuse_missing(names: Iterable[str]) -> DriverRejected:
+    """The error for topics that do not exist and may not be made."""
+    listed = ", ".join(sorted(names))
+    return DriverRejected(
+        f"kafka: no such topic: {listed} (make it, or set create_channels = true in [broker]; "
+        "this login may also lack the right to see it)"
+    )
