@@ -4,6 +4,8 @@ Without a name: kafka, nats and pulsar for ``up``, all for the others. They live
 current directory and go on running; what ``up`` prints can be given to the tests' environment.
 """
 
+# ruff: noqa: T201  a command line prints
+
 import argparse
 import sys
 from collections.abc import Callable

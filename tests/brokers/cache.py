@@ -5,6 +5,7 @@ Everything but installed packages is kept in the cache directory; a lock per ite
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -73,6 +74,12 @@ def run_tool(command: Sequence[str], *, env: Mapping[str, str] | None = None, cw
         message = f"{' '.join(command[:3])} failed: {done.stdout[-_TAIL:].strip()}"
         raise BrokerUnavailableError(message)
     return done.stdout
+
+
+def jars_name(pom: Path, version: str) -> str:
+    """Name of the cached jars of a pom and a version; another pom has another name."""
+    digest = hashlib.sha256(pom.read_bytes()).hexdigest()[:8]
+    return f"{pom.name.partition('.')[0]}-{version}-{digest}"
 
 
 def maven_jars(pom: Path, target: Path, *options: str) -> None:

@@ -5,8 +5,11 @@ more: ``ssl``, ``mtls`` (client certificate required), ``expired`` and ``wrong-h
 ``sasl`` (login over plain TCP) and ``sasl-ssl``.
 """
 
+import base64
+import json
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, maven_jars, need_program
+from tests.brokers.cache import building, cache_dir, jars_name, maven_jars, need_program
 from tests.brokers.errors import BrokerError
 from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
 
@@ -22,10 +25,14 @@ NEWEST = "4.4.0"
 OLDEST = "3.9.2"
 
 _POM = Path(__file__).parent / "jvm" / "kafka.pom.xml"
-_JVM = (
-    "-Xmx512m -XX:+UseG1GC -XX:TieredStopAtLevel=1 -Djava.awt.headless=true "
-    "-Dorg.slf4j.simpleLogger.showDateTime=true -Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"
-).split()
+_JVM = [
+    "-Xmx512m",
+    "-XX:+UseG1GC",
+    "-XX:TieredStopAtLevel=1",
+    "-Djava.awt.headless=true",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+]
 _PROTOCOLS = {
     "client": "PLAINTEXT",
     "proxied": "PLAINTEXT",
@@ -80,6 +87,7 @@ class Kafka(Broker):
         self._listeners = tuple(_PROTOCOLS) if secure else _PLAIN
         self._secure = secure
         self._archive: Path | None = None
+        self._jars = jars_name(_POM, version)
         self.port_names = (*self._listeners, "proxy")
         super().__init__(root, dies_with_us=dies_with_us)
 
@@ -100,12 +108,12 @@ class Kafka(Broker):
     def fetch(self) -> None:
         """Resolve the jars, and start a node once to record its classes, which halves every later start."""
         need_program("java", package="openjdk-17-jre-headless")
-        with building(f"kafka-{self._version}") as target:
+        with building(self._jars) as target:
             if target is not None:
                 profile = ["-Pkafka-3"] if self._version.startswith("3.") else []
                 maven_jars(_POM, target, f"-Dkafka.version={self._version}", *profile)
         if self._archive is None:
-            with suppress(BrokerError), building(f"kafka-{self._version}-classes") as target:  # it costs speed only
+            with suppress(BrokerError), building(f"{self._jars}-classes") as target:  # it costs speed only
                 if target is not None:
                     self._record_classes(target)
 
@@ -143,13 +151,13 @@ class Kafka(Broker):
                 node.close()
 
     def _java(self) -> list[str]:
-        recorded = cache_dir() / f"kafka-{self._version}-classes" / "kafka.jsa"
+        recorded = cache_dir() / f"{self._jars}-classes" / "kafka.jsa"
         options = [*_JVM]
         if self._archive is not None:
             options.append(f"-XX:ArchiveClassesAtExit={self._archive}")
         elif recorded.exists():
             options.append(f"-XX:SharedArchiveFile={recorded}")
-        return ["java", *options, "-cp", f"{cache_dir()}/kafka-{self._version}/*"]
+        return ["java", *options, "-cp", f"{cache_dir()}/{self._jars}/*"]
 
     def _format(self) -> None:
         command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", "hexa-worker-tests-000A"]
@@ -234,3 +242,10 @@ class Kafka(Broker):
             stream = connection.makefile("rb")
             size, _correlation = struct.unpack(">ii", stream.read(8))
             return stream.read(size - 4)
+
+
+def unsecured_token(user: str) -> str:
+    """OAuth token (a JWT without a signature, good for an hour) that the secure listeners accept."""
+    now = int(time.time())
+    parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + 3600})
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts) + "."

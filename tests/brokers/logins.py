@@ -5,8 +5,8 @@
 """
 
 USER = "alice"
-PASSWORD = "pw-of-alice-5b1e"  # noqa: S105  it opens throw-away brokers only
+PASSWORD = "pw-of-alice-5b1e"
 LIMITED = "limited"
-LIMITED_PASSWORD = "pw-of-limited-77c0"  # noqa: S105  as above
-TOKEN = "token-of-the-lab-9f3d"  # noqa: S105  as above
+LIMITED_PASSWORD = "pw-of-limited-77c0"
+TOKEN = "token-of-the-lab-9f3d"
 FORBIDDEN = "forbidden"

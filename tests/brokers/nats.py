@@ -159,7 +159,7 @@ class Nats(Broker):
             return self._creds_config()
         if self._login is None:
             return ""
-        from tests.brokers.nats_keys import KeyPair  # noqa: PLC0415  its libraries are needed for this login only
+        from tests.brokers.nats_keys import KeyPair
 
         if not self.nkey_seed.exists():
             _write_secret(self.nkey_seed, KeyPair.new("user").seed)
@@ -173,7 +173,7 @@ class Nats(Broker):
         )
 
     def _creds_config(self) -> str:
-        from tests.brokers.nats_keys import Operator  # noqa: PLC0415  as above
+        from tests.brokers.nats_keys import Operator
 
         config = self.root / "certs" / "operator.conf"
         if not config.exists():

@@ -31,7 +31,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:  # noqa: ARG001  pytest's signature
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Skip a test that wants to break a broker that is not ours."""
     try:
         return (yield)

@@ -27,7 +27,7 @@ class Weather:
     Attributes:
         delay_s: each byte arrives this much later; the bandwidth stays.
         bytes_per_s: bandwidth of each direction of each connection; None: unlimited.
-        slice_bytes: bytes arrive in pieces of at most this size, each written by itself; None: as they come.
+        slice_bytes: bytes arrive in pieces of at most this size, a millisecond apart; None: as they come.
         black_hole: nothing arrives; what was sent is held, as TCP would, and arrives when it is over.
         refuse: new connections are reset at once.
         cut_after_bytes: a connection is reset once this many further bytes went through it; None: never.
@@ -173,12 +173,17 @@ class Proxy:
         self._links.add(link)
         try:
             if not self._weather.refuse:
-                await link.run(reader)
+                await self._run(link, reader)
         except* OSError:
             pass  # one side went away, so the other must
         finally:
             link.abort()
             self._links.discard(link)
+
+    @staticmethod
+    async def _run(link: "_Link", reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # by `_Link.reset`; asyncio's server cannot bear it
+            await link.run(reader)
 
     async def wait_passable(self) -> None:
         """Return when there is no black hole; for the links of this proxy."""
@@ -251,15 +256,15 @@ class _Link:
                 size = min(size, weather.cut_after_bytes - self.passed)
             piece = data[start : start + size]
             await self._proxy.wait_passable()
-            target.write(piece)
-            await target.drain()
             start += len(piece)
             self.passed += len(piece)
             self._proxy.forwarded += len(piece)
+            target.write(piece)
+            await target.drain()
             if weather.cut_after_bytes is not None and self.passed >= weather.cut_after_bytes:
                 self.reset()
                 return
             if weather.bytes_per_s:
                 await asyncio.sleep(len(piece) / weather.bytes_per_s)
             elif weather.slice_bytes:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)

@@ -16,17 +16,17 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, maven_jars, need_program, run_tool
+from tests.brokers.cache import building, cache_dir, jars_name, maven_jars, need_program, run_tool
 from tests.brokers.errors import BrokerError
 from tests.brokers.logins import USER
 
 NEWEST = "4.0.7"
 
-_FILES = Path(__file__).parent / "jvm"
+_POM = Path(__file__).parent / "jvm" / "pulsar.pom.xml"
 _OPENS = (
     *(
         f"java.base/{name}"
-        for name in "java.io java.nio java.util.zip jdk.internal.misc jdk.internal.platform sun.net".split()
+        for name in ["java.io", "java.nio", "java.util.zip", "jdk.internal.misc", "jdk.internal.platform", "sun.net"]
     ),
     "java.management/sun.management",
     "jdk.management/com.sun.management.internal",
@@ -115,6 +115,7 @@ class Pulsar(Broker):
         self._version = version
         self._secure = secure
         self._archive: Path | None = None
+        self._jars = jars_name(_POM, version)
         self.port_names = ("client", "http", "bookie", "proxied", "proxy", *(("tls", "https") if secure else ()))
         super().__init__(root, dies_with_us=dies_with_us)
 
@@ -153,16 +154,18 @@ class Pulsar(Broker):
     def fetch(self) -> None:
         """Resolve the jars, compile the one tool, and start a broker once to record its classes."""
         need_program("java", package="openjdk-17-jre-headless")
-        with building(f"pulsar-{self._version}") as target:
+        with building(self._jars) as target:
             if target is not None:
-                maven_jars(_FILES / "pulsar.pom.xml", target, f"-Dpulsar.version={self._version}")
-        with building(f"pulsar-{self._version}-tools") as target:
+                maven_jars(_POM, target, f"-Dpulsar.version={self._version}")
+        with building(f"{self._jars}-tools") as target:
             if target is not None:
                 need_program("javac", package="openjdk-17-jdk-headless")
-                jars = f"{cache_dir()}/pulsar-{self._version}/*"
-                run_tool(["javac", "-proc:none", "-cp", jars, "-d", str(target), str(_FILES / "Unregister.java")])
+                jars = f"{cache_dir()}/{self._jars}/*"
+                run_tool(
+                    ["javac", "-proc:none", "-cp", jars, "-d", str(target), str(_POM.with_name("Unregister.java"))]
+                )
         if self._archive is None:
-            with suppress(BrokerError), building(f"pulsar-{self._version}-classes") as target:  # it costs speed only
+            with suppress(BrokerError), building(f"{self._jars}-classes") as target:  # it costs speed only
                 if target is not None:
                     self._record_classes(target)
 
@@ -190,16 +193,26 @@ class Pulsar(Broker):
     def command(self) -> Sequence[str]:
         """The JVM of the broker."""
         opens = [part for module in _OPENS for part in ("--add-opens", f"{module}=ALL-UNNAMED")]
-        recorded = cache_dir() / f"pulsar-{self._version}-classes" / "pulsar.jsa"
+        recorded = cache_dir() / f"{self._jars}-classes" / "pulsar.jsa"
         if self._archive is not None:
             opens.append(f"-XX:ArchiveClassesAtExit={self._archive}")
         elif recorded.exists():
             opens.append(f"-XX:SharedArchiveFile={recorded}")
-        options = (
-            "--config conf/standalone.conf --no-functions-worker --no-stream-storage --num-bookies 1 "
-            "--metadata-dir data/metadata --bookkeeper-dir data/bookkeeper --advertised-address 127.0.0.1"
-        ).split()
-        java = ["java", *_JVM, *opens, "-cp", f"{cache_dir()}/pulsar-{self._version}/*"]
+        options = [
+            "--config",
+            "conf/standalone.conf",
+            "--no-functions-worker",
+            "--no-stream-storage",
+            "--num-bookies",
+            "1",
+            "--metadata-dir",
+            "data/metadata",
+            "--bookkeeper-dir",
+            "data/bookkeeper",
+            "--advertised-address",
+            "127.0.0.1",
+        ]
+        java = ["java", *_JVM, *opens, "-cp", f"{cache_dir()}/{self._jars}/*"]
         starter = "org.apache.pulsar.PulsarStandaloneStarter"
         return [*java, starter, *options, "--bookkeeper-port", str(self.port("bookie"))]
 
@@ -231,7 +244,7 @@ class Pulsar(Broker):
                 broker.close()
 
     def _unregister(self) -> None:
-        base = cache_dir() / f"pulsar-{self._version}"
+        base = cache_dir() / self._jars
         logging = "-Dlog4j2.configurationFile=conf/log4j2.properties"
         classes = f"{base}-tools:{base}/*"
         self.run_to_end(["java", "-XX:TieredStopAtLevel=1", logging, "-cp", classes, "Unregister", "data/metadata"])
