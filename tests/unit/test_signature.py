@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from hexa_worker import BatchContext, Context
+from hexa_worker import BatchContext, Context, subscribe
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.signature import place_of, understand
 from tests.unit import signature_samples as samples
@@ -198,3 +198,23 @@ def test_annotated_and_iterable_items_are_items() -> None:
 def test_a_raw_handler_with_a_model_is_refused() -> None:
     with pytest.raises(ConfigError, match='codec "raw" hands over bytes or str, not Order'):
         understand(full, codec="raw")
+
+
+# The decorator
+
+
+def test_the_decorator_returns_the_function_itself() -> None:
+    async def handler(order: Order) -> None: ...
+
+    assert subscribe("a", "b", action="x")(handler) is handler
+
+
+def test_what_has_no_name_needs_an_action() -> None:
+    with pytest.raises(ConfigError, match=r"has no name \(give one: @subscribe"):
+        subscribe("a")(functools.partial(lean))
+    subscribe("a", action="x")(functools.partial(lean))
+
+
+def test_what_cannot_be_marked_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be marked \(mark a function of a module\)"):
+        subscribe("a")(Callee().__call__)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeAlias, overload
+from typing import Any, Generic, Literal, Protocol, TypeAlias, overload
 
 import msgspec
 from typing_extensions import TypeVar
@@ -16,9 +16,10 @@ from typing_extensions import TypeVar
 from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, lineage_of
 from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.outcome import Verdict
+from hexa_worker.errors import ConfigError
 
 S = TypeVar("S", default=Any)
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="HandlerFunction")
 
 MARKS = "__hexa_worker_subscriptions__"
 LIFESPAN_MARK = "__hexa_worker_lifespan__"
@@ -44,7 +45,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     action: str | None = None,
     pattern: str | None = None,
     concurrency: int | None = None,
-    order_by: str | None = None,
+    order_by: Literal["none", "key", "channel"] | None = None,
     timeout_s: float | None = None,
     batch: int | None = None,
     batch_wait_s: float | None = None,
@@ -69,7 +70,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     """
 
     def mark(function: F) -> F:
-        name = action or function.__name__.replace("_", "-")
+        name = action or _name_of(function)
         made = Mark(
             action=name,
             channels=channels,
@@ -82,10 +83,21 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
             threads=threads,
             middlewares=tuple(middlewares),
         )
-        setattr(function, MARKS, (*getattr(function, MARKS, ()), made))
+        try:
+            setattr(function, MARKS, (*getattr(function, MARKS, ()), made))
+        except (AttributeError, TypeError) as error:  # a bound method, a builtin, an object with slots
+            raise ConfigError(f"{function!r} cannot be marked", hint="mark a function of a module") from error
         return function
 
     return mark
+
+
+def _name_of(function: Any) -> str:
+    """The action of a function that was given none."""
+    name = getattr(function, "__name__", None)
+    if name is None:
+        raise ConfigError(f"{function!r} has no name", hint="give one: @subscribe(…, action=…)")
+    return str(name).replace("_", "-")
 
 
 L = TypeVar("L", bound=Callable[[], AsyncIterator[Any]])
@@ -305,6 +317,14 @@ class BatchContext(Generic[S]):
 Result: TypeAlias = Verdict | None
 """What a handler may return. A batch handler returns None (all done) or one result or exception per item."""
 BatchResult: TypeAlias = Sequence[Verdict | Exception | None] | None
+
+Returned: TypeAlias = Result | BatchResult
+HandlerFunction: TypeAlias = (
+    Callable[[Any], Awaitable[Returned] | Returned]
+    | Callable[[Any, Context[Any]], Awaitable[Returned] | Returned]
+    | Callable[[Any, BatchContext[Any]], Awaitable[Returned] | Returned]
+)
+"""What `subscribe` may mark; the payload is whatever its annotation says."""
 
 Next = Callable[[Any, Any], Awaitable[Any]]
 Middleware = Callable[[Any, Any, Next], Awaitable[Any]]

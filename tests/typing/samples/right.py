@@ -1,0 +1,107 @@
+"""A user's module as it should be: nothing in here may be complained about."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import msgspec
+from typing_extensions import assert_type
+
+from hexa_worker import (
+    Ack,
+    BatchContext,
+    BatchResult,
+    Context,
+    DeadLetter,
+    Drop,
+    Event,
+    Next,
+    Result,
+    Retry,
+    lifespan,
+    subscribe,
+)
+
+
+class Order(msgspec.Struct):
+    id: int
+
+
+class Loose(TypedDict):
+    id: int
+
+
+@dataclass
+class Pool:
+    size: int
+
+
+@lifespan
+async def resources() -> AsyncIterator[Pool]:
+    yield Pool(3)
+
+
+@lifespan()
+async def resources_again() -> AsyncIterator[Pool]:
+    yield Pool(3)
+
+
+async def timed(event: Any, ctx: Any, call_next: Next) -> Any:
+    return await call_next(event, ctx)
+
+
+@subscribe("orders", action="check-order", concurrency=16, order_by="key", timeout_s=3, middlewares=[timed])
+async def check(order: Order, ctx: Context[Pool]) -> None:
+    assert_type(ctx.state, Pool)
+    assert_type(ctx.state.size, int)
+    assert_type(ctx.attempt, int)
+    assert_type(ctx.key, str | None)
+    assert_type(ctx.parent_id, str | None)
+    assert_type(ctx.headers["x"], str)
+    assert_type(await ctx.emit("checked", order, key=b"k", headers={"a": "b"}), str)
+    ctx.logger.info("checked")
+    ctx.extend(5)
+
+
+@subscribe("orders")
+async def anything(event: Any) -> Result:
+    if event:
+        return Retry(after=3, reason="later")
+    return Drop("not wanted")
+
+
+@subscribe("orders")
+async def stateless(order: Loose, ctx: Context) -> Ack | DeadLetter:
+    assert_type(ctx.state, Any)
+    return Ack() if order["id"] else DeadLetter("no id")
+
+
+@subscribe(pattern="orders[.].*")
+def plain(order: bytes, ctx: Context) -> None:
+    assert_type(ctx.emit_sync("x", {"a": 1}), str)
+
+
+@subscribe("orders", batch=100, batch_wait_s=0.5)
+async def many(orders: list[Order], ctx: BatchContext[Pool]) -> BatchResult:
+    assert_type(ctx.items[0], Context[Pool])
+    assert_type(ctx.items[0].state, Pool)
+    return [None if order.id else ValueError("no id") for order in orders]
+
+
+@subscribe("orders", batch=100)
+async def few(orders: Sequence[Order]) -> None: ...
+
+
+@subscribe("a")
+@subscribe("b", action="twice-b")
+async def twice(order: Order) -> None: ...
+
+
+def fails(order: Order) -> None:
+    raise Retry(after=1)
+
+
+async def a_handler_is_still_a_function(ctx: Context[Pool]) -> None:
+    await check(Order(1), ctx)
+    assert_type(await anything({}), Result)
+    Event(channel="orders", payload=Order(1), key="k", headers={"a": "b"})

@@ -1,0 +1,106 @@
+"""A user's mistakes. Each marked line must be complained about, and no other."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from hexa_worker import Context, DeadLetter, Event, Retry, lifespan, subscribe
+
+
+class Order(msgspec.Struct):
+    id: int
+
+
+class Pool:
+    size: int = 1
+
+
+@subscribe("orders", concurrency="many")  # E: [arg-type]
+async def text_for_a_number(order: Order) -> None: ...
+
+
+@subscribe("orders", order_by="keys")  # E: [arg-type]
+async def unknown_order(order: Order) -> None: ...
+
+
+@subscribe("orders", retries=3)  # E: [call-arg]
+async def unknown_setting(order: Order) -> None: ...
+
+
+@subscribe(["orders"])  # E: [arg-type]
+async def list_of_channels(order: Order) -> None: ...
+
+
+@subscribe("orders")  # E: [type-var]
+async def wrong_result(order: Order) -> int:
+    return order.id
+
+
+@subscribe("orders")  # E: [type-var]
+def wrong_plain_result(order: Order) -> str:
+    return "done"
+
+
+@subscribe("orders")  # E: [type-var]
+async def three_parameters(order: Order, ctx: Context, more: int) -> None: ...
+
+
+@subscribe("orders")  # E: [type-var]
+async def no_parameter() -> None: ...
+
+
+@subscribe("orders")  # E: [type-var]
+async def keyword_only(order: Order, *, ctx: Context) -> None: ...
+
+
+@subscribe("orders")  # E: [type-var]
+async def second_is_no_context(order: Order, ctx: int) -> None: ...
+
+
+@subscribe("orders")  # E: [type-var]
+async def generator(order: Order) -> AsyncIterator[int]:
+    yield 1
+
+
+async def middleware(event: Any) -> None: ...
+
+
+@subscribe("orders", middlewares=[middleware])  # E: [list-item]
+async def wrong_middleware(order: Order) -> None: ...
+
+
+@lifespan  # E: [type-var]
+async def no_generator() -> int:
+    return 1
+
+
+@lifespan  # E: [type-var]
+async def with_parameter(pool: Pool) -> AsyncIterator[Pool]:
+    yield pool
+
+
+@subscribe("orders")
+async def uses_context(order: Order, ctx: Context[Pool]) -> None:
+    ctx.state.nonsense  # E: [attr-defined]
+    ctx.attempt = 3  # E: [misc]
+    ctx.nonsense()  # E: [attr-defined]
+    await ctx.emit(b"channel")  # E: [arg-type]
+    await ctx.emit("channel", key=3)  # E: [arg-type]
+    await ctx.emit("channel", headers={"a": 1})  # E: [dict-item]
+    await ctx.emit("channel", order, "key")  # E: [call-arg]
+    ctx.extend("soon")  # E: [arg-type]
+    length: int = await ctx.emit("channel")  # E: [assignment]
+    ctx.emit("channel")  # E: [unused-coroutine]
+
+
+Event(payload=1)  # E: [call-arg]
+Event(channel="a", headers={"a": b"b"})  # E: [dict-item]
+Event("orders")  # E: [call-arg]
+Retry("30")  # E: [arg-type]
+DeadLetter(3)  # E: [arg-type]
+
+
+async def a_handler_keeps_its_type(ctx: Context[Pool]) -> None:
+    await uses_context(3, ctx)  # E: [arg-type]
+    await uses_context(Order(1))  # E: [call-arg]
