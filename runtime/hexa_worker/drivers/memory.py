@@ -156,6 +156,18 @@ class MemoryStore:
         heappush(group.delayed, (message.due_ms, group.retry_sequence, delivery))
         return delivery.message_id
 
+    def backlog(self, name: str) -> Backlog:
+        """What the group called `name` still has to do."""
+        group, now_ms = self.groups[name], self.clock.now_ms()
+        due = sum(1 for due_ms, _, _ in group.delayed if due_ms <= now_ms)
+        unread = sum(self.logs[channel].end - position for channel, position in group.positions.items())
+        return Backlog(
+            ready=unread + due + sum(map(len, group.stripes.values())),
+            delayed=len(group.delayed) - due,
+            leased=group.leased,
+            next_due_ms=group.delayed[0][0] if group.delayed else None,
+        )
+
     def wake(self) -> None:
         """Something may be deliverable: waiting sources look again."""
         for source in self.sources:
@@ -347,15 +359,7 @@ class MemorySource:
     async def backlog(self) -> Backlog:
         """See `hexa_worker.drivers.base.Source.backlog`."""
         self._store.require()
-        group, now_ms = self._group, self._store.clock.now_ms()
-        due = sum(1 for due_ms, _, _ in group.delayed if due_ms <= now_ms)
-        unread = sum(self._store.logs[name].end - position for name, position in group.positions.items())
-        return Backlog(
-            ready=unread + due + sum(map(len, group.stripes.values())),
-            delayed=len(group.delayed) - due,
-            leased=group.leased,
-            next_due_ms=group.delayed[0][0] if group.delayed else None,
-        )
+        return self._store.backlog(self._group.spec.group)
 
     def stop(self) -> None:
         """See `hexa_worker.drivers.base.Source.stop`."""

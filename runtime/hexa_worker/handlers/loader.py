@@ -26,9 +26,13 @@ def load_plans(config: Config) -> Loaded:
         ConfigError: naming the place in worker.toml or in the code, and what to do; all mistakes of the
             subscriptions at once.
     """
-    file = short_path(str(config.path))
     put_first(config.folder)
-    modules = _import_modules(config, file)
+    return plans_in(_import_modules(config, short_path(str(config.path))), config)
+
+
+def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
+    """As `load_plans`, from modules that are imported already."""
+    file = short_path(str(config.path))
     marked = list(marked_in(modules))
     mistakes = [*_strangers(config, marked, file), *_doubles(marked)]
     plans: list[Plan] = []

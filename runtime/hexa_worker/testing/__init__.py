@@ -1,8 +1,27 @@
 """The public test kit of hexa-worker.
 
+- `Harness`: a user's handlers in virtual time, for their own tests.
 - `check_driver`, `claims`, `DriverUnderTest`: does a driver do what the runtime relies on?
+- `hexa_worker.testing.ledger` and `hexa_worker.testing.check`: what really happened, and whether it may.
 """
 
-from hexa_worker.testing.conformance import Bench, Claim, DriverUnderTest, Report, check_driver, claim, claims
+from hexa_worker.testing.conformance import Bench, Claim, DriverUnderTest, check_driver, claim, claims
+from hexa_worker.testing.conformance import Report as DriverReport
+from hexa_worker.testing.harness import Harness, HarnessError
+from hexa_worker.testing.records import Emitted, Settled
+from hexa_worker.testing.virtual import VirtualTime
 
-__all__ = ["Bench", "Claim", "DriverUnderTest", "Report", "check_driver", "claim", "claims"]
+__all__ = [
+    "Bench",
+    "Claim",
+    "DriverReport",
+    "DriverUnderTest",
+    "Emitted",
+    "Harness",
+    "HarnessError",
+    "Settled",
+    "VirtualTime",
+    "check_driver",
+    "claim",
+    "claims",
+]

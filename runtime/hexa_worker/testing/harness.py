@@ -1,0 +1,273 @@
+"""The harness: a user's real handlers, run by the real runtime on the memory driver, in virtual time.
+
+Everything between `emit` and the lists of records is what production runs: decoding, lanes, deadlines,
+middlewares, lifespan, retries, dead letters. Only the broker and the clock are others.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from hexa_worker.app import serve, specs
+from hexa_worker.codecs import encode
+from hexa_worker.config.load import load_config
+from hexa_worker.config.model import Config, File, Memory, Subscription, Worker
+from hexa_worker.core.lifecycle import State
+from hexa_worker.core.message import Message
+from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
+from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
+from hexa_worker.emitter import Emitter
+from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError
+from hexa_worker.handlers.api import Event
+from hexa_worker.handlers.loader import load_plans, plans_in
+from hexa_worker.handlers.plan import Loaded
+from hexa_worker.stop import CANCEL, StopSignals
+from hexa_worker.telemetry.report import Report
+from hexa_worker.testing.records import Emitted, Settled, emitted, settled
+from hexa_worker.testing.virtual import Backend, VirtualTime
+
+T = TypeVar("T")
+LIMIT_S = 10.0
+_UNSET: Any = object()
+
+
+class HarnessError(HexaWorkerError):
+    """A run under the harness did not come to its end."""
+
+
+class Harness:
+    """Runs handlers as a worker would; no broker, no sleeping.
+
+    Args:
+        handlers: modules that hold handlers, or handler functions themselves (a lifespan, too).
+        settings: what worker.toml would say under ``[subscriptions]``, by action.
+        state: `Context.state` for the handlers, instead of what their lifespan yields.
+        backend: the event loop to run on.
+
+    Attributes:
+        acked: deliveries that are done, in the order they were settled; dropped ones are among them.
+        retried: deliveries that failed and were stored for a retry.
+        dead_letters: deliveries that were given up.
+        emitted: events that handlers emitted.
+
+    Raises:
+        ConfigError: handlers or settings cannot work, as `hexa-worker check` would say.
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[ModuleType | Callable[..., Any]],
+        *,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        state: Any = _UNSET,
+        backend: Backend = "asyncio",
+    ) -> None:
+        try:
+            subscriptions = msgspec.convert(settings or {}, dict[str, Subscription])
+        except msgspec.ValidationError as error:
+            raise ConfigError(str(error), where="settings of the harness") from error
+        file = File(worker=Worker(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
+        config = Config(path=Path("harness").absolute(), file=file)
+        self._set_up(config, plans_in(_modules(handlers), config), state, backend)
+
+    @classmethod
+    def from_config(cls, path: str | Path, *, state: Any = _UNSET, backend: Backend = "asyncio") -> Self:
+        """A harness with the handlers and settings of a worker.toml; its broker is not touched.
+
+        Raises:
+            ConfigError: worker.toml or its handlers cannot work.
+        """
+        harness = cls.__new__(cls)
+        import_path = sys.path.copy()
+        config = load_config(Path(path))
+        loaded = load_plans(config)
+        harness._set_up(config, loaded, state, backend)  # noqa: SLF001 - an object of this class
+        harness._import_path = import_path  # noqa: SLF001 - as above
+        return harness
+
+    def _set_up(self, config: Config, loaded: Loaded, state: Any, backend: Backend) -> None:
+        if state is not _UNSET:
+            loaded = msgspec.structs.replace(loaded, lifespan=lambda: contextlib.nullcontext(state))
+        self.acked: list[Settled] = []
+        self.retried: list[Settled] = []
+        self.dead_letters: list[Settled] = []
+        self.emitted: list[Emitted] = []
+        self._config = config
+        self._loaded = loaded
+        self._backend = backend
+        self._import_path: list[str] | None = None
+        self._decoders = {plan.action: plan.handler.decode for plan in loaded.plans}
+        self._groups = [plan.group for plan in loaded.plans]
+        self._time = VirtualTime()
+        self._store = MemoryStore(self._time)
+        for spec in specs(loaded):
+            self._store.declare(spec)
+        self._emitter = Emitter(MemoryDriver(self._store), self._time, encode)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._import_path is not None:
+            sys.path[:] = self._import_path
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time: it starts on 2026-01-01 and passes only in `run_until_idle` and `advance`."""
+        return datetime.fromtimestamp(self._time.now_ms() / 1000, UTC)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is left to do: no event unhandled, no retry waiting."""
+        return all(self._store.backlog(group).idle for group in self._groups)
+
+    def advance(self, seconds: float) -> None:
+        """Let virtual time pass without running anything."""
+        self._time.pass_s(seconds)
+
+    def emit(
+        self,
+        channel: str,
+        payload: Any = None,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+    ) -> str:
+        """Emit an event, as an application would; returns its event id. Handlers run in `run_until_idle`.
+
+        Raises:
+            ConfigError, DriverRejected: the event cannot be emitted.
+        """
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=event_id)
+        return _complete(self._emitter.emit(event))
+
+    def emit_raw(self, message: Message) -> str:
+        """Store a record as it is, as a foreign producer might; returns its message id."""
+        (answer,) = _complete(MemoryDriver(self._store).publish([message]))
+        if isinstance(answer, DriverError):
+            raise answer
+        return answer
+
+    def run_until_idle(self, *, limit_s: float = LIMIT_S) -> None:
+        """Run the handlers until nothing is left to do, retries included; virtual time passes as needed.
+
+        The lifespan is entered before and left after, in every run.
+
+        Args:
+            limit_s: real seconds that this may take; plain ``def`` handlers take real time.
+
+        Raises:
+            HarnessError: it took longer (events that emit each other for ever?), or a subscription failed.
+            Exception: what the lifespan raised.
+        """
+        if not self.idle:
+            run = _Run(self, limit_s)
+            self._time.run(run.run, backend=self._backend)
+
+    def _record(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
+        for one in settlements:
+            lists = {Acked: self.acked, RetryAt: self.retried, DeadLettered: self.dead_letters}
+            kept = lists.get(type(one))
+            if kept is not None:
+                kept.append(settled(action, self._decoders[action], one, now_ms))
+
+
+class _Run:
+    """One `run_until_idle`."""
+
+    def __init__(self, harness: Harness, limit_s: float) -> None:
+        self._harness = harness
+        self._limit_s = limit_s
+        self._started = time.perf_counter()
+        self._stop = StopSignals()
+        self._problem: Exception | None = None
+
+    async def run(self) -> None:
+        harness = self._harness
+        try:
+            await serve(
+                harness._config,  # noqa: SLF001 - the harness and its run are one thing
+                harness._loaded,  # noqa: SLF001
+                stop=self._stop,
+                driver=_Listener(harness._store, harness.emitted),  # noqa: SLF001
+                clock=harness._time,  # noqa: SLF001
+                record=self._record,
+                report=self._look,
+            )
+        except BaseExceptionGroup as group:
+            self._problem = self._problem or _only(group)
+        if self._problem is not None:
+            raise self._problem
+
+    def _record(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
+        self._harness._record(action, settlements, now_ms)  # noqa: SLF001
+        if self._harness.idle:
+            self._stop.ask()
+        elif time.perf_counter() - self._started > self._limit_s:
+            self._give_up(f"not idle after {self._limit_s:g} s of real time; do events emit each other for ever?")
+
+    def _look(self, report: Report) -> None:
+        for one in report.subscriptions:
+            if one.state is State.FAILED:
+                self._give_up(f"subscription {one.action} failed: {one.error}")
+        if time.perf_counter() - self._started > self._limit_s:
+            self._give_up(f"not idle after {self._limit_s:g} s of real time; does a handler wait for ever?")
+
+    def _give_up(self, why: str) -> None:
+        self._problem = self._problem or HarnessError(why)
+        self._stop.ask(CANCEL)
+
+
+class _Listener(MemoryDriver):
+    """A memory driver that notes what handlers publish."""
+
+    def __init__(self, store: MemoryStore, heard: list[Emitted]) -> None:
+        super().__init__(store)
+        self._heard = heard
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        answers = await super().publish(messages)
+        for message, answer in zip(messages, answers, strict=True):
+            if isinstance(answer, str):
+                self._heard.append(emitted(message))
+        return answers
+
+
+def _modules(handlers: Sequence[ModuleType | Callable[..., Any]]) -> list[ModuleType]:
+    """`handlers` as modules: loose functions are put into one of their own."""
+    loose = ModuleType("harness")
+    for number, one in enumerate(handlers):
+        if not isinstance(one, ModuleType):
+            setattr(loose, f"handler_{number}", one)
+    return [*(one for one in handlers if isinstance(one, ModuleType)), loose]
+
+
+def _complete(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never suspends: the memory driver answers at once."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    call.close()
+    raise HarnessError("the memory driver suspended")
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The error in a group that holds one; the group, when it holds more."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, Exception):
+        return error
+    raise error

@@ -1,0 +1,310 @@
+"""The harness: real handlers in virtual time."""
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from hexa_worker import (
+    BatchContext,
+    ConfigError,
+    Context,
+    DeadLetter,
+    Drop,
+    Retry,
+    lifespan,
+    subscribe,
+)
+from hexa_worker.core.message import Message
+from hexa_worker.testing import Harness, HarnessError
+from hexa_worker.testing.virtual import Backend
+
+
+class Order(msgspec.Struct):
+    id: int
+    customer: str = "ada"
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_a_handled_event_is_acked_with_its_decoded_payload(backend: Backend) -> None:
+    @subscribe("orders", action="check")
+    async def check(order: Order, ctx: Context) -> None:
+        assert ctx.headers["tenant"] == "t1"
+
+    with Harness([check], backend=backend) as h:
+        event_id = h.emit("orders", {"id": 7}, key="ada", headers={"tenant": "t1"})
+        h.run_until_idle()
+    (done,) = h.acked
+    assert (done.action, done.event_id, done.root_id, done.attempt) == ("check", event_id, event_id, 0)
+    assert (done.payload, done.key, done.headers) == (Order(7), "ada", {"tenant": "t1"})
+    assert (done.error, done.delay_s) == ("", None)
+
+
+def test_retries_wait_in_virtual_time_only(backend: Backend) -> None:
+    seen: list[tuple[int, float]] = []
+
+    @subscribe("orders", action="fail")
+    async def fail(order: Order, ctx: Context) -> None:
+        seen.append((ctx.attempt, h.now.timestamp()))
+        raise ValueError("never works")
+
+    h = Harness([fail], backend=backend)
+    started, began = time.perf_counter(), h.now.timestamp()
+    h.emit("orders", Order(1))
+    h.run_until_idle()
+    assert time.perf_counter() - started < 2
+    assert [attempt for attempt, _ in seen] == [0, 1, 2, 3, 4]
+    assert [at - began for _, at in seen] == pytest.approx([0, 1, 3, 7, 15], abs=0.05)
+    assert [one.delay_s for one in h.retried] == [1, 2, 4, 8]
+    (dead,) = h.dead_letters
+    assert (dead.attempt, dead.error, dead.message, dead.reason) == (4, "ValueError", "never works", "failed")
+    assert h.idle
+
+
+def test_explicit_outcomes_are_told_apart(backend: Backend) -> None:
+    @subscribe("orders", action="decide")
+    async def decide(order: Order, ctx: Context) -> Any:
+        match order.id:
+            case 1:
+                raise DeadLetter("hopeless")
+            case 2:
+                return Drop("not ours")
+            case 3 if ctx.attempt == 0:
+                return Retry(after=3600, reason="later")
+        return None
+
+    with Harness([decide], backend=backend) as h:
+        for number in (1, 2, 3):
+            h.emit("orders", Order(number))
+        before = h.now
+        h.run_until_idle()
+        assert (h.now - before).total_seconds() == pytest.approx(3600, abs=1)
+    assert [(one.payload.id, one.message) for one in h.dead_letters] == [(1, "hopeless")]
+    assert [(one.payload.id, one.reason) for one in h.acked] == [(2, "dropped"), (3, "")]
+    assert [(one.payload.id, one.delay_s, one.message) for one in h.retried] == [(3, 3600, "later")]
+
+
+def test_emitted_children_are_listed_and_handled(backend: Backend) -> None:
+    @subscribe("orders", action="check")
+    async def check(order: Order, ctx: Context) -> None:
+        await ctx.emit("checked", {"id": order.id}, key=order.customer, headers={"h": "v"})
+
+    @subscribe("checked", action="charge")
+    async def charge(checked: dict[str, int], ctx: Context) -> None:
+        pass
+
+    h = Harness([check, charge], backend=backend)
+    root = h.emit("orders", Order(5))
+    h.run_until_idle()
+    (child,) = h.emitted
+    assert (child.channel, child.payload, child.key, child.headers) == ("checked", {"id": 5}, "ada", {"h": "v"})
+    assert (child.root_id, child.parent_id) == (root, root)
+    assert [(one.action, one.event_id) for one in h.acked] == [("check", root), ("charge", child.event_id)]
+
+
+def test_an_undecodable_payload_is_dead_lettered_with_its_bytes(backend: Backend) -> None:
+    @subscribe("orders", action="check")
+    async def check(order: Order) -> None:
+        pass
+
+    h = Harness([check], backend=backend)
+    h.emit("orders", b"{not json")
+    h.emit_raw(Message(channel="orders", payload=b"\xff"))
+    h.run_until_idle()
+    assert [(one.payload, one.reason) for one in h.dead_letters] == [
+        (b"{not json", "undecodable"),
+        (b"\xff", "undecodable"),
+    ]
+    assert h.retried == []
+
+
+def test_a_plain_function_runs_in_its_thread_and_is_not_jumped_over(backend: Backend) -> None:
+    @subscribe("orders", action="slow", timeout_s=30)
+    def slow(order: Order, ctx: Context) -> None:
+        time.sleep(0.02)
+        ctx.emit_sync("done", order.id)
+
+    h = Harness([slow], backend=backend)
+    for number in range(3):
+        h.emit("orders", Order(number))
+    h.run_until_idle()
+    assert sorted(one.payload.id for one in h.acked) == [0, 1, 2]
+    assert sorted(one.payload for one in h.emitted) == [0, 1, 2]
+    assert h.retried == []
+
+
+def test_a_timeout_passes_in_virtual_time(backend: Backend) -> None:
+    @subscribe("orders", action="hang", timeout_s=60)
+    async def hang(order: Order) -> None:
+        await anyio.sleep_forever()
+
+    h = Harness([hang], settings={"hang": {"retry": {"maximum_attempts": 0}}}, backend=backend)
+    h.emit("orders", Order(1))
+    h.run_until_idle()
+    assert [(one.error, one.reason) for one in h.dead_letters] == [("HandlerTimeout", "timeout")]
+
+
+def test_batch_handlers_get_batches(backend: Backend) -> None:
+    sizes: list[int] = []
+
+    @subscribe("orders", action="archive", batch=10, batch_wait_s=5)
+    async def archive(orders: list[Order], ctx: BatchContext) -> list[Exception | None]:
+        sizes.append(len(orders))
+        return [DeadLetter("odd") if order.id % 2 else None for order in orders]
+
+    h = Harness([archive], backend=backend)
+    for number in range(6):
+        h.emit("orders", Order(number))
+    h.run_until_idle()
+    assert sum(sizes) == 6
+    assert [one.payload.id for one in h.dead_letters] == [1, 3, 5]
+
+
+def test_the_lifespan_is_entered_and_left_in_every_run(backend: Backend) -> None:
+    log: list[str] = []
+
+    @lifespan
+    async def books() -> AsyncIterator[list[str]]:
+        log.append("open")
+        yield log
+        log.append("close")
+
+    @subscribe("orders", action="note")
+    async def note(order: Order, ctx: Context[list[str]]) -> None:
+        ctx.state.append(f"order {order.id}")
+
+    h = Harness([note, books], backend=backend)
+    for number in (1, 2):
+        h.emit("orders", Order(number))
+        h.run_until_idle()
+    assert log == ["open", "order 1", "close", "open", "order 2", "close"]
+
+
+def test_state_replaces_the_lifespan() -> None:
+    @lifespan
+    async def books() -> AsyncIterator[None]:
+        raise AssertionError("not in a test")
+        yield
+
+    @subscribe("orders", action="note")
+    async def note(order: Order, ctx: Context[list[int]]) -> None:
+        ctx.state.append(order.id)
+
+    state: list[int] = []
+    h = Harness([note, books], state=state)
+    h.emit("orders", Order(3))
+    h.run_until_idle()
+    assert state == [3]
+
+
+def test_an_error_of_the_lifespan_reaches_the_test(backend: Backend) -> None:
+    @lifespan
+    async def books() -> AsyncIterator[None]:
+        raise OSError("no books")
+        yield
+
+    @subscribe("orders", action="note")
+    async def note(order: Order) -> None:
+        pass
+
+    h = Harness([note, books], backend=backend)
+    h.emit("orders", Order(1))
+    with pytest.raises(OSError, match="no books"):
+        h.run_until_idle()
+
+
+def test_settings_are_those_of_worker_toml() -> None:
+    @subscribe("orders", action="fail")
+    async def fail(order: Order) -> None:
+        raise ValueError
+
+    h = Harness([fail], settings={"fail": {"retry": {"initial_interval_s": 5, "maximum_attempts": 1}}})
+    h.emit("orders", Order(1))
+    h.run_until_idle()
+    assert [one.delay_s for one in h.retried] == [5]
+    with pytest.raises(ConfigError, match="concurency"):
+        Harness([fail], settings={"fail": {"concurency": 1}})
+    with pytest.raises(ConfigError, match="fial"):
+        Harness([fail], settings={"fial": {}})
+
+
+def test_events_that_emit_each_other_for_ever_are_given_up(backend: Backend) -> None:
+    @subscribe("ping", action="ping")
+    async def ping(count: int, ctx: Context) -> None:
+        await ctx.emit("ping", count + 1)
+
+    h = Harness([ping], backend=backend)
+    h.emit("ping", 0)
+    with pytest.raises(HarnessError, match="for ever"):
+        h.run_until_idle(limit_s=0.1)
+
+
+def test_a_handler_that_waits_for_ever_is_given_up(backend: Backend) -> None:
+    @subscribe("orders", action="hang", timeout_s=0)
+    async def hang(order: Order) -> None:
+        await anyio.sleep_forever()
+
+    h = Harness([hang], backend=backend)
+    h.emit("orders", Order(1))
+    with pytest.raises(HarnessError, match="for ever"):
+        h.run_until_idle(limit_s=0.1)
+
+
+def test_running_without_anything_to_do_returns_at_once(backend: Backend) -> None:
+    @subscribe("orders", action="check")
+    async def check(order: Order) -> None:
+        pass
+
+    h = Harness([check], backend=backend)
+    h.run_until_idle()
+    h.emit("elsewhere", 1)
+    h.run_until_idle()
+    assert h.acked == []
+
+
+def test_a_run_takes_milliseconds() -> None:
+    @subscribe("orders", action="check")
+    async def check(order: Order) -> None:
+        pass
+
+    def once() -> float:
+        started = time.perf_counter()
+        with Harness([check]) as h:
+            h.emit("orders", Order(1))
+            h.run_until_idle()
+        return time.perf_counter() - started
+
+    assert min(once() for _ in range(5)) < 0.05
+
+
+def test_a_worker_toml_runs_with_its_handlers_and_settings(tmp_path: Path, backend: Backend) -> None:
+    name = f"harness_sample_{next(_numbers)}"
+    (tmp_path / f"{name}.py").write_text(
+        "from hexa_worker import Context, subscribe\n"
+        "@subscribe('work', action='do')\n"
+        "async def do(e: dict, ctx: Context) -> None:\n"
+        "    if ctx.attempt < 2: raise ValueError('not yet')\n"
+    )
+    (tmp_path / "worker.toml").write_text(
+        f"[worker]\nname = 'sample'\nhandlers = ['{name}']\n"
+        "[broker]\ndriver = 'embedded'\npath = 'var/hexa.db'\n"
+        "[subscriptions.do.retry]\ninitial_interval_s = 60\n"
+    )
+    with Harness.from_config(tmp_path / "worker.toml", backend=backend) as h:
+        h.emit("work", {"n": 1})
+        h.run_until_idle()
+        assert [one.delay_s for one in h.retried] == [60, 120]
+        assert [one.attempt for one in h.acked] == [2]
+    assert not (tmp_path / "var").exists()
+
+
+_numbers = itertools.count()
