@@ -1,0 +1,126 @@
+"""The ``[broker] driver = "nats"`` table and the ``[subscriptions.x.nats]`` table."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hexa_worker.config.secret import Secret
+
+Duration = Annotated[float, Meta(gt=0)]
+StreamName = Annotated[str, Meta(pattern=r"^[^\s.*>/\\]{1,200}$")]
+Acknowledge = Literal["confirmed", "fast"]
+
+
+class NatsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the nats driver: unknown keys are errors."""
+
+
+class NatsTls(NatsTable):
+    """TLS to the servers: their certificate and host name are checked unless `insecure`.
+
+    Attributes:
+        ca_file: certificates of the authorities to trust; default: those of the machine.
+        cert_file: the client's own certificate, where the servers ask for one.
+        key_file: its private key; default: it is in `cert_file`.
+        key_password: what the key is encrypted with.
+        hostname: the name the certificate must show; default: the one in `servers`.
+        first: begin with TLS instead of a greeting in the clear (a server's ``handshake_first``).
+        insecure: neither certificate nor host name is checked; logged as a warning.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password: Secret | None = None
+    hostname: str | None = None
+    first: bool = False
+    insecure: bool = False
+
+
+class NatsStream(NatsTable):
+    """A stream for several channels; made when the first of them is used.
+
+    Attributes:
+        name: what it is called.
+        subjects: what it holds; ``*`` stands for one token, ``>`` for the rest: ``["orders.>"]``.
+    """
+
+    name: StreamName
+    subjects: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class Nats(NatsTable, tag_field="driver", tag="nats"):
+    """NATS servers with JetStream, 2.9 or newer. A channel is a subject; a stream keeps it.
+
+    Attributes:
+        servers: URLs of servers to begin with; the others of their cluster are found from them.
+        user: log in with a name and `password`.
+        password: the password of `user`.
+        token: log in with a token.
+        nkey_file: log in with the seed in this file.
+        creds_file: log in with the JWT and seed in this file.
+        tls: encrypt the connection; without this table it is encrypted only if a server asks for it.
+        create_channels: whether a channel that no stream holds gets one; otherwise it is an error.
+        create_retry_channels: the same for retry channels and dead letters.
+        streams: streams for several channels; a channel of none of them gets a stream of its own.
+        storage: where the streams that are made keep their messages.
+        replicas: of all streams that are made.
+        max_age_s: messages older than this leave the channels' streams; 0: they stay.
+        max_bytes: the oldest messages leave the channels' streams beyond this size; 0: without limit.
+        dedup_window_s: how long the servers remember ids of messages, so that nothing repeated is stored twice.
+        scheduled_retries: let the servers keep retries until they are due where they can (2.12); otherwise
+            a worker looks at each retry when it is written and sends it back until it is due.
+        ack: ``confirmed`` waits for the server's answer (one for each batch), ``fast`` does not.
+        ack_wait_s: deliveries of a process that is silent for this long go to others.
+        max_ack_pending: how many deliveries all processes of a subscription may have in hand, per channel.
+        timeout_s: how long any one call may take before the broker counts as unavailable.
+        ping_interval_s: how often a silent server is asked whether it lives; after two more it is given up.
+        client_name: how the servers' monitoring calls this worker.
+    """
+
+    servers: Annotated[tuple[str, ...], Meta(min_length=1)] = ("nats://127.0.0.1:4222",)
+    user: str | None = None
+    password: Secret | None = None
+    token: Secret | None = None
+    nkey_file: str | None = None
+    creds_file: str | None = None
+    tls: NatsTls | None = None
+    create_channels: bool = True
+    create_retry_channels: bool = True
+    streams: tuple[NatsStream, ...] = ()
+    storage: Literal["file", "memory"] = "file"
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    max_age_s: Annotated[float, Meta(ge=0)] = 0.0
+    max_bytes: Annotated[int, Meta(ge=0)] = 0
+    dedup_window_s: Duration = 120.0
+    scheduled_retries: bool = True
+    ack: Acknowledge = "confirmed"
+    ack_wait_s: Annotated[float, Meta(ge=1)] = 30.0
+    max_ack_pending: Annotated[int, Meta(ge=1)] = 50_000
+    timeout_s: Duration = 10.0
+    ping_interval_s: Duration = 2.0
+    client_name: str = "hexa-worker"
+
+    def __post_init__(self) -> None:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user and password go together")
+        ways = [self.user, self.token, self.nkey_file, self.creds_file]
+        if sum(way is not None for way in ways) > 1:
+            raise ValueError("only one of user, token, nkey_file and creds_file can be used")
+
+
+class NatsSubscription(NatsTable):
+    """What one subscription does differently from the broker's table.
+
+    Attributes:
+        stream: the stream that must hold its channels; otherwise starting fails.
+        ack: as in the broker's table.
+        ack_wait_s: as in the broker's table.
+        max_ack_pending: as in the broker's table.
+    """
+
+    stream: StreamName | None = None
+    ack: Acknowledge | None = None
+    ack_wait_s: Annotated[float, Meta(ge=1)] | None = None
+    max_ack_pending: Annotated[int, Meta(ge=1)] | None = None

@@ -1,0 +1,5 @@
+"""The nats driver, on nats-py and JetStream."""
+
+from hexa_worker.drivers.nats.driver import CAPABILITIES, NatsDriver
+
+__all__ = ["CAPABILITIES", "NatsDriver"]

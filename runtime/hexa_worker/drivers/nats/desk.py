@@ -1,0 +1,119 @@
+"""Looking at channels without consuming them, and deleting dead letters."""
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.nats import names
+from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.failures import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.headers import Decoded
+from hexa_worker.drivers.nats.streams import Streams
+
+
+async def browse(
+    connection: Connection, streams: Streams, channel: str, after: int, limit: int
+) -> list[Delivery]:
+    """Up to `limit` records of `channel` with sequences above `after`; retries that wait for their time too."""
+    names.check_channel(channel)
+    stream = await streams.find(channel)
+    if stream is None:
+        return []
+    found: list[Delivery] = []
+    waiting = await _next(connection, stream, f"{channel}.at.>", after + 1)
+    plain = await _next(connection, stream, channel, after + 1)
+    while len(found) < limit and (plain or waiting):
+        if plain is not None and (waiting is None or plain["seq"] < waiting["seq"]):
+            found.append(_delivery(stream, channel, plain))
+            plain = await _next(connection, stream, channel, plain["seq"] + 1)
+        elif waiting is not None:
+            found.append(_delivery(stream, channel, waiting))
+            waiting = await _next(connection, stream, f"{channel}.at.>", waiting["seq"] + 1)
+    return found
+
+
+async def remove(connection: Connection, streams: Streams, channel: str, offsets: Sequence[int]) -> int:
+    """Delete records; returns how many were there."""
+    stream = await streams.find(channel)
+    if stream is None:
+        return 0
+    removed = 0
+    for offset in offsets:
+        found = await _next(connection, stream, channel, offset)
+        waiting = None if found and found["seq"] == offset else await _next(connection, stream, f"{channel}.at.>", offset)
+        if not any(one is not None and one["seq"] == offset for one in (found, waiting)):
+            continue  # it is not there, or belongs to another channel of the stream
+        try:
+            await connection.api(f"STREAM.MSG.DELETE.{stream}", seq=offset)
+        except ApiError as error:
+            if error.number not in {NO_MESSAGE, 10043, 10057}:
+                raise error.as_driver_error(f"delete {stream}-{offset}") from error
+        else:
+            removed += 1
+    return removed
+
+
+async def channels(connection: Connection) -> list[str]:
+    """Every channel that is kept: subjects of streams, and those that wildcards let in."""
+    found: set[str] = set()
+    offset = 0
+    while True:
+        try:
+            page = await connection.api("STREAM.LIST", offset=offset)
+        except ApiError as error:
+            raise error.as_driver_error("list streams") from error
+        streams: list[dict[str, Any]] = page.get("streams") or []
+        for one in streams:
+            found |= await _channels_of(connection, one["config"])
+        offset += len(streams)
+        if not streams or offset >= int(page.get("total", 0)):
+            return sorted(found)
+
+
+async def _channels_of(connection: Connection, config: dict[str, Any]) -> set[str]:
+    subjects: list[str] = config.get("subjects") or []
+    if config["name"] == names.LEASES_STREAM or any(subject.startswith("$") for subject in subjects):
+        return set()
+    found = {subject for subject in subjects if "*" not in subject and ">" not in subject}
+    if len(found) < len(subjects):
+        try:
+            info = await connection.api(f"STREAM.INFO.{config['name']}", subjects_filter=">")
+        except ApiError as error:
+            if error.number == STREAM_NOT_FOUND:
+                return set()
+            raise error.as_driver_error(f"look at stream {config['name']!r}") from error
+        for subject in info["state"].get("subjects") or {}:
+            scheduled = names.due_of_schedule(subject) is not None
+            found.add(subject.rsplit(".", 3)[0] if scheduled else subject)
+    return found
+
+
+async def _next(connection: Connection, stream: str, subject: str, sequence: int) -> dict[str, Any] | None:
+    """The first record on `subject` at or after `sequence`."""
+    try:
+        answer = await connection.api(f"STREAM.MSG.GET.{stream}", next_by_subj=subject, seq=max(sequence, 1))
+    except ApiError as error:
+        if error.number in {NO_MESSAGE, STREAM_NOT_FOUND}:
+            return None
+        raise error.as_driver_error(f"read stream {stream!r}") from error
+    found: dict[str, Any] = answer["message"]
+    return found
+
+
+def _delivery(stream: str, channel: str, found: dict[str, Any]) -> Delivery:
+    decoded = Decoded(base64.b64decode(found.get("hdrs", "")) or b"\r\n\r\n")
+    stored = datetime.fromisoformat(found["time"][:26].rstrip("Z") + "+00:00")
+    number = channel.rpartition(".")[2]
+    return Delivery(
+        channel=channel,
+        payload=base64.b64decode(found.get("data", "")),
+        key=decoded.key,
+        headers=decoded.headers,
+        timestamp_ms=decoded.timestamp_ms or int(stored.timestamp() * 1000),
+        due_ms=decoded.due_ms,
+        source=stream,
+        offset=found["seq"],
+        attempt=int(number) if number.isdecimal() and ".retry." in channel else 0,
+    )

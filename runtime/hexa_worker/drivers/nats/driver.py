@@ -1,0 +1,169 @@
+"""The nats driver: one process's connection to JetStream."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from hexa_worker.clock import Clock, SystemClock
+from hexa_worker.config.nats import Nats, NatsSubscription
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.nats import consumers, desk, failures, names
+from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
+from hexa_worker.drivers.nats.source import NatsSource
+from hexa_worker.drivers.nats.streams import Streams
+from hexa_worker.errors import DriverError, DriverRejected
+
+CAPABILITIES = Capabilities(
+    name="nats",
+    durable=True,
+    shared=True,
+    order=frozenset({OrderBy.NONE}),
+    delay_accuracy_s=0.5,
+    redelivery_s=30.0,
+    counts_deliveries=False,
+    patterns=True,
+    max_payload=1024 * 1024 - HEADER_RESERVE,
+    notes=(),
+)
+
+
+class NatsDriver:
+    """A process's view of a NATS server or cluster.
+
+    Args:
+        options: the broker's table.
+        clock: its wall clock decides what is due.
+        folder: what files in `options` are relative to.
+    """
+
+    def __init__(self, options: Nats, clock: Clock | None = None, folder: Path | None = None) -> None:
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._connection = Connection(options, folder or Path())
+        self._streams = Streams(self._connection, options)
+        self._publisher = Publisher(self._connection, self._streams, options, self._clock)
+        self._sources: list[NatsSource] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises."""
+        return msgspec.structs.replace(
+            CAPABILITIES, redelivery_s=self._options.ack_wait_s, max_payload=self._publisher.max_payload
+        )
+
+    async def open(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.open`."""
+        await self._connection.open()
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.close`."""
+        for source in self._sources:
+            await source.close()
+        self._sources.clear()
+        await self._connection.close()
+
+    def abort(self) -> None:
+        """Vanish as a killed process does; for tests."""
+        for source in self._sources:
+            source.abandon()
+        self._sources.clear()
+        self._connection.abort()
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """See `hexa_worker.drivers.base.Driver.publish`."""
+        return await self._publisher.publish(messages)
+
+    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """See `hexa_worker.drivers.base.Driver.declare`."""
+        for spec in specs:
+            await self._declare(spec)
+
+    async def _declare(self, spec: SubscriptionSpec) -> list[tuple[str, str, str | None]]:
+        """Make or check all that a subscription needs; returns its feeds: stream, durable, channel."""
+        options = self._own(spec)
+        feeds: list[tuple[str, str, str | None]] = []
+        retries = await self._streams.retries(spec.retry_base)
+        await self._streams.dead_letters(spec.retry_base)
+        self._publisher.retry_bases[f"{spec.retry_base}.retry"] = retries
+        ack_wait_s = options.ack_wait_s or self._options.ack_wait_s
+        wanted = consumers.config(
+            names.RETRY_DURABLE,
+            f"{spec.retry_base}.retry.*",
+            ack_wait_s=ack_wait_s,
+            max_ack_pending=-1,  # records that wait for their time count here where the server cannot keep them
+            deliver_policy="all",
+        )
+        await consumers.ensure(self._connection, retries, wanted)
+        feeds.append((retries, names.RETRY_DURABLE, None))
+        for channel in await self._channels(spec):
+            stream = await self._streams.channel(channel)
+            if options.stream is not None and stream != options.stream:
+                raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
+            durable = names.durable(spec.group, stream, channel)
+            wanted = consumers.config(
+                durable,
+                channel,
+                ack_wait_s=ack_wait_s,
+                max_ack_pending=options.max_ack_pending or self._options.max_ack_pending,
+                deliver_policy="all" if spec.start == "earliest" else "new",
+            )
+            await consumers.ensure(self._connection, stream, wanted)
+            feeds.append((stream, durable, channel))
+        return feeds
+
+    async def _channels(self, spec: SubscriptionSpec) -> Sequence[str]:
+        if spec.pattern is None:
+            return spec.channels
+        wanted = re.compile(spec.pattern)
+        return [channel for channel in await self.channels() if wanted.fullmatch(channel)]
+
+    def _own(self, spec: SubscriptionSpec) -> NatsSubscription:
+        return spec.options if isinstance(spec.options, NatsSubscription) else NatsSubscription()
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
+        """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        del revoked
+        feeds = await self._declare(spec)
+        options = self._own(spec)
+
+        async def redeclare() -> None:
+            self._streams.forget(spec.channels)
+            await self._declare(spec)
+
+        source = NatsSource(
+            self._connection, self._publisher, spec, options.ack or self._options.ack, self._clock, redeclare
+        )
+        for stream, durable, channel in feeds:
+            source.add_feed(stream, durable, channel, options.ack_wait_s or self._options.ack_wait_s)
+        source.start()
+        self._sources.append(source)
+        return source
+
+    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+        """See `hexa_worker.drivers.base.Driver.browse`."""
+        return await desk.browse(self._connection, self._streams, channel, after, limit)
+
+    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
+        """See `hexa_worker.drivers.base.Driver.remove`."""
+        return await desk.remove(self._connection, self._streams, channel, offsets)
+
+    async def channels(self) -> Sequence[str]:
+        """See `hexa_worker.drivers.base.Driver.channels`."""
+        return await desk.channels(self._connection)
+
+    async def inspect(self) -> Mapping[str, str]:
+        """What is at the other end, for people."""
+        await self._connection.wait_up(self._options.timeout_s)
+        info = self._connection.info
+        return {
+            "server": str(info.get("server_name", "")),
+            "version": str(info.get("version", "")),
+            "address": failures.addresses(self._options.servers),
+            "jetstream": "yes" if info.get("jetstream") else "no",
+            "max payload": str(self._connection.max_payload),
+        }

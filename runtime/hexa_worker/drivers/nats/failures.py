@@ -1,0 +1,58 @@
+"""Vendor errors to ours, in one line each, without secrets."""
+
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from hexa_worker.config.secret import scrub
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+
+_LOGIN = ("authorization violation", "authorization failed", "authentication", "user authentication expired")
+
+
+def addresses(servers: Sequence[str]) -> str:
+    """Server URLs as an error shows them."""
+    return ", ".join(scrub(server) for server in servers)
+
+
+def connecting(error: BaseException, servers: Sequence[str]) -> DriverError:
+    """What failing to connect with `error` means."""
+    where = f"nats at {addresses(servers)}"
+    text = str(error).removeprefix("nats: ").strip("'\" ")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return DriverRejected(f"{where}: the server's certificate is not trusted: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or "TLS failed").replace("_", " ").lower()
+        return DriverRejected(f"{where}: TLS failed: {reason} (is the client's certificate what the server wants?)")
+    if any(word in text.lower() for word in _LOGIN):
+        return DriverRejected(f"{where}: the login was refused (user, password, token, nkey or creds)")
+    if "expecting info" in text.lower() or "json parse" in text.lower() or "protocol" in text.lower():
+        return DriverRejected(f"{where}: what answers there does not speak NATS, or wants TLS first")
+    if isinstance(error, TimeoutError):
+        return DriverUnavailable(f"{where}: no answer in time")
+    if isinstance(error, OSError):
+        return DriverUnavailable(f"{where}: {error.strerror or text or type(error).__name__}")
+    return DriverUnavailable(f"{where}: {scrub(text) or type(error).__name__}")
+
+
+class ApiError(Exception):
+    """JetStream answered with an error."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("description", "error without description")))
+        self.code = int(error.get("code", 0))
+        self.number = int(error.get("err_code", 0))
+
+    def as_driver_error(self, what: str) -> DriverError:
+        """Ours; `what` was tried."""
+        if self.number in _PASSING or (self.code == 503 and self.number not in _FINAL):  # noqa: PLR2004 - as HTTP's
+            return DriverUnavailable(f"{what}: {self} ({self.number})")
+        return DriverRejected(f"{what}: {self} ({self.number})")
+
+
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+STREAM_NAME_IN_USE = 10058
+NO_MESSAGE = 10037
+_PASSING = frozenset({10008, 10009, 10023, 10074, 10077, 10164})
+_FINAL = frozenset({10039, 10076})

@@ -1,0 +1,342 @@
+"""A feed: one durable consumer of one channel (or of a retry ladder), as one process sees it.
+
+It keeps pulls outstanding, turns frames into deliveries, knows what is in hand and whether the claims on it hold.
+A delivery's number is its stream sequence; the reply subject that settles it may change while it is in hand: the
+server sends a copy after a restart or a silence, and the copy's reply subject replaces the older one.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+import msgspec
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.nats.connection import Connection, Subscribed
+from hexa_worker.drivers.nats.headers import Decoded
+from hexa_worker.drivers.nats.protocol import Frame, status_of
+from hexa_worker.drivers.nats.streams import NANOSECONDS
+
+EXPIRES_S = 30.0
+HEARTBEAT_S = 2.5
+SILENCE_S = 2 * HEARTBEAT_S + 0.5
+SETTLED_KEPT = 20_000
+ACTIVE_S = 1.0
+IDLE_PULL = 16
+_NO_HEADERS = ()
+
+log = logging.getLogger("hexa_worker.drivers.nats")
+
+
+class Token(msgspec.Struct, frozen=True):
+    """A delivery's handle.
+
+    Attributes:
+        feed: number of its feed in its source.
+        delivered: how often the server has delivered it, this time included.
+    """
+
+    feed: int
+    delivered: int
+
+
+class Feed:
+    """One durable consumer.
+
+    Args:
+        number: its place in its source.
+        connection: the way to the server.
+        stream: what it reads.
+        durable: its name.
+        channel: the channel it reads; None for a retry ladder, whose subjects say it.
+        ack_wait_s: how long a claim holds without renewal.
+        now_ms: the wall clock.
+        arrived: called when there may be something to take or to do.
+    """
+
+    def __init__(  # noqa: PLR0913 - what makes up a consumer
+        self,
+        number: int,
+        connection: Connection,
+        stream: str,
+        durable: str,
+        channel: str | None,
+        ack_wait_s: float,
+        now_ms: Callable[[], int],
+        arrived: Callable[[], None],
+    ) -> None:
+        self.number = number
+        self.stream = stream
+        self.durable = durable
+        self.channel = channel
+        self.ack_wait_s = ack_wait_s
+        self.missing = False
+        self.buffer: deque[Delivery] = deque()
+        self.held: dict[int, bytes] = {}
+        self.lost: set[int] = set()
+        self.settled: dict[int, None] = {}
+        self.delayed: dict[int, int] = {}
+        self.renewed_at = monotonic()
+        self.active_at = 0.0
+        self.average_bytes = 256.0
+        self._connection = connection
+        self._now_ms = now_ms
+        self._arrived = arrived
+        self._tokens: dict[int, Token] = {}
+        self._first = self._token(1)
+        self._pulls: dict[int, int] = {}
+        self._pulled = 0
+        self.outstanding = 0
+        self._heard_at = monotonic()
+        self._pull_expires_at = 0.0
+        self._inbox: Subscribed = connection.subscribe(self._deliver)
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}".encode()
+
+    def _token(self, delivered: int) -> Token:
+        token = self._tokens.get(delivered)
+        if token is None:
+            token = self._tokens[delivered] = Token(self.number, delivered)
+        return token
+
+    # -- asking for more
+
+    def pull(self, count: int) -> None:
+        """Ask the server for `count` more."""
+        now = monotonic()
+        if not self._pulls:
+            self._heard_at = now
+        self._pulled += 1
+        self._pulls[self._pulled] = count
+        self.outstanding += count
+        self._pull_expires_at = now + EXPIRES_S + SILENCE_S
+        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
+            count,
+            int(EXPIRES_S * NANOSECONDS),
+            int(HEARTBEAT_S * NANOSECONDS),
+        )
+        reply = b"%s.%d" % (self._inbox.inbox.encode(), self._pulled)
+        self._connection.write(b"PUB %s %s %d\r\n%s\r\n" % (self._subject, reply, len(body), body))
+
+    def forget_pulls(self) -> None:
+        """What was asked for will not come."""
+        self._pulls.clear()
+        self.outstanding = 0
+
+    def check_silence(self) -> None:
+        """Ask anew when the server stopped talking about what it was asked for."""
+        now = monotonic()
+        if self._pulls and (now - self._heard_at > SILENCE_S or now > self._pull_expires_at):
+            self.forget_pulls()
+
+    def share(self, room: int, room_bytes: int, feeds: int, active: int, now: float) -> int:
+        """How many this feed may have outstanding of `room` for all feeds."""
+        if feeds > 1 and active and now - self.active_at > ACTIVE_S:
+            wanted = min(IDLE_PULL, room // (2 * feeds))
+        else:
+            wanted = room // (active or feeds)
+        by_size = int(room_bytes / self.average_bytes / (active or feeds))
+        return max(1, min(wanted, by_size))
+
+    # -- what comes
+
+    def _deliver(self, frames: list[Frame]) -> None:
+        """Frames of one read of the socket."""
+        self._heard_at = now = monotonic()
+        self.expire()
+        made: list[Delivery] = []
+        again: list[bytes] = []
+        held, channel, stream, size = self.held, self.channel, self.stream, 0
+        for subject, reply, block, payload in frames:
+            if not reply:
+                self._status(subject, block)
+                continue
+            self._count_down()
+            parts = reply.split(b".")
+            if len(parts) == 9:  # noqa: PLR2004 - $JS.ACK.stream.consumer.delivered.sequence.sequence.time.pending
+                sequence, delivered, stored_ns = int(parts[5]), parts[4], parts[7]
+            else:  # with domain and account before the stream
+                sequence, delivered, stored_ns = int(parts[7]), parts[6], parts[9]
+            if (delivered != b"1" or sequence in held) and self._known(sequence, reply, again):
+                continue
+            if block is None:
+                key, headers, due_ms, timestamp_ms = None, _NO_HEADERS, 0, 0
+            else:
+                decoded = Decoded(block)
+                key, headers = decoded.key, decoded.headers
+                due_ms, timestamp_ms = decoded.due_ms, decoded.timestamp_ms
+            attempt = 0
+            if channel is None:
+                place = subject.decode()
+                attempt = int(place.rpartition(".")[2])
+                if due_ms and self._early(sequence, due_ms, reply):
+                    continue
+            else:
+                place = channel
+            size += len(payload)
+            held[sequence] = reply
+            made.append(
+                Delivery(
+                    channel=place,
+                    payload=payload,
+                    key=key,
+                    headers=headers,
+                    timestamp_ms=timestamp_ms or int(stored_ns) // 1_000_000,
+                    due_ms=due_ms,
+                    source=stream,
+                    offset=sequence,
+                    attempt=attempt,
+                    token=self._first if delivered == b"1" else self._token(int(delivered)),
+                )
+            )
+        if again:
+            self._connection.write(ack_frames(again))
+        if made:
+            self.buffer.extend(made)
+            self.active_at = now
+            self.average_bytes += (max(size / len(made), 64.0) - self.average_bytes) * 0.25
+        self._arrived()
+
+    def _count_down(self) -> None:
+        """One of what was asked for has come; the oldest pull is served first."""
+        pulls = self._pulls
+        if pulls:
+            first = next(iter(pulls))
+            if pulls[first] <= 1:
+                del pulls[first]
+            else:
+                pulls[first] -= 1
+            self.outstanding -= 1
+
+    def _known(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
+        """Whether a copy is of something that is in hand, or done; it is not run again then."""
+        if sequence in self.held:
+            self.held[sequence] = reply
+            self.lost.discard(sequence)
+            return True
+        if sequence in self.settled:
+            again.append(reply)
+            return True
+        return False
+
+    def _early(self, sequence: int, due_ms: int, reply: bytes) -> bool:
+        """Send back what is not due yet; whoever gets it again looks again."""
+        wait_ms = due_ms - self._now_ms()
+        if wait_ms <= 0:
+            self.delayed.pop(sequence, None)
+            return False
+        self.delayed[sequence] = due_ms
+        body = b'-NAK {"delay":%d}' % (wait_ms * 1_000_000)
+        self._connection.write(b"PUB %s %d\r\n%s\r\n" % (reply, len(body), body))
+        return True
+
+    def _status(self, subject: bytes, block: bytes | None) -> None:
+        code, text = status_of(block)
+        if code == 100:  # noqa: PLR2004 - a heartbeat
+            return
+        number = int(subject.rpartition(b".")[2])
+        left = self._pulls.pop(number, 0)
+        self.outstanding -= left
+        if code == 503 or (code == 409 and "deleted" in text.lower()):  # noqa: PLR2004 - no such consumer
+            self.missing = True
+        elif code not in {404, 408} and not (code == 409 and "shutdown" in text.lower()):  # noqa: PLR2004
+            log.warning("pull from %s of stream %s: %d %s", self.durable, self.stream, code, text)
+
+    # -- claims
+
+    @property
+    def claims_hold(self) -> bool:
+        """Whether what is in hand is certainly still ours."""
+        return monotonic() - self.renewed_at < self.ack_wait_s * 0.9
+
+    def expire(self) -> None:
+        """Nobody knows whose the deliveries in hand are, if the claims were not renewed in time."""
+        if not self.claims_hold:
+            self.lost.update(self.held)
+            self.renewed_at = monotonic()  # of what is left, nothing, this is true
+
+    async def renew(self) -> None:
+        """Renew all claims and wait until the server has said so. Raises DriverUnavailable."""
+        self.expire()
+        sent_at = monotonic()
+        replies = [reply for sequence, reply in self.held.items() if sequence not in self.lost]
+        if replies:
+            await self.confirm(replies, b"+WPI")
+        self.renewed_at = max(self.renewed_at, sent_at)
+
+    async def confirm(self, replies: list[bytes], verb: bytes) -> bool:
+        """Send `verb` for each; wait for the answer to the last, which comes after the others took effect.
+
+        Returns:
+            Whether the consumer exists.
+
+        Raises:
+            DriverUnavailable: no answer.
+        """
+        waiting, (inbox,) = self._connection.expect(1)
+        frames = ack_frames(replies[:-1], verb) if len(replies) > 1 else b""
+        last = b"PUB %s %s %d\r\n%s\r\n" % (replies[-1], inbox, len(verb), verb)
+        self._connection.write(frames + last)
+        await self._connection.gather(waiting)
+        frame = waiting.frames[0]
+        gone = frame is not None and status_of(frame[2])[0] == 503  # noqa: PLR2004 - no responders
+        if gone:
+            self.missing = True
+            self._arrived()
+        return not gone
+
+    def send(self, replies: list[bytes], verb: bytes) -> None:
+        """Send `verb` for each and hope."""
+        if replies:
+            self._connection.write(ack_frames(replies, verb))
+
+    def reset(self) -> None:
+        """The consumer was made anew: nothing in hand has a claim, nothing settled is remembered."""
+        self.missing = False
+        self.forget_pulls()
+        self.lost.update(self.held)
+        self.settled.clear()
+        self.delayed.clear()
+
+    def let_go(self, sequences: Iterable[int], *, done: bool) -> None:
+        """These are settled."""
+        held, lost, delayed = self.held, self.lost, self.delayed
+        for sequence in sequences:
+            held.pop(sequence, None)
+            if lost:
+                lost.discard(sequence)
+            if delayed:
+                delayed.pop(sequence, None)
+        if done:
+            self.settled.update(dict.fromkeys(sequences))
+            excess = len(self.settled) - SETTLED_KEPT
+            if excess > SETTLED_KEPT // 4:
+                for sequence in [*self.settled][:excess]:
+                    del self.settled[sequence]
+
+    # -- the end
+
+    def end_pulls(self) -> None:
+        """Take nothing more."""
+        self._connection.unsubscribe(self._inbox)
+        self.forget_pulls()
+
+    def hand_back(self) -> None:
+        """Give back whatever is in hand."""
+        self.send([reply for sequence, reply in self.held.items() if sequence not in self.lost], b"-NAK")
+        self._connection.forget_sink(self._inbox)
+        self.buffer.clear()
+        self.held.clear()
+        self.lost.clear()
+
+    def drop(self) -> None:
+        """Forget everything without a word."""
+        self._connection.forget_sink(self._inbox)
+        self.buffer.clear()
+        self.held.clear()
+
+
+def ack_frames(replies: list[bytes], verb: bytes = b"+ACK") -> bytes:
+    """One piece of wire that publishes `verb` to each reply subject."""
+    tail = b" %d\r\n%s\r\n" % (len(verb), verb)
+    return b"PUB " + (tail + b"PUB ").join(replies) + tail

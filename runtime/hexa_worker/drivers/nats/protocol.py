@@ -1,0 +1,131 @@
+"""The NATS protocol on the hot path: frames of our own subscriptions go to their sinks, a read at a time.
+
+nats-py parses with a regular expression per line and makes a `Msg` per message; that alone costs more than the
+rest of the way to a handler. Frames of other subscriptions, and everything else, still go to nats-py.
+"""
+
+import json
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
+
+Frame = tuple[bytes, bytes, bytes | None, bytes]
+"""Subject, reply, header block (None: no headers), payload."""
+Sink = Callable[[list[Frame]], None]
+
+LONGEST_LINE = 64 * 1024
+
+
+class FrameParser(Parser):
+    """A parser that hands the frames of registered subscriptions over in batches.
+
+    Attributes:
+        sinks: by subscription id, as it stands on the wire.
+        pongs: resolved one by one, in order, by the server's answers to our pings.
+        heard_at: when the server last said anything (monotonic).
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.sinks: dict[bytes, Sink] = {}
+        self.pongs: deque[Future[None]] = deque()
+        self.heard_at = monotonic()
+        super().__init__(client)
+
+    def reset(self) -> None:
+        """Forget what was read so far."""
+        super().reset()
+        self._rest = b""
+        self._chunks: list[bytes] = []
+        self._missing = 0
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Take what was read from the socket."""
+        self.heard_at = monotonic()
+        if self._missing > 0:
+            self._chunks.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join([self._rest, *self._chunks])
+            self._rest, self._chunks = b"", []
+        elif self._rest:
+            data = self._rest + data
+        await self._parse(data)
+
+    async def _parse(self, data: bytes) -> None:
+        position, end = 0, len(data)
+        batches: dict[bytes, list[Frame]] = {}
+        self._missing = 0
+        try:
+            while position < end:
+                line_end = data.find(b"\r\n", position)
+                if line_end < 0:
+                    if end - position > LONGEST_LINE:
+                        raise ProtocolError
+                    break
+                first = data[position]
+                if first == 72 or first == 77:  # noqa: PLR1714, PLR2004 - H(MSG) or M(SG); the fastest spelling
+                    arguments = data[position:line_end].split()
+                    body = line_end + 2
+                    stop = body + int(arguments[-1])
+                    if stop + 2 > end:
+                        self._missing = stop + 2 - end
+                        break
+                    position = stop + 2
+                    frame = _frame(arguments, data, body, stop, with_headers=first == 72)  # noqa: PLR2004
+                    batch = batches.get(arguments[2])
+                    if batch is None:
+                        batch = batches[arguments[2]] = []
+                    batch.append(frame)
+                else:
+                    await self._control(data[position:line_end])
+                    position = line_end + 2
+        except (ValueError, IndexError) as error:
+            raise ProtocolError from error
+        finally:
+            self._rest = data[position:] if position < end else b""
+            await self._hand_over(batches)
+
+    async def _hand_over(self, batches: dict[bytes, list[Frame]]) -> None:
+        for sid, frames in batches.items():
+            sink = self.sinks.get(sid)
+            if sink is not None:
+                sink(frames)
+
+    async def _control(self, line: bytes) -> None:
+        if line == b"PING":
+            await self.nc._process_ping()  # noqa: SLF001 - what nats-py's own parser calls
+        elif line == b"PONG":
+            if self.pongs:
+                pong = self.pongs.popleft()
+                if not pong.done():
+                    pong.set_result(None)
+        elif line.startswith(b"INFO "):
+            await self.nc._process_info(json.loads(line[5:]))  # noqa: SLF001
+        elif line.startswith(b"-ERR"):
+            await self.nc._process_err(line[4:].strip().decode(errors="replace").lower())  # noqa: SLF001
+        elif not line.startswith(b"+OK"):
+            raise ProtocolError
+
+
+def _frame(arguments: list[bytes], data: bytes, body: int, stop: int, *, with_headers: bool) -> Frame:
+    if with_headers:
+        split = body + int(arguments[-2])
+        reply = arguments[3] if len(arguments) == 6 else b""  # noqa: PLR2004 - HMSG subject sid [reply] header total
+        return arguments[1], reply, data[body:split], data[split:stop]
+    reply = arguments[3] if len(arguments) == 5 else b""  # noqa: PLR2004 - MSG subject sid [reply] total
+    return arguments[1], reply, None, data[body:stop]
+
+
+def status_of(header: bytes | None) -> tuple[int, str]:
+    """The status line of a frame that the server made itself: its code and text; (0, "") for others."""
+    if header is None or not header.startswith(b"NATS/1.0 "):
+        return 0, ""
+    line = header[9 : header.index(b"\r\n")].decode(errors="replace")
+    code, _, text = line.partition(" ")
+    return (int(code), text) if code.isdecimal() else (0, "")

@@ -1,0 +1,233 @@
+"""Publishing: confirmed, in order, in batches, the same message never stored twice."""
+
+import secrets
+from collections.abc import Sequence
+from time import monotonic
+
+import msgspec
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.nats import Nats
+from hexa_worker.core.lineage import ATTEMPT, EVENT_ID, read_id
+from hexa_worker.core.message import Message, header
+from hexa_worker.drivers.nats import headers, names
+from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
+from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.protocol import Frame, status_of
+from hexa_worker.drivers.nats.streams import Streams
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+
+CHUNK = 1_000
+CHUNK_BYTES = 1024 * 1024
+HEADER_RESERVE = 64 * 1024
+"""Of a server's limit this much is kept for headers: a dead letter must fit too."""
+SCHEDULE_FROM_MS = 1_000
+"""Shorter delays are exact to milliseconds without the server's schedules (which tick every 250)."""
+
+
+class _PubAck(msgspec.Struct):
+    stream: str = ""
+    seq: int = 0
+    error: dict[str, object] | None = None
+
+
+_decode_ack = msgspec.json.Decoder(_PubAck).decode
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A message, ready to be sent.
+
+    Attributes:
+        channel: whom an error names.
+        subject: where it is published: the channel, or where it waits for it.
+        block: headers.
+        payload: payload.
+    """
+
+    channel: str
+    subject: bytes
+    block: bytes
+    payload: bytes
+
+
+class Publisher:
+    """Publishes through one connection.
+
+    Args:
+        connection: the way.
+        streams: finds and makes the streams.
+        options: the broker's table.
+        clock: tells what is written now and what is late.
+    """
+
+    def __init__(self, connection: Connection, streams: Streams, options: Nats, clock: Clock) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._options = options
+        self._clock = clock
+        self._entropy = secrets.token_hex(8)
+        self._count = 0
+        self.retry_bases: dict[str, str] = {}
+        """Retry channels without their number (``base.retry``), by the stream that keeps them."""
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the largest payload that is taken."""
+        return max(self._connection.max_payload - HEADER_RESERVE, self._connection.max_payload // 2)
+
+    async def publish(
+        self, messages: Sequence[Message], message_ids: Sequence[str] | None = None
+    ) -> list[str | DriverError]:
+        """Store messages; for each its id (``stream-sequence``) or what refused it.
+
+        Args:
+            messages: what to store.
+            message_ids: what the server tells repetitions by; None: taken from the events' ids.
+
+        Raises:
+            DriverUnavailable: not all are confirmed.
+        """
+        answers: list[str | DriverError | None] = [None] * len(messages)
+        records: dict[int, Record] = {}
+        for place, message in enumerate(messages):
+            try:
+                stream = await self._stream(message.channel)
+                message_id = self._message_id(message) if message_ids is None else message_ids[place]
+                records[place] = self._record(message, stream, message_id, limited=message_ids is None)
+            except DriverRejected as error:
+                answers[place] = error
+        await self._send_all(records, answers)
+        return [answer if answer is not None else DriverUnavailable("not confirmed") for answer in answers]
+
+    async def _stream(self, channel: str) -> str:
+        known = self._streams.known(channel)
+        if known is not None:
+            return known
+        base, _, number = channel.rpartition(".")
+        stream = self.retry_bases.get(base)
+        if stream is not None and number.isdecimal():
+            return stream
+        return await self._streams.channel(channel)
+
+    def _message_id(self, message: Message) -> str:
+        """What the server tells repetitions of a message by.
+
+        An event keeps its id when it is redriven, so a record with a history is told apart by its time too.
+        """
+        event_id = read_id(message.headers, EVENT_ID)
+        if event_id is None:
+            self._count += 1
+            return f"{self._entropy}-{self._count:x}"
+        if header(message.headers, ATTEMPT) is not None or message.due_ms:
+            return f"{event_id}>{message.timestamp_ms or self._clock.now_ms()}>{names.token(message.channel)}"
+        return f"{event_id}>{names.token(message.channel)}"
+
+    def _record(self, message: Message, stream: str, message_id: str, *, limited: bool) -> Record:
+        now_ms, payload = self._clock.now_ms(), message.payload
+        if limited and len(payload) > self.max_payload:
+            raise DriverRejected(
+                f"payload of {len(payload)} bytes is over the limit of {self.max_payload} (the server's max_payload "
+                f"less {HEADER_RESERVE} for headers)"
+            )
+        subject = message.channel
+        extra: tuple[tuple[str, str], ...] = ()
+        if message.due_ms - now_ms >= SCHEDULE_FROM_MS and self._streams.schedules(stream):
+            subject = names.schedule_subject(message.channel, message.due_ms, message_id)
+            extra = (("Nats-Schedule", _at(message.due_ms)), ("Nats-Schedule-Target", message.channel))
+        block = headers.encode(message, message_id, now_ms, extra)
+        if len(block) + len(payload) > self._connection.max_payload:
+            raise DriverRejected(
+                f"{len(payload)} bytes of payload and {len(block)} of headers are over the server's max_payload of "
+                f"{self._connection.max_payload}"
+            )
+        return Record(message.channel, subject.encode(), block, payload)
+
+    async def _send_all(self, records: dict[int, Record], answers: list[str | DriverError | None]) -> None:
+        """Send until everything has an answer, through reconnections, for as long as the deadline allows."""
+        deadline = monotonic() + self._options.timeout_s
+        remade = False
+        while records:
+            await self._connection.wait_up(max(deadline - monotonic(), 0.0))
+            places = list(records)
+            try:
+                for chunk in _chunks(places, records):
+                    await self._send(chunk, records, answers)
+            except DriverUnavailable:
+                if monotonic() >= deadline:
+                    raise
+                continue
+            if records:
+                if remade:
+                    raise DriverUnavailable("nats: no stream takes what is published, though it was just looked up")
+                remade = True
+                await self._look_up_again(records, answers)
+
+    async def _look_up_again(self, records: dict[int, Record], answers: list[str | DriverError | None]) -> None:
+        """Nobody took these: their streams have vanished, or never were."""
+        self._streams.forget({record.channel for record in records.values()})
+        for place, record in list(records.items()):
+            try:
+                await self._stream(record.channel)
+            except DriverRejected as error:
+                answers[place] = error
+                del records[place]
+
+    async def _send(
+        self, places: list[int], records: dict[int, Record], answers: list[str | DriverError | None]
+    ) -> None:
+        """Send one chunk; what has an answer leaves `records`."""
+        waiting, replies = self._connection.expect(len(places))
+        parts: list[bytes] = []
+        for place, reply in zip(places, replies, strict=True):
+            record = records[place]
+            length = len(record.block)
+            parts.append(b"HPUB %s %s %d %d\r\n" % (record.subject, reply, length, length + len(record.payload)))
+            parts += (record.block, record.payload, b"\r\n")
+        self._connection.write(b"".join(parts))
+        try:
+            await self._connection.gather(waiting)
+        finally:
+            for place, frame in zip(places, waiting.frames, strict=True):
+                if frame is not None:
+                    self._note(place, frame, records, answers)
+
+    def _note(
+        self, place: int, frame: Frame, records: dict[int, Record], answers: list[str | DriverError | None]
+    ) -> None:
+        if status_of(frame[2])[0] == NO_RESPONDERS:
+            return  # stays in `records`
+        record = records[place]
+        try:
+            ack = _decode_ack(frame[3])
+        except msgspec.MsgspecError:
+            answers[place] = DriverRejected(f"something else than a stream answers on {record.channel!r}")
+        else:
+            if ack.error is not None:
+                failure = ApiError(ack.error).as_driver_error(f"publish to {record.channel!r}")
+                if isinstance(failure, DriverUnavailable):
+                    raise failure
+                answers[place] = failure
+            else:
+                answers[place] = f"{ack.stream}-{ack.seq}"
+        del records[place]
+
+
+def _chunks(places: list[int], records: dict[int, Record]) -> list[list[int]]:
+    chunks: list[list[int]] = [[]]
+    size = 0
+    for place in places:
+        record_size = len(records[place].block) + len(records[place].payload)
+        if chunks[-1] and (len(chunks[-1]) >= CHUNK or size + record_size > CHUNK_BYTES):
+            chunks.append([])
+            size = 0
+        chunks[-1].append(place)
+        size += record_size
+    return chunks
+
+
+def _at(due_ms: int) -> str:
+    """A time as a schedule says it."""
+    from datetime import UTC, datetime  # noqa: PLC0415 - only where there are retries
+
+    seconds, milliseconds = divmod(due_ms, 1000)
+    return f"@at {datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"

@@ -1,0 +1,313 @@
+"""A subscription's deliveries in one process: its feeds, their claims, and settling."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.nats import Acknowledge
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.nats import names
+from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.feed import SILENCE_S, Feed
+from hexa_worker.drivers.nats.publisher import Publisher
+from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
+
+HAND_BACK_S = 1.0
+AWAY_S = 0.5
+log = logging.getLogger("hexa_worker.drivers.nats")
+
+
+class NatsSource:
+    """One subscription in one process.
+
+    Args:
+        connection: the way to the server.
+        publisher: stores retries and dead letters.
+        spec: the subscription.
+        ack: whether acknowledgements wait for the server's answer.
+        clock: the wall clock.
+        redeclare: makes what is missing on the server anew.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        spec: SubscriptionSpec,
+        ack: Acknowledge,
+        clock: Clock,
+        redeclare: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.feeds: list[Feed] = []
+        self._connection = connection
+        self._publisher = publisher
+        self._spec = spec
+        self._ack = ack
+        self._clock = clock
+        self._redeclare = redeclare
+        self._work = asyncio.Event()
+        self._next_feed = 0
+        self._stopped = False
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+        connection.on_change(self._connection_changed)
+
+    def add_feed(self, stream: str, durable: str, channel: str | None, ack_wait_s: float) -> None:
+        """Read one more channel (None: the retry ladder)."""
+        self.feeds.append(
+            Feed(
+                len(self.feeds),
+                self._connection,
+                stream,
+                durable,
+                channel,
+                ack_wait_s,
+                self._clock.now_ms,
+                self._work.set,
+            )
+        )
+
+    def start(self) -> None:
+        """Keep claims alive from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    # -- receiving
+
+    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """See `hexa_worker.drivers.base.Source.receive`."""
+        while not self._stopped:
+            if not self._connection.up:
+                await self._connection.wait_up(AWAY_S)
+            if any(feed.missing for feed in self.feeds):
+                await self._make_again()
+            taken = self._take(max_count, max_bytes)
+            self._ask(max_count - len(taken), max_bytes)
+            if taken:
+                return taken
+            await self._wait()
+        return []
+
+    async def _wait(self) -> None:
+        self._work.clear()
+        if any(feed.buffer for feed in self.feeds):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE_S):
+                await self._work.wait()
+        for feed in self.feeds:
+            feed.check_silence()
+
+    def _take(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """What has arrived, feed by feed, each time beginning with another one."""
+        feeds = self.feeds
+        count = len(feeds)
+        taken: list[Delivery] = []
+        size = 0
+        for step in range(count):
+            buffer = feeds[(self._next_feed + step) % count].buffer
+            while buffer and len(taken) < max_count and not (taken and size >= max_bytes):
+                delivery = buffer.popleft()
+                size += len(delivery.payload)
+                taken.append(delivery)
+        if taken:
+            self._next_feed = (self._next_feed + 1) % count
+        return taken
+
+    def _ask(self, room: int, room_bytes: int) -> None:
+        """Keep enough pulls outstanding for `room` more deliveries."""
+        if room <= 0 or self._stopped:
+            return
+        now = monotonic()
+        active = sum(1 for feed in self.feeds if now - feed.active_at <= 1.0)
+        for feed in self.feeds:
+            coming = feed.outstanding + len(feed.buffer)
+            share = feed.share(room, room_bytes, len(self.feeds), active, now)
+            if coming * 2 <= share:
+                feed.pull(share - coming)
+
+    async def _make_again(self) -> None:
+        """A consumer or stream was deleted: make it again. Raises DriverRejected where that is not allowed."""
+        missing = [feed for feed in self.feeds if feed.missing]
+        log.warning("gone from the server, made again: %s", ", ".join(f"{one.durable} of {one.stream}" for one in missing))
+        await self._redeclare()
+        for feed in missing:
+            feed.reset()
+
+    def _connection_changed(self, up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
+        for feed in self.feeds:
+            feed.forget_pulls()
+        if up:
+            self._work.set()
+
+    # -- claims
+
+    async def _keep(self) -> None:
+        """Renew claims for as long as this process lives."""
+        every_s = min(feed.ack_wait_s for feed in self.feeds) / 4
+        while True:
+            await asyncio.sleep(every_s)
+            await self._renew()
+
+    async def _renew(self) -> None:
+        for feed in self.feeds:
+            try:
+                await feed.renew()
+            except DriverUnavailable:
+                log.debug("claims of %s not renewed", feed.durable)
+
+    # -- settling
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        """See `hexa_worker.drivers.base.Source.settle`."""
+        failed: list[Unsettled] = []
+        for feed in self.feeds:
+            feed.expire()
+        valid = self._sort_out_lost(settlements, failed)
+        valid = await self._store_records(valid, failed)
+        done: dict[int, list[int]] = {}
+        released: dict[int, list[int]] = {}
+        for settlement in valid:
+            token = settlement.delivery.token
+            place = released if type(settlement) is Released else done
+            place.setdefault(token.feed, []).append(settlement.delivery.offset)
+        for number, sequences in released.items():
+            self._release(self.feeds[number], sequences)
+        for number, sequences in done.items():
+            if not await self._acknowledge(self.feeds[number], sequences):
+                gone = LeaseLost(f"the durable {self.feeds[number].durable!r} was deleted")
+                failed += [Unsettled(one, gone) for one in valid if one.delivery.token.feed == number]
+        return failed
+
+    def _sort_out_lost(self, settlements: Sequence[Settlement], failed: list[Unsettled]) -> list[Settlement]:
+        """Those whose claim holds. One that was done all the same is acknowledged when its copy comes here."""
+        feeds = self.feeds
+        valid: list[Settlement] = []
+        for settlement in settlements:
+            delivery = settlement.delivery
+            feed, sequence = feeds[delivery.token.feed], delivery.offset
+            if sequence in feed.held and (not feed.lost or sequence not in feed.lost):
+                valid.append(settlement)
+            elif sequence not in feed.settled:
+                feed.let_go([sequence], done=type(settlement) is Acked)
+                failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} may be somebody else's by now")))
+        return valid
+
+    async def _store_records(self, settlements: list[Settlement], failed: list[Unsettled]) -> list[Settlement]:
+        """Make retries and dead letters durable; returns what may be acknowledged now."""
+        with_record = [one for one in settlements if isinstance(one, RetryAt | DeadLettered)]
+        if not with_record:
+            return settlements
+        records: list[Message] = [one.record for one in with_record]
+        ids = [f"{one.delivery.message_id}>{one.delivery.timestamp_ms}>{names.token(one.record.channel)}" for one in with_record]
+        answers = await self._publisher.publish(records, ids)
+        refused: dict[int, DriverError] = {}
+        for one, answer in zip(with_record, answers, strict=True):
+            if isinstance(answer, DriverError):
+                refused[id(one)] = answer
+                failed.append(Unsettled(one, answer))
+        return [one for one in settlements if id(one) not in refused] if refused else settlements
+
+    def _release(self, feed: Feed, sequences: list[int]) -> None:
+        feed.send([feed.held[sequence] for sequence in sequences if sequence in feed.held], b"-NAK")
+        feed.let_go(sequences, done=False)
+
+    async def _acknowledge(self, feed: Feed, sequences: list[int]) -> bool:
+        """Acknowledge; False when there is no consumer to acknowledge to. Raises DriverUnavailable."""
+        held = feed.held
+        replies = [held[sequence] for sequence in sequences if sequence in held]
+        if not replies:
+            return True
+        if self._ack == "fast":
+            if not self._connection.up:
+                raise DriverUnavailable("nats: the connection is lost")
+            feed.send(replies, b"+ACK")
+        elif not await feed.confirm(replies, b"+ACK"):
+            feed.let_go(sequences, done=False)
+            return False
+        feed.let_go(sequences, done=True)
+        return True
+
+    # -- looking
+
+    async def backlog(self) -> Backlog:
+        """See `hexa_worker.drivers.base.Source.backlog`."""
+        ready = delayed = leased = 0
+        due: list[int] = []
+        for feed in self.feeds:
+            info = await self._consumer_info(feed)
+            pending, in_hand = int(info.get("num_pending", 0)), int(info.get("num_ack_pending", 0))
+            ready += pending
+            if feed.channel is None:
+                now_ms = self._clock.now_ms()
+                waiting = {sequence: at for sequence, at in feed.delayed.items() if at > now_ms}
+                scheduled = await self._schedules(feed)
+                due += waiting.values()
+                due += scheduled
+                delayed += len(scheduled) + min(len(waiting), in_hand)
+                in_hand -= min(len(waiting), in_hand)
+            leased += in_hand
+        return Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
+
+    async def _consumer_info(self, feed: Feed) -> dict[str, Any]:
+        try:
+            return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{feed.durable}")
+        except ApiError as error:
+            raise error.as_driver_error(f"look at durable {feed.durable!r} of stream {feed.stream!r}") from error
+
+    async def _schedules(self, feed: Feed) -> list[int]:
+        """When each record that the server keeps until it is due is due."""
+        due: list[int] = []
+        while True:
+            try:
+                info = await self._connection.api(
+                    f"STREAM.INFO.{feed.stream}", subjects_filter=f"{self._spec.retry_base}.retry.*.at.>", offset=len(due)
+                )
+            except ApiError as error:
+                raise error.as_driver_error(f"look at stream {feed.stream!r}") from error
+            subjects: dict[str, int] = info["state"].get("subjects") or {}
+            due += [at for at in map(names.due_of_schedule, subjects) if at is not None]
+            if not subjects or len(due) >= int(info.get("total", 0)):
+                return due
+
+    # -- the end
+
+    def stop(self) -> None:
+        """See `hexa_worker.drivers.base.Source.stop`."""
+        self._stopped = True
+        self._work.set()
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Source.close`."""
+        self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        self._connection.forget(self._connection_changed)
+        if self._task is not None:
+            self._task.cancel()
+        for feed in self.feeds:
+            feed.end_pulls()
+        if self._connection.up:
+            await self._connection.flush(HAND_BACK_S)  # what was under way has arrived then
+        for feed in self.feeds:
+            feed.hand_back()
+        if self._connection.up:
+            await self._connection.flush(HAND_BACK_S)
+
+    def abandon(self) -> None:
+        """Vanish as a killed process does."""
+        self._closed = True
+        self.stop()
+        if self._task is not None:
+            self._task.cancel()
+        for feed in self.feeds:
+            feed.drop()
+
+
