@@ -81,6 +81,15 @@ def test_subscriptions_keep_what_they_say() -> None:
         ('[broker]\ndriver = "embeded"', 'broker.driver: unknown driver "embeded" (did you mean embedded?)'),
         ("[broker]\ndriver = 3", "broker.driver: must be a string, not 3"),
         ('[broker]\ndriver = "memory"\npath = "x"', "broker.path: unknown key"),
+        ('[broker]\ndriver = "kafka"\nserver = 1', "broker.server: unknown key (did you mean servers?)"),
+        (
+            '[broker]\ndriver = "kafka"\nheartbeat_s = 9',
+            "broker.heartbeat_s: must be at most half of session_timeout_s, not 9",
+        ),
+        (
+            "[subscriptions.a.kafka]\nmax_held = 0",
+            "subscriptions.a.kafka.max_held: must be an integer of at least 1, not 0",
+        ),
         ("broker = 3", "worker.broker: unknown key"),
         ("[subscriptions]\na = 1", "subscriptions.a: must be a table, not 1"),
         ('[subscriptions.a]\nchannels = ["x", 3]', "subscriptions.a.channels[1]: must be a non-empty string, not 3"),

@@ -23,6 +23,17 @@ class Login(Table, frozen=True):
     api_key: int = 1
 
 
+class Picky(Table, frozen=True):
+    url: Secret | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            raise ValueError("url must be better")
+        if self.name:
+            raise ValueError("name must be better")
+
+
 def checked(data: object, tmp_path: Path, **environ: str) -> tuple[Login | None, str]:
     check = Check("w", References(tmp_path, environ))
     login: Login | None = check.table(data, Login)
@@ -75,6 +86,20 @@ def test_no_error_shows_a_secret(tmp_path: Path, data: dict[str, object]) -> Non
     assert login is None
     assert mistakes
     assert "123456789" not in mistakes
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ({"url": "hunter2"}, "w: url: must be better, not ***"),
+        ({"url": "${P}"}, "w: url: must be better, not ***"),
+        ({"name": "${P}"}, 'w: name: must be better, not "${P}"'),
+    ],
+)
+def test_a_tables_own_rules_show_no_secret_either(tmp_path: Path, data: dict[str, str], error: str) -> None:
+    check = Check("w", References(tmp_path, {"P": "hunter2"}))
+    assert check.table(data, Picky) is None
+    assert [str(one) for one in check.mistakes] == [error]
 
 
 @pytest.mark.parametrize(

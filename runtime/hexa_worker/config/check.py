@@ -4,13 +4,12 @@ msgspec stops at the first mistake and does not name the key of a table, so the 
 still does the final conversion and thus has the last word.
 """
 
-import math
-import re
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
+from hexa_worker.config.kinds import in_range, is_kind, kind, listed, parse_scalar
 from hexa_worker.config.mistakes import key_path, suggest
 from hexa_worker.config.references import References, Unresolved, has_reference
 from hexa_worker.config.secret import HIDDEN, Secret, looks_secret, shown
@@ -94,7 +93,7 @@ class Check:
         if structs and (len(structs) == len(members) or isinstance(value, dict)):
             return self._visit_tagged(value, structs, keys)
         for member in members:
-            if _is_kind(value, member):
+            if is_kind(value, member):
                 return self._visit(value, member, keys)
         return self._wrong_kind(value, " or ".join(kind(member) for member in members), keys)
 
@@ -132,21 +131,21 @@ class Check:
                 self.report((*keys, name), "is missing", f"it must be {kind(field.type)}")
         if len(self.mistakes) > found:
             return _WRONG
-        self._construct(plain, type_.cls, keys)
+        self._construct(plain, value, type_, keys)
         return plain
 
-    def _construct(self, plain: dict[str, Any], cls: type, keys: Keys) -> None:
+    def _construct(self, plain: dict[str, Any], raw: dict[str, Any], type_: inspect.StructType, keys: Keys) -> None:
         """Let the struct's own ``__post_init__`` speak."""
         try:
-            msgspec.convert(plain, cls, dec_hook=decode_hook)
+            msgspec.convert(plain, type_.cls, dec_hook=decode_hook)
         except msgspec.ValidationError as error:
             message = str(error.__cause__ or error)
-            first = message.split(" ", 1)[0]
-            if first in plain:  # "maximum_attempts must be …": name the key itself
-                value = HIDDEN if looks_secret(first) else shown(plain[first])
-                self.report((*keys, first), f"{message.split(' ', 1)[1]}, not {value}")
-            else:
+            first, _, rest = message.partition(" ")
+            field = next((field for field in type_.fields if field.encode_name == first and first in raw), None)
+            if field is None:
                 self.report(keys, message)
+            else:  # "maximum_attempts must be …": name the key itself, with the value as it was written
+                self.report((*keys, first), f"{rest}, not {_displayed(raw[first], field.type, (*keys, first))}")
 
     def _visit_array(self, value: Any, type_: inspect.VarTupleType | inspect.ListType, keys: Keys) -> Any:
         if not isinstance(value, list):
@@ -162,18 +161,18 @@ class Check:
             value, referenced = self._resolve(raw, type_)
         except Unresolved as error:
             return self.report(keys, error.message, error.hint)
-        if referenced and not isinstance(type_, inspect.StrType | inspect.CustomType | inspect.LiteralType):
-            value = _parse_number(value, type_)
-        if not _is_kind(value, type_):
+        if referenced and isinstance(type_, inspect.BoolType | inspect.IntType | inspect.FloatType):
+            value = parse_scalar(value, type_)
+        if not is_kind(value, type_):
             return self._wrong_kind(raw, wanted or kind(type_), keys, type_)
         if isinstance(value, str) and "\x00" in value:
             return self.report(keys, "holds a NUL character")
         if isinstance(type_, inspect.LiteralType) and value not in type_.values:
             names = [str(one) for one in type_.values]
             return self.report(
-                keys, f"must be {_listed(names)}, not {_displayed(raw, type_, keys)}", _near(value, names)
+                keys, f"must be {listed(names)}, not {_displayed(raw, type_, keys)}", _near(value, names)
             )
-        if not _in_range(value, type_):
+        if not in_range(value, type_):
             return self._wrong_kind(raw, wanted or kind(type_), keys, type_)
         return value
 
@@ -195,119 +194,19 @@ class Check:
 def _displayed(raw: Any, type_: inspect.Type | None, keys: Keys) -> str:
     """A value as it was written; references are not resolved, secrets hidden."""
     names = [key for key in keys if isinstance(key, str)]
-    if isinstance(type_, inspect.CustomType) or (names and looks_secret(names[-1])):
+    if _is_secret(type_) or (names and looks_secret(names[-1])):
         return HIDDEN
     return shown(raw)
+
+
+def _is_secret(type_: inspect.Type | None) -> bool:
+    if isinstance(type_, inspect.Metadata):
+        return _is_secret(type_.type)
+    if isinstance(type_, inspect.UnionType):
+        return any(_is_secret(one) for one in type_.types)
+    return isinstance(type_, inspect.CustomType)
 
 
 def _near(value: Any, names: list[str]) -> str:
     hint = suggest(value, names) if isinstance(value, str) else ""
     return hint if hint.startswith("did") else ""
-
-
-def _listed(names: list[str]) -> str:
-    quoted = [f'"{name}"' for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-
-
-def _parse_number(text: str, type_: inspect.Type) -> Any:
-    """Text out of a reference as the number or truth value its key wants; unparsable text stays text."""
-    if isinstance(type_, inspect.BoolType):
-        return {"true": True, "false": False}.get(text.strip().lower(), text)
-    try:
-        return int(text) if isinstance(type_, inspect.IntType) else float(text)
-    except ValueError:
-        return text
-
-
-def _is_kind(value: Any, type_: inspect.Type) -> bool:  # noqa: PLR0911 - one line per kind
-    """Whether a TOML value is of a type's kind, ranges left aside."""
-    match type_:
-        case inspect.Metadata():
-            return _is_kind(value, type_.type)
-        case inspect.BoolType():
-            return isinstance(value, bool)
-        case inspect.IntType():
-            return isinstance(value, int) and not isinstance(value, bool)
-        case inspect.FloatType():
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case inspect.StrType() | inspect.CustomType() | inspect.LiteralType():
-            return isinstance(value, str)
-        case inspect.DictType() | inspect.StructType():
-            return isinstance(value, dict)
-        case inspect.VarTupleType() | inspect.ListType():
-            return isinstance(value, list)
-        case inspect.AnyType():
-            return True
-        case _:
-            return False
-
-
-def _in_range(value: Any, type_: inspect.Type) -> bool:
-    match type_:
-        case inspect.IntType() | inspect.FloatType():
-            if isinstance(type_, inspect.FloatType) and not _is_finite(value):
-                return False
-            return (
-                (type_.ge is None or value >= type_.ge)
-                and (type_.gt is None or value > type_.gt)
-                and (type_.le is None or value <= type_.le)
-                and (type_.lt is None or value < type_.lt)
-            )
-        case inspect.StrType():
-            return (
-                len(value) >= (type_.min_length or 0)
-                and (type_.max_length is None or len(value) <= type_.max_length)
-                and (type_.pattern is None or re.search(type_.pattern, value) is not None)
-            )
-        case _:
-            return True
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
-
-
-def kind(type_: inspect.Type) -> str:  # noqa: PLR0911 - one line per kind
-    """What a key takes, in words: ``an integer from 1 to 1024``."""
-    match type_:
-        case inspect.Metadata():
-            return str((type_.extra_json_schema or {}).get("description", "")) or kind(type_.type)
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType():
-            return f"an integer{_range(type_)}"
-        case inspect.FloatType():
-            return f"a number{_range(type_)}"
-        case inspect.LiteralType():
-            return _listed([str(one) for one in type_.values])
-        case inspect.StrType():
-            return _kind_of_text(type_)
-        case inspect.CustomType():
-            return "a string"
-        case inspect.VarTupleType() | inspect.ListType():
-            return "an array"
-        case inspect.UnionType():
-            return " or ".join(kind(one) for one in type_.types if not isinstance(one, inspect.NoneType))
-        case _:
-            return "a table"
-
-
-def _kind_of_text(type_: inspect.StrType) -> str:
-    if type_.pattern is not None:
-        return f"a string that matches {type_.pattern}"
-    return "a non-empty string" if type_.min_length else "a string"
-
-
-def _range(type_: inspect.IntType | inspect.FloatType) -> str:
-    low, high = type_.ge, type_.le
-    if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    if low is not None:
-        return f" of at least {low:g}"
-    if type_.gt is not None:
-        return f" above {type_.gt:g}"
-    return "" if high is None else f" of at most {high:g}"
