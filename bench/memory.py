@@ -1,0 +1,110 @@
+"""The runtime's own cost: the memory driver, a 200-byte JSON to a Struct, an async handler, all defaults.
+
+The raw limit is a bare loop over the same records: decode and await, no ack, no retry, no bounds.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anyio
+import msgspec
+
+from bench.figures import Figure, rate
+from hexa_worker import Context, app, subscribe
+from hexa_worker.config.model import Config, File, Memory, Worker
+from hexa_worker.core.message import Message
+from hexa_worker.core.settlement import Settlement
+from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
+from hexa_worker.handlers.loader import load_plans
+from hexa_worker.processes.journal import Journal
+from hexa_worker.stop import StopSignals
+from hexa_worker.telemetry.report import Report
+
+COUNT = 500_000
+BARS = {"uvloop": 250_000, "asyncio": 200_000, "trio": 200_000}
+
+
+class Order(msgspec.Struct):
+    """About 200 bytes of JSON."""
+
+    id: int
+    customer: str
+    amount: float
+    note: str
+
+
+PAYLOAD = msgspec.json.encode(Order(1, "ada", 12.5, "x" * 150))
+
+
+@subscribe("orders", action="handle")
+async def handle(order: Order, ctx: Context) -> None:
+    """Do nothing, as fast as possible."""
+
+
+def measure() -> list[Figure]:
+    """One line per backend, the bare loop beside it."""
+    return [_measure(name) for name in BARS]
+
+
+def _measure(name: str) -> Figure:
+    options = {"use_uvloop": True} if name == "uvloop" else {}
+    backend = "trio" if name == "trio" else "asyncio"
+    ours = anyio.run(_drain, backend=backend, backend_options=options)
+    bare = anyio.run(_bare, backend=backend, backend_options=options)
+    return Figure(
+        name=f"memory driver, {name}",
+        value=f"{rate(COUNT, ours)} ({ours / COUNT * 1e6:.2f} µs each)",
+        raw=rate(COUNT, bare),
+        ratio=bare / ours,
+        bar=f"≥ {BARS[name]:,}/s",
+        met=COUNT / ours >= BARS[name],
+    )
+
+
+def _records() -> list[Message]:
+    return [
+        Message(channel="orders", payload=PAYLOAD, key=b"ada", headers=(("hexa-event-id", b"%032x" % number),))
+        for number in range(COUNT)
+    ]
+
+
+async def _bare() -> float:
+    records = _records()
+    decode = msgspec.json.Decoder(Order).decode
+    begin = time.perf_counter()
+    for record in records:
+        await handle(decode(record.payload), None)  # type: ignore[arg-type]  # the bare loop has no context
+    return time.perf_counter() - begin
+
+
+async def _drain() -> float:
+    """Seconds from the first delivery received to the last one settled, with crash journal and metrics on."""
+    worker = Worker(name="bench", handlers=("bench.memory",))
+    config = Config(path=Path(__file__).parent.parent / "worker.toml", file=File(worker=worker, broker=Memory()))
+    loaded = load_plans(config)
+    store = MemoryStore()
+    store.declare(app.specs(loaded)[0])
+    for record in _records():
+        store.append(record)
+    ends: list[float] = []
+    stop = StopSignals()
+
+    def settled(_action: str, batch: Sequence[Settlement], _now_ms: int) -> None:
+        left[0] -= len(batch)
+        if not left[0]:
+            ends.append(time.perf_counter())
+            stop.ask()
+
+    def report(_report: Report) -> None:
+        """Reports are made as in a worker process; nobody reads them here."""
+
+    left = [COUNT]
+    with TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal")
+        begin = time.perf_counter()
+        await app.serve(
+            config, loaded, stop=stop, driver=MemoryDriver(store), journal=journal, record=settled, report=report
+        )
+    return ends[0] - begin
