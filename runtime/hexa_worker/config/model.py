@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
+from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
 
@@ -100,7 +101,7 @@ class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
     busy_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
 
 
-Broker = Memory | Embedded | Kafka
+Broker = Memory | Embedded | Kafka | Nats
 
 
 class Subscription(Table, frozen=True):
@@ -126,6 +127,7 @@ class Subscription(Table, frozen=True):
         retry: how often and how late a failed delivery is tried again.
         enabled: false leaves the subscription out.
         kafka: options of the kafka driver.
+        nats: options of the nats driver.
     """
 
     channel: Text | None = None
@@ -147,6 +149,7 @@ class Subscription(Table, frozen=True):
     retry: RetryPolicy = RetryPolicy()
     enabled: bool = True
     kafka: KafkaSubscription | None = None
+    nats: NatsSubscription | None = None
 
 
 class Lineage(Table, frozen=True):

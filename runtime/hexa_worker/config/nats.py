@@ -16,7 +16,7 @@ class NatsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A table of the nats driver: unknown keys are errors."""
 
 
-class NatsTls(NatsTable):
+class NatsTls(NatsTable, frozen=True):
     """TLS to the servers: their certificate and host name are checked unless `insecure`.
 
     Attributes:
@@ -38,7 +38,7 @@ class NatsTls(NatsTable):
     insecure: bool = False
 
 
-class NatsStream(NatsTable):
+class NatsStream(NatsTable, frozen=True):
     """A stream for several channels; made when the first of them is used.
 
     Attributes:
@@ -50,7 +50,7 @@ class NatsStream(NatsTable):
     subjects: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
-class Nats(NatsTable, tag_field="driver", tag="nats"):
+class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
     """NATS servers with JetStream, 2.9 or newer. A channel is a subject; a stream keeps it.
 
     Attributes:
@@ -110,7 +110,7 @@ class Nats(NatsTable, tag_field="driver", tag="nats"):
             raise ValueError("only one of user, token, nkey_file and creds_file can be used")
 
 
-class NatsSubscription(NatsTable):
+class NatsSubscription(NatsTable, frozen=True):
     """What one subscription does differently from the broker's table.
 
     Attributes:

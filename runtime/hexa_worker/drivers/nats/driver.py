@@ -18,21 +18,26 @@ from hexa_worker.drivers.nats.source import NatsSource
 from hexa_worker.drivers.nats.streams import Streams
 from hexa_worker.errors import DriverError, DriverRejected
 
-CAPABILITIES = Capabilities(
-    name="nats",
-    durable=True,
-    shared=True,
-    order=frozenset({OrderBy.NONE}),
-    delay_accuracy_s=0.5,
-    redelivery_s=30.0,
-    counts_deliveries=False,
-    patterns=True,
-    max_payload=1024 * 1024 - HEADER_RESERVE,
-    notes=(),
-)
+SERVERS_MAX_PAYLOAD = 1024 * 1024
 
 
-class NatsDriver:
+def capabilities(options: Nats) -> Capabilities:
+    """What the driver promises with these options, on a server with the default max_payload."""
+    return Capabilities(
+        name="nats",
+        durable=True,
+        shared=True,
+        order=frozenset({OrderBy.NONE}),
+        delay_accuracy_s=0.5,
+        redelivery_s=options.ack_wait_s,
+        counts_deliveries=False,
+        patterns=True,
+        max_payload=SERVERS_MAX_PAYLOAD - HEADER_RESERVE,
+        notes=(),
+    )
+
+
+class AsyncioNatsDriver:
     """A process's view of a NATS server or cluster.
 
     Args:
@@ -52,9 +57,7 @@ class NatsDriver:
     @property
     def capabilities(self) -> Capabilities:
         """What it promises."""
-        return msgspec.structs.replace(
-            CAPABILITIES, redelivery_s=self._options.ack_wait_s, max_payload=self._publisher.max_payload
-        )
+        return msgspec.structs.replace(capabilities(self._options), max_payload=self._publisher.max_payload)
 
     async def open(self) -> None:
         """See `hexa_worker.drivers.base.Driver.open`."""
@@ -67,12 +70,17 @@ class NatsDriver:
         self._sources.clear()
         await self._connection.close()
 
-    def abort(self) -> None:
-        """Vanish as a killed process does; for tests."""
+    async def crash(self) -> None:
+        """Vanish as a killed process does: for tests."""
         for source in self._sources:
             source.abandon()
         self._sources.clear()
         self._connection.abort()
+
+    async def stall(self) -> None:
+        """Lose every claim, as a process does that was frozen for long: for tests."""
+        for source in self._sources:
+            await source.stall()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""

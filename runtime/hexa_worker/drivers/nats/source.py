@@ -301,6 +301,17 @@ class NatsSource:
         if self._connection.up:
             await self._connection.flush(HAND_BACK_S)
 
+    async def stall(self) -> None:
+        """Renew nothing until every claim has run out on the server: for tests."""
+        if self._task is not None:
+            self._task.cancel()
+        for feed in self.feeds:
+            feed.end_pulls()
+            feed.renewed_at = -feed.ack_wait_s
+            feed.expire()
+        await asyncio.sleep(max(feed.ack_wait_s for feed in self.feeds) * 1.1)
+        self.start()
+
     def abandon(self) -> None:
         """Vanish as a killed process does."""
         self._closed = True
