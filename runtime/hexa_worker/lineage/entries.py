@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, ROOT_ID, lineage_of
-from hexa_worker.core.message import Delivery
+from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.core.settlement import Acked, DeadLettered, Failure, Released, RetryAt, Settlement
 
 Happening = Literal["acked", "dropped", "retried", "dead-lettered", "released", "redriven", "purged"]
@@ -45,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     next: str | None = None
 
 
-class Successes(msgspec.Struct, frozen=True, array_like=True):
+class Successes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """First deliveries of one channel that were acknowledged by one action in one batch.
 
     Attributes:
@@ -72,46 +72,38 @@ _decode = msgspec.msgpack.Decoder(Pack).decode
 class Gathering:
     """Gathers settlements until they are packed. Not for two threads at once."""
 
-    __slots__ = ("_entries", "_sources", "_successes", "count")
+    __slots__ = ("_entries", "_prefixes", "_successes", "count")
 
     def __init__(self) -> None:
-        self._successes: list[tuple[str, str, int, list[bytes]]] = []
+        self._successes: list[Successes] = []
         self._entries: list[Entry] = []
-        self._sources: dict[str, bytes | None] = {}
+        self._prefixes: dict[str, bytes] = {}
         self.count = 0
 
     def add(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
-        """Remember a batch that took effect at `now_ms`. Paid per message: about half a microsecond."""
-        ids: list[bytes] = []
-        channel: str | None = None
+        """Remember a batch that took effect at `now_ms`. Paid per message: less than a microsecond."""
+        groups: dict[tuple[str, bool], list[bytes]] = {}
+        others: list[Settlement] = []
+        group, place = None, ("", False)
         for settlement in settlements:
             delivery = settlement.delivery
             if type(settlement) is Acked and settlement.dropped is None and not delivery.attempt:
-                line = _line(delivery) or self._line_of_place(delivery)
+                line = self._line(delivery)
                 if line is not None:
-                    if delivery.channel != channel:
-                        channel, ids = delivery.channel, []
-                        self._successes.append((action, channel, now_ms, ids))
-                    ids.append(line)
+                    here = (delivery.channel, b" " in line)
+                    if group is None or here != place:
+                        place = here
+                        group = groups.setdefault(here, [])
+                    group.append(line)
                     continue
-            self._entries.append(entry_of(action, settlement, now_ms))
+            others.append(settlement)
+        packed = [_join(action, channel, now_ms, lines, kin=kin) for (channel, kin), lines in groups.items()]
+        whole = [one for one in packed if one is not None]
+        if len(whole) != len(packed):  # somebody else's ids, with bytes that ours never have
+            whole, others = [], list(settlements)
+        self._successes += whole
+        self._entries += [entry_of(action, one, now_ms) for one in others]
         self.count += len(settlements)
-
-    def _line_of_place(self, delivery: Delivery) -> bytes | None:
-        """The line of an event that nobody gave an id: its place in the broker."""
-        for name, _ in delivery.headers:
-            if name in _ID_HEADERS:
-                return None
-        source = delivery.source
-        prefix = self._sources.get(source)
-        if prefix is None:
-            if source in self._sources:
-                return None
-            fits = source.isascii() and source.isprintable() and " " not in source
-            prefix = self._sources[source] = source.encode() + b"-" if fits else None
-            if prefix is None:
-                return None
-        return prefix + b"%d" % delivery.offset
 
     def put(self, entry: Entry) -> None:
         """Remember one thing."""
@@ -120,25 +112,49 @@ class Gathering:
 
     def pack(self) -> bytes:
         """Everything gathered, packed."""
-        successes = [Successes(action, channel, at, b"\n".join(ids)) for action, channel, at, ids in self._successes]
-        return _encode(Pack(successes, self._entries))
+        return _encode(Pack(self._successes, self._entries))
+
+    def _line(self, delivery: Delivery) -> bytes | None:
+        """The ids of a delivery whose control headers are as the emitter writes them, or that has none."""
+        headers = delivery.headers
+        if not headers or headers[0][0] not in _ID_HEADERS:
+            if _any_ids(headers, 0):
+                return None
+            prefix = self._prefixes.get(delivery.source)
+            if prefix is None:
+                prefix = self._prefixes[delivery.source] = delivery.source.encode() + b"-"
+            return prefix + b"%d" % delivery.offset
+        event_id = headers[0][1]
+        if headers[0][0] != EVENT_ID or not 0 < len(event_id) <= ID_LIMIT:
+            return None
+        if len(headers) == 1 or headers[1][0] not in _ID_HEADERS:
+            return None if _any_ids(headers, 1) else event_id
+        if len(headers) < KIN or headers[1][0] != ROOT_ID or headers[2][0] != PARENT_ID or _any_ids(headers, KIN):
+            return None
+        root_id, parent_id = headers[1][1], headers[2][1]
+        fits = 0 < len(root_id) <= ID_LIMIT and 0 < len(parent_id) <= ID_LIMIT
+        return b"%b %b %b" % (event_id, root_id, parent_id) if fits else None
 
 
+KIN = 3
+"""Event, root and parent: the ids of an event that was emitted by a handler."""
+ID_LIMIT = 200
 _ID_HEADERS = frozenset({EVENT_ID, ROOT_ID, PARENT_ID})
+_VISIBLE = bytes(range(0x21, 0x7F))
 
 
-def _line(delivery: Delivery) -> bytes | None:
-    """The packed ids of a delivery whose headers begin as the emitter writes them; None for any other."""
-    headers = delivery.headers
-    if not headers or headers[0][0] != EVENT_ID:
+def _any_ids(headers: Headers, start: int) -> bool:
+    return len(headers) > start and any(name in _ID_HEADERS for name, _ in headers[start:])
+
+
+def _join(action: str, channel: str, at_ms: int, lines: Sequence[bytes], *, kin: bool) -> Successes | None:
+    """Lines as one text; None when some id holds more than visible ASCII, for then it could not be read back."""
+    text = b"\n".join(lines)
+    rest = text.translate(None, _VISIBLE)
+    spaces = (KIN - 1) * len(lines) if kin else 0
+    if len(rest) != len(lines) - 1 + spaces or rest.count(b" ") != spaces or rest.count(b"\n") != len(lines) - 1:
         return None
-    event_id = headers[0][1]
-    if len(headers) > 1 and headers[1][0] == ROOT_ID:
-        if len(headers) > 2 and headers[2][0] == PARENT_ID:  # noqa: PLR2004 - event, root, parent
-            line = b"%b %b %b" % (event_id, headers[1][1], headers[2][1])
-            return line if line.count(b" ") == 2 and b"\n" not in line else None  # noqa: PLR2004 - as above
-        return None
-    return None if b" " in event_id or b"\n" in event_id else event_id
+    return Successes(action, channel, at_ms, text)
 
 
 def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:

@@ -1,0 +1,108 @@
+"""Making, checking and describing a project."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.project import HANDLERS, WORKER, Project
+
+COMMANDS = [
+    (),
+    ("init",),
+    ("check",),
+    ("run",),
+    ("emit",),
+    ("dlq",),
+    ("dlq", "list"),
+    ("dlq", "show"),
+    ("dlq", "redrive"),
+    ("dlq", "purge"),
+    ("trace",),
+    ("lag",),
+    ("version",),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_with_an_example(project: Project, command: tuple[str, ...]) -> None:
+    text = project(*command, "--help").stdout
+    assert "Example:\n" in text
+    assert "\n    hexa-worker " in text
+
+
+def test_a_new_project_runs_at_once_and_is_never_overwritten(tmp_path: Path) -> None:
+    project = Project(tmp_path / "orders")
+    project("init", "orders", folder=tmp_path)
+    assert [one["action"] for one in project.json("check")["subscriptions"]]
+    event_id = project.emit({"id": 1})
+    project.emit({"id": -1})
+    project.drain()
+    assert [one["state"] for one in project.json("trace", event_id)["children"][0]["actions"]] == ["done"]
+    assert [one["error"] for one in project.json("dlq", "list")] == ["DeadLetter: negative id"]
+    before = (project.folder / "worker.toml").read_bytes()
+    assert "exists already" in project("init", "orders", folder=tmp_path, code=2).stderr
+    assert (project.folder / "worker.toml").read_bytes() == before
+
+
+def test_check_shows_what_would_run(project: Project) -> None:
+    checked = project.json("check")
+    by_action = {one["action"]: one for one in checked["subscriptions"]}
+    assert by_action.keys() == {"do", "sibling", "grow"}
+    do = by_action["do"]
+    assert (do["channels"], do["payload"], do["style"], do["dead_letter"]) == (["work"], "dict", "async", "do.dlq")
+    assert do["retries"] == [{"channel": "do.retry.1", "delay_s": 0.05}]
+    assert do["handler"].startswith("h.py:")
+    assert "sibling" in project("check").stdout
+
+
+def test_worker_toml_is_an_argument_an_option_or_in_the_current_folder(project: Project, tmp_path: Path) -> None:
+    for arguments in (("project/worker.toml",), ("project",), ("-c", "project/worker.toml")):
+        assert json.loads(project("check", "--json", *arguments, folder=tmp_path).stdout)["name"] == "sample"
+    event_id = project("emit", "project/worker.toml", "work", "--payload", "{}", folder=tmp_path).stdout.strip()
+    assert project.json("trace", event_id)["root_id"] == event_id
+    assert "worker.toml" in project("check", code=2, folder=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("check",), ("run",), ("emit", "work", "--payload", "1"), ("dlq", "list"), ("lag",)]
+)
+def test_a_mistake_in_worker_toml_is_one_clear_text_and_exit_code_2(project: Project, command: tuple[str, ...]) -> None:
+    project.write(worker=WORKER.replace("maximum_attempts", "maximum_atempts"))
+    done = project(*command, code=2)
+    assert "subscriptions.do.retry" in done.stderr
+    assert "maximum_attempts" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_mistake_in_a_handler_module_is_one_clear_text_and_exit_code_2(project: Project) -> None:
+    project.write(handlers=HANDLERS + "\nimport nowhere_to_be_found\n")
+    assert "nowhere_to_be_found" in project("check", code=2).stderr
+
+
+def test_an_unknown_command_is_guessed(project: Project) -> None:
+    assert "did you mean 'trace'" in project("trase", code=2).stderr
+
+
+def test_version_names_what_is_installed(project: Project) -> None:
+    found = project.json("version")
+    assert found["libraries"]["anyio"]
+    assert found["python"]
+    assert project("version").stdout.startswith("hexa-worker ")
+
+
+def test_nothing_is_coloured_where_nobody_looks(project: Project) -> None:
+    project.emit({"id": 1, "fail": True})
+    project.drain()
+    for command in (("check",), ("dlq", "list"), ("lag",), ("trace", "nobody")):
+        done = project(*command, code=1 if "nobody" in command else 0)
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_broker_that_cannot_be_opened_is_an_error_and_no_traceback(project: Project) -> None:
+    var = project.folder / "var"
+    shutil.rmtree(var, ignore_errors=True)
+    var.mkdir()
+    (var / "hexa.db").write_bytes(b"no database at all " * 500)
+    assert "hexa.db" in project("emit", "work", "--payload", "1", code=1).stderr
