@@ -9,7 +9,7 @@ from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.embedded import declaring, desk
+from hexa_worker.drivers.embedded import declaring, desk, owners
 from hexa_worker.drivers.embedded.append import append
 from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check
 from hexa_worker.drivers.embedded.source import EmbeddedSource
@@ -71,6 +71,16 @@ class EmbeddedDriver:
         if self._thread is not None:
             thread, self._thread = self._thread, None
             await thread.stop()
+
+    async def crash(self) -> None:
+        """Die without a goodbye: what was in hand goes to others as if this process had been killed. For tests."""
+        if self._thread is not None:
+            await self._thread.crash()
+
+    async def stall(self) -> None:
+        """Lose all leases while living on, as a process does that stood still for too long. For tests."""
+        thread = self._running
+        await thread.write(lambda connection: owners.remove(connection, thread.owner), wakes=lambda: True)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""

@@ -102,6 +102,10 @@ class Owners:
         )
         return cursor.rowcount == 1
 
+    def exists(self, connection: sqlite3.Connection) -> bool:
+        """Others have not removed it."""
+        return connection.execute("SELECT 1 FROM owners WHERE id = ?", (self.id,)).fetchone() is not None
+
     def dead(self, connection: sqlite3.Connection) -> list[int]:
         """The owners that are dead or frozen. Reads only; also counts the living.
 

@@ -29,15 +29,18 @@ from hexa_worker.drivers.embedded.files import connect
 from hexa_worker.drivers.embedded.jobs import Job, Receive
 from hexa_worker.drivers.embedded.leases import Lease
 from hexa_worker.drivers.embedded.reading import read
+from hexa_worker.drivers.embedded.janitor import Janitor
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
+BUSY = 100
+"""More deliveries than this in a tick, and tidying up has to be brief."""
 TICK_S = 0.5
 """How often the dead are looked for."""
 QUIET_S = 0.002
 """Other processes' commits are looked at this often at most."""
-POLL_S = (0.005, 0.1)
-"""Without inotify: how often to look, at first and when nothing comes."""
+POLL_S = (0.001, 0.1)
+"""How often to look for other processes' commits after one was heard of, and without inotify when nothing comes."""
 _WHOLE = frozenset("SQLITE_" + name for name in "BUSY LOCKED PROTOCOL FULL IOERR NOMEM CORRUPT NOTADB READONLY CANTOPEN".split())
 
 _log = logging.getLogger("hexa_worker.drivers.embedded")
@@ -62,11 +65,14 @@ class BrokerThread:
         self._opened = Job(lambda _: None, writes=False)
         self._closed = Job(lambda _: None, writes=False)
         self._stopping = False
+        self._crashing = False
         self._running = False
         self._sleeping = False
         self._look = False
         self._poll_s = POLL_S[0]
         self._version = 0
+        self._served = 0
+        self._janitor = Janitor(path)
         self._due_ms: int | None = None
         self._next_tick = self._next_beat = self._last_look = 0.0
         self._alive_ms = owners.now_ms()
@@ -89,6 +95,11 @@ class BrokerThread:
             self._stopping = True
             self._bell.ring()
             await self._closed.done.wait()
+
+    async def crash(self) -> None:
+        """Die without a goodbye, as a killed process does."""
+        self._crashing = True
+        await self.stop()
 
     async def write(
         self,
@@ -202,7 +213,8 @@ class BrokerThread:
     def _close(self) -> None:
         self._fail_waiting()
         try:
-            self._transact([_silent(lambda connection: owners.remove(connection, self._owners.id))])
+            if not self._crashing:
+                self._transact([_silent(lambda connection: owners.remove(connection, self._owners.id))])
         finally:
             self._connection.close()
             self._owners.close()
@@ -236,13 +248,9 @@ class BrokerThread:
 
     def _sleep(self) -> None:
         now = time.monotonic()
-        patience = self._next_tick - now
         waiting = bool(self._parked)
-        if waiting and self._due_ms is not None:
-            patience = min(patience, (self._due_ms - self._clock.now_ms()) / 1000 + 0.0005)
         listens = waiting and self._bell.hears_others
-        if waiting and not listens:
-            patience = min(patience, self._poll_s)
+        patience = self._patience(now, waiting=waiting, listens=listens)
         self._sleeping = True
         heard = False
         if not self._jobs and not self._look and not self._stopping:
@@ -252,11 +260,32 @@ class BrokerThread:
             else:
                 heard = self._bell.wait(patience, others=listens)
         self._sleeping = False
-        if waiting and (heard or not listens):
-            changed = self._others_committed()
-            self._look = self._look or changed
-            self._poll_s = POLL_S[0] if changed else min(self._poll_s * 1.5, POLL_S[1])
-        if waiting and self._due_ms is not None and self._due_ms <= self._clock.now_ms():
+        if waiting:
+            self._notice(heard=heard)
+
+    def _patience(self, now: float, *, waiting: bool, listens: bool) -> float:
+        """How long to sleep if nobody rings."""
+        patience = self._next_tick - now
+        if waiting and self._due_ms is not None:
+            patience = min(patience, (self._due_ms - self._clock.now_ms()) / 1000 + 0.0005)
+        if waiting and not (listens and self._poll_s > POLL_S[1]):
+            patience = min(patience, self._poll_s)
+        return patience
+
+    def _notice(self, *, heard: bool) -> None:
+        """Find out whether there is a reason to look.
+
+        The log is written before the commit shows, so what was heard is looked for more than once.
+        """
+        if self._others_committed():
+            self._look = True
+            self._poll_s = POLL_S[0]
+        elif heard:
+            self._poll_s = POLL_S[0]
+        else:
+            longest = 1.0 if self._bell.hears_others else POLL_S[1]
+            self._poll_s = min(self._poll_s * 2, longest)
+        if self._due_ms is not None and self._due_ms <= self._clock.now_ms():
             self._look = True
 
     def _others_committed(self) -> bool:
@@ -314,6 +343,7 @@ class BrokerThread:
                 served.append(job)
             else:
                 self._parked.append(job)
+        self._served += sum([len(job.result) for job in served])
         self._tell(served)
         if self._parked and receives:
             self._find_next_due()
@@ -370,6 +400,8 @@ class BrokerThread:
     def _attempt(self, jobs: Sequence[Job | Receive]) -> None:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
+        if isinstance(jobs[-1], Receive) and not self._owners.exists(connection):
+            self._begin_again(connection)  # a lease of an owner that does not exist would never end
         if len(jobs) == 1:
             self._run(jobs[0])
             if jobs[0].error is not None:
@@ -445,10 +477,21 @@ class BrokerThread:
             self._transact(jobs)
         if dead:
             self._look = True
+        if self._owners.is_first:
+            self._janitor.sweep(self._connection, self._write_alone, busy=self._served > BUSY)
+        self._served = 0
+
+    def _write_alone(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
+        job = _silent(run)
+        self._transact([job])
+        return job.result
 
     def _beat(self, connection: sqlite3.Connection) -> None:
-        if self._owners.beat(connection, self._alive_ms):
-            return
+        if not self._owners.beat(connection, self._alive_ms):
+            self._begin_again(connection)
+
+    def _begin_again(self, connection: sqlite3.Connection) -> None:
+        """Others thought us dead and took everything: go on as a new owner."""
         _log.warning("this process stood still for longer than lease_s; others took over what it had in hand")
         self._owners.register(connection)
         for subscriber in self._subscribers:
@@ -456,6 +499,11 @@ class BrokerThread:
                 lease.lost = True
             subscriber.leases.clear()
             subscriber.unread.clear()
+
+    @property
+    def owner(self) -> int:
+        """The row of this process."""
+        return self._owners.id
 
     def add(self, subscriber: Subscriber) -> None:
         """A subscriber whose leases are to be kept alive."""
