@@ -4,7 +4,7 @@ A handler says it by returning or raising; the runtime adds the ends that no han
 `settlement` turns an outcome into what is done about it.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 
 class Verdict(Exception):  # noqa: N818 - a verdict may be raised, yet it is not an error
@@ -45,34 +45,29 @@ class Retry(Verdict):
         self.after = after
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(msgspec.Struct, frozen=True):
     """The handler raised, or something it awaited was cancelled by others."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(msgspec.Struct, frozen=True):
     """The handler was still running at its deadline and was cancelled."""
 
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Undecodable:
+class Undecodable(msgspec.Struct, frozen=True):
     """The payload does not decode to what the handler asks for; the handler never ran."""
 
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(msgspec.Struct, frozen=True):
     """The worker stopped before the handler ended: hand the delivery back, no attempt consumed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Crashed:
+class Crashed(msgspec.Struct, frozen=True):
     """Worker processes died with this delivery in hand, as often as is allowed; it is not run again."""
 
     crashes: int
