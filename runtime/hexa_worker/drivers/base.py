@@ -41,6 +41,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         patterns: subscriptions by pattern work.
         max_payload: bytes of the largest payload it takes; None: no limit of its own.
         virtual_time: it follows an injected clock.
+        revokes: when a process joins or leaves, all others give up what they have in hand (after `Revoked`), and
+            no process knows what another one has in hand.
         header_order: it keeps the order of headers.
         header_duplicates: it keeps all headers of one name; otherwise the last one wins.
         empty_keys: it keeps an empty key apart from no key.
@@ -57,6 +59,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     patterns: bool
     max_payload: int | None
     virtual_time: bool = False
+    revokes: bool = False
     header_order: bool = True
     header_duplicates: bool = True
     empty_keys: bool = True

@@ -135,7 +135,7 @@ async def backlog_is_idle_when_everything_is_settled(bench: Bench) -> None:
     expect(backlog.idle and backlog.next_due_ms is None, f"everything is settled: {backlog}")
 
 
-@claim()
+@claim(needs=lambda capabilities: not capabilities.revokes, needs_text="claims that stay when a process joins")
 async def backlog_counts_what_other_drivers_have_in_hand(bench: Bench) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
