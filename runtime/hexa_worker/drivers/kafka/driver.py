@@ -1,5 +1,6 @@
 """The driver itself: one process's clients of one Kafka cluster. Lives on an asyncio loop."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -38,9 +39,9 @@ def capabilities(options: Kafka) -> Capabilities:
         counts_deliveries=False,
         patterns=True,
         max_payload=options.max_payload,
+        revokes=True,
         notes=(
-            "Order by key is the order of a key's partition; order by channel is kept within each partition of the "
-            "channel, so a channel that must be in order as a whole has one partition.",
+            "Order by key is the order of a key's partition; order by channel needs topics of one partition.",
             "Whenever a process joins or leaves, every process gives up its partitions for a moment; handlers that "
             "do not end within rebalance_timeout_s run again elsewhere.",
             "At most as many processes work on a subscription as its channels have partitions.",
@@ -192,10 +193,16 @@ class AsyncioKafkaDriver:
             "topics": str(len(known)),
         }
 
-    def crash(self) -> None:
+    async def crash(self) -> None:
         """Die without a goodbye, as ``kill -9`` of the process does: for tests."""
         for source in self._sources:
             source.vanish()
+
+    async def stall(self, seconds: float) -> None:
+        """Say nothing to the brokers for so long, as a frozen process does: for tests."""
+        for source in self._sources:
+            source.mute(seconds)
+        await asyncio.sleep(seconds)
 
 
 class _Parts:

@@ -19,3 +19,11 @@ class KafkaDriver(OnAsyncio[AsyncioKafkaDriver]):
 
     def __init__(self, options: Kafka, clock: Clock | None = None) -> None:
         super().__init__(lambda: AsyncioKafkaDriver(options, clock or SystemClock()), capabilities(options))
+
+    async def crash(self) -> None:
+        """Die without a goodbye, as ``kill -9`` of the process does: for tests."""
+        await self._call(self.inner.crash)
+
+    async def stall(self, seconds: float) -> None:
+        """Say nothing to the brokers for so long, as a frozen process does: for tests."""
+        await self._call(self.inner.stall, seconds)

@@ -284,6 +284,10 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             log.debug("%s", error)
             self._membership.vanish()
 
+    def mute(self, seconds: float) -> None:
+        """Say nothing to the group for so long, as a frozen process does."""
+        self._member().mute(seconds)
+
     def vanish(self) -> None:
         """Die without a goodbye, as ``kill -9`` does."""
         if self._membership is not None:

@@ -10,6 +10,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import Finished, read_note
 from hexa_worker.drivers.kafka.reader import Reader
+from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.topics import Topics
 
@@ -17,11 +18,16 @@ INTERNAL = (".dlq.removed", "__consumer_offsets", "__transaction_state", "__shar
 """Ends of names of topics that are nobody's channels."""
 
 
+PEEK = 500
+"""So many records at the front of a retry partition are looked at for their due time; the others count as delayed."""
+
+
 class Left(msgspec.Struct, frozen=True):
-    """Records that no process of ours has fetched: deliverable as far as known, and in retry topics."""
+    """Records that this process has not fetched: deliverable ones, retries that wait, when the next of these is due."""
 
     ready: int
     delayed: int
+    next_due_ms: int | None
 
 
 def channels_of(spec: SubscriptionSpec, known: Iterable[str]) -> tuple[str, ...]:
@@ -52,6 +58,7 @@ class Lag:
         spec: SubscriptionSpec,
         origins: Mapping[TopicPartition, int],
         own: Mapping[TopicPartition, Partition],
+        now_ms: int,
     ) -> Left:
         """Count what is beyond what `own` partitions have fetched and what other partitions have committed."""
         known = await self._registry.refresh()
@@ -61,14 +68,26 @@ class Lag:
         ends = await self._reader.ends(places)
         positions = await self._positions(spec.group, places, origins, own)
         ready = delayed = 0
+        dues: list[int] = []
         for place in places:
             offset, finished = positions[place]
             left = max(ends[place] - offset - finished, 0)
-            if place.topic in retries and place not in own:
-                delayed += left
-            else:
+            waiting = await self._waiting(place, offset, ends[place], now_ms) if left and place.topic in retries else None
+            if waiting is None:
                 ready += left
-        return Left(ready, delayed)
+            else:
+                due, later = waiting
+                ready += min(due, left)
+                delayed += left - min(due, left)
+                dues += later
+        return Left(ready, delayed, min(dues, default=None))
+
+    async def _waiting(self, place: TopicPartition, first: int, end: int, now_ms: int) -> tuple[int, list[int]]:
+        """How many retries of a partition are due, and when the others are, as far as looked at."""
+        records = await self._reader.records(place, first, end, PEEK)
+        dues = [delivery_of(record, place.topic, "", 1, None).due_ms for record in records]
+        later = [due_ms for due_ms in dues if due_ms > now_ms]
+        return len(dues) - len(later), later
 
     async def _positions(
         self,

@@ -6,6 +6,7 @@ progress back): here the commit carries the generation and member of the assignm
 once they are history.
 """
 
+import asyncio
 import contextlib
 import time
 from collections import defaultdict
@@ -55,12 +56,20 @@ class Membership:
         self._group = group
         self._coordinator: Any = consumer._coordinator
         self.answered_at = self.fetched_at = time.monotonic()
+        self._muted_until = 0.0
         self._heartbeat = self._coordinator._do_heartbeat
         self._coordinator._do_heartbeat = self._noted_heartbeat
         self._send = consumer._client.send
         consumer._client.send = self._noted_send
 
+    def mute(self, seconds: float) -> None:
+        """Send no heartbeats for so long, as a frozen process does."""
+        self._muted_until = time.monotonic() + seconds
+
     async def _noted_heartbeat(self) -> bool:
+        if self._muted_until:
+            await asyncio.sleep(max(self._muted_until - time.monotonic(), 0))
+            self._muted_until = 0.0
         alive: bool = await self._heartbeat()
         if alive:
             self.answered_at = time.monotonic()

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from aiokafka.admin import NewTopic
 
 from hexa_worker.config.kafka import Kafka
+from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
+from hexa_worker.errors import DriverRejected
 
 REMEMBER_S = 60.0
 RECORD_ROOM = 512 * 1024
@@ -73,7 +75,9 @@ class Registry:
                 if channel not in known:
                     missing.append(channel)
                     if options.create_channels:
-                        new[channel] = self._new_channel(channel)
+                        new[channel] = self._new_channel(channel, ordered=spec.order_by is OrderBy.CHANNEL)
+                elif spec.order_by is OrderBy.CHANNEL and known[channel] > 1:
+                    raise _unordered(spec, channel, known[channel])
             failures = self._failure_topics(spec, known)
             missing += failures
             if options.create_retry_channels:
@@ -101,10 +105,11 @@ class Registry:
             await self._topics.create(topics)
             await self.refresh()
 
-    def _new_channel(self, channel: str) -> NewTopic:
+    def _new_channel(self, channel: str, *, ordered: bool = False) -> NewTopic:
         retention_s = self._options.retention_s
         config = {} if retention_s is None else {"retention.ms": _milliseconds(retention_s)}
-        return NewTopic(channel, self._options.partitions, self._replication, topic_configs=config)
+        partitions = 1 if ordered else self._options.partitions
+        return NewTopic(channel, partitions, self._replication, topic_configs=config)
 
     def _topic(self, name: str, partitions: int, retention_s: float) -> NewTopic:
         config = {
@@ -116,6 +121,13 @@ class Registry:
     def compacted(self, name: str) -> NewTopic:
         """A topic of one partition that keeps the last record of each key."""
         return NewTopic(name, 1, self._replication, topic_configs={"cleanup.policy": "compact"})
+
+
+def _unordered(spec: SubscriptionSpec, channel: str, partitions: int) -> DriverRejected:
+    return DriverRejected(
+        f'kafka: {spec.action}: order_by = "channel" needs topics of one partition, {channel} has {partitions} '
+        '(order_by = "key" keeps the order of each key)'
+    )
 
 
 def _milliseconds(seconds: float) -> str:

@@ -339,13 +339,18 @@ class KafkaSource:
         if self._group is not None:
             self._group.skip_gaps()
             own = dict(self._group.partitions)
+        now_ms = self._clock.now_ms()
+        left = await self._lag.measure(self._spec, self._origins, own, now_ms)
         waiting = len(self._ready)
-        delayed = len(self._delayed)
-        next_due_ms = self._delayed[0][0] if self._delayed else None
-        left = await self._lag.measure(self._spec, self._origins, own)
-        leased = max(sum(partition.outstanding for partition in own.values()) - waiting - delayed, 0)
+        dues = [due_ms for due_ms, _, _ in self._delayed]
+        late = sum(due_ms <= now_ms for due_ms in dues)
+        outstanding = sum(partition.outstanding for partition in own.values())
+        dues = [due_ms for due_ms in dues if due_ms > now_ms] + ([left.next_due_ms] if left.next_due_ms else [])
         return Backlog(
-            ready=left.ready + waiting, delayed=left.delayed + delayed, leased=leased, next_due_ms=next_due_ms
+            ready=left.ready + waiting + late,
+            delayed=left.delayed + len(self._delayed) - late,
+            leased=max(outstanding - waiting - len(self._delayed), 0),
+            next_due_ms=min(dues, default=None),
         )
 
     # -- the end
@@ -385,4 +390,7 @@ class KafkaSource:
             group.vanish()
             group.lose()
 
-
+    def mute(self, seconds: float) -> None:
+        """Say nothing to the group for so long, as a frozen process does."""
+        if self._group is not None:
+            self._group.mute(seconds)

@@ -1,0 +1,90 @@
+"""The kafka driver against a real node, as the conformance suite sees it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import anyio
+
+from hexa_worker.config.kafka import Kafka
+from hexa_worker.drivers.base import Driver
+from hexa_worker.drivers.kafka import KafkaDriver, capabilities
+from hexa_worker.testing import DriverUnderTest
+from tests.brokers.base import Broker
+from tests.brokers.proxy import Proxy
+
+SESSION_S = 3.0
+COMMIT_S = 0.05
+
+
+def options(address: str) -> Kafka:
+    """Short times, so that claims about take-overs do not take minutes."""
+    return Kafka(
+        servers=(address,),
+        create_channels=True,
+        partitions=4,
+        timeout_s=1.5,
+        session_timeout_s=SESSION_S,
+        heartbeat_s=0.3,
+        rebalance_timeout_s=3.0,
+        commit_interval_s=COMMIT_S,
+        metadata_max_age_s=1.0,
+    )
+
+
+class KafkaBroker:
+    """The node of this test run, behind a proxy of this claim's own."""
+
+    node: Broker | None = None
+
+    def __init__(self, proxy: Proxy, address: str) -> None:
+        self.proxy = proxy
+        self._address = address
+
+    def driver(self) -> KafkaDriver:
+        """A driver that stands for one more process."""
+        return KafkaDriver(options(self._address))
+
+
+@asynccontextmanager
+async def kafka_broker() -> AsyncIterator[KafkaBroker]:
+    """See `KafkaBroker`."""
+    node = KafkaBroker.node
+    assert node is not None
+    with node.open_proxy() as proxy:
+        yield KafkaBroker(proxy, node.proxied_address)
+
+
+async def _kill(_broker: KafkaBroker, driver: Driver) -> None:
+    # What was acknowledged is kept by the next commit, which comes every so often.
+    await anyio.sleep(4 * COMMIT_S)
+    await cast(KafkaDriver, driver).crash()
+
+
+async def _stall(_broker: KafkaBroker, driver: Driver) -> None:
+    await cast(KafkaDriver, driver).stall(SESSION_S * 1.5)
+
+
+async def _away(broker: KafkaBroker) -> None:
+    broker.proxy.refuse()
+
+
+async def _back(broker: KafkaBroker) -> None:
+    broker.proxy.heal()
+
+
+KAFKA = DriverUnderTest[KafkaBroker](
+    name="kafka",
+    capabilities=capabilities(options("")),
+    broker=kafka_broker,
+    driver=KafkaBroker.driver,
+    kill=_kill,
+    stall=_stall,
+    away=_away,
+    back=_back,
+    quiet_s=0.3,
+    delay_s=0.5,
+    deadline_s=30.0,
+    wake_s=2.0,
+    slack_s=3.0,
+)
