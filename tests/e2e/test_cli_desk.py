@@ -46,7 +46,7 @@ def test_a_subscription_without_retries_can_be_redriven_too(project: Project) ->
     assert project.json("dlq", "list") == []
 
 
-def test_undecodable_bytes_are_kept_exactly(project: Project) -> None:
+def test_an_undecodable_payload_is_kept(project: Project) -> None:
     project.write(handlers=HANDLERS.replace("async def do(e: dict,", "async def do(e: list,"))
     project.emit({"id": 1})
     project.drain()

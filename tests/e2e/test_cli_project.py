@@ -1,11 +1,15 @@
 """Making, checking and describing a project."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from hexa_worker.cli import main
 from tests.e2e.project import HANDLERS, WORKER, Project
 
 COMMANDS = [
@@ -26,10 +30,27 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself_with_an_example(project: Project, command: tuple[str, ...]) -> None:
-    text = project(*command, "--help").stdout
+def test_every_command_explains_itself_with_an_example(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
     assert "Example:\n" in text
     assert "\n    hexa-worker " in text
+
+
+def test_run_imports_nothing_that_a_worker_does_not_need(project: Project) -> None:
+    script = "import sys; from hexa_worker.cli import main; main(['run', '--help']); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; import hexa_worker.processes.parent; print(*sys.modules)"],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    heavy = {"rich", "anyio", "asyncio", "sqlite3", "trio", "uvloop", "hexa_worker.app", "hexa_worker.cli.dlq"}
+    assert not heavy & set(done.stdout.split())
 
 
 def test_a_new_project_runs_at_once_and_is_never_overwritten(tmp_path: Path) -> None:
@@ -41,6 +62,15 @@ def test_a_new_project_runs_at_once_and_is_never_overwritten(tmp_path: Path) -> 
     project.drain()
     assert [one["state"] for one in project.json("trace", event_id)["children"][0]["actions"]] == ["done"]
     assert [one["error"] for one in project.json("dlq", "list")] == ["DeadLetter: negative id"]
+    tests = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", "tests"],
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "2 passed" in tests.stdout, tests.stdout
     before = (project.folder / "worker.toml").read_bytes()
     assert "exists already" in project("init", "orders", folder=tmp_path, code=2).stderr
     assert (project.folder / "worker.toml").read_bytes() == before

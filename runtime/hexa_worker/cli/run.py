@@ -24,8 +24,11 @@ def command(
       hexa-worker run worker.toml --processes 4
       hexa-worker run --until-idle
     """
-    from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
-    from hexa_worker.processes import run_parent  # noqa: PLC0415 - lazy by design
+    from hexa_worker.processes import run_parent, spawn_first  # noqa: PLC0415 - lazy by design
 
     path = only_config(config_path, arguments)
-    return run_parent(path, load_config(path), processes=processes, until_idle=until_idle, backend=backend)
+    first = spawn_first()  # before anything else is imported here: it does the same meanwhile
+    from hexa_worker.config.load import load_config  # noqa: PLC0415
+
+    config = load_config(path)
+    return run_parent(path, config, processes=processes, until_idle=until_idle, backend=backend, first=first)
