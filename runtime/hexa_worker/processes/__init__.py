@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hexa_worker.config.model import Config
+    from hexa_worker.processes.spawn import Spawned
 
 
 def run_parent(
@@ -14,8 +15,22 @@ def run_parent(
     processes: int | None = None,
     until_idle: bool = False,
     backend: str | None = None,
+    first: "Spawned | None" = None,
 ) -> int:
     """Run a worker as `hexa_worker.processes.parent.run_parent` says; imported here so that children need not."""
     from hexa_worker.processes import parent  # noqa: PLC0415 - children import this package too
 
-    return parent.run_parent(config_path, config, processes=processes, until_idle=until_idle, backend=backend)
+    return parent.run_parent(
+        config_path, config, processes=processes, until_idle=until_idle, backend=backend, first=first
+    )
+
+
+def spawn_first() -> "Spawned":
+    """Start a first child before worker.toml is read: it imports what it needs while this process does the same.
+
+    It waits for `run_parent` and ends with this process at the latest.
+    """
+    from hexa_worker.processes import spawn  # noqa: PLC0415 - as above
+
+    spawn.secure_descriptors()
+    return spawn.spawn()

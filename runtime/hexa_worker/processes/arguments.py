@@ -1,6 +1,11 @@
-"""What the parent tells a child on its command line, and what a child's exit code tells the parent."""
+"""What the parent tells a child through its socket, and what a child's exit code tells the parent.
+
+Not on the command line: a child may be started before anybody has read worker.toml.
+"""
 
 import signal
+import socket
+import struct
 from typing import Final
 
 import msgspec
@@ -17,8 +22,11 @@ STACK_SIGNAL: Final = signal.SIGUSR2
 MAX_BEAT_S: Final = 1.0
 
 
+_LENGTH: Final = struct.Struct("<I")
+
+
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
-    """The one argument of a child, as JSON.
+    """All that a child is ever told.
 
     Attributes:
         slot: its number.
@@ -44,3 +52,29 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     def beat_s(self) -> float:
         """Seconds between two beats."""
         return min(MAX_BEAT_S, self.watchdog_s / 4)
+
+
+def pack(arguments: Arguments) -> bytes:
+    """The bytes that `receive` understands."""
+    body = msgspec.msgpack.encode(arguments)
+    return _LENGTH.pack(len(body)) + body
+
+
+def receive(connection: socket.socket) -> Arguments:
+    """Wait for the arguments.
+
+    Raises:
+        EOFError: the parent has gone without a word.
+    """
+    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+    return msgspec.msgpack.decode(_exactly(connection, length), type=Arguments)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = connection.recv(count - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data

@@ -1,4 +1,4 @@
-"""A worker process: ``python -m hexa_worker.processes.child ARGUMENTS``, started by the parent only.
+"""A worker process: ``python -m hexa_worker.processes.child``, started by the parent only.
 
 What happens before user code is imported: stop signals are kept for later, the life is tied to the parent's,
 the log carries the slot. It ends with `os._exit`, so that a handler's thread that never ends cannot hold it.
@@ -9,6 +9,7 @@ Exit codes: 0 drained or idle, 1 failed, 2 bad configuration (its text goes to t
 import atexit
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ from hexa_worker.processes.arguments import (
     EXIT_STUCK,
     STACK_SIGNAL,
     Arguments,
+    receive,
 )
 from hexa_worker.processes.journal import Journal
 from hexa_worker.processes.layout import Layout
@@ -91,13 +93,21 @@ class Program(Protocol):
 
 def main(program: Program | None = None) -> None:
     """Run as a child; never returns."""
+    gc.disable()  # importing makes no garbage: collections would only slow the start
     early: list[int] = []  # stop signals that came before the event loop could take them
     for number in STOP_LEVELS:
         signal.signal(number, lambda number, _frame: early.append(number))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    arguments = msgspec.json.decode(sys.argv[1], type=Arguments)
     connection = socket.socket(fileno=DESCRIPTOR)
     connection.set_inheritable(False)
+    if program is None:
+        from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
+
+        program = AppProgram()
+    try:
+        arguments = receive(connection)
+    except EOFError:
+        os._exit(EXIT_FAILED)
     lifeline.hold(connection, arguments.parent)
     link = Link(connection)
     code = EXIT_FAILED
@@ -121,11 +131,7 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _run(arguments: Arguments, link: Link, early: list[int], program: Program | None) -> int:
-    if program is None:
-        from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
-
-        program = AppProgram()
+def _run(arguments: Arguments, link: Link, early: list[int], program: Program) -> int:
     config = program.load(Path(arguments.config_path))
     worker = config.file.worker
     configure(level=worker.log.level, style=worker.log.format, slot=arguments.slot)
@@ -150,6 +156,8 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
         stop=stop,
     )
     serve = program.prepare(session)
+    gc.freeze()  # modules and handlers stay: no collection needs to look at them again
+    gc.enable()
     return run_loop(
         partial(_serve, serve, link, early, session),
         backend=arguments.backend or worker.backend,

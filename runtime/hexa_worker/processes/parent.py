@@ -20,7 +20,7 @@ from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK, Arguments
 from hexa_worker.processes.journal import read_journal
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.pool import Pool, Rules
-from hexa_worker.processes.spawn import CHILD_COMMAND, Command, secure_descriptors
+from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, secure_descriptors
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup
@@ -41,6 +41,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     until_idle: bool = False,
     backend: str | None = None,
     command: Command = CHILD_COMMAND,
+    first: Spawned | None = None,
 ) -> int:
     """Run worker processes until they are stopped (or idle). Only in the main thread.
 
@@ -54,6 +55,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         until_idle: end when nothing is left to do.
         backend: instead of the configured one.
         command: how a child is started.
+        first: a child that was started so already, to save time; it ends by itself when this raises.
 
     Returns:
         0 after a clean drain or when idle; 1 when something failed for good or had to be killed at the end.
@@ -87,7 +89,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         stack.callback(os.close, lock.take(layout.lock))
         book = _open_book(layout)
         selector = stack.enter_context(selectors.DefaultSelector())
-        pool = Pool(rules, processes or worker.processes, layout, book, selector, time.monotonic)
+        pool = Pool(rules, processes or worker.processes, layout, book, selector, time.monotonic, first)
         if worker.http is not None:
             stack.callback(_serve_status(worker.http, pool))
         wakeup = Wakeup()

@@ -21,7 +21,7 @@ from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.overview import Overview, overview
 from hexa_worker.processes.rolling import Rolling
 from hexa_worker.processes.slot import OVER, Move, Phase, Slot
-from hexa_worker.processes.spawn import Command, spawn
+from hexa_worker.processes.spawn import Command, Spawned, instruct, spawn
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import Totals
 from hexa_worker.processes.wire import Frame, Misconfigured, Settled, Told, WireError
@@ -61,6 +61,7 @@ class Pool:
         book: where crashes are counted.
         selector: the pool registers its children's sockets with their slot as data.
         monotonic: the clock of all deadlines.
+        first: a child that was spawned already and waits for its arguments.
 
     Attributes:
         slots: by number.
@@ -79,6 +80,7 @@ class Pool:
         book: SuspectsBook,
         selector: selectors.BaseSelector,
         monotonic: Callable[[], float],
+        first: Spawned | None = None,
     ) -> None:
         self.slots: dict[int, Slot] = {}
         self.totals = Totals()
@@ -91,6 +93,7 @@ class Pool:
         self._book = book
         self._selector = selector
         self._monotonic = monotonic
+        self._first = first
         self._rolling = Rolling()
         for _ in range(processes):
             self._add_slot()
@@ -206,7 +209,8 @@ class Pool:
     def _spawn(self, slot: Slot, now: float) -> None:
         arguments = msgspec.structs.replace(self._rules.arguments, slot=slot.number)
         try:
-            spawned = spawn(self._rules.command, arguments)
+            spawned, self._first = self._first or spawn(self._rules.command), None
+            instruct(spawned, arguments)
         except OSError as error:
             log.error("cannot start a worker process: %s", error, extra={FIELDS: {"slot": slot.number}})  # noqa: TRY400
             self._restart_later(slot)

@@ -1,5 +1,6 @@
 """Start a child: exec, never fork, in a session of its own, tied to the parent by one socket."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -7,9 +8,7 @@ import socket
 import sys
 from typing import Final, NamedTuple
 
-import msgspec
-
-from hexa_worker.processes.arguments import DESCRIPTOR, Arguments
+from hexa_worker.processes.arguments import DESCRIPTOR, Arguments, pack
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _LOWEST_DESCRIPTOR: Final = 16
@@ -35,8 +34,8 @@ def secure_descriptors() -> None:
     os.close(null)
 
 
-def spawn(command: Command, arguments: Arguments) -> Spawned:
-    """Start a child.
+def spawn(command: Command = CHILD_COMMAND) -> Spawned:
+    """Start a child. It imports what it needs and waits for its arguments, see `instruct`.
 
     Its stop signals are blocked until it has installed its handlers, so that none is lost and none kills it.
 
@@ -50,7 +49,7 @@ def spawn(command: Command, arguments: Arguments) -> Spawned:
         try:
             pid = os.posix_spawn(
                 command[0],
-                (*command, msgspec.json.encode(arguments).decode()),
+                command,
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -66,5 +65,11 @@ def spawn(command: Command, arguments: Arguments) -> Spawned:
         raise
     finally:
         theirs.close()
-    ours.setblocking(False)
     return Spawned(pid, ours)
+
+
+def instruct(spawned: Spawned, arguments: Arguments) -> None:
+    """Tell a child what to do. A child that is dead already is found out otherwise."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        spawned.connection.sendall(pack(arguments))
+    spawned.connection.setblocking(False)
