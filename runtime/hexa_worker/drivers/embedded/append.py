@@ -109,9 +109,7 @@ def stripe_positions(connection: sqlite3.Connection, subscription: int, channel:
         "INSERT INTO stripes (subscription, channel, stripe, next) VALUES (?, ?, ?, ?)",
         [(subscription, channel, stripe, position) for stripe in range(STRIPES)],
     )
-    connection.execute(
-        "UPDATE channels SET striped = iif(next = first, 2, 1) WHERE id = ? AND striped = 0", (channel,)
-    )
+    connection.execute("UPDATE channels SET striped = iif(next = first, 2, 1) WHERE id = ? AND striped = 0", (channel,))
 
 
 def append_delayed(  # noqa: PLR0913 - one record's place

@@ -38,9 +38,7 @@ def backlog(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: int)
         "SELECT count(*) FROM (SELECT 1 FROM delayed WHERE base = ? AND lease = 0 AND due_ms <= ? LIMIT ?)",
         (subscriber.base, now_ms, DUE_LIMIT),
     ).fetchone()[0]
-    waiting: int = connection.execute(
-        "SELECT waiting FROM retry_bases WHERE id = ?", (subscriber.base,)
-    ).fetchone()[0]
+    waiting: int = connection.execute("SELECT waiting FROM retry_bases WHERE id = ?", (subscriber.base,)).fetchone()[0]
     delayed = max(waiting - delayed_leased - due, 0)
     return Backlog(
         ready=ready + due,

@@ -64,8 +64,7 @@ def claim(  # noqa: PLR0913 - who, what for, how much, when
 ) -> list[Lease]:
     """Lease up to about `room` records to `owner`. Inside a write transaction of the caller.
 
-    Args:
-        peers: how many processes share the file; each leaves the others their part of the stripes.
+    `peers` is how many processes share the file: each leaves the others their part of the stripes.
     """
     taken: list[Lease] = []
     due = _claim_due(connection, subscriber, owner, max(room // 2, 1), now_ms)

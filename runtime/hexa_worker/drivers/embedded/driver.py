@@ -11,7 +11,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.embedded import declaring, desk, owners
 from hexa_worker.drivers.embedded.append import append
-from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check
+from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check_place
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.drivers.embedded.thread import TICK_S, BrokerThread
@@ -84,25 +84,23 @@ class EmbeddedDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        answers: list[str | DriverError | None] = [None] * len(messages)
-        accepted: list[Message] = []
-        for index, message in enumerate(messages):
-            try:
-                check(message)
-            except DriverRejected as error:
-                answers[index] = error
-            else:
-                accepted.append(message)
-        if accepted:
-            now_ms = self._clock.now_ms()
-            ids = iter(
-                await self._running.write(
-                    lambda connection: append(connection, accepted, now_ms), wakes=lambda: True
-                )
-            )
-        else:
-            ids = iter(())
-        return [next(ids) if answer is None else answer for answer in answers]
+        try:
+            for message in messages:
+                check_place(message)
+            return await self._append(messages)
+        except DriverRejected as error:
+            if len(messages) == 1:
+                return [error]
+        return [(await self.publish([message]))[0] for message in messages]  # the others are not to blame
+
+    async def _append(self, messages: Sequence[Message]) -> Sequence[str]:
+        if not messages:
+            return []
+        now_ms = self._clock.now_ms()
+        ids: Sequence[str] = await self._running.write(
+            lambda connection: append(connection, messages, now_ms), wakes=lambda: True
+        )
+        return ids
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""

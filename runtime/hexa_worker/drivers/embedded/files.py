@@ -14,8 +14,31 @@ OLDEST_SQLITE = (3, 35, 0)
 """RETURNING came with it."""
 WAL_LIMIT = 64 * 1024 * 1024
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p ceph afs ncpfs coda gfs2 ocfs2 lustre beegfs glusterfs "
-    "fuse.sshfs fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone fuse.gcsfuse fuse.smbnetfs fuse.davfs2".split()
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "ceph",
+        "afs",
+        "ncpfs",
+        "coda",
+        "gfs2",
+        "ocfs2",
+        "lustre",
+        "beegfs",
+        "glusterfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.s3fs",
+        "fuse.rclone",
+        "fuse.gcsfuse",
+        "fuse.smbnetfs",
+        "fuse.davfs2",
+    }
 )
 """File systems that other machines may write to: WAL needs memory that all its users share."""
 

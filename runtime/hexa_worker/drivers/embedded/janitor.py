@@ -7,6 +7,7 @@ own deliveries nor the other processes wait for it. What has no subscription is 
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,17 @@ class Janitor:
         """Tidy up for a little while.
 
         Args:
+            connection: for what only reads.
             write: runs a function in a write transaction of its own.
             busy: there is other work.
         """
         deadline = time.monotonic() + (BUSY_BUDGET_S if busy else IDLE_BUDGET_S)
         try:
             for channel, first, end in finished(connection):
-                while first < end and time.monotonic() < deadline:
-                    upto = min(end, first + BATCH)
-                    write(lambda to, channel=channel, upto=upto: trim(to, channel, upto))
-                    first = upto
+                for upto in (*range(first + BATCH, end, BATCH), end):
+                    if time.monotonic() > deadline:
+                        return
+                    write(partial(trim, channel=channel, upto=upto))
             if not busy:
                 self._shrink(connection)
         except (sqlite3.Error, OSError):

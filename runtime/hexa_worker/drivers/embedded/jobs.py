@@ -17,6 +17,7 @@ class Job:
     Args:
         run: does the work; inside a write transaction if `writes`. It may be run again after a rollback.
         committed: called by the broker thread after the commit.
+        attended: somebody waits for it.
         wakes: tells after the commit whether somebody may have something to receive.
 
     Attributes:
@@ -33,15 +34,22 @@ class Job:
         writes: bool,
         committed: Callable[[], None] | None = None,
         wakes: Callable[[], bool] | None = None,
+        attended: bool = True,
     ) -> None:
         self.run = run
         self.writes = writes
         self.committed = committed
         self.wakes = wakes
-        self.done = anyio.Event()
         self.result: Any = None
         self.error: Exception | None = None
-        self.abandoned = False
+        self.abandoned = not attended
+        if attended:
+            self.done = anyio.Event()
+
+
+def unattended(run: Callable[[sqlite3.Connection], Any]) -> Job:
+    """A write that nobody waits for; may be made off the loop."""
+    return Job(run, writes=True, attended=False)
 
 
 class Receive:

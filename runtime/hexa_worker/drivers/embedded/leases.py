@@ -29,8 +29,21 @@ class Lease:
     """
 
     __slots__ = (
-        "_flags", "_ordinals", "channel", "high", "id", "low", "lost", "name", "offsets", "ordered", "owner",
-        "remaining", "returned", "stripe", "unread",
+        "_flags",
+        "_ordinals",
+        "channel",
+        "high",
+        "id",
+        "lost",
+        "low",
+        "name",
+        "offsets",
+        "ordered",
+        "owner",
+        "remaining",
+        "returned",
+        "stripe",
+        "unread",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - a row of the table

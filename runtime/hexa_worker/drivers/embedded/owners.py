@@ -35,8 +35,10 @@ def boot_id() -> str:
 
 
 class LockFile:
-    """The side file whose bytes owners lock. Open file description locks: two drivers in one process do not share
-    them, and closing some other descriptor does not drop them.
+    """The side file whose bytes owners lock.
+
+    Open file description locks: two drivers in one process do not share them, and closing
+    some other descriptor does not drop them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,18 +122,20 @@ class Owners:
         for id_, boot, expires_ms in connection.execute("SELECT id, boot, expires_ms FROM owners").fetchall():
             if id_ == self.id:
                 continue
-            if boot != self._boot or (self._locked and self._locks.is_dead(id_)):
-                found.append(id_)
-            elif expires_ms < now and self._suspects.get(id_) == expires_ms:
+            late = expires_ms < now
+            if self._is_dead(id_, boot) or (late and self._suspects.get(id_) == expires_ms):
                 found.append(id_)
             else:
-                if expires_ms < now:
+                if late:
                     suspects[id_] = expires_ms
                 living += 1
                 lowest = min(lowest, id_)
         self._suspects = suspects
         self.peers, self.is_first = living, lowest == self.id
         return found
+
+    def _is_dead(self, owner: int, boot: str) -> bool:
+        return boot != self._boot or (self._locked and self._locks.is_dead(owner))
 
     def close(self) -> None:
         """Let go of the lock."""

@@ -13,7 +13,7 @@ _FIRST_CHUNK = 16
 _LARGEST_CHUNK = 128
 
 _RANGE = f"SELECT {COLUMNS} FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608 - constants of ours
-_STRIPE = f"SELECT {COLUMNS} FROM log INDEXED BY log_stripe WHERE stripe = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608, E501
+_STRIPE = f"SELECT {COLUMNS} FROM log INDEXED BY log_stripe WHERE stripe = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608
 _DELAYED = f"SELECT {COLUMNS}, due_ms, attempt FROM delayed WHERE lease = ? AND id >= ? ORDER BY id LIMIT ?"  # noqa: S608
 
 

@@ -33,18 +33,23 @@ def encode_headers(headers: Headers) -> bytes | None:
 
 
 def check(message: Message) -> None:
-    """Refuse what could not be stored.
+    """Refuse what could not be stored, its headers included.
 
     Raises:
-        DriverRejected: payload too large, or a channel name that is no name.
+        DriverRejected: payload too large, a channel name that is no name, headers that do not encode.
     """
-    check_name(message.channel)
-    if len(message.payload) > MAX_PAYLOAD:
-        raise DriverRejected(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
+    check_place(message)
     try:
         encode_headers(message.headers)
     except (TypeError, ValueError) as error:
         raise DriverRejected(f"headers cannot be stored: {error}") from error
+
+
+def check_place(message: Message) -> None:
+    """Refuse a channel name that is no name and a payload that is too large; the quick part of `check`."""
+    check_name(message.channel)
+    if len(message.payload) > MAX_PAYLOAD:
+        raise DriverRejected(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
 
 
 def check_name(name: str) -> None:

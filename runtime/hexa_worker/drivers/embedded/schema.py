@@ -118,14 +118,8 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _version(connection)  # another process may have been faster
-        if version > VERSION:
-            raise DriverRejected(
-                f"{path} was written by a newer hexa-worker (file version {version}, this one knows {VERSION}): "
-                "upgrade hexa-worker, or use another file"
-            )
+        _refuse_foreign(connection, path, version)
         if version == 0:
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise DriverRejected(f"{path} is another program's database: use another file")
             for statement in _TABLES.split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
@@ -135,6 +129,16 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: str, version: int) -> None:
+    if version > VERSION:
+        raise DriverRejected(
+            f"{path} was written by a newer hexa-worker (file version {version}, this one knows {VERSION}): "
+            "upgrade hexa-worker, or use another file"
+        )
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise DriverRejected(f"{path} is another program's database: use another file")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Released, Settlement
 from hexa_worker.drivers.base import Backlog, Unsettled
@@ -12,7 +13,6 @@ from hexa_worker.drivers.embedded.leases import Lease, give_back
 from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.drivers.embedded.thread import BrokerThread
-from hexa_worker.clock import Clock
 from hexa_worker.errors import DriverError, DriverRejected
 
 

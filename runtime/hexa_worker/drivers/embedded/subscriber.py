@@ -22,7 +22,19 @@ class Subscriber:
         closed: it takes nothing any more.
     """
 
-    __slots__ = ("_channels", "_pattern", "base", "by_key", "closed", "emptied", "id", "leases", "rotation", "spec", "unread")
+    __slots__ = (
+        "_channels",
+        "_pattern",
+        "base",
+        "by_key",
+        "closed",
+        "emptied",
+        "id",
+        "leases",
+        "rotation",
+        "spec",
+        "unread",
+    )
 
     def __init__(self, spec: SubscriptionSpec, id_: int, base: int, *, by_key: bool) -> None:
         self.spec = spec

@@ -7,13 +7,13 @@ woken when there is something for it.
 """
 
 import logging
-import os
 import random
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ from hexa_worker.clock import Clock
 from hexa_worker.config.model import Embedded
 from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
-from hexa_worker.drivers.embedded.claiming import claim, claimable, next_due_ms
-from hexa_worker.drivers.embedded.failures import is_busy, primary_code, translate
+from hexa_worker.drivers.embedded.claiming import claimable, next_due_ms
+from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect
-from hexa_worker.drivers.embedded.jobs import Job, Receive
+from hexa_worker.drivers.embedded.janitor import Janitor
+from hexa_worker.drivers.embedded.jobs import Job, Receive, unattended
 from hexa_worker.drivers.embedded.leases import Lease
 from hexa_worker.drivers.embedded.reading import read
-from hexa_worker.drivers.embedded.janitor import Janitor
 from hexa_worker.drivers.embedded.subscriber import Subscriber
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.drivers.embedded.transactions import Transactions
+from hexa_worker.errors import DriverUnavailable
 
 BUSY = 100
 """More deliveries than this in a tick, and tidying up has to be brief."""
@@ -41,8 +42,6 @@ QUIET_S = 0.002
 """Other processes' commits are looked at this often at most."""
 POLL_S = (0.001, 0.1)
 """How often to look for other processes' commits after one was heard of, and without inotify when nothing comes."""
-_WHOLE = frozenset("SQLITE_" + name for name in "BUSY LOCKED PROTOCOL FULL IOERR NOMEM CORRUPT NOTADB READONLY CANTOPEN".split())
-
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 
 
@@ -60,6 +59,7 @@ class BrokerThread:
         self._options = options
         self._clock = clock
         self._jobs: deque[Job | Receive] = deque()
+        self._current: list[Job | Receive] = []
         self._parked: list[Receive] = []
         self._subscribers: set[Subscriber] = set()
         self._opened = Job(lambda _: None, writes=False)
@@ -175,9 +175,7 @@ class BrokerThread:
         self._tell((self._opened,))
         try:
             while not self._stopping:
-                self._turn()
-        except Exception:
-            _log.exception("the embedded broker's thread failed; its leases go to others")
+                self._turn_safely()
         finally:
             self._running = False
             self._close()
@@ -200,12 +198,18 @@ class BrokerThread:
             except DriverUnavailable:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(random.uniform(0.001, 0.02))
+                time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - spreads waiters
         self._owners = owners.Owners(Path(f"{self._path}-owners"), self._options.lease_s)
-        job = Job.__new__(Job)
-        job.run, job.writes, job.committed, job.wakes = self._owners.register, True, None, None
-        job.error, job.result = None, None
-        self._transact([job])
+        self._transactions = Transactions(
+            self._connection,
+            self._path,
+            busy_timeout_s=self._options.busy_timeout_s,
+            clock=self._clock,
+            owners=self._owners,
+            reborn=self._begin_again,
+        )
+        job = unattended(self._owners.register)
+        self._transactions.run([job])
         if job.error is not None:
             raise job.error
         self._bell = Bell(Path(f"{self._path}-wal"))
@@ -214,7 +218,7 @@ class BrokerThread:
         self._fail_waiting()
         try:
             if not self._crashing:
-                self._transact([_silent(lambda connection: owners.remove(connection, self._owners.id))])
+                self._transactions.run([unattended(lambda connection: owners.remove(connection, self._owners.id))])
         finally:
             self._connection.close()
             self._owners.close()
@@ -225,9 +229,22 @@ class BrokerThread:
         self._jobs.clear()
         self._parked.clear()
         for job in waiting:
-            if isinstance(job, Job):
+            if isinstance(job, Job) or not job.subscriber.closed:
                 job.error = DriverUnavailable(f"{self._path} is closed")
         self._tell(waiting)
+
+    def _turn_safely(self) -> None:
+        """A turn whose failure, a defect of ours or of the disk, ends what waits and not the thread."""
+        try:
+            self._turn()
+        except Exception as error:  # noqa: BLE001 - it is reported to all who wait
+            _log.exception("the embedded broker's thread failed; it goes on")
+            failed = [*self._current, *self._parked]
+            self._current, self._parked = [], []
+            for job in failed:
+                job.error = job.error or DriverUnavailable(f"{self._path}: {type(error).__name__}: {error}")
+            self._tell(failed)
+            time.sleep(POLL_S[1])
 
     def _turn(self) -> None:
         """One round: sleep if there is nothing to do, then do all there is."""
@@ -241,7 +258,9 @@ class BrokerThread:
         while self._jobs:
             jobs.append(self._jobs.popleft())
         if jobs:
+            self._current = jobs
             self._do(jobs)
+            self._current = []
         if self._look and self._parked:
             self._look_again()
         self._look = False
@@ -302,9 +321,11 @@ class BrokerThread:
         if not writes:
             hungry = self._claimable(hungry)
         if writes or hungry:
-            self._transact([*writes, *hungry])
+            self._transactions.run([*writes, *hungry])
             self._tell(writes)
-            self._look = self._look or any([job.error is None and job.wakes is not None and job.wakes() for job in writes])
+            self._look = self._look or any(
+                job.error is None and job.wakes is not None and job.wakes() for job in writes
+            )
         for read_job in reads:
             self._read(read_job)
         self._tell(reads)
@@ -314,9 +335,11 @@ class BrokerThread:
         now_ms = self._clock.now_ms()
         found: list[Receive] = []
         try:
-            for job in receives:
-                if not job.subscriber.closed and claimable(self._connection, job.subscriber, now_ms):
-                    found.append(job)
+            found.extend(
+                job
+                for job in receives
+                if not job.subscriber.closed and claimable(self._connection, job.subscriber, now_ms)
+            )
         except sqlite3.Error:
             return list(receives)  # the claim meets the same error and reports it
         return found
@@ -327,7 +350,7 @@ class BrokerThread:
         parked, self._parked = [job for job in self._parked if not job.abandoned], []
         hungry = self._claimable(parked)
         if hungry:
-            self._transact(hungry)
+            self._transactions.run(hungry)
         self._serve(parked)
 
     def _serve(self, receives: Sequence[Receive]) -> None:
@@ -364,7 +387,7 @@ class BrokerThread:
             job.error = translate(error, self._path)
         if subscriber.emptied:
             emptied, subscriber.emptied = subscriber.emptied, []
-            self._transact([_silent(lambda connection: _delete(connection, emptied))])
+            self._transactions.run([unattended(lambda connection: _delete(connection, emptied))])
             subscriber.leases.difference_update(emptied)
             self._look = True
 
@@ -375,84 +398,6 @@ class BrokerThread:
             job.error = translate(error, self._path)
         except Exception as error:  # noqa: BLE001 - raised where it was asked for
             job.error = error
-
-    def _transact(self, jobs: Sequence[Job | Receive]) -> None:
-        """Do `jobs` in one transaction, waiting for other processes' as long as is allowed.
-
-        SQLite's own waiting is unfair under contention, hence the short random waits.
-        """
-        deadline = time.monotonic() + self._options.busy_timeout_s
-        pause = 0.0005
-        while True:
-            try:
-                self._attempt(jobs)
-            except sqlite3.Error as error:
-                self._roll_back()
-                if is_busy(error) and time.monotonic() < deadline:
-                    time.sleep(random.uniform(pause / 2, pause))
-                    pause = min(pause * 1.5, 0.01)
-                    continue
-                failure = translate(error, self._path)
-                for job in jobs:
-                    job.error = failure
-            return
-
-    def _attempt(self, jobs: Sequence[Job | Receive]) -> None:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        if isinstance(jobs[-1], Receive) and not self._owners.exists(connection):
-            self._begin_again(connection)  # a lease of an owner that does not exist would never end
-        if len(jobs) == 1:
-            self._run(jobs[0])
-            if jobs[0].error is not None:
-                self._roll_back()
-                return
-        else:
-            for job in jobs:
-                connection.execute("SAVEPOINT job")
-                self._run(job)
-                if job.error is not None:
-                    connection.execute("ROLLBACK TO job")
-                connection.execute("RELEASE job")
-        connection.execute("COMMIT")
-        for job in jobs:
-            if isinstance(job, Receive):
-                if job.error is None:
-                    job.subscriber.leases.update(job.claimed)
-                    job.subscriber.unread.extend(job.claimed)
-            elif job.committed is not None and job.error is None:
-                job.committed()
-
-    def _run(self, job: Job | Receive) -> None:
-        """Do one job's part of a transaction; an error of its own stays its own."""
-        job.error = None
-        try:
-            if isinstance(job, Job):
-                job.result = job.run(self._connection)
-            elif not job.subscriber.closed:
-                job.claimed = claim(
-                    self._connection,
-                    job.subscriber,
-                    self._owners.id,
-                    job.room,
-                    self._clock.now_ms(),
-                    self._owners.peers,
-                )
-        except DriverError as error:
-            job.error = error
-        except sqlite3.Error as error:
-            if primary_code(error) in _WHOLE or not self._connection.in_transaction:
-                raise
-            job.error = DriverRejected(f"{self._path}: {error}")
-        except (ValueError, TypeError, OverflowError) as error:
-            job.error = DriverRejected(f"cannot be stored: {error}")
-
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            try:
-                self._connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                _log.warning("a transaction on %s could not be rolled back", self._path)
 
     # -- what happens by itself
 
@@ -465,16 +410,16 @@ class BrokerThread:
         jobs: list[Job] = []
         if now >= self._next_beat:
             self._next_beat = now + self._options.lease_s / 3
-            jobs.append(_silent(self._beat))
+            jobs.append(unattended(self._beat))
         try:
             dead = self._owners.dead(self._connection)
         except sqlite3.Error:
             dead = []
         for owner in dead:
-            jobs.append(_silent(lambda connection, owner=owner: owners.remove(connection, owner)))
+            jobs.append(unattended(partial(owners.remove, owner=owner)))
             _log.info("another process is gone (owner %d): what it had in hand is taken over", owner)
         if jobs:
-            self._transact(jobs)
+            self._transactions.run(jobs)
         if dead:
             self._look = True
         if self._owners.is_first:
@@ -482,8 +427,8 @@ class BrokerThread:
         self._served = 0
 
     def _write_alone(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
-        job = _silent(run)
-        self._transact([job])
+        job = unattended(run)
+        self._transactions.run([job])
         return job.result
 
     def _beat(self, connection: sqlite3.Connection) -> None:
@@ -512,14 +457,6 @@ class BrokerThread:
     def drop(self, subscriber: Subscriber) -> None:
         """It is closed."""
         self._subscribers = self._subscribers - {subscriber}
-
-
-def _silent(run: Callable[[sqlite3.Connection], None]) -> Job:
-    """A job that nobody waits for, made off the loop."""
-    job = Job.__new__(Job)
-    job.run, job.writes, job.committed, job.wakes = run, True, None, None
-    job.error, job.result, job.abandoned = None, None, True
-    return job
 
 
 def _delete(connection: sqlite3.Connection, emptied: Iterable[Lease]) -> None:
