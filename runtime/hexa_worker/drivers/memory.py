@@ -95,7 +95,7 @@ class MemoryStore:
         self.logs: dict[str, _Log] = {}
         self.groups: dict[str, _Group] = {}
         self.retry_owner: dict[str, tuple[_Group, int]] = {}
-        self.sources: set[MemorySource] = set()
+        self.sources: dict[MemorySource, None] = {}  # in the order of their arrival: runs can be repeated exactly
         self._away = False
 
     @property
@@ -221,7 +221,7 @@ class MemorySource:
         self._taken_away: dict[int, Delivery] = {}
         self._stopped = False
         self._lost = False
-        store.sources.add(self)
+        store.sources[self] = None
 
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """See `hexa_worker.drivers.base.Source.receive`."""
@@ -382,7 +382,7 @@ class MemorySource:
         self._stopped = True
         if not self._lost:
             self._lost = True
-            self._store.sources.discard(self)
+            self._store.sources.pop(self, None)
             self._hand_back([self._let_go(delivery) for _, delivery in list(self._held.values())])
             self._store.wake()
         self.arrived.set()

@@ -1,6 +1,7 @@
 """The public test kit of hexa-worker.
 
 - `Harness`: a user's handlers in virtual time, for their own tests.
+- `simulate`: the same while processes crash and the broker goes away; replayed by its seed.
 - `check_driver`, `claims`, `DriverUnderTest`: does a driver do what the runtime relies on?
 - `hexa_worker.testing.ledger` and `hexa_worker.testing.check`: what really happened, and whether it may.
 """
@@ -9,6 +10,7 @@ from hexa_worker.testing.conformance import Bench, Claim, DriverUnderTest, check
 from hexa_worker.testing.conformance import Report as DriverReport
 from hexa_worker.testing.harness import Harness, HarnessError
 from hexa_worker.testing.records import Emitted, Settled
+from hexa_worker.testing.simulate import Simulated, SimulationFailed, Troubles, simulate
 from hexa_worker.testing.virtual import VirtualTime
 
 __all__ = [
@@ -20,8 +22,12 @@ __all__ = [
     "Harness",
     "HarnessError",
     "Settled",
+    "Simulated",
+    "SimulationFailed",
+    "Troubles",
     "VirtualTime",
     "check_driver",
     "claim",
     "claims",
+    "simulate",
 ]

@@ -244,7 +244,9 @@ class _Judge:
         """Faults that explain why `earlier` was run again by `before`."""
         first = earlier.start
         end = (earlier.ended_at or before.at) + self.expected.settle_s
-        mine = (*self._faults_of[first.pid], *self._faults_of[None])
+        # A process that stood still goes on with what is somebody else's by now: the fault is the later one's.
+        pids = dict.fromkeys((first.pid, before.pid, None))
+        mine = sorted((fault for pid in pids for fault in self._faults_of[pid]), key=lambda fault: fault.at)
         return [fault for fault in mine if first.at <= fault.until and fault.at <= min(end, before.at)]
 
     # -- I7

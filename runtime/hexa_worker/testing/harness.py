@@ -69,13 +69,8 @@ class Harness:
         state: Any = _UNSET,
         backend: Backend = "asyncio",
     ) -> None:
-        try:
-            subscriptions = msgspec.convert(settings or {}, dict[str, Subscription])
-        except msgspec.ValidationError as error:
-            raise ConfigError(str(error), where="settings of the harness") from error
-        file = File(worker=Worker(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
-        config = Config(path=Path("harness").absolute(), file=file)
-        self._set_up(config, plans_in(_modules(handlers), config), state, backend)
+        config, loaded = load_handlers(handlers, settings)
+        self._set_up(config, loaded, state, backend)
 
     @classmethod
     def from_config(cls, path: str | Path, *, state: Any = _UNSET, backend: Backend = "asyncio") -> Self:
@@ -149,11 +144,11 @@ class Harness:
             ConfigError, DriverRejected: the event cannot be emitted.
         """
         event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=event_id)
-        return _complete(self._emitter.emit(event))
+        return complete(self._emitter.emit(event))
 
     def emit_raw(self, message: Message) -> str:
         """Store a record as it is, as a foreign producer might; returns its message id."""
-        (answer,) = _complete(MemoryDriver(self._store).publish([message]))
+        (answer,) = complete(MemoryDriver(self._store).publish([message]))
         if isinstance(answer, DriverError):
             raise answer
         return answer
@@ -243,6 +238,19 @@ class _Listener(MemoryDriver):
         return answers
 
 
+def load_handlers(
+    handlers: Sequence[ModuleType | Callable[..., Any]], settings: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[Config, Loaded]:
+    """Handlers put together as a worker.toml with these settings would; see `Harness`."""
+    try:
+        subscriptions = msgspec.convert(settings or {}, dict[str, Subscription])
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error), where="settings of the harness") from error
+    file = File(worker=Worker(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
+    config = Config(path=Path("harness").absolute(), file=file)
+    return config, plans_in(_modules(handlers), config)
+
+
 def _modules(handlers: Sequence[ModuleType | Callable[..., Any]]) -> list[ModuleType]:
     """`handlers` as modules: loose functions are put into one of their own."""
     loose = ModuleType("harness")
@@ -252,7 +260,7 @@ def _modules(handlers: Sequence[ModuleType | Callable[..., Any]]) -> list[Module
     return [*(one for one in handlers if isinstance(one, ModuleType)), loose]
 
 
-def _complete(call: Coroutine[Any, Any, T]) -> T:
+def complete(call: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that never suspends: the memory driver answers at once."""
     try:
         call.send(None)

@@ -67,34 +67,23 @@ def payload_hash(payload: bytes) -> str:
     return hashlib.blake2b(payload, digest_size=8).hexdigest()
 
 
-class Ledger:
-    """One process's file.
+class LedgerLines:
+    """What is written; where to is decided by `_keep`.
 
     Args:
-        folder: where it is made, under a name of its own.
-        pid: another process number than the real one; for simulated processes.
-        monotonic: another clock; for simulated time.
-
-    Ownership: the file stays open until the process ends or `close`.
+        pid: the process number in every line.
+        monotonic: the clock of every line.
     """
 
-    def __init__(
-        self, folder: Path, *, pid: int | None = None, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._pid = os.getpid() if pid is None else pid
+    def __init__(self, pid: int, monotonic: Callable[[], float]) -> None:
+        self.pid = pid
         self._monotonic = monotonic
-        self.path = folder / f"{self._pid}-{uuid.uuid4().hex[:8]}.jsonl"
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._encode = msgspec.json.Encoder().encode
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
 
     def _write(self, what: What, **fields: Any) -> None:
-        entry = Entry(what=what, at=self._monotonic(), pid=self._pid, **fields)
-        os.write(self._file, self._encode(entry) + b"\n")
+        self._keep(Entry(what=what, at=self._monotonic(), pid=self.pid, **fields))
+
+    def _keep(self, entry: Entry) -> None:
+        raise NotImplementedError
 
     def emit_begin(self, channel: str, payload: bytes, key: str | None = None, event: str = "") -> str:
         """An emit is about to be tried; returns the token for its result."""
@@ -143,6 +132,34 @@ class Ledger:
         )
 
 
+class Ledger(LedgerLines):
+    """One process's file.
+
+    Args:
+        folder: where it is made, under a name of its own.
+        pid: another process number than the real one; for simulated processes.
+        monotonic: another clock; for simulated time.
+
+    Ownership: the file stays open until the process ends or `close`.
+    """
+
+    def __init__(
+        self, folder: Path, *, pid: int | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(os.getpid() if pid is None else pid, monotonic)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{self.pid}-{uuid.uuid4().hex[:8]}.jsonl"
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._encode = msgspec.json.Encoder().encode
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _keep(self, entry: Entry) -> None:
+        os.write(self._file, self._encode(entry) + b"\n")
+
+
 @cache
 def process_ledger() -> Ledger:
     """Return the ledger of this process in the folder that `HEXA_WORKER_LEDGER` names."""
@@ -154,7 +171,7 @@ async def middleware(payload: Any, context: Any, call_next: Next) -> Any:
     return await _recorded(process_ledger(), payload, context, call_next)
 
 
-def recording(ledger: Ledger) -> Middleware:
+def recording(ledger: LedgerLines) -> Middleware:
     """As `middleware`, with a ledger of one's own."""
 
     async def record(payload: Any, context: Any, call_next: Next) -> Any:
@@ -163,7 +180,7 @@ def recording(ledger: Ledger) -> Middleware:
     return record
 
 
-async def _recorded(ledger: Ledger, payload: Any, context: Any, call_next: Next) -> Any:
+async def _recorded(ledger: LedgerLines, payload: Any, context: Any, call_next: Next) -> Any:
     contexts: Sequence[Context[Any]] = context.items if isinstance(context, BatchContext) else (context,)
     for one in contexts:
         ledger.handle_start(one)
@@ -179,7 +196,7 @@ async def _recorded(ledger: Ledger, payload: Any, context: Any, call_next: Next)
     return result
 
 
-def _write_end(ledger: Ledger, context: Context[Any], end: object) -> None:
+def _write_end(ledger: LedgerLines, context: Context[Any], end: object) -> None:
     """Write how one delivery ended, raised or returned; `Ack` and `Drop` are successes."""
     if isinstance(end, BaseException) and not isinstance(end, Ack | Drop):
         ledger.handle_error(context, end)
