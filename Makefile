@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run test test-quick check format chaos bench brokers clean
+.PHONY: run test test-quick check format docs chaos bench clean
 
 run: $(VENV)/.installed  ## emit the sample orders and run two worker processes over them
 	$(BIN)/hexa-worker emit worker.toml --file handlers/orders.jsonl
@@ -27,6 +27,10 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import layering
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-dev  ## the pages that are made from the code
+	$(BIN)/python -m hexa_worker.config.schema
+	$(BIN)/python -m hexa_worker.config.reference
 
 chaos: $(VENV)/.installed-dev  ## the long form: hundreds of kills, a ledger that must balance
 	$(BIN)/python -m tests.chaos

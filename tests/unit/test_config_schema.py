@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hexa_worker.config.check import Check
 from hexa_worker.config.model import File
 from hexa_worker.config.references import References
+from hexa_worker.config.reference import reference_text
 from hexa_worker.config.schema import make_schema, schema_text
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,10 @@ def loads(data: Any, folder: Path) -> bool:
     check = Check("w", References(folder, {}))
     check.table(data, File)
     return not check.mistakes
+
+
+def test_the_committed_reference_is_current() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == reference_text()
 
 
 def test_the_committed_schema_is_current() -> None:
