@@ -18,7 +18,7 @@ def main() -> int:
     try:
         return run_parent(path, load_config(path), until_idle="--until-idle" in sys.argv, command=command)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
 
 

@@ -107,7 +107,7 @@ class Stage:
 
     def hear(self, text: str, times: int = 1) -> list[Said]:
         """Wait until `text` was said so often; who said it."""
-        self.until(lambda: len(self._who(text)) >= times, f"{times} × {text!r}")
+        self.until(lambda: len(self._who(text)) >= times, f"{text!r}, {times} times")
         return self._who(text)
 
     def _who(self, text: str) -> list[Said]:

@@ -104,7 +104,7 @@ class StandIn:
         self.write(f"crashes {suspects.crashes('do', 'work', int(offset)) if suspects.any() else 0}")
 
     async def do_settled(self, offset: str) -> None:
-        self.session.suspects.settled("do", "work", int(offset))
+        self.session.suspects.settled("do", [("work", int(offset))])
 
     async def do_beats(self, count: str) -> None:
         """Stay for so many quarters of the watchdog's time."""
@@ -114,12 +114,11 @@ class StandIn:
     async def do_orphan(self) -> None:
         """Leave a process without a parent, and wait until somebody has waited for it."""
         if not os.fork():
-            if not os.fork():
-                os._exit(0)
+            os.fork()
             os._exit(0)
-        os.wait()
+        os.wait()  # noqa: ASYNC222 - it has ended already
         self.write("orphaned")
-        while any(_state(pid) == "Z" for pid in os.listdir("/proc") if pid.isdigit()):
+        while _zombies():  # noqa: ASYNC110 - nothing tells
             await anyio.sleep(0.01)
         self.write("no zombies")
 
@@ -135,11 +134,15 @@ class StandIn:
         self.write(state.name.lower())
 
 
-def _state(pid: str) -> str:
+def _zombies() -> bool:
+    return any(map(_is_zombie, Path("/proc").iterdir()))
+
+
+def _is_zombie(process: Path) -> bool:
     try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+        return process.name.isdigit() and (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
-        return ""
+        return False
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def test_a_settled_suspect_is_forgotten_by_all(tmp_path: Path) -> None:
     one, two = Suspects(tmp_path, book.forget), Suspects(tmp_path, book.forget)
     assert one.any()
     assert two.any()
-    one.settled("do", "work", 1)
+    one.settled("do", [("work", 1), ("work", 3)])
     assert two.any()
     assert [two.crashes("do", "work", offset) for offset in (1, 2)] == [0, 1]
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from hexa_worker.processes.spawn import Spawned
 
 
-def run_parent(
+def run_parent(  # noqa: PLR0913 - as there
     config_path: Path,
     config: "Config",
     *,

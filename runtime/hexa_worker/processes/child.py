@@ -116,7 +116,7 @@ def main(program: Program | None = None) -> None:
     except ConfigError as error:
         link.last_words(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
-    except BaseException as error:  # noqa: BLE001 - the last frame of a process: it is logged and ends it
+    except BaseException as error:  # the last frame of a process
         log.critical("worker process failed: %s: %s", type(error).__qualname__, error, exc_info=error)
     _exit(code)
 

@@ -4,6 +4,7 @@ The least of HTTP that probes and scrapers need: one GET or HEAD per connection.
 would triple the memory of what this is.
 """
 
+import contextlib
 import logging
 import socket
 import socketserver
@@ -58,10 +59,8 @@ class _Handler(socketserver.StreamRequestHandler):
     server: "StatusServer"
 
     def handle(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the client went away or is too slow
             self._reply(*self._read())
-        except OSError:
-            pass  # the client went away or is too slow
 
     def _read(self) -> tuple[bool, Answer]:
         """Read the request; whether the body is wanted, and the answer."""
@@ -123,7 +122,7 @@ class StatusServer(socketserver.ThreadingTCPServer):
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
         """Log a defect; the default prints a traceback to stderr."""
-        log.exception("a status page failed")
+        log.exception("a status page failed")  # noqa: LOG004 - called while an exception is handled
 
     def close(self) -> None:
         """Serve no more."""

@@ -25,7 +25,7 @@ def take(path: Path) -> int:
         raise ConfigError(
             f"another worker called {path.stem!r} runs with this state_dir",
             where=str(path),
-            hint="stop it first, or give this one its own [worker] name or state_dir; more processes: [worker] processes",
+            hint="stop it first, or give this one another name or state_dir; for more processes set processes",
         ) from None
     except OSError as error:
         os.close(descriptor)

@@ -1,11 +1,13 @@
 """What a child really runs: the app, its lineage recorded beside it."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from hexa_worker.app import serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
+from hexa_worker.core.settlement import Released, Settlement
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
@@ -25,7 +27,16 @@ class AppProgram:
 
 
 async def _serve(session: Session, loaded: Loaded) -> int:
+    suspects = session.suspects
     with recording(session.config) as recorder:
+
+        def record(action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
+            if recorder is not None:
+                recorder.record(action, settlements, now_ms)
+            if suspects.any():
+                done = (one.delivery for one in settlements if not isinstance(one, Released))
+                suspects.settled(action, ((delivery.source, delivery.offset) for delivery in done))
+
         return await serve(
             session.config,
             loaded,
@@ -35,5 +46,5 @@ async def _serve(session: Session, loaded: Loaded) -> int:
             suspects=session.suspects,
             stuck=session.stuck,
             report=session.report,
-            record=None if recorder is None else recorder.record,
+            record=record,
         )

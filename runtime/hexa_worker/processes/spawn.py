@@ -72,4 +72,4 @@ def instruct(spawned: Spawned, arguments: Arguments) -> None:
     """Tell a child what to do. A child that is dead already is found out otherwise."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         spawned.connection.sendall(pack(arguments))
-    spawned.connection.setblocking(False)
+    spawned.connection.setblocking(False)  # noqa: FBT003 - positional-only

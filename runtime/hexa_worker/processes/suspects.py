@@ -78,7 +78,7 @@ class SuspectsBook:
     def _write(self) -> None:
         path, new = self._folder / _NAME, self._folder / f"{_NAME}.new"
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(file, "wb") as out:
+        with os.fdopen(file, "wb") as out:
             out.write(msgspec.msgpack.encode(list(self.suspicions.items())))
         new.replace(path)
         (version,) = _VERSION.unpack_from(self._version, 0)
@@ -119,8 +119,14 @@ class Suspects:
         """How many processes died with this delivery in hand, as of the last call of `any`."""
         return self._crashes.get(Hand(action, source, offset), 0)
 
-    def settled(self, action: str, source: str, offset: int) -> None:
-        """This suspect was acknowledged, retried or dead-lettered: its place in the broker is history."""
-        hand = Hand(action, source, offset)
-        if self._crashes.pop(hand, None) is not None:
-            self._settled([hand])
+    def settled(self, action: str, places: Iterable[tuple[str, int]]) -> None:
+        """Deliveries (source and offset) were acknowledged, retried or dead-lettered.
+
+        Those of them that are suspects are forgotten: their place in the broker is history, and a channel that is
+        made anew must not inherit its suspects.
+        """
+        found = [hand for place in places if (hand := Hand(action, *place)) in self._crashes]
+        for hand in found:
+            del self._crashes[hand]
+        if found:
+            self._settled(found)

@@ -1,6 +1,5 @@
 """Signals as bytes on a socket, so that one selector waits for everything."""
 
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ class Wakeup:
 
     def __init__(self) -> None:
         self.reader, self._writer = socket.socketpair()
-        self.reader.setblocking(False)
-        self._writer.setblocking(False)
+        for end in (self.reader, self._writer):
+            end.setblocking(False)  # noqa: FBT003 - positional-only
 
     def signals(self) -> list[signal.Signals]:
         """The signals that came since the last call, oldest first."""
@@ -33,13 +32,6 @@ class Wakeup:
         except BlockingIOError:
             return []
         return [signal.Signals(number) for number in data if number]
-
-    def wake(self) -> None:
-        """Make the reader readable. From any thread."""
-        try:
-            os.write(self._writer.fileno(), b"\0")
-        except BlockingIOError:
-            pass  # it is readable already
 
     @contextmanager
     def listening(self) -> Iterator[None]:
