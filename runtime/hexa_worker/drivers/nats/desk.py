@@ -55,8 +55,13 @@ async def remove(connection: Connection, streams: Streams, channel: str, offsets
     return removed
 
 
-async def channels(connection: Connection) -> list[str]:
-    """Every channel that is kept: subjects of streams, and those that wildcards let in."""
+async def channels(connection: Connection, *, ladders: bool = True) -> list[str]:
+    """Every channel that is kept: subjects of streams, and those that wildcards let in.
+
+    Args:
+        connection: asks.
+        ladders: retry channels and dead letters too.
+    """
     found: set[str] = set()
     offset = 0
     while True:
@@ -66,6 +71,8 @@ async def channels(connection: Connection) -> list[str]:
             raise error.as_driver_error("list streams") from error
         streams: list[dict[str, Any]] = page.get("streams") or []
         for one in streams:
+            if not ladders and one["config"]["name"].endswith((f"{names.MARK}retry", f"{names.MARK}dlq")):
+                continue
             found |= await _channels_of(connection, one["config"])
         offset += len(streams)
         if not streams or offset >= int(page.get("total", 0)):

@@ -11,10 +11,10 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.nats import consumers, desk, failures, names
+from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
-from hexa_worker.drivers.nats.source import NatsSource
+from hexa_worker.drivers.nats.source import NatsSource, Part
 from hexa_worker.drivers.nats.streams import Streams
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -27,7 +27,7 @@ def capabilities(options: Nats) -> Capabilities:
         name="nats",
         durable=True,
         shared=True,
-        order=frozenset({OrderBy.NONE}),
+        order=frozenset(OrderBy),
         delay_accuracy_s=0.5,
         redelivery_s=options.ack_wait_s,
         counts_deliveries=False,
@@ -53,6 +53,7 @@ class AsyncioNatsDriver:
         self._streams = Streams(self._connection, options)
         self._publisher = Publisher(self._connection, self._streams, options, self._clock)
         self._sources: list[NatsSource] = []
+        self._retry_channels: set[str] = set()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -91,10 +92,11 @@ class AsyncioNatsDriver:
         for spec in specs:
             await self._declare(spec)
 
-    async def _declare(self, spec: SubscriptionSpec) -> list[tuple[str, str, str | None]]:
-        """Make or check all that a subscription needs; returns its feeds: stream, durable, channel."""
+    async def _declare(self, spec: SubscriptionSpec) -> list[Part]:
+        """Make or check all that a subscription needs; returns what there is to read."""
         options = self._own(spec)
-        feeds: list[tuple[str, str, str | None]] = []
+        self._retry_channels.update(spec.retry_channels)
+        parts: list[Part] = []
         retries = await self._streams.retries(spec.retry_base)
         await self._streams.dead_letters(spec.retry_base)
         self._publisher.retry_bases[f"{spec.retry_base}.retry"] = retries
@@ -107,47 +109,56 @@ class AsyncioNatsDriver:
             deliver_policy="all",
         )
         await consumers.ensure(self._connection, retries, wanted)
-        feeds.append((retries, names.RETRY_DURABLE, None))
+        parts.append(Part(stream=retries, durable=names.RETRY_DURABLE, channel=None))
+        if spec.order_by is not OrderBy.NONE:
+            await self._streams.leases()
         for channel in await self._channels(spec):
-            stream = await self._streams.channel(channel)
-            if options.stream is not None and stream != options.stream:
-                raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
-            durable = names.durable(spec.group, stream, channel)
-            wanted = consumers.config(
-                durable,
-                channel,
-                ack_wait_s=ack_wait_s,
-                max_ack_pending=options.max_ack_pending or self._options.max_ack_pending,
-                deliver_policy="all" if spec.start == "earliest" else "new",
-            )
-            await consumers.ensure(self._connection, stream, wanted)
-            feeds.append((stream, durable, channel))
-        return feeds
+            parts.append(await self._declare_channel(spec, channel, options))
+        return parts
+
+    async def _declare_channel(self, spec: SubscriptionSpec, channel: str, options: NatsSubscription) -> Part:
+        stream = await self._streams.channel(channel)
+        if options.stream is not None and stream != options.stream:
+            raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
+        durable = names.durable(spec.group, stream, channel)
+        policy = "all" if spec.start == "earliest" else "new"
+        if spec.order_by is not OrderBy.NONE:
+            await exclusive.declare(self._connection, stream, durable, channel, deliver_policy=policy)
+            return Part(stream=stream, durable=durable, channel=channel, exclusive=True)
+        wanted = consumers.config(
+            durable,
+            channel,
+            ack_wait_s=options.ack_wait_s or self._options.ack_wait_s,
+            max_ack_pending=options.max_ack_pending or self._options.max_ack_pending,
+            deliver_policy=policy,
+        )
+        await consumers.ensure(self._connection, stream, wanted)
+        return Part(stream=stream, durable=durable, channel=channel)
 
     async def _channels(self, spec: SubscriptionSpec) -> Sequence[str]:
         if spec.pattern is None:
             return spec.channels
         wanted = re.compile(spec.pattern)
-        return [channel for channel in await self.channels() if wanted.fullmatch(channel)]
+        kept = await desk.channels(self._connection, ladders=False)
+        return [channel for channel in kept if wanted.fullmatch(channel)]
 
     def _own(self, spec: SubscriptionSpec) -> NatsSubscription:
         return spec.options if isinstance(spec.options, NatsSubscription) else NatsSubscription()
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
-        del revoked
-        feeds = await self._declare(spec)
+        parts = await self._declare(spec)
         options = self._own(spec)
 
-        async def redeclare() -> None:
+        async def redeclare() -> list[Part]:
             self._streams.forget(spec.channels)
-            await self._declare(spec)
+            return await self._declare(spec)
 
         source = NatsSource(
-            self._connection, self._publisher, spec, options.ack or self._options.ack, self._clock, redeclare
+            self._connection, self._publisher, spec, options.ack or self._options.ack, self._clock, redeclare, revoked
         )
-        for stream, durable, channel in feeds:
-            source.add_feed(stream, durable, channel, options.ack_wait_s or self._options.ack_wait_s)
+        for part in parts:
+            source.add_feed(part, options.ack_wait_s or self._options.ack_wait_s)
         source.start()
         self._sources.append(source)
         return source
@@ -162,7 +173,7 @@ class AsyncioNatsDriver:
 
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
-        return await desk.channels(self._connection)
+        return sorted({*await desk.channels(self._connection), *self._retry_channels})
 
     async def inspect(self) -> Mapping[str, str]:
         """What is at the other end, for people."""

@@ -5,6 +5,7 @@ A delivery's number is its stream sequence; the reply subject that settles it ma
 server sends a copy after a restart or a silence, and the copy's reply subject replaces the older one.
 """
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -53,6 +54,7 @@ class Feed:
         ack_wait_s: how long a claim holds without renewal.
         now_ms: the wall clock.
         arrived: called when there may be something to take or to do.
+        exclusive: nobody else reads the channel, so its order holds; paused until `resume`.
     """
 
     def __init__(  # noqa: PLR0913 - what makes up a consumer
@@ -65,13 +67,18 @@ class Feed:
         ack_wait_s: float,
         now_ms: Callable[[], int],
         arrived: Callable[[], None],
+        *,
+        exclusive: bool = False,
     ) -> None:
         self.number = number
         self.stream = stream
         self.durable = durable
         self.channel = channel
         self.ack_wait_s = ack_wait_s
+        self.exclusive = exclusive
+        self.paused = exclusive
         self.missing = False
+        self.rewind_event = asyncio.Event()
         self.buffer: deque[Delivery] = deque()
         self.held: dict[int, bytes] = {}
         self.lost: set[int] = set()
@@ -91,7 +98,7 @@ class Feed:
         self._heard_at = monotonic()
         self._pull_expires_at = 0.0
         self._inbox: Subscribed = connection.subscribe(self._deliver)
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}".encode()
+        self._next_number = 1
 
     def _token(self, delivered: int) -> Token:
         token = self._tokens.get(delivered)
@@ -116,7 +123,11 @@ class Feed:
             int(HEARTBEAT_S * NANOSECONDS),
         )
         reply = b"%s.%d" % (self._inbox.inbox.encode(), self._pulled)
-        self._connection.write(b"PUB %s %s %d\r\n%s\r\n" % (self._subject, reply, len(body), body))
+        self._connection.write(b"PUB %s %s %d\r\n%s\r\n" % (self._request, reply, len(body), body))
+
+    @property
+    def _request(self) -> bytes:
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}".encode()
 
     def forget_pulls(self) -> None:
         """What was asked for will not come."""
@@ -157,7 +168,9 @@ class Feed:
                 sequence, delivered, stored_ns = int(parts[5]), parts[4], parts[7]
             else:  # with domain and account before the stream
                 sequence, delivered, stored_ns = int(parts[7]), parts[6], parts[9]
-            if (delivered != b"1" or sequence in held) and self._known(sequence, reply, again):
+            if self.exclusive and not self._in_order(parts, sequence, delivered):
+                continue
+            if (delivered != b"1" or sequence in held or self.exclusive) and self._known(sequence, reply, again):
                 continue
             if block is None:
                 key, headers, due_ms, timestamp_ms = None, _NO_HEADERS, 0, 0
@@ -218,6 +231,19 @@ class Feed:
             again.append(reply)
             return True
         return False
+
+    def _in_order(self, parts: list[bytes], sequence: int, delivered: bytes) -> bool:
+        """Whether a frame of an exclusive consumer may be looked at: it is of this term, and nothing is missing."""
+        if self.paused or parts[-6].decode() != self.durable:
+            return False
+        number = int(parts[-3])
+        missed = number != self._next_number
+        late = delivered != b"1" and sequence not in self.held and sequence not in self.settled
+        if missed or late:
+            self.want_rewind()
+            return False
+        self._next_number = number + 1
+        return True
 
     def _early(self, sequence: int, due_ms: int, reply: bytes) -> bool:
         """Send back what is not due yet; whoever gets it again looks again."""
@@ -298,6 +324,37 @@ class Feed:
         self.settled.clear()
         self.delayed.clear()
 
+    # -- terms of an exclusive consumer
+
+    @property
+    def rewind_wanted(self) -> bool:
+        """It must begin again at the first unsettled message."""
+        return self.rewind_event.is_set()
+
+    def want_rewind(self) -> None:
+        """Hand out nothing until the consumer was made anew."""
+        self.pause()
+        self.rewind_event.set()
+
+    def pause(self) -> None:
+        """Hand out nothing more; what is in hand may be somebody else's by now."""
+        self.paused = True
+        self.forget_pulls()
+        for delivery in self.buffer:
+            del self.held[delivery.offset]
+        self.buffer.clear()
+        self.lost.intersection_update(self.held)
+        self.lost.update(self.held)
+
+    def resume(self, durable: str) -> None:
+        """Read on through another consumer; copies of what is in hand bring the claims back."""
+        self.durable = durable
+        self._next_number = 1
+        self.missing = False
+        self.rewind_event.clear()
+        self.paused = False
+        self._arrived()
+
     def let_go(self, sequences: Iterable[int], *, done: bool) -> None:
         """These are settled."""
         held, lost, delayed = self.held, self.lost, self.delayed
@@ -316,6 +373,11 @@ class Feed:
 
     # -- the end
 
+    def begin_pulls(self) -> None:
+        """Undo `end_pulls`."""
+        self._connection.forget_sink(self._inbox)
+        self._inbox = self._connection.subscribe(self._deliver)
+
     def end_pulls(self) -> None:
         """Take nothing more."""
         self._connection.unsubscribe(self._inbox)
@@ -323,7 +385,8 @@ class Feed:
 
     def hand_back(self) -> None:
         """Give back whatever is in hand."""
-        self.send([reply for sequence, reply in self.held.items() if sequence not in self.lost], b"-NAK")
+        if not self.exclusive:
+            self.send([reply for sequence, reply in self.held.items() if sequence not in self.lost], b"-NAK")
         self._connection.forget_sink(self._inbox)
         self.buffer.clear()
         self.held.clear()

@@ -76,13 +76,18 @@ class Publisher:
         return max(self._connection.max_payload - HEADER_RESERVE, self._connection.max_payload // 2)
 
     async def publish(
-        self, messages: Sequence[Message], message_ids: Sequence[str] | None = None
+        self,
+        messages: Sequence[Message],
+        message_ids: Sequence[str] | None = None,
+        *,
+        limited: Sequence[bool] | None = None,
     ) -> list[str | DriverError]:
         """Store messages; for each its id (``stream-sequence``) or what refused it.
 
         Args:
             messages: what to store.
             message_ids: what the server tells repetitions by; None: taken from the events' ids.
+            limited: whether `max_payload` holds for each (what came from the server fits); None: for all.
 
         Raises:
             DriverUnavailable: not all are confirmed.
@@ -93,7 +98,7 @@ class Publisher:
             try:
                 stream = await self._stream(message.channel)
                 message_id = self._message_id(message) if message_ids is None else message_ids[place]
-                records[place] = self._record(message, stream, message_id, limited=message_ids is None)
+                records[place] = self._record(message, stream, message_id, limited=limited is None or limited[place])
             except DriverRejected as error:
                 answers[place] = error
         await self._send_all(records, answers)

@@ -4,24 +4,46 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
+
+import msgspec
 
 from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Acknowledge
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
-from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.exclusive import Exclusive
 from hexa_worker.drivers.nats.failures import ApiError
-from hexa_worker.drivers.nats.feed import SILENCE_S, Feed
+from hexa_worker.drivers.nats.feed import ACTIVE_S, SILENCE_S, Feed
 from hexa_worker.drivers.nats.publisher import Publisher
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 HAND_BACK_S = 1.0
 AWAY_S = 0.5
+DISCOVER_S = 2.0
+"""How soon a new channel that matches a pattern is found."""
 log = logging.getLogger("hexa_worker.drivers.nats")
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One durable consumer of a subscription.
+
+    Attributes:
+        stream: the stream it reads.
+        durable: its name; with `exclusive` without a term.
+        channel: the channel it reads; None: the retry ladder.
+        exclusive: one process at a time reads it, in order.
+    """
+
+    stream: str
+    durable: str
+    channel: str | None
+    exclusive: bool = False
 
 
 class NatsSource:
@@ -33,7 +55,8 @@ class NatsSource:
         spec: the subscription.
         ack: whether acknowledgements wait for the server's answer.
         clock: the wall clock.
-        redeclare: makes what is missing on the server anew.
+        redeclare: makes what is missing on the server anew, and says what there is to read.
+        revoked: see `hexa_worker.drivers.base.Revoked`.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -43,7 +66,8 @@ class NatsSource:
         spec: SubscriptionSpec,
         ack: Acknowledge,
         clock: Clock,
-        redeclare: Callable[[], Awaitable[None]],
+        redeclare: Callable[[], Awaitable[list[Part]]],
+        revoked: Revoked,
     ) -> None:
         self.feeds: list[Feed] = []
         self._connection = connection
@@ -52,31 +76,59 @@ class NatsSource:
         self._ack = ack
         self._clock = clock
         self._redeclare = redeclare
+        self._revoked = revoked
+        self._exclusives: dict[int, Exclusive] = {}
+        self._revoking: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._next_feed = 0
         self._stopped = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
+        self._discovery: asyncio.Task[None] | None = None
         connection.on_change(self._connection_changed)
 
-    def add_feed(self, stream: str, durable: str, channel: str | None, ack_wait_s: float) -> None:
-        """Read one more channel (None: the retry ladder)."""
-        self.feeds.append(
-            Feed(
-                len(self.feeds),
-                self._connection,
-                stream,
-                durable,
-                channel,
-                ack_wait_s,
-                self._clock.now_ms,
-                self._work.set,
-            )
+    def add_feed(self, part: Part, ack_wait_s: float) -> None:
+        """Read one more channel."""
+        feed = Feed(
+            len(self.feeds),
+            self._connection,
+            part.stream,
+            part.durable,
+            part.channel,
+            ack_wait_s,
+            self._clock.now_ms,
+            self._work.set,
+            exclusive=part.exclusive,
         )
+        self.feeds.append(feed)
+        if part.exclusive and part.channel is not None:
+            lost = partial(self._lost_lease, part.stream)
+            self._exclusives[feed.number] = Exclusive(self._connection, feed, part.durable, part.channel, lost)
+        if self._task is not None:
+            self._start_feed(feed)
+
+    def _start_feed(self, feed: Feed) -> None:
+        exclusive = self._exclusives.get(feed.number)
+        if exclusive is not None:
+            exclusive.start()
+        self._work.set()
+
+    def _lost_lease(self, stream: str) -> None:
+        """Let the worker forget what it has queued of a channel that is somebody else's by now."""
+        task = asyncio.get_running_loop().create_task(self._tell_revoked(frozenset({stream})))
+        self._revoking.add(task)
+        task.add_done_callback(self._revoking.discard)
+
+    async def _tell_revoked(self, sources: frozenset[str]) -> None:
+        await self._revoked(sources)
 
     def start(self) -> None:
         """Keep claims alive from now on."""
         self._task = asyncio.get_running_loop().create_task(self._keep())
+        for feed in self.feeds:
+            self._start_feed(feed)
+        if self._spec.pattern is not None:
+            self._discovery = asyncio.get_running_loop().create_task(self._discover())
 
     # -- receiving
 
@@ -85,7 +137,7 @@ class NatsSource:
         while not self._stopped:
             if not self._connection.up:
                 await self._connection.wait_up(AWAY_S)
-            if any(feed.missing for feed in self.feeds):
+            if any(feed.missing and not feed.exclusive for feed in self.feeds):
                 await self._make_again()
             taken = self._take(max_count, max_bytes)
             self._ask(max_count - len(taken), max_bytes)
@@ -125,20 +177,35 @@ class NatsSource:
         if room <= 0 or self._stopped:
             return
         now = monotonic()
-        active = sum(1 for feed in self.feeds if now - feed.active_at <= 1.0)
-        for feed in self.feeds:
+        feeds = [feed for feed in self.feeds if not feed.paused]
+        active = sum(1 for feed in feeds if now - feed.active_at <= ACTIVE_S)
+        for feed in feeds:
             coming = feed.outstanding + len(feed.buffer)
-            share = feed.share(room, room_bytes, len(self.feeds), active, now)
+            share = feed.share(room, room_bytes, len(feeds), active, now)
             if coming * 2 <= share:
                 feed.pull(share - coming)
 
     async def _make_again(self) -> None:
         """A consumer or stream was deleted: make it again. Raises DriverRejected where that is not allowed."""
-        missing = [feed for feed in self.feeds if feed.missing]
+        missing = [feed for feed in self.feeds if feed.missing and not feed.exclusive]
         log.warning("gone from the server, made again: %s", ", ".join(f"{one.durable} of {one.stream}" for one in missing))
         await self._redeclare()
         for feed in missing:
             feed.reset()
+
+    async def _discover(self) -> None:
+        """Read channels that match the pattern and were made later."""
+        while True:
+            await asyncio.sleep(DISCOVER_S)
+            try:
+                parts = await self._redeclare()
+            except DriverError as error:
+                log.debug("looking for new channels: %s", error)
+                continue
+            known = {feed.channel for feed in self.feeds}
+            for part in parts:
+                if part.channel not in known:
+                    self.add_feed(part, self.feeds[0].ack_wait_s)
 
     def _connection_changed(self, up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
         for feed in self.feeds:
@@ -157,6 +224,8 @@ class NatsSource:
 
     async def _renew(self) -> None:
         for feed in self.feeds:
+            if feed.exclusive:
+                continue  # the lease is what counts
             try:
                 await feed.renew()
             except DriverUnavailable:
@@ -205,8 +274,12 @@ class NatsSource:
         if not with_record:
             return settlements
         records: list[Message] = [one.record for one in with_record]
-        ids = [f"{one.delivery.message_id}>{one.delivery.timestamp_ms}>{names.token(one.record.channel)}" for one in with_record]
-        answers = await self._publisher.publish(records, ids)
+        ids = [
+            f"{one.delivery.message_id}>{one.delivery.timestamp_ms}>{names.token(one.record.channel)}"
+            for one in with_record
+        ]
+        ours = [one.record.payload is not one.delivery.payload for one in with_record]
+        answers = await self._publisher.publish(records, ids, limited=ours)
         refused: dict[int, DriverError] = {}
         for one, answer in zip(with_record, answers, strict=True):
             if isinstance(answer, DriverError):
@@ -215,6 +288,11 @@ class NatsSource:
         return [one for one in settlements if id(one) not in refused] if refused else settlements
 
     def _release(self, feed: Feed, sequences: list[int]) -> None:
+        if feed.exclusive:
+            feed.let_go(sequences, done=False)
+            if not self._closed:
+                feed.want_rewind()  # it must come again before what is newer
+            return
         feed.send([feed.held[sequence] for sequence in sequences if sequence in feed.held], b"-NAK")
         feed.let_go(sequences, done=False)
 
@@ -257,7 +335,9 @@ class NatsSource:
 
     async def _consumer_info(self, feed: Feed) -> dict[str, Any]:
         try:
-            return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{feed.durable}")
+            exclusive = self._exclusives.get(feed.number)
+            durable = feed.durable if exclusive is None else await exclusive.current_durable()
+            return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{durable}")
         except ApiError as error:
             raise error.as_driver_error(f"look at durable {feed.durable!r} of stream {feed.stream!r}") from error
 
@@ -290,35 +370,41 @@ class NatsSource:
             return
         self._closed = True
         self._connection.forget(self._connection_changed)
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel_tasks()
         for feed in self.feeds:
             feed.end_pulls()
         if self._connection.up:
             await self._connection.flush(HAND_BACK_S)  # what was under way has arrived then
+        for exclusive in self._exclusives.values():
+            await exclusive.close()
         for feed in self.feeds:
             feed.hand_back()
         if self._connection.up:
             await self._connection.flush(HAND_BACK_S)
 
+    def _cancel_tasks(self) -> None:
+        for task in (self._task, self._discovery, *self._revoking):
+            if task is not None:
+                task.cancel()
+        for exclusive in self._exclusives.values():
+            exclusive.kill()
+
     async def stall(self) -> None:
-        """Renew nothing until every claim has run out on the server: for tests."""
-        if self._task is not None:
-            self._task.cancel()
+        """Say nothing until every claim has run out on the server: for tests."""
+        self._cancel_tasks()
         for feed in self.feeds:
             feed.end_pulls()
             feed.renewed_at = -feed.ack_wait_s
             feed.expire()
-        await asyncio.sleep(max(feed.ack_wait_s for feed in self.feeds) * 1.1)
+        await asyncio.sleep(max(feed.ack_wait_s for feed in self.feeds) * 1.2)
+        for feed in self.feeds:
+            feed.begin_pulls()
         self.start()
 
     def abandon(self) -> None:
-        """Vanish as a killed process does."""
+        """Vanish as a killed process does: for tests."""
         self._closed = True
         self.stop()
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel_tasks()
         for feed in self.feeds:
             feed.drop()
-
-

@@ -1,0 +1,227 @@
+"""Order: a channel is read by one process at a time, from its first unsettled message on.
+
+A durable that is shared cannot keep order: what a dead process had in hand comes again after newer messages. So the
+holder of the channel's lease reads through a consumer that is made for its term alone and begins at the first
+unsettled message. Whenever messages may have been lost or would come late (a new connection, a gap, a release), the
+holder begins a new term; what it still has in hand is not run again. Taking a lease deletes the consumer of the
+term before, so a process that was frozen cannot settle any more.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from hexa_worker.drivers.nats import consumers, names
+from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.feed import Feed
+from hexa_worker.drivers.nats.leases import Lease, LeaseStore
+from hexa_worker.errors import DriverError, DriverUnavailable
+
+ACK_WAIT_S = 3600.0
+"""Of a term's consumer: nothing is to come late by itself."""
+POLL_S = 0.5
+FREE_S = 1.0
+log = logging.getLogger("hexa_worker.drivers.nats")
+
+
+def term_durable(durable: str, term: int) -> str:
+    """The consumer of one term."""
+    return f"{durable}{names.MARK}t{term}"
+
+
+async def declare(connection: Connection, stream: str, durable: str, channel: str, *, deliver_policy: str) -> None:
+    """Fix the position that the first holder begins at.
+
+    Raises:
+        DriverUnavailable, DriverRejected: as `consumers.ensure`.
+    """
+    store = LeaseStore(connection, stream, durable)
+    if (await store.read())[1] is not None:
+        return
+    floor = await _floor(connection, stream, durable)  # it was shared before
+    wanted = _config(durable, 0, channel)
+    wanted |= {"deliver_policy": deliver_policy} if floor is None else _from(floor)
+    await consumers.ensure(connection, stream, wanted)
+    await store.write(Lease(owner="", term=0, floor=floor or 0), after=0)
+
+
+def _config(durable: str, term: int, channel: str) -> dict[str, Any]:
+    return consumers.config(
+        term_durable(durable, term), channel, ack_wait_s=ACK_WAIT_S, max_ack_pending=-1, deliver_policy="all"
+    )
+
+
+def _from(floor: int) -> dict[str, Any]:
+    return {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
+
+
+async def _floor(connection: Connection, stream: str, consumer: str) -> int | None:
+    """Up to which sequence a consumer is settled; None when it does not exist."""
+    try:
+        info = await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
+    except ApiError as error:
+        if error.number == CONSUMER_NOT_FOUND:
+            return None
+        raise error.as_driver_error(f"look at durable {consumer!r} of stream {stream!r}") from error
+    return int(info["ack_floor"]["stream_seq"])
+
+
+class Exclusive:
+    """One process's part in reading a channel in order.
+
+    Args:
+        connection: the way to the server.
+        feed: what reads; it is paused while this process does not hold the lease.
+        durable: the consumer's name, without a term.
+        channel: what it reads.
+        lost: called when the lease is somebody else's by now.
+    """
+
+    def __init__(
+        self, connection: Connection, feed: Feed, durable: str, channel: str, lost: Callable[[], None]
+    ) -> None:
+        self._connection = connection
+        self._feed = feed
+        self._durable = durable
+        self._channel = channel
+        self._lost = lost
+        self._store = LeaseStore(connection, feed.stream, durable)
+        self._me = secrets.token_hex(8)
+        self._lease_s = feed.ack_wait_s
+        self._sequence = 0
+        self._lease: Lease | None = None
+        self._seen = (0, 0.0)  # sequence of somebody's lease, and since when
+        self._generation = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def current_durable(self) -> str:
+        """The consumer of whoever reads."""
+        lease = self._lease or (await self._store.read())[1]
+        return term_durable(self._durable, lease.term if lease is not None else 0)
+
+    def start(self) -> None:
+        """Take part from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def kill(self) -> None:
+        """Take part no more, without a word."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def close(self) -> None:
+        """Leave the lease to others, at once if the server can be told."""
+        self.kill()
+        lease, self._lease = self._lease, None
+        if lease is not None and self._connection.up:
+            with suppress(DriverError, TimeoutError):
+                async with asyncio.timeout(FREE_S):
+                    await self._store.write(Lease(owner="", term=lease.term, floor=lease.floor), self._sequence)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._lease is None:
+                    await self._acquire()
+                elif self._feed.rewind_wanted or self._generation != self._connection.generation:
+                    await self._begin_term(self._lease.term + 1)
+                else:
+                    await self._renew()
+            except DriverUnavailable:
+                self._expire()
+            except DriverError as error:
+                log.warning("the lease of %s: %s", self._channel, error)
+                self._expire()
+            if not self._feed.rewind_wanted or self._lease is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S if self._lease is None else min(POLL_S, self._lease_s / 6)):
+                        await self._feed.rewind_event.wait()
+
+    async def _acquire(self) -> None:
+        """Take the lease if it is nobody's, or was not renewed for its whole length."""
+        sequence, lease = await self._store.read()
+        now = monotonic()
+        if self._seen[0] != sequence:
+            self._seen = (sequence, now)
+        if lease is None or not lease.owner or lease.owner == self._me or now - self._seen[1] > self._lease_s:
+            self._sequence, self._lease = sequence, lease or Lease(owner="", term=0, floor=0)
+            await self._begin_term(self._lease.term + 1)
+
+    async def _begin_term(self, term: int) -> None:
+        """Write down that the lease is ours, then read on through a consumer of our own."""
+        lease = self._lease
+        assert lease is not None  # noqa: S101 - the callers hold or take one
+        feed = self._feed
+        feed.pause()
+        self._generation = self._connection.generation
+        old = term_durable(self._durable, lease.term)
+        if not await self._write(Lease(owner=self._me, term=term, floor=lease.floor)):
+            return
+        floor = max(lease.floor, await _floor(self._connection, feed.stream, old) or 0)
+        if not await self._write(Lease(owner=self._me, term=term, floor=floor)):
+            return
+        for name in await self._consumers():
+            await self._delete(name)
+        config = _config(self._durable, term, self._channel) | _from(floor)
+        await consumers.ensure(self._connection, feed.stream, config)
+        feed.resume(term_durable(self._durable, term))
+
+    async def _consumers(self) -> list[str]:
+        """Every consumer of an earlier term."""
+        found: list[str] = []
+        while True:
+            try:
+                page = await self._connection.api(f"CONSUMER.NAMES.{self._feed.stream}", offset=len(found))
+            except ApiError as error:
+                raise error.as_driver_error(f"list durables of stream {self._feed.stream!r}") from error
+            names_here: list[str] = page.get("consumers") or []
+            found += names_here
+            if not names_here or len(found) >= int(page.get("total", 0)):
+                break
+        prefix = f"{self._durable}{names.MARK}t"
+        return [name for name in found if name.startswith(prefix) and name[len(prefix) :].isdecimal()]
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._connection.api(f"CONSUMER.DELETE.{self._feed.stream}.{name}")
+        except ApiError as error:
+            if error.number != CONSUMER_NOT_FOUND:
+                raise error.as_driver_error(f"delete durable {name!r}") from error
+
+    async def _renew(self) -> None:
+        """Say that we live, before it is late."""
+        lease = self._lease
+        if lease is None or monotonic() - self._feed.renewed_at < self._lease_s / 3:
+            return
+        floor = await _floor(self._connection, self._feed.stream, self._feed.durable)
+        if floor is None:
+            self._feed.want_rewind()  # somebody deleted the consumer
+            return
+        await self._write(Lease(owner=self._me, term=lease.term, floor=max(floor, lease.floor)))
+
+    async def _write(self, lease: Lease) -> bool:
+        """Write the lease; False, and it is lost, when others were faster."""
+        sent_at = monotonic()
+        sequence = await self._store.write(lease, self._sequence)
+        if sequence is None:
+            sequence, found = await self._store.read()
+            if found != lease:  # otherwise an earlier write of ours was not confirmed
+                self._let_go()
+                return False
+        self._sequence, self._lease = sequence, lease
+        self._feed.renewed_at = sent_at
+        return True
+
+    def _expire(self) -> None:
+        """Nobody could be told that we live: after the lease's length it is not ours."""
+        if self._lease is not None and not self._feed.claims_hold:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._lease = None
+        self._feed.pause()
+        self._lost()
