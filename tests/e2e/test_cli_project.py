@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,31 @@ def test_nothing_is_coloured_where_nobody_looks(project: Project) -> None:
     for command in (("check",), ("dlq", "list"), ("lag",), ("trace", "nobody")):
         done = project(*command, code=1 if "nobody" in command else 0)
         assert "\x1b" not in done.stdout + done.stderr
+
+
+def on_a_terminal(project: Project, command: str, **environment: str) -> str:
+    """What a command writes to a terminal."""
+    reading, writing = pty.openpty()
+    with os.fdopen(reading, "rb") as terminal:
+        subprocess.run(
+            [sys.executable, "-m", "hexa_worker", command],
+            cwd=project.folder,
+            stdin=writing,
+            stdout=writing,
+            stderr=writing,
+            check=True,
+            timeout=60,
+            env={**project.environment(), "TERM": "xterm-256color", **environment},
+        )
+        os.close(writing)
+        return terminal.read1(100_000).decode()
+
+
+def test_a_terminal_gets_colours_unless_it_says_no(project: Project) -> None:
+    assert "\x1b[" in on_a_terminal(project, "check")
+    plain = on_a_terminal(project, "check", NO_COLOR="1")
+    assert "sibling" in plain
+    assert "\x1b" not in plain
 
 
 def test_a_broker_that_cannot_be_opened_is_an_error_and_no_traceback(project: Project) -> None:

@@ -60,7 +60,14 @@ def console(*, stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPED_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    return Console(
+        stderr=stderr,
+        width=width,
+        color_system="auto" if colours(stream) else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
 
 
 def iso(at_ms: int | None) -> str | None:

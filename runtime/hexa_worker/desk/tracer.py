@@ -1,0 +1,145 @@
+"""Finds everything that is known of one event's tree: remembered in the lineage store, waiting in channels."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from hexa_worker.core.lineage import Lineage, lineage_of
+from hexa_worker.core.message import Delivery
+from hexa_worker.desk.letters import read_letter
+from hexa_worker.drivers.base import Driver, SubscriptionSpec
+from hexa_worker.lineage.store import LineageStore
+from hexa_worker.lineage.tree import Node, Waiting, build
+
+PAGE = 500
+SCAN_LIMIT = 100_000
+"""Records of one channel that are looked at; a longer channel is searched only so far, and said to be."""
+
+
+class Traced(msgspec.Struct, frozen=True):
+    """A tree, and the channels that were too long to be searched to their end."""
+
+    tree: Node
+    cut: tuple[str, ...]
+
+
+class Tracer:
+    """Looks for trees.
+
+    Args:
+        driver: an open driver that knows the subscriptions.
+        specs: the subscriptions.
+        store: what was remembered; None: nothing.
+        remembers: whether lineage is recorded at all; if not, a record in an ordinary channel says nothing about
+            who has handled it.
+    """
+
+    def __init__(
+        self, driver: Driver, specs: Sequence[SubscriptionSpec], store: LineageStore | None, *, remembers: bool
+    ) -> None:
+        self._driver = driver
+        self._specs = specs
+        self._store = store
+        self._remembers = remembers
+        self._cut: set[str] = set()
+
+    async def trace(self, event_id: str) -> Traced | None:
+        """The tree that `event_id` belongs to, whichever of its events it names; None when nothing is known of it.
+
+        Raises:
+            StoreError: the lineage store cannot be read.
+            DriverUnavailable: the broker went away.
+
+        Cancellation: safe.
+        """
+        entries = self._store.find(event_id) if self._store is not None else []
+        root_id = next((entry.root_id for entry in entries if entry.event_id == event_id), event_id)
+        found = await self._search(root_id)
+        if not entries and root_id not in {ids.root_id for ids, _, _ in found}:
+            others = [ids.root_id for ids, _, _ in found]
+            if not others:
+                return None
+            root_id = others[0]
+            entries = self._store.find(root_id) if self._store is not None else []
+            found = await self._search(root_id)
+        handled = {(entry.event_id, entry.action) for entry in entries}
+        waiting = [one for hit in found for one in self._waiting(hit, handled)]
+        tree = build(root_id, [entry for entry in entries if entry.root_id == root_id], waiting)
+        self._name_channels(tree, found)
+        return Traced(tree, tuple(sorted(self._cut)))
+
+    async def _search(self, event_id: str) -> list["Hit"]:
+        """The records of all channels that belong to the tree of `event_id`, or are that event."""
+        hits: list[Hit] = []
+        for channel in await self._driver.channels():
+            async with aclosing(self._read(channel)) as deliveries:
+                async for delivery in deliveries:
+                    ids = lineage_of(delivery)
+                    if event_id in {ids.root_id, ids.event_id}:
+                        hits.append((ids, channel, delivery))
+        return hits
+
+    async def _read(self, channel: str) -> AsyncGenerator[Delivery, None]:
+        after, seen = -1, 0
+        while page := await self._driver.browse(channel, after, PAGE):
+            for delivery in page:
+                yield delivery
+            after = page[-1].offset
+            seen += len(page)
+            if seen >= SCAN_LIMIT:
+                self._cut.add(channel)
+                return
+
+    def _waiting(self, hit: "Hit", handled: set[tuple[str, str]]) -> list[Waiting]:
+        """What the record of `hit` waits for, per action."""
+        ids, channel, delivery = hit
+        for spec in self._specs:
+            if channel == spec.dead_letter_channel:
+                letter = read_letter(delivery, spec.action)
+                return [_wait(ids, spec.action, delivery, letter.attempts - 1, dead=True, error=letter.error)]
+            if channel in spec.retry_channels:
+                number = spec.retry_channels.index(channel) + 1
+                return [_wait(ids, spec.action, delivery, number)]
+        if not self._remembers:
+            return []
+        readers = [spec for spec in self._specs if _reads(spec, channel)]
+        return [_wait(ids, spec.action, delivery, 0) for spec in readers if (ids.event_id, spec.action) not in handled]
+
+    def _name_channels(self, tree: Node, found: Sequence["Hit"]) -> None:
+        """Say of events that nobody has handled where they are."""
+        own = {name for spec in self._specs for name in (*spec.retry_channels, spec.dead_letter_channel)}
+        places = {ids.event_id: channel for ids, channel, _ in found if channel not in own}
+        nodes = [tree]
+        while nodes:
+            node = nodes.pop()
+            node.channel = node.channel or places.get(node.event_id)
+            nodes += node.children
+
+
+Hit = tuple[Lineage, str, Delivery]
+
+
+def _reads(spec: SubscriptionSpec, channel: str) -> bool:
+    if spec.pattern is not None:
+        return re.fullmatch(spec.pattern, channel) is not None
+    return channel in spec.channels
+
+
+def _wait(  # noqa: PLR0913 - what a Waiting holds
+    ids: Lineage, action: str, delivery: Delivery, attempt: int, *, dead: bool = False, error: str | None = None
+) -> Waiting:
+    return Waiting(
+        event_id=ids.event_id,
+        root_id=ids.root_id,
+        parent_id=ids.parent_id,
+        action=action,
+        channel=delivery.channel,
+        message_id=delivery.message_id,
+        attempt=attempt,
+        at_ms=delivery.timestamp_ms,
+        due_ms=delivery.due_ms,
+        dead=dead,
+        error=error,
+    )
