@@ -1,0 +1,62 @@
+"""``python -m bench [SECTION …]``: measure and write bench/RESULTS.md. Without a section: all of them."""
+
+import argparse
+from collections.abc import Callable
+
+from bench.figures import Figure, machine, table, write_section
+
+SECTIONS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {}
+
+
+def _memory() -> list[Figure]:
+    from bench import memory
+
+    return memory.measure()
+
+
+def _embedded() -> list[Figure]:
+    from bench import embedded
+
+    return [*embedded.measure(), embedded.latency()]
+
+
+def _worker() -> list[Figure]:
+    from bench import worker
+
+    return [worker.first_message(), *worker.memory_and_idle()]
+
+
+def _retries() -> list[Figure]:
+    from bench import worker
+
+    return worker.retries()
+
+
+def _growth() -> list[Figure]:
+    from bench import worker
+
+    return worker.growth()
+
+
+SECTIONS = {
+    "memory": ("The runtime's own cost (memory driver, 200-byte JSON to a Struct, all defaults)", _memory),
+    "embedded": ("The embedded broker (200-byte JSON to a Struct, all defaults)", _embedded),
+    "worker": ("Start-up, memory, idle", _worker),
+    "retries": ("Retries and delayed events", _retries),
+    "growth": ("Growth", _growth),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("section", nargs="*", choices=[*SECTIONS, []], help="what to measure")
+    for name in parser.parse_args().section or list(SECTIONS):
+        title, measure = SECTIONS[name]
+        print(f"{title} …", flush=True)
+        head = machine()
+        text = table(title, measure()) + "\n" + head
+        print(text, flush=True)
+        write_section(name, text)
+
+
+main()
