@@ -36,6 +36,7 @@ class StandIn:
         return self.serve
 
     async def serve(self) -> int:
+        self.write("ready")
         self.tell(State.RUNNING)
         slot = self.session.arguments.slot
         for line in (self.folder / "orders").read_text().splitlines():
