@@ -153,16 +153,23 @@ async def a_stalled_driver_gets_deliveries_again_once_it_goes_on(bench: Bench) -
     first, spec = await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"1")
-    await bench.take(source, 1)
+    held = await bench.take(source, 1)
     await bench.stall(first)
     await bench.publish(await bench.driver(), b"2")
     come: set[bytes] = set()
-    while len(come) < 2:  # noqa: PLR2004 - both messages
+    while b"2" not in come:
         try:
             come.update(payloads_of(await bench.take(source, 1)))
         except DriverUnavailable:
             source = await first.subscribe(spec)
-    expect_equal(come, {b"1", b"2"}, "payloads")
+    if b"1" not in come:  # a driver that knows what is in hand may have renewed the claim on it instead
+        receiving = bench.receiving(source)
+
+        async def settled_or_again() -> bool:
+            return receiving.done or not await source.settle([Acked(held[0])])
+
+        await bench.wait_for(settled_or_again, "the first comes again, or can be settled", bench.takeover_s)
+        source.stop()
 
 
 @claim()
