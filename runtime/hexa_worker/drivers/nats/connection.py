@@ -181,12 +181,12 @@ class Connection:
         parser = client._ps = FrameParser(client)  # noqa: SLF001 - the one place to see frames before they are messages
         seen: list[Exception] = []
 
-        async def failed(error: Exception) -> None:  # noqa: RUF029 - nats-py wants a coroutine
+        async def failed(error: Exception) -> None:  # nats-py wants a coroutine
             seen.append(error)
             if isinstance(error, NatsError) and "permissions violation" in str(error):
                 log.warning("nats refuses something: %s", str(error).removeprefix("nats: "))
 
-        async def ended() -> None:  # noqa: RUF029 - nats-py wants a coroutine
+        async def ended() -> None:  # nats-py wants a coroutine
             self._lost(client, seen[-1] if seen else None)
 
         try:

@@ -13,9 +13,7 @@ from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.streams import Streams
 
 
-async def browse(
-    connection: Connection, streams: Streams, channel: str, after: int, limit: int
-) -> list[Delivery]:
+async def browse(connection: Connection, streams: Streams, channel: str, after: int, limit: int) -> list[Delivery]:
     """Up to `limit` records of `channel` with sequences above `after`; retries that wait for their time too."""
     names.check_channel(channel)
     stream = await streams.find(channel)
@@ -41,9 +39,7 @@ async def remove(connection: Connection, streams: Streams, channel: str, offsets
         return 0
     removed = 0
     for offset in offsets:
-        found = await _next(connection, stream, channel, offset)
-        waiting = None if found and found["seq"] == offset else await _next(connection, stream, f"{channel}.at.>", offset)
-        if not any(one is not None and one["seq"] == offset for one in (found, waiting)):
+        if not await _holds(connection, stream, channel, offset):
             continue  # it is not there, or belongs to another channel of the stream
         try:
             await connection.api(f"STREAM.MSG.DELETE.{stream}", seq=offset)
@@ -53,6 +49,14 @@ async def remove(connection: Connection, streams: Streams, channel: str, offsets
         else:
             removed += 1
     return removed
+
+
+async def _holds(connection: Connection, stream: str, channel: str, offset: int) -> bool:
+    for subject in (channel, f"{channel}.at.>"):
+        found = await _next(connection, stream, subject, offset)
+        if found is not None and found["seq"] == offset:
+            return True
+    return False
 
 
 async def channels(connection: Connection, *, ladders: bool = True) -> list[str]:
@@ -111,7 +115,7 @@ async def _next(connection: Connection, stream: str, subject: str, sequence: int
 
 def _delivery(stream: str, channel: str, found: dict[str, Any]) -> Delivery:
     decoded = Decoded(base64.b64decode(found.get("hdrs", "")) or b"\r\n\r\n")
-    stored = datetime.fromisoformat(found["time"][:26].rstrip("Z") + "+00:00")
+    stored = datetime.fromisoformat(found["time"])
     number = channel.rpartition(".")[2]
     return Delivery(
         channel=channel,

@@ -96,7 +96,6 @@ class AsyncioNatsDriver:
         """Make or check all that a subscription needs; returns what there is to read."""
         options = self._own(spec)
         self._retry_channels.update(spec.retry_channels)
-        parts: list[Part] = []
         retries = await self._streams.retries(spec.retry_base)
         await self._streams.dead_letters(spec.retry_base)
         self._publisher.retry_bases[f"{spec.retry_base}.retry"] = retries
@@ -109,12 +108,10 @@ class AsyncioNatsDriver:
             deliver_policy="all",
         )
         await consumers.ensure(self._connection, retries, wanted)
-        parts.append(Part(stream=retries, durable=names.RETRY_DURABLE, channel=None))
+        parts = [Part(stream=retries, durable=names.RETRY_DURABLE, channel=None)]
         if spec.order_by is not OrderBy.NONE:
             await self._streams.leases()
-        for channel in await self._channels(spec):
-            parts.append(await self._declare_channel(spec, channel, options))
-        return parts
+        return parts + [await self._declare_channel(spec, one, options) for one in await self._channels(spec)]
 
     async def _declare_channel(self, spec: SubscriptionSpec, channel: str, options: NatsSubscription) -> Part:
         stream = await self._streams.channel(channel)

@@ -15,7 +15,7 @@ def addresses(servers: Sequence[str]) -> str:
     return ", ".join(scrub(server) for server in servers)
 
 
-def connecting(error: BaseException, servers: Sequence[str]) -> DriverError:
+def connecting(error: BaseException, servers: Sequence[str]) -> DriverError:  # noqa: PLR0911 - one for each cause
     """What failing to connect with `error` means."""
     where = f"nats at {addresses(servers)}"
     text = str(error).removeprefix("nats: ").strip("'\" ")

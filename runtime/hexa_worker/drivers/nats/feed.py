@@ -13,7 +13,7 @@ from time import monotonic
 
 import msgspec
 
-from hexa_worker.core.message import Delivery
+from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.drivers.nats.connection import Connection, Subscribed
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, status_of
@@ -25,7 +25,7 @@ SILENCE_S = 2 * HEARTBEAT_S + 0.5
 SETTLED_KEPT = 20_000
 ACTIVE_S = 1.0
 IDLE_PULL = 16
-_NO_HEADERS = ()
+_NO_HEADERS: Headers = ()
 
 log = logging.getLogger("hexa_worker.drivers.nats")
 
@@ -151,7 +151,7 @@ class Feed:
 
     # -- what comes
 
-    def _deliver(self, frames: list[Frame]) -> None:
+    def _deliver(self, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 - one pass, for speed
         """Frames of one read of the socket."""
         self._heard_at = now = monotonic()
         self.expire()

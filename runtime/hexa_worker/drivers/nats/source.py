@@ -188,7 +188,8 @@ class NatsSource:
     async def _make_again(self) -> None:
         """A consumer or stream was deleted: make it again. Raises DriverRejected where that is not allowed."""
         missing = [feed for feed in self.feeds if feed.missing and not feed.exclusive]
-        log.warning("gone from the server, made again: %s", ", ".join(f"{one.durable} of {one.stream}" for one in missing))
+        gone = ", ".join(f"{one.durable} of {one.stream}" for one in missing)
+        log.warning("gone from the server, made again: %s", gone)
         await self._redeclare()
         for feed in missing:
             feed.reset()
@@ -344,10 +345,11 @@ class NatsSource:
     async def _schedules(self, feed: Feed) -> list[int]:
         """When each record that the server keeps until it is due is due."""
         due: list[int] = []
+        subjects_filter = f"{self._spec.retry_base}.retry.*.at.>"
         while True:
             try:
                 info = await self._connection.api(
-                    f"STREAM.INFO.{feed.stream}", subjects_filter=f"{self._spec.retry_base}.retry.*.at.>", offset=len(due)
+                    f"STREAM.INFO.{feed.stream}", subjects_filter=subjects_filter, offset=len(due)
                 )
             except ApiError as error:
                 raise error.as_driver_error(f"look at stream {feed.stream!r}") from error
