@@ -48,6 +48,8 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         partitions: what is ours at this moment.
         reassigning: between giving up and getting.
         epoch: grows whenever what was fetched before becomes stale.
+        settled: set while not reassigning.
+        consumer: aiokafka's.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators

@@ -54,11 +54,11 @@ class Partition:
         return [delivery for delivery in deliveries if delivery.offset not in finished]
 
     def skip_to(self, position: int) -> None:
-        """Nothing is left below `position`: what was there were transaction markers or compacted records."""
+        """Nothing more will come from below `position`: transaction markers, compacted or unreadable records."""
         watermark = self.watermark
         if watermark is None:
             self.watermark = Watermark(position)
-        elif not watermark.ahead and watermark.position < position:
+        elif watermark.end < position:
             watermark.deliver((), position)
 
     def finish(self, offsets: Sequence[int]) -> None:

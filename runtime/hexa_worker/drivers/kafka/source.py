@@ -22,6 +22,7 @@ from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.publisher import Publisher
+from hexa_worker.drivers.kafka.unreadable import recover
 from hexa_worker.errors import DriverError, LeaseLost
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -187,6 +188,8 @@ class KafkaSource:
         except ConsumerStoppedError:
             return {}
         except Exception as error:
+            if await recover(group.consumer, group.partitions, error):
+                return {}
             raise driver_error(error, f"reading for {self._spec.action}") from error
         return fetched
 

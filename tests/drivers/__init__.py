@@ -1,0 +1,1 @@
+"""Tests of single drivers, beyond what the conformance suite claims of all."""

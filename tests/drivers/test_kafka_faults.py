@@ -1,0 +1,228 @@
+"""A Kafka node that dies, freezes or is cut off, and workers that die, freeze and come: nothing is lost."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hexa_worker.core.message import Message
+from hexa_worker.core.settlement import Acked
+from hexa_worker.drivers.base import Source
+from hexa_worker.drivers.kafka import KafkaDriver
+from hexa_worker.errors import DriverUnavailable, LeaseLost
+from tests.brokers.base import Broker
+from tests.drivers.kafka_tools import PLENTY, ack, opened, patiently, publish, spec, subscribed, take
+
+pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.slow]
+Name = Callable[..., str]
+BACK_S = 10.0
+"""Consuming again this soon after the broker is back."""
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Consumer:
+    """Receives and acknowledges in the background, and notes when what came."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.seen: dict[bytes, float] = {}
+        self.unavailable = 0
+
+    async def run(self) -> None:
+        while True:
+            try:
+                batch = await self.source.receive(500, PLENTY)
+                if not batch:
+                    return
+                for one in batch:
+                    self.seen.setdefault(one.payload, time.monotonic())
+                await patiently(lambda batch=batch: self.source.settle([Acked(one) for one in batch]), 120)  # type: ignore[misc]
+            except DriverUnavailable:
+                self.unavailable += 1
+                await anyio.sleep(0.2)
+
+    async def wait(self, payloads: set[bytes], within_s: float) -> None:
+        with anyio.fail_after(within_s):
+            while not payloads <= self.seen.keys():
+                await anyio.sleep(0.02)
+
+
+async def _emit(driver: KafkaDriver, channel: str, numbers: range) -> set[bytes]:
+    """Publish numbers one by one, each until it is confirmed."""
+    for number in numbers:
+        await patiently(lambda number=number: publish(driver, channel, b"%d" % number, key=b"%d" % (number % 7)), 120)  # type: ignore[misc]
+    return {b"%d" % number for number in numbers}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("outage_s", [0.5, 6.0])
+async def test_after_a_killed_node_is_back_consuming_goes_on(kafka: Broker, unique_name: Name, outage_s: float) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address, partitions=3) as driver, subscribed(driver, one) as source:
+        consumer = Consumer(source)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.run)
+            await consumer.wait(await _emit(driver, one.channels[0], range(50)), 20)
+            await anyio.to_thread.run_sync(kafka.kill)
+            await anyio.sleep(outage_s)
+            await anyio.to_thread.run_sync(kafka.start)
+            back = time.monotonic()
+            expected = await _emit(driver, one.channels[0], range(50, 100))
+            await consumer.wait(expected, 30)
+            source.stop()
+        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("frozen_s", [0.5, 8.0])
+async def test_after_a_frozen_node_thaws_consuming_goes_on(kafka: Broker, unique_name: Name, frozen_s: float) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address, partitions=3) as driver, subscribed(driver, one) as source:
+        consumer = Consumer(source)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.run)
+            await consumer.wait(await _emit(driver, one.channels[0], range(50)), 20)
+            kafka.freeze()
+            await anyio.sleep(frozen_s)
+            kafka.thaw()
+            back = time.monotonic()
+            expected = await _emit(driver, one.channels[0], range(50, 100))
+            await consumer.wait(expected, 30)
+            source.stop()
+        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
+        assert frozen_s < 5 or consumer.unavailable, "a node that was away for long was never reported"
+
+
+@pytest.mark.timeout(180)
+async def test_after_a_black_hole_consuming_goes_on(
+    kafka: Broker, unique_name: Name, open_proxy: Callable[[Broker], object]
+) -> None:
+    one = spec(unique_name())
+    proxy = open_proxy(kafka)
+    async with opened(kafka.proxied_address, partitions=3) as driver, subscribed(driver, one) as source:
+        consumer = Consumer(source)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.run)
+            await consumer.wait(await _emit(driver, one.channels[0], range(20)), 20)
+            proxy.black_hole()  # type: ignore[attr-defined]
+            await anyio.sleep(12)
+            proxy.heal()  # type: ignore[attr-defined]
+            back = time.monotonic()
+            expected = await _emit(driver, one.channels[0], range(20, 40))
+            await consumer.wait(expected, 30)
+            source.stop()
+        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
+        assert consumer.unavailable
+
+
+async def test_a_member_that_was_frozen_past_its_session_cannot_move_progress_back(
+    kafka: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address) as frozen, opened(kafka.address) as second, opened(kafka.address) as third:
+        source = await frozen.subscribe(one)
+        await publish(frozen, one.channels[0], *[b"%d" % number for number in range(10)])
+        first = await take(source, 10)
+        await frozen.stall(3.0)
+        async with subscribed(second, one) as other:
+            await ack(other, await take(other, 10))
+        unsettled = await source.settle([Acked(got) for got in first[:3]])
+        assert [type(each.error) for each in unsettled] == [LeaseLost] * 3
+        await source.close()
+        async with subscribed(third, one) as last:
+            assert (await last.backlog()).idle
+
+
+async def test_a_static_member_that_restarts_within_its_session_disturbs_nobody(
+    kafka: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    more = {"partitions": 2, "session_timeout_s": 6.0}
+    revoked: list[frozenset[str]] = []
+
+    async def note(sources: frozenset[str]) -> None:
+        revoked.append(sources)
+
+    async with opened(kafka.address, instance_id="slot-0", **more) as first:
+        source = await first.subscribe(one, note)
+        async with opened(kafka.address, instance_id="slot-1", **more) as second:
+            await second.subscribe(one)
+            revoked.clear()
+            await second.crash()
+            async with opened(kafka.address, instance_id="slot-1", **more) as again:
+                other = await again.subscribe(one)
+                answers = await again.publish(
+                    [Message(channel=one.channels[0], payload=b"%d" % number, key=b"%d" % number) for number in range(20)]
+                )
+                mine = sum(1 for answer in answers if str(answer).startswith(f"{one.channels[0]}-0-"))
+                taken: set[bytes] = set()
+                async with anyio.create_task_group() as tasks:
+                    for part, count in ((source, mine), (other, 20 - mine)):
+                        tasks.start_soon(_collect, part, count, taken)
+                assert len(taken) == 20
+    assert revoked == []
+
+
+async def _collect(source: Source, count: int, into: set[bytes]) -> None:
+    into.update(one.payload for one in await take(source, count))
+
+
+HANDLER = """
+import os
+from hexa_worker import Context, subscribe
+
+@subscribe("{channel}", action="{action}")
+async def handle(payload: int, ctx: Context) -> None:
+    with open("seen", "a") as file:
+        file.write(f"{{payload}}\\n")
+"""
+
+
+@pytest.mark.timeout(180)
+async def test_killed_workers_lose_nothing(kafka: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str) -> None:
+    action = unique_name()
+    channel = f"{action}.in"
+    (tmp_path / "h.py").write_text(HANDLER.format(channel=channel, action=action))
+    (tmp_path / "worker.toml").write_text(
+        f'[worker]\nname = "kill"\nhandlers = ["h"]\nbackend = "{anyio_backend}"\n'
+        f'[broker]\ndriver = "kafka"\nservers = ["{kafka.address}"]\ncreate_channels = true\n'
+        "session_timeout_s = 1.0\nheartbeat_s = 0.2\n"
+    )
+    count = 3_000
+    async with opened(kafka.address) as driver:
+        worker = _start(tmp_path)
+        try:
+            for number in range(count):
+                if number % 1_000 == 500:
+                    worker.send_signal(signal.SIGKILL)
+                    worker.wait()
+                    worker = _start(tmp_path)
+                await publish(driver, channel, b"%d" % number, key=b"%d" % (number % 50))
+            with anyio.fail_after(60):
+                while len(_seen(tmp_path)) < count:
+                    await anyio.sleep(0.2)
+        finally:
+            worker.terminate()
+            assert worker.wait(30) == 0
+    assert _seen(tmp_path) == set(range(count))
+
+
+def _start(folder: Path) -> "subprocess.Popen[bytes]":
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "hexa_worker", "run"], cwd=folder, stdout=log, stderr=log)
+
+
+def _seen(folder: Path) -> set[int]:
+    try:
+        return {int(line) for line in (folder / "seen").read_text().splitlines()}
+    except FileNotFoundError:
+        return set()

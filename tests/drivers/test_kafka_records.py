@@ -1,0 +1,163 @@
+"""Whatever may lie in a Kafka topic arrives, and nothing in it stops the records behind it."""
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from hexa_worker.config.kafka import KafkaSubscription
+from hexa_worker.core.message import Message, header
+from hexa_worker.errors import DriverRejected
+from tests.brokers.base import Broker
+from tests.drivers.kafka_tools import ack, make_topic, opened, publish, raw_producer, spec, subscribed, take
+
+pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
+Name = Callable[..., str]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_a_tombstone_is_an_empty_payload_that_says_so(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        async with raw_producer(kafka.address) as producer:
+            await producer.send_and_wait(one.channels[0], value=None, key=b"k")
+            await producer.send_and_wait(one.channels[0], value=b"", key=b"k")
+        gone, empty = await take(source, 2)
+    assert (gone.payload, gone.key, header(gone.headers, "hexa-tombstone")) == (b"", b"k", b"1")
+    assert (empty.payload, empty.headers) == (b"", ())
+
+
+async def test_headers_without_value_repeated_and_huge_arrive(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    headers = [("a", b"1"), ("a", b"2"), ("n", None), ("", b"x"), ("h", b"h" * 300_000)]
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        async with raw_producer(kafka.address) as producer:
+            await producer.send_and_wait(one.channels[0], value=b"v", headers=headers)
+        (got,) = await take(source, 1)
+    assert got.headers == (("a", b"1"), ("a", b"2"), ("n", b""), ("", b"x"), ("h", b"h" * 300_000))
+
+
+async def test_a_due_time_on_a_first_hop_record_is_not_believed(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        async with raw_producer(kafka.address) as producer:
+            await producer.send_and_wait(one.channels[0], value=b"v", headers=[("hexa-due-ms", b"99999999999999")])
+        (got,) = await take(source, 1)
+    assert (got.due_ms, got.attempt) == (0, 0)
+
+
+async def test_open_and_aborted_transactions_are_left_out_and_their_gaps_passed(
+    kafka: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        async with raw_producer(kafka.address, transactional_id=unique_name()) as producer:
+            async with producer.transaction():
+                await producer.send(one.channels[0], b"kept 1")
+            await producer.begin_transaction()
+            await producer.send_and_wait(one.channels[0], b"aborted")
+            await producer.abort_transaction()
+            async with producer.transaction():
+                await producer.send(one.channels[0], b"kept 2")
+        taken = await take(source, 2)
+        await ack(source, taken)
+        assert [got.payload for got in taken] == [b"kept 1", b"kept 2"]
+        await _idle(source)
+
+
+async def test_uncommitted_records_come_where_that_is_asked_for(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name(), options=KafkaSubscription(isolation_level="read_uncommitted"))
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        async with raw_producer(kafka.address, transactional_id=unique_name()) as producer:
+            await producer.begin_transaction()
+            await producer.send_and_wait(one.channels[0], b"aborted")
+            await producer.abort_transaction()
+        (got,) = await take(source, 1)
+        assert got.payload == b"aborted"
+
+
+async def test_a_compacted_topic_is_read_to_its_end(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    await make_topic(
+        kafka.address,
+        one.channels[0],
+        cleanup_policy="compact",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.01",
+        max_compaction_lag_ms="100",
+    )
+    async with raw_producer(kafka.address) as producer:
+        for number in range(60):
+            await producer.send_and_wait(one.channels[0], b"%d" % number, key=b"k%d" % (number % 3))
+            await anyio.sleep(0.01)
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        last: set[bytes] = set()
+        while not last >= {b"57", b"58", b"59"}:
+            taken = await take(source, 1)
+            last |= {got.payload for got in taken}
+            await ack(source, taken)
+        await _idle(source)
+
+
+async def _idle(source: object) -> None:
+    with anyio.fail_after(10):
+        while not (await source.backlog()).idle:  # type: ignore[attr-defined]
+            receiving_s = 0.2
+            with anyio.move_on_after(receiving_s):
+                await source.receive(10, 10**6)  # type: ignore[attr-defined]
+
+
+async def test_a_header_name_that_is_not_utf_8_keeps_no_record_back(
+    kafka: Broker, unique_name: Name, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        async with raw_producer(kafka.address) as producer:
+            batch = producer.create_batch()
+            for number in range(5):
+                batch.append(key=None, value=b"%d" % number, timestamp=None, headers=[("na%de" % number, b"x")])
+            batch.close()
+            # As a careless C client would write it.
+            batch._buffer = _with_checksum(bytes(batch._build()).replace(b"na2e", b"na\xffe"))
+            await (await producer.send_batch(batch, one.channels[0], partition=0))
+            await producer.send_and_wait(one.channels[0], b"behind")
+        taken = await take(source, 6)
+        await ack(source, taken)
+        assert [got.payload for got in taken] == [b"0", b"1", b"2", b"3", b"4", b"behind"]
+        assert taken[2].headers == (("na\\xffe", b"x"),)
+        await _idle(source)
+    assert caplog.text.count("not UTF-8") == 1
+
+
+def _with_checksum(batch: bytes) -> bytearray:
+    """A record batch with its checksum made right again."""
+    from aiokafka.record.util import calc_crc32c
+
+    return bytearray(batch[:17] + calc_crc32c(batch[21:]).to_bytes(4, "big") + batch[21:])
+
+
+async def test_a_record_too_large_for_its_topic_is_refused_and_publishing_goes_on(
+    kafka: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    await make_topic(kafka.address, one.channels[0], max_message_bytes="1000")
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        answers = await driver.publish(
+            [Message(channel=one.channels[0], payload=payload) for payload in (b"a", b"x" * 5_000, b"b")]
+        )
+        assert [isinstance(answer, DriverRejected) for answer in answers] == [False, True, False]
+        await publish(driver, one.channels[0], b"c")
+        assert sorted(got.payload for got in await take(source, 3)) == [b"a", b"b", b"c"]
+
+
+async def test_a_message_that_cannot_be_encoded_is_refused_alone(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        bad = Message(channel=one.channels[0], payload=b"bad", headers=(("x", "text"),))  # type: ignore[arg-type]
+        answers = await driver.publish([Message(channel=one.channels[0], payload=b"good"), bad])
+        assert [type(answer) for answer in answers] == [str, DriverRejected]
+        assert [got.payload for got in await take(source, 1)] == [b"good"]
