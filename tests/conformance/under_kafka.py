@@ -13,7 +13,7 @@ from hexa_worker.testing import DriverUnderTest
 from tests.brokers.base import Broker
 from tests.brokers.proxy import Proxy
 
-SESSION_S = 3.0
+SESSION_S = 5.0
 COMMIT_S = 0.05
 
 
@@ -23,7 +23,7 @@ def options(address: str) -> Kafka:
         servers=(address,),
         create_channels=True,
         partitions=4,
-        timeout_s=1.5,
+        timeout_s=3.0,
         session_timeout_s=SESSION_S,
         heartbeat_s=0.3,
         rebalance_timeout_s=3.0,
@@ -58,11 +58,11 @@ async def kafka_broker() -> AsyncIterator[KafkaBroker]:
 async def _kill(_broker: KafkaBroker, driver: Driver) -> None:
     # What was acknowledged is kept by the next commit, which comes every so often.
     await anyio.sleep(4 * COMMIT_S)
-    await cast(KafkaDriver, driver).crash()
+    await cast("KafkaDriver", driver).crash()
 
 
 async def _stall(_broker: KafkaBroker, driver: Driver) -> None:
-    await cast(KafkaDriver, driver).stall(SESSION_S * 1.5)
+    await cast("KafkaDriver", driver).stall(SESSION_S * 1.5)
 
 
 async def _away(broker: KafkaBroker) -> None:

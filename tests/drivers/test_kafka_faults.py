@@ -52,7 +52,7 @@ class Consumer:
 
     async def wait(self, payloads: set[bytes], within_s: float) -> None:
         with anyio.fail_after(within_s):
-            while not payloads <= self.seen.keys():
+            while not payloads <= self.seen.keys():  # noqa: ASYNC110 - the clients' own threads and processes fill it
                 await anyio.sleep(0.02)
 
 
@@ -161,7 +161,10 @@ async def test_a_static_member_that_restarts_within_its_session_disturbs_nobody(
             async with opened(kafka.address, instance_id="slot-1", **more) as again:
                 other = await again.subscribe(one)
                 answers = await again.publish(
-                    [Message(channel=one.channels[0], payload=b"%d" % number, key=b"%d" % number) for number in range(20)]
+                    [
+                        Message(channel=one.channels[0], payload=b"%d" % number, key=b"%d" % number)
+                        for number in range(20)
+                    ]
                 )
                 mine = sum(1 for answer in answers if str(answer).startswith(f"{one.channels[0]}-0-"))
                 taken: set[bytes] = set()
@@ -188,7 +191,9 @@ async def handle(payload: int, ctx: Context) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_killed_workers_lose_nothing(kafka: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str) -> None:
+async def test_killed_workers_lose_nothing(
+    kafka: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str
+) -> None:
     action = unique_name()
     channel = f"{action}.in"
     (tmp_path / "h.py").write_text(HANDLER.format(channel=channel, action=action))
@@ -208,7 +213,7 @@ async def test_killed_workers_lose_nothing(kafka: Broker, unique_name: Name, tmp
                     worker = _start(tmp_path)
                 await publish(driver, channel, b"%d" % number, key=b"%d" % (number % 50))
             with anyio.fail_after(60):
-                while len(_seen(tmp_path)) < count:
+                while len(_seen(tmp_path)) < count:  # noqa: ASYNC110 - other processes fill it
                     await anyio.sleep(0.2)
         finally:
             worker.terminate()

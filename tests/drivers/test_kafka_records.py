@@ -119,7 +119,7 @@ async def test_a_header_name_that_is_not_utf_8_keeps_no_record_back(
         async with raw_producer(kafka.address) as producer:
             batch = producer.create_batch()
             for number in range(5):
-                batch.append(key=None, value=b"%d" % number, timestamp=None, headers=[("na%de" % number, b"x")])
+                batch.append(key=None, value=b"%d" % number, timestamp=None, headers=[(f"na{number}e", b"x")])
             batch.close()
             # As a careless C client would write it.
             batch._buffer = _with_checksum(bytes(batch._build()).replace(b"na2e", b"na\xffe"))

@@ -83,6 +83,9 @@ class Island:
         def start() -> None:
             tasks.append(self._loop.create_task(run()))
 
+        def cancel() -> None:
+            tasks[0].cancel()
+
         try:
             self._loop.call_soon_threadsafe(start)
         except RuntimeError as error:
@@ -91,7 +94,7 @@ class Island:
             await ended.wait()
         except BaseException:
             with anyio.CancelScope(shield=True), suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                self._loop.call_soon_threadsafe(cancel)
                 await ended.wait()
             raise
         if not errors:

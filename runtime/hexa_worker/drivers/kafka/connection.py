@@ -126,10 +126,10 @@ class Connection:
 
     async def _probe(self, server: str) -> DriverError | None:
         host, _, port = server.rpartition(":")
-        settings = {name: value for name, value in self._security.items()}
+        timeout_ms = round(_PROBE_S * 1000)
         try:
             connection = await asyncio.wait_for(
-                create_conn(host.strip("[]"), int(port), request_timeout_ms=round(_PROBE_S * 1000), **settings),
+                create_conn(host.strip("[]"), int(port), request_timeout_ms=timeout_ms, **self._security),
                 _PROBE_S,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer

@@ -79,8 +79,8 @@ class Desk:
         return found
 
     def _delivery(self, record: Any, place: TopicPartition) -> Delivery:
-        # Browsed records are read as retries are, so that their due time shows.
-        one = delivery_of(record, place.topic, f"{place.topic}-{place.partition}", self._attempts.get(place.topic, -1), None)
+        attempt = self._attempts.get(place.topic, -1)  # never 0: browsed records show their due time, as retries do
+        one = delivery_of(record, place.topic, f"{place.topic}-{place.partition}", attempt, None)
         return Delivery(
             channel=one.channel,
             payload=one.payload,
@@ -175,5 +175,3 @@ class Desk:
             if (number & _LOW) < before.get(TopicPartition(channel, number >> _PARTITION_BITS), 0)
         ]
         await self._note(channel, dict.fromkeys(gone, _BLANK))
-
-

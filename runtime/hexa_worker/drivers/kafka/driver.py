@@ -27,6 +27,16 @@ from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverU
 log = logging.getLogger("hexa_worker.kafka")
 
 
+NOTES = (
+    "Order by key is the order of a key's partition; order by channel needs topics of one partition.",
+    "Whenever a process joins or leaves, all give up their partitions; what does not end in time runs again.",
+    "At most as many processes work on a subscription as its channels have partitions.",
+    "Acknowledgements are committed every commit_interval_s; a crash repeats what ended since then.",
+    "Retries are not in the order of their keys.",
+    "A record without a value arrives as an empty payload with the header hexa-tombstone.",
+)
+
+
 def capabilities(options: Kafka) -> Capabilities:
     """What the driver promises with these options."""
     return Capabilities(
@@ -40,15 +50,7 @@ def capabilities(options: Kafka) -> Capabilities:
         patterns=True,
         max_payload=options.max_payload,
         revokes=True,
-        notes=(
-            "Order by key is the order of a key's partition; order by channel needs topics of one partition.",
-            "Whenever a process joins or leaves, every process gives up its partitions for a moment; handlers that "
-            "do not end within rebalance_timeout_s run again elsewhere.",
-            "At most as many processes work on a subscription as its channels have partitions.",
-            "Acknowledgements are committed every commit_interval_s; a crash repeats what ended since then.",
-            "Retries are not in the order of their keys.",
-            "A record without a value arrives as an empty payload with the header hexa-tombstone.",
-        ),
+        notes=NOTES,
     )
 
 

@@ -159,9 +159,12 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             at = committed.get(place)
             if at is None and place in self._origins:
                 self.consumer.seek(place, self._origins[place])
-            attempt = self._attempts.get(place.topic, 0)
             self.partitions[place] = Partition(
-                place.topic, place.partition, attempt, None if at is None else at.offset, "" if at is None else at.metadata
+                place.topic,
+                place.partition,
+                self._attempts.get(place.topic, 0),
+                None if at is None else at.offset,
+                "" if at is None else at.metadata,
             )
         self._identity = identity
         self.reassigning = False
@@ -208,7 +211,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         if not await membership.confirm(self._connection.timeout_s):
             self.lose()
 
-    def check(self, waiting: bool) -> None:
+    def check(self, *, waiting: bool) -> None:
         """Notice a broker that is away, and parts of the client that are dead or stuck.
 
         Args:
@@ -233,7 +236,8 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             self._reconnected_at = now
             membership.reconnect()
         if silent > patience:
-            raise DriverUnavailable(f"kafka: no word from the coordinator of group {self._spec.group} for {silent:.0f} s")
+            group = self._spec.group
+            raise DriverUnavailable(f"kafka: no word from the coordinator of group {group} for {silent:.0f} s")
 
     async def commit(self, seconds: float = COMMIT_S) -> None:
         """Commit what has changed.
@@ -278,7 +282,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 self.skip_gaps()
                 await self.commit(1.5)
             except DriverError as error:
-                log.warning("group %s: the last commit failed, some work will be done again: %s", self._spec.group, error)
+                log.warning("group %s: the last commit failed, some work runs again: %s", self._spec.group, error)
         self._drop_partitions()
         try:
             await bounded(self.consumer.stop(), 2.0, "leaving the group")
@@ -308,7 +312,8 @@ def instance_id(template: str | None) -> str | None:
     try:
         return template.format_map(values)
     except (KeyError, ValueError, IndexError) as error:
-        raise DriverRejected(f"kafka: broker.instance_id {template!r}: {{slot}}, {{host}} and {{pid}} are known") from error
+        known = "{slot}, {host} and {pid}"
+        raise DriverRejected(f"kafka: broker.instance_id {template!r}: only {known} are filled in") from error
 
 
 def topic_pattern(spec: SubscriptionSpec) -> str:
@@ -322,5 +327,3 @@ def topic_pattern(spec: SubscriptionSpec) -> str:
     retries = "|".join(map(re.escape, spec.retry_channels))
     dead = re.escape(spec.dead_letter_channel)
     return rf"(?!{dead}\Z|.*\.dlq\.removed\Z)(?:{body}|{retries})\Z"
-
-

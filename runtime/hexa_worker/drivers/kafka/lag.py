@@ -72,14 +72,12 @@ class Lag:
         for place in places:
             offset, finished = positions[place]
             left = max(ends[place] - offset - finished, 0)
-            waiting = await self._waiting(place, offset, ends[place], now_ms) if left and place.topic in retries else None
-            if waiting is None:
-                ready += left
-            else:
-                due, later = waiting
-                ready += min(due, left)
-                delayed += left - min(due, left)
+            due = left
+            if left and place.topic in retries:
+                due, later = await self._waiting(place, offset, ends[place], now_ms)
                 dues += later
+            ready += min(due, left)
+            delayed += left - min(due, left)
         return Left(ready, delayed, min(dues, default=None))
 
     async def _waiting(self, place: TopicPartition, first: int, end: int, now_ms: int) -> tuple[int, list[int]]:

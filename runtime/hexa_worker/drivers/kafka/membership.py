@@ -104,8 +104,9 @@ class Membership:
         self, places: Iterable[TopicPartition], seconds: float
     ) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """What the group has committed for partitions, with the notes."""
+        doing = f"reading the progress of group {self._group}"
         found: Mapping[TopicPartition, OffsetAndMetadata] = await bounded(
-            self._coordinator.fetch_committed_offsets(list(places)), seconds, f"reading the progress of group {self._group}"
+            self._coordinator.fetch_committed_offsets(list(places)), seconds, doing
         )
         return found
 
@@ -145,7 +146,8 @@ class Membership:
     @property
     def broken(self) -> str | None:
         """Which of the client's own tasks has died, if any: nothing would ever come again."""
-        for name, task in (("fetcher", self._consumer._fetcher._fetch_task), ("coordinator", self._coordinator._coordination_task)):
+        tasks = {"fetcher": self._consumer._fetcher._fetch_task, "coordinator": self._coordinator._coordination_task}
+        for name, task in tasks.items():
             if task.done():
                 return name
         return None

@@ -66,17 +66,23 @@ class Reader:
     async def ends(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The offset after the last record of each partition."""
         wanted = list(places)
-        return await self._ask("reading offsets", lambda consumer: consumer.end_offsets(wanted)) if wanted else {}
+        if not wanted:
+            return {}
+        return await self._ask("reading offsets", lambda consumer: consumer.end_offsets(wanted))
 
     async def starts(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The offset of the first record of each partition."""
         wanted = list(places)
-        return await self._ask("reading offsets", lambda consumer: consumer.beginning_offsets(wanted)) if wanted else {}
+        if not wanted:
+            return {}
+        return await self._ask("reading offsets", lambda consumer: consumer.beginning_offsets(wanted))
 
     async def at_time(self, places: Iterable[TopicPartition], time_ms: int) -> Mapping[TopicPartition, int]:
         """The first offset at or after a time; the end where there is none."""
         wanted = dict.fromkeys(places, time_ms)
-        found = await self._ask("reading offsets", lambda consumer: consumer.offsets_for_times(wanted)) if wanted else {}
+        if not wanted:
+            return {}
+        found = await self._ask("reading offsets", lambda consumer: consumer.offsets_for_times(wanted))
         ends = await self.ends(place for place in wanted if found.get(place) is None)
         return {place: ends[place] if at is None else at.offset for place, at in found.items()}
 

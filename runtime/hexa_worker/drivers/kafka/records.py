@@ -54,7 +54,7 @@ def delivery_of(record: Any, channel: str, source: str, attempt: int, token: Any
     headers: Headers = record.headers
     due_ms = 0
     if headers:
-        if any([value is None for _, value in headers]):
+        if None in [value for _, value in headers]:
             headers = tuple((name, value or b"") for name, value in headers)
         if attempt:
             headers, due_ms = _without_due(headers)

@@ -1,5 +1,6 @@
 """Which topics exist, remembered for a while; those that are missing are made where that is allowed."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,7 @@ from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
 from hexa_worker.errors import DriverRejected
 
 REMEMBER_S = 60.0
+FRESH_S = 1.0
 RECORD_ROOM = 512 * 1024
 """Retry and dead-letter topics take records so much larger than the largest payload: a failure is written on them."""
 
@@ -29,6 +31,7 @@ class Registry:
         self._options = options
         self._known: dict[str, int] = {}
         self._asked_at = float("-inf")
+        self._making = asyncio.Lock()
 
     @property
     def _replication(self) -> int:
@@ -55,10 +58,13 @@ class Registry:
             count = self._known.get(channel)
             if count is not None:
                 return count
-        known = await self.refresh()
-        if channel not in known:
-            await self._make([self._new_channel(channel)] if self._options.create_channels else [], [channel])
-        return self._known[channel]
+        async with self._making:
+            if time.monotonic() - self._asked_at < FRESH_S and channel in self._known:
+                return self._known[channel]  # another task has just asked or made it
+            known = await self.refresh()
+            if channel not in known:
+                await self._make([self._new_channel(channel)] if self._options.create_channels else [], [channel])
+            return self._known[channel]
 
     async def ensure(self, specs: Sequence[SubscriptionSpec]) -> None:
         """Make sure that everything exists that the subscriptions read or that their failures are written to.
@@ -87,7 +93,8 @@ class Registry:
     def _failure_topics(self, spec: SubscriptionSpec, known: dict[str, int]) -> dict[str, NewTopic]:
         """The retry and dead-letter topics of a subscription that do not exist."""
         options = self._options
-        widest = max((known.get(channel) or options.partitions for channel in spec.channels), default=options.partitions)
+        widths = [known.get(channel) or options.partitions for channel in spec.channels]
+        widest = max(widths, default=options.partitions)
         retries = {
             name: self._topic(name, options.retry_partitions or widest, options.retry_retention_s)
             for name in spec.retry_channels

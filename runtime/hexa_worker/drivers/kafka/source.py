@@ -169,7 +169,7 @@ class KafkaSource:
         """
         limit = self._options.max_ahead
         full = len(self._delayed) >= self._options.max_held
-        if not full and all([partition.ahead < limit for partition in group.partitions.values()]):
+        if not full and all(partition.ahead < limit for partition in group.partitions.values()):
             return ()
         wanted = tuple(
             place
@@ -263,8 +263,9 @@ class KafkaSource:
     # -- settling
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
-        """See `hexa_worker.drivers.base.Source.settle`. Plain acknowledgements wait for no broker: the next commit
-        carries them.
+        """See `hexa_worker.drivers.base.Source.settle`.
+
+        Plain acknowledgements wait for no broker: the next commit carries them.
         """
         group = self._group
         if group is not None and not group.reassigning:

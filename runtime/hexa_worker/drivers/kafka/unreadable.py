@@ -42,7 +42,7 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka is
     def _maybe_uncompress(self) -> None:
         if not self._decompressed:
             super()._maybe_uncompress()
-            self._buffer = _Escaping(self._buffer)
+            self._buffer: bytearray = _Escaping(self._buffer)
 
 
 class _LenientRecords(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka is not typed
