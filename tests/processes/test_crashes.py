@@ -101,3 +101,11 @@ def test_what_a_killed_parent_left_is_counted_by_the_next(make_stage: MakeStage)
     stage.start()
     assert stage.log("died with its parent")["in_hand"] == "do work-7 (1)"
     stage.hear("crashes 1")
+
+
+def test_crashes_that_are_blamed_on_deliveries_never_give_a_process_up(make_stage: MakeStage) -> None:
+    restart = "[worker.process_restart]\nmax_restarts = 1\ninitial_delay_s = 0.01\nmaximum_delay_s = 0.02"
+    stage = make_stage("hold 7", "die 70", worker=restart)
+    stage.start()
+    stage.hear("holding 7", 5)
+    assert not any("given up" in line for line in stage.logs)

@@ -78,7 +78,9 @@ class Worker(Table, frozen=True):
     log: Log = Log()
     http: Http | None = None
     restart: RestartPolicy = RestartPolicy()
-    process_restart: RestartPolicy = RestartPolicy(max_restarts=20, window_s=60.0, initial_delay_s=0.1)
+    process_restart: RestartPolicy = RestartPolicy(
+        max_restarts=20, window_s=60.0, initial_delay_s=0.1, maximum_delay_s=2.0
+    )
 
 
 class Memory(Table, frozen=True, tag_field="driver", tag="memory"):

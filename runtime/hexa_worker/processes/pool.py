@@ -245,7 +245,7 @@ class Pool:
         with self.lock:  # or somebody who looks meanwhile would count it twice, or not at all
             self.totals.bury(slot.report)
             slot.clear()
-        self._decide(slot, death)
+        self._decide(slot, death, progress=bool(blamed))
 
     def hear_last(self, slot: Slot) -> None:
         """Read what a dead child has left in its socket, and close it."""
@@ -257,7 +257,7 @@ class Pool:
         except (OSError, WireError, EOFError):
             self._cut_off(slot, "")
 
-    def _decide(self, slot: Slot, death: Death) -> None:
+    def _decide(self, slot: Slot, death: Death, *, progress: bool) -> None:
         if slot.restart_when_gone and not self.stop_level:
             slot.spawn_at = self._monotonic()
             slot.move(Move.RESTART)
@@ -270,11 +270,18 @@ class Pool:
             self.failed = self.failed or death.finding is Finding.FAILED
             slot.move(Move.END)
         else:
-            self._restart_later(slot)
+            self._restart_later(slot, progress=progress)
 
-    def _restart_later(self, slot: Slot) -> None:
+    def _restart_later(self, slot: Slot, *, progress: bool = False) -> None:
+        """Plan another process, or give the slot up when it dies too often.
+
+        With `progress` it is never given up: a crash that is blamed on deliveries brings them nearer to their dead
+        letter, so a queue full of killers is worked off, if slowly.
+        """
         now = self._monotonic()
         slot.intensity, delay_s = slot.intensity.record(now)
+        if delay_s is None and progress:
+            delay_s = self._rules.restart.maximum_delay_s
         if delay_s is None:
             fields = {"slot": slot.number, "next": "stop"}
             log.error("worker process keeps dying, given up", extra={FIELDS: fields})
