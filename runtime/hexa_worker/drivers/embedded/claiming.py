@@ -206,7 +206,10 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
     held = len({lease.stripe for lease in subscriber.leases if lease.channel == channel})
     if held >= share:
         return []
-    found = _stripes(connection, subscriber, channel, end, max(-(-room // share), 1))
+    depth = max(-(-room // share), 1)
+    found = _stripes(connection, subscriber, channel, end, depth)
+    if found and len(found) * depth < room:  # few stripes have anything: take more of each
+        found = _stripes(connection, subscriber, channel, end, -(-room // min(len(found), share - held)))
     found.sort(key=lambda stripe: (stripe[0] - subscriber.rotation) % STRIPES)
     taken: list[Lease] = []
     for stripe, ids in found[: share - held]:

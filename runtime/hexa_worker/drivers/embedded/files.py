@@ -81,7 +81,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, durability: Literal["no
         raise DriverRejected(f"{path}: its file system cannot hold a write-ahead log: put the file on a local disk")
     connection.execute(f"PRAGMA synchronous = {durability.upper()}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    connection.execute("PRAGMA wal_autocheckpoint = 10000")
     connection.execute("PRAGMA cache_size = -8000")
     migrate(connection, str(path))
 

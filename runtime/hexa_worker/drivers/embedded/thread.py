@@ -24,6 +24,7 @@ from hexa_worker.config.model import Embedded
 from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
 from hexa_worker.drivers.embedded.claiming import claimable, next_due_ms
+from hexa_worker.drivers.embedded.clamping import DueTimes
 from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect
 from hexa_worker.drivers.embedded.janitor import Janitor
@@ -72,6 +73,7 @@ class BrokerThread:
         self._poll_s = POLL_S[0]
         self._version = 0
         self._served = 0
+        self._due_times = DueTimes()
         self._janitor = Janitor(path)
         self._due_ms: int | None = None
         self._next_tick = self._next_beat = self._last_look = 0.0
@@ -422,9 +424,21 @@ class BrokerThread:
             self._transactions.run(jobs)
         if dead:
             self._look = True
+        self._check_due_times()
         if self._owners.is_first:
             self._janitor.sweep(self._connection, self._write_alone, busy=self._served > BUSY)
         self._served = 0
+
+    def _check_due_times(self) -> None:
+        try:
+            went_back = self._due_times.check(
+                self._connection, self._write_alone, self._clock.now_ms(), owners.now_ms()
+            )
+        except sqlite3.Error:
+            return  # whoever claims next meets the same error and reports it
+        if went_back:
+            _log.warning("the wall clock went back; delayed records wait their own delay from now")
+            self._look = True
 
     def _write_alone(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         job = unattended(run)
