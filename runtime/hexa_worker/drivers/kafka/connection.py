@@ -147,7 +147,9 @@ class Connection:
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             return DriverUnavailable(f"kafka: {server} does not answer (is it a Kafka port?)")
         if isinstance(error, OSError):
-            return DriverUnavailable(f"kafka: {server} cannot be reached: {error.strerror or type(error).__name__}")
+            dropped = isinstance(error, ConnectionResetError) and self.options.tls is not None
+            hint = " (is it a TLS port?)" if dropped else ""
+            return DriverUnavailable(f"kafka: {server} cannot be reached: {error.strerror or type(error).__name__}{hint}")
         return DriverUnavailable(f"kafka: {server} does not speak Kafka{self._expected()}: {type(error).__name__}")
 
     def _expected(self) -> str:

@@ -218,6 +218,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             waiting: we wait for records, so fetches should be answered.
 
         Raises:
+            DriverRejected: the group does not take us.
             DriverUnavailable: the group's coordinator is silent.
             BrokenClient: this client will never come back.
         """
@@ -225,6 +226,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         broken = membership.broken
         if broken is not None:
             raise BrokenClient(f"kafka: the client's {broken} has died")
+        membership.raise_failure()
         silent = now - membership.answered_at
         if self.reassigning:
             patience = self._broker.rebalance_timeout_s + self._broker.session_timeout_s

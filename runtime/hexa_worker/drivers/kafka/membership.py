@@ -143,6 +143,18 @@ class Membership:
             raise DriverUnavailable(f"kafka: {doing}: the coordinator has moved")
         raise driver_error(refusal(), doing)
 
+    def raise_failure(self) -> None:
+        """Raise what the coordinator answered to the client's own calls, if that was an error; then they go on.
+
+        Raises:
+            DriverRejected: no right to the group, or the group does not take us.
+            DriverUnavailable: anything else.
+        """
+        try:
+            self._coordinator.check_errors()
+        except KafkaError as error:
+            raise driver_error(error, f"joining group {self._group}") from error
+
     @property
     def broken(self) -> str | None:
         """Which of the client's own tasks has died, if any: nothing would ever come again."""

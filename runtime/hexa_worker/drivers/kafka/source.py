@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -88,7 +89,9 @@ class KafkaSource:
             DriverUnavailable, DriverRejected: it cannot connect.
         """
         group = await self._joined()
-        await asyncio.wait({asyncio.ensure_future(group.settled.wait())}, timeout=JOIN_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(group.settled.wait(), JOIN_S)
+        group.check(waiting=False)
 
     # -- receiving
 

@@ -65,14 +65,15 @@ class Topics:
                 await self.close()
             raise
 
-    async def partitions(self, *, wait_leaders_of: Iterable[str] = ()) -> dict[str, int]:
+    async def partitions(self, *, wait_leaders_of: Iterable[str] = (), hidden: Iterable[str] = ()) -> dict[str, int]:
         """Every topic that this login may see, with its number of partitions.
 
         Args:
             wait_leaders_of: come back only once each of these exists and can be written to.
+            hidden: those of them that existed though we did not see them.
         """
         wanted = frozenset(wait_leaders_of)
-        deadline = asyncio.get_running_loop().time() + self._connection.timeout_s
+        deadline = asyncio.get_running_loop().time() + self._connection.timeout_s / 2
         while True:
             answer = await self._ask("listing topics", lambda client: client._get_cluster_metadata(None))
             self.brokers = len(answer.brokers)
@@ -81,6 +82,8 @@ class Topics:
             if not missing:
                 return found
             if asyncio.get_running_loop().time() > deadline:
+                if missing & set(hidden):
+                    raise DriverRejected(f"kafka: topic {min(missing)} exists, but this login may not see it")
                 raise DriverUnavailable(f"kafka: no leader for topic {min(missing)}")
             await asyncio.sleep(_NEW_TOPIC_POLL_S)
 
@@ -94,11 +97,14 @@ class Topics:
             return
         timeout_ms = round(self._connection.timeout_s * 1000)
         answer = await self._ask("creating topics", lambda client: client.create_topics(topics, timeout_ms=timeout_ms))
+        hidden: list[str] = []
         for name, code, *rest in answer.topic_errors:
-            if code and code != TopicAlreadyExistsError.errno:
+            if code == TopicAlreadyExistsError.errno:
+                hidden.append(name)
+            elif code:
                 error = for_code(code)(*rest[:1])
                 raise driver_error(error, f"creating topic {name}") from error
-        await self.partitions(wait_leaders_of=[topic.name for topic in topics])
+        await self.partitions(wait_leaders_of=[topic.name for topic in topics], hidden=hidden)
 
     async def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """What the group has committed, with the notes."""
