@@ -1,0 +1,294 @@
+"""A NATS server that dies, freezes or is cut off, and workers that die and freeze: nothing is lost, nothing is early."""
+
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hexa_worker.core.message import Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.settlement import Acked
+from hexa_worker.drivers.base import Source
+from hexa_worker.drivers.nats import NatsDriver
+from hexa_worker.errors import DriverUnavailable, LeaseLost
+from tests.brokers.base import Broker
+from tests.brokers.proxy import Proxy
+from tests.drivers.nats_tools import PLENTY, ack, opened, patiently, publish, spec, subscribed, take
+
+pytestmark = [pytest.mark.nats, pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
+Name = Callable[..., str]
+BACK_S = 10.0
+"""Consuming again this soon after the server is back."""
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Consumer:
+    """Receives and acknowledges in the background, and notes when what came."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.seen: dict[bytes, float] = {}
+        self.order: list[bytes] = []
+        self.unavailable = 0
+
+    async def run(self) -> None:
+        while True:
+            try:
+                batch = await self.source.receive(500, PLENTY)
+                if not batch:
+                    return
+                for one in batch:
+                    self.seen.setdefault(one.payload, time.monotonic())
+                    self.order.append(one.payload)
+                await patiently(lambda batch=batch: self.source.settle([Acked(one) for one in batch]), 120)  # type: ignore[misc]
+            except DriverUnavailable:
+                self.unavailable += 1
+                await anyio.sleep(0.1)
+
+    async def wait(self, payloads: set[bytes], within_s: float) -> None:
+        with anyio.fail_after(within_s):
+            while not payloads <= self.seen.keys():  # noqa: ASYNC110 - the client's own tasks and processes fill it
+                await anyio.sleep(0.02)
+
+
+async def _emit(driver: NatsDriver, channel: str, numbers: range) -> set[bytes]:
+    """Publish numbers one by one, each until it is confirmed."""
+    for number in numbers:
+        message = Message(channel=channel, payload=b"%d" % number, headers=(("hexa-event-id", b"%d" % number),))
+        await patiently(lambda message=message: driver.publish([message]), 120)  # type: ignore[misc]
+    return {b"%d" % number for number in numbers}
+
+
+async def _through(
+    address: str, name: str, order_by: OrderBy, spoil: Callable[[], object], mend: Callable[[], object], away_s: float
+) -> Consumer:
+    """Consume, spoil something for a while, consume on."""
+    one = spec(name, order_by=order_by)
+    async with opened(address) as driver, subscribed(driver, one) as source:
+        consumer = Consumer(source)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.run)
+            await consumer.wait(await _emit(driver, one.channels[0], range(50)), 20)
+            await anyio.to_thread.run_sync(spoil)
+            await anyio.sleep(away_s)
+            await anyio.to_thread.run_sync(mend)
+            back = time.monotonic()
+            expected = await _emit(driver, one.channels[0], range(50, 100))
+            await consumer.wait(expected, 40)
+            source.stop()
+        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
+    return consumer
+
+
+@pytest.mark.parametrize("order_by", [OrderBy.NONE, OrderBy.KEY])
+@pytest.mark.parametrize("away_s", [0.5, 6.0])
+async def test_after_a_killed_server_is_back_consuming_goes_on(
+    nats: Broker, unique_name: Name, order_by: OrderBy, away_s: float
+) -> None:
+    consumer = await _through(nats.address, unique_name(), order_by, nats.kill, nats.start, away_s)
+    assert away_s < 1 or consumer.unavailable, "a server that was away for long was never reported"
+
+
+@pytest.mark.parametrize("away_s", [0.5, 10.0])
+async def test_after_a_frozen_server_thaws_consuming_goes_on(nats: Broker, unique_name: Name, away_s: float) -> None:
+    consumer = await _through(nats.address, unique_name(), OrderBy.NONE, nats.freeze, nats.thaw, away_s)
+    assert away_s < 5 or consumer.unavailable, "a server that was frozen for long was never reported"
+
+
+async def test_after_a_black_hole_consuming_goes_on(
+    nats: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
+) -> None:
+    proxy = open_proxy(nats)
+    consumer = await _through(
+        nats.proxied_address, unique_name(), OrderBy.NONE, proxy.black_hole, proxy.heal, away_s=12.0
+    )
+    assert consumer.unavailable
+
+
+async def test_cut_connections_do_not_break_the_order(
+    nats: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
+) -> None:
+    proxy, one, count = open_proxy(nats), spec(unique_name(), order_by=OrderBy.CHANNEL), 20_000
+    async with opened(nats.address) as sender, opened(nats.proxied_address) as driver:
+        async with subscribed(driver, one) as source:
+            await publish(sender, one.channels[0], *[b"%d" % number for number in range(count)])
+            consumer = Consumer(source)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(consumer.run)
+                for _ in range(10):
+                    await anyio.sleep(0.2)
+                    proxy.cut(after_bytes=50_000)
+                proxy.heal()
+                await consumer.wait({b"%d" % number for number in range(count)}, 60)
+                source.stop()
+        numbers = [int(payload) for payload in consumer.order]
+        first_seen = list(dict.fromkeys(numbers))
+        assert first_seen == sorted(first_seen)
+
+
+async def test_what_was_in_hand_when_the_server_died_is_not_run_twice(nats: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(nats.address) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], *[b"%d" % number for number in range(20)])
+        held = await take(source, 20)
+        await anyio.to_thread.run_sync(nats.kill)
+        await anyio.to_thread.run_sync(nats.start)
+        again: list[bytes] = []
+
+        async def receive() -> None:
+            while True:
+                try:
+                    batch = await source.receive(100, PLENTY)
+                except DriverUnavailable:
+                    await anyio.sleep(0.05)
+                    continue
+                if not batch:
+                    return
+                again.extend(got.payload for got in batch)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await anyio.sleep(5)  # longer than ack_wait: the server has sent its copies
+            unsettled = await patiently(lambda: source.settle([Acked(got) for got in held]))
+            await anyio.sleep(4)
+            source.stop()
+        assert again == []
+        assert unsettled == []
+        assert (await source.backlog()).idle
+
+
+async def test_acknowledgements_that_a_dying_server_forgot_are_given_again(nats: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(nats.address) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], *[b"%d" % number for number in range(50)])
+        held = await take(source, 50)
+        await ack(source, held)
+        await anyio.to_thread.run_sync(nats.kill)  # within the 100 ms in which it has not written them down
+        await anyio.to_thread.run_sync(nats.start)
+        with anyio.move_on_after(6):
+            while True:
+                try:
+                    assert await source.receive(100, PLENTY) == []
+                except DriverUnavailable:
+                    await anyio.sleep(0.05)
+        assert (await patiently(source.backlog)).idle
+
+
+async def test_retries_survive_restarts_of_server_and_worker_and_are_never_early(
+    nats: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    now_ms = time.time_ns() // 1_000_000
+    due = {b"%d" % number: now_ms + 1_500 + 100 * number for number in range(60)}
+    async with opened(nats.address) as driver:
+        await driver.declare([one])
+        await publish_due(driver, one.retry_channels[0], due)
+    early: list[tuple[bytes, int]] = []
+    seen: set[bytes] = set()
+    for restart in itertools.count():
+        async with opened(nats.address) as driver, subscribed(driver, one) as source:
+            with anyio.move_on_after(1.7):
+                while seen != due.keys():
+                    for got in await take(source, 1):
+                        late_ms = time.time_ns() // 1_000_000 - due[got.payload]
+                        if late_ms < 0:
+                            early.append((got.payload, late_ms))
+                        seen.add(got.payload)
+                        await ack(source, [got])
+        if seen == due.keys() or restart > 15:
+            break
+        await anyio.to_thread.run_sync(nats.kill)
+        await anyio.to_thread.run_sync(nats.start)
+    assert seen == due.keys()
+    assert early == []
+
+
+async def test_retries_are_never_early_where_the_server_cannot_keep_them(nats29: Broker, unique_name: Name) -> None:
+    await test_retries_survive_restarts_of_server_and_worker_and_are_never_early(nats29, unique_name)
+
+
+async def publish_due(driver: NatsDriver, channel: str, due: dict[bytes, int]) -> None:
+    answers = await driver.publish(
+        [Message(channel=channel, payload=payload, due_ms=due_ms) for payload, due_ms in due.items()]
+    )
+    assert all(isinstance(answer, str) for answer in answers), answers
+
+
+async def test_a_process_that_was_frozen_past_its_lease_cannot_settle_what_is_another_ones(
+    nats: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name(), order_by=OrderBy.KEY)
+    async with opened(nats.address) as frozen, opened(nats.address) as second:
+        source = await frozen.subscribe(one)
+        await publish(frozen, one.channels[0], *[b"%d" % number for number in range(10)])
+        first = await take(source, 10)
+        async with subscribed(second, one) as other, anyio.create_task_group() as tasks:
+            tasks.start_soon(frozen.stall)
+            taken = await take(other, 10)
+            unsettled = await source.settle([Acked(got) for got in first[:3]])
+            assert [type(each.error) for each in unsettled] == [LeaseLost] * 3
+            await ack(other, taken)
+        await source.close()
+
+
+HANDLER = """
+from hexa_worker import Context, subscribe
+
+@subscribe("{channel}", action="{action}")
+async def handle(payload: int, ctx: Context) -> None:
+    with open("seen", "a") as file:
+        file.write(f"{{payload}}\\n")
+"""
+
+
+@pytest.mark.parametrize("order_by", ["none", "key"])
+async def test_killed_workers_lose_nothing(
+    nats: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str, order_by: str
+) -> None:
+    action = unique_name()
+    channel = f"{action}.in"
+    (tmp_path / "h.py").write_text(HANDLER.format(channel=channel, action=action))
+    (tmp_path / "worker.toml").write_text(
+        f'[worker]\nname = "kill"\nhandlers = ["h"]\nbackend = "{anyio_backend}"\n'
+        f'[broker]\ndriver = "nats"\nservers = ["{nats.address}"]\nack_wait_s = 2.0\n'
+        f'[subscriptions."{action}"]\norder_by = "{order_by}"\n'
+    )
+    count = 3_000
+    async with opened(nats.address) as driver:
+        worker = _start(tmp_path)
+        try:
+            for number in range(count):
+                if number % 1_000 == 500:
+                    worker.send_signal(signal.SIGKILL)
+                    worker.wait()
+                    worker = _start(tmp_path)
+                await publish(driver, channel, b"%d" % number, key=b"%d" % (number % 50))
+            with anyio.fail_after(60):
+                while len(_seen(tmp_path)) < count:  # noqa: ASYNC110 - other processes fill it
+                    await anyio.sleep(0.2)
+        finally:
+            worker.terminate()
+            assert worker.wait(30) == 0
+    assert _seen(tmp_path) == set(range(count))
+
+
+def _start(folder: Path) -> "subprocess.Popen[bytes]":
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "hexa_worker", "run"], cwd=folder, stdout=log, stderr=log)
+
+
+def _seen(folder: Path) -> set[int]:
+    try:
+        return {int(line) for line in (folder / "seen").read_text().splitlines()}
+    except FileNotFoundError:
+        return set()
