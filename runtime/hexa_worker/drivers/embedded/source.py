@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Released, Settlement
+from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Unsettled
 from hexa_worker.drivers.embedded.backlog import backlog
-from hexa_worker.drivers.embedded.jobs import Job
 from hexa_worker.drivers.embedded.leases import Lease, give_back
 from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -31,19 +30,7 @@ class EmbeddedSource:
         """See `hexa_worker.drivers.base.Source.receive`."""
         if self._stopped:
             return []
-        return await self._thread.receive(self._subscriber, max_count, max_bytes, self._return)
-
-    def _return(self, deliveries: list[Delivery]) -> None:
-        settling = Settling(self._subscriber, [Released(delivery) for delivery in deliveries])
-        now_ms = self._clock.now_ms()
-        self._thread.submit(
-            Job(
-                lambda connection: settling.run(connection, now_ms),
-                writes=True,
-                committed=settling.committed,
-                wakes=lambda: True,
-            )
-        )
+        return await self._thread.receive(self._subscriber, max_count, max_bytes)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""

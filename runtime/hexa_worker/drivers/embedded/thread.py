@@ -21,6 +21,8 @@ from anyio.lowlevel import current_token
 
 from hexa_worker.clock import Clock
 from hexa_worker.config.model import Embedded
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
 from hexa_worker.drivers.embedded.claiming import claimable, next_due_ms
@@ -31,6 +33,7 @@ from hexa_worker.drivers.embedded.janitor import Janitor
 from hexa_worker.drivers.embedded.jobs import Job, Receive, unattended
 from hexa_worker.drivers.embedded.leases import Lease
 from hexa_worker.drivers.embedded.reading import read
+from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.drivers.embedded.transactions import Transactions
 from hexa_worker.errors import DriverUnavailable
@@ -117,16 +120,14 @@ class BrokerThread:
         """Do `run`, which only reads."""
         return await self._wait(Job(run, writes=False))
 
-    async def receive(
-        self, subscriber: Subscriber, room: int, room_bytes: int, unwanted: Callable[[list[Any]], None]
-    ) -> list[Any]:
-        """Wait for deliveries; what comes after the waiter was cancelled goes to `unwanted`."""
+    async def receive(self, subscriber: Subscriber, room: int, room_bytes: int) -> list[Delivery]:
+        """Wait for deliveries; what comes after the waiter was cancelled is handed back."""
         job = Receive(subscriber, room, room_bytes)
         try:
-            result: list[Any] = await self._wait(job)
+            result: list[Delivery] = await self._wait(job)
         except BaseException:
             if job.done.is_set() and job.result:
-                unwanted(job.result)
+                self.submit(_return_job(subscriber, job.result))
             raise
         return result
 
@@ -159,7 +160,7 @@ class BrokerThread:
         for job in jobs:
             job.done.set()
             if job.abandoned and isinstance(job, Receive) and job.result:
-                self.submit(_return_job(job))
+                self.submit(_return_job(job.subscriber, job.result))
 
     def _mark_alive(self) -> None:
         self._alive_ms = owners.now_ms()
@@ -478,11 +479,9 @@ def _delete(connection: sqlite3.Connection, emptied: Iterable[Lease]) -> None:
         leases.advance(connection, lease, lease.finishing(()))
 
 
-def _return_job(job: Receive) -> Job:
-    from hexa_worker.core.settlement import Released  # noqa: PLC0415
-    from hexa_worker.drivers.embedded.settling import Settling  # noqa: PLC0415
-
-    settling = Settling(job.subscriber, [Released(delivery) for delivery in job.result])
+def _return_job(subscriber: Subscriber, deliveries: Sequence[Delivery]) -> Job:
+    """Hand back what came after its waiter was cancelled."""
+    settling = Settling(subscriber, [Released(delivery) for delivery in deliveries])
     return Job(
         lambda connection: settling.run(connection, 0), writes=True, committed=settling.committed, wakes=lambda: True
     )
