@@ -93,7 +93,7 @@ async def _drain() -> float:
 
     def settled(_action: str, batch: Sequence[Settlement], _now_ms: int) -> None:
         left[0] -= len(batch)
-        if not left[0]:
+        if left[0] <= 0 and not ends:
             ends.append(time.perf_counter())
             stop.ask()
 

@@ -5,7 +5,6 @@ sweeper cancels the lane's scope when a handler is late, and the lane goes on in
 """
 
 import math
-import traceback as traceback_module
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -31,7 +30,7 @@ SLICE_S = 0.005
 class Conclude(Protocol):
     """What a lane does with an end that is not a plain success."""
 
-    def __call__(self, delivery: Delivery, outcome: Outcome, traceback: str = "") -> None: ...
+    def __call__(self, delivery: Delivery, outcome: Outcome) -> None: ...
 
 
 class Cell(Protocol):
@@ -314,7 +313,7 @@ class Lane:
             self._parts.conclude(delivery, result)  # type: ignore[arg-type]  # Verdict's four leaves are outcomes
         elif isinstance(result, BaseException):
             self._parts.stats.failed += 1
-            self._parts.conclude(delivery, Raised(result), _format(result))
+            self._parts.conclude(delivery, Raised(result))
         else:
             self._parts.acks.add(Acked(delivery))
 
@@ -326,14 +325,13 @@ class Lane:
         outcome: Outcome
         if isinstance(error, Verdict):
             outcome = error  # type: ignore[assignment]  # Verdict's four leaves are outcomes
-            text = ""
         else:
             self._parts.stats.failed += len(hand)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 error = HandlerCancelled("something the handler awaited was cancelled")
-            outcome, text = Raised(error), _format(error)
+            outcome = Raised(error)
         for delivery in hand:
-            self._parts.conclude(delivery, outcome, text)
+            self._parts.conclude(delivery, outcome)
 
 
 def _per_item(result: Any, count: int) -> list[Any]:
@@ -344,14 +342,3 @@ def _per_item(result: Any, count: int) -> list[Any]:
     if len(results) != count:
         raise ValueError(f"the batch handler returned {len(results)} results for {count} items")
     return results
-
-
-def _format(error: BaseException) -> str:
-    """The traceback as text, frames of the runtime itself left out, whatever the error does."""
-    try:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("hexa_worker."):
-            trace = trace.tb_next
-        return "".join(traceback_module.format_exception(type(error), error, trace, limit=-20))
-    except Exception:  # noqa: BLE001 - an error whose text cannot be made is still an error
-        return f"{type(error).__qualname__} (its traceback cannot be formatted)"

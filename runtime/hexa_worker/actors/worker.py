@@ -21,7 +21,7 @@ from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.sweeper import sweep
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.outcome import Crashed, Interrupted, Outcome
+from hexa_worker.core.outcome import Crashed, Interrupted, Outcome, Raised
 from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, settle
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.errors import DriverUnavailable, HandlerCancelled
@@ -30,6 +30,7 @@ from hexa_worker.handlers.api import Event
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
+from hexa_worker.telemetry.tracebacks import format_error
 
 FLUSH_S = 5.0
 """How long the last settlements may take when a worker ends."""
@@ -271,8 +272,11 @@ class Worker:
                 kept.append(msgspec.structs.replace(delivery, crashes=crashes) if crashes else delivery)
         return kept
 
-    def _conclude(self, delivery: Delivery, outcome: Outcome, traceback: str = "") -> None:
+    def _conclude(self, delivery: Delivery, outcome: Outcome) -> None:
         """Decide what is done about an outcome, say so, and hand it to the settler."""
+        traceback = ""
+        if isinstance(outcome, Raised) and (self._plan.retry.next_retry(delivery.attempt) is None or self._log.debug):
+            traceback = format_error(outcome.error)
         settlement = settle(
             outcome,
             delivery,

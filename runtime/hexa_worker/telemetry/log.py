@@ -58,6 +58,11 @@ class SubscriptionLog:
         self._logger = logging.getLogger("hexa_worker.delivery")
         self._last: dict[str, tuple[float, int]] = {}
 
+    @property
+    def debug(self) -> bool:
+        """Whether debug lines are written."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
     def bound(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
         """What `ctx.logger` is."""
         return DeliveryLogger(logging.getLogger("hexa_worker.handler"), coordinates(self.action, delivery, lineage))
@@ -65,9 +70,9 @@ class SubscriptionLog:
     def failure(self, delivery: Delivery, failure: Failure, next_step: str) -> None:
         """A delivery was not acknowledged; `next_step` says what happens now."""
         fields = {"next": next_step, "error": failure.error, "reason": failure.reason}
-        if failure.traceback and self._logger.isEnabledFor(logging.DEBUG):
+        if failure.traceback and self.debug:
             fields["traceback"] = failure.traceback
-        kind = f"{failure.error}|{failure.fingerprint}|{next_step.split()[0]}"
+        kind = f"{failure.error}|{failure.reason}|{next_step[:5]}"
         level = logging.ERROR if next_step.startswith("dead letter") else logging.WARNING
         text = failure.message or failure.error
         self._limited(kind, level, lambda: f"handler failed: {text}", delivery, fields)
