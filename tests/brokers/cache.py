@@ -76,10 +76,10 @@ def run_tool(command: Sequence[str], *, env: Mapping[str, str] | None = None, cw
     return done.stdout
 
 
-def jars_name(pom: Path, version: str) -> str:
-    """Name of the cached jars of a pom and a version; another pom has another name."""
-    digest = hashlib.sha256(pom.read_bytes()).hexdigest()[:8]
-    return f"{pom.name.partition('.')[0]}-{version}-{digest}"
+def cache_name(source: Path, version: str) -> str:
+    """Name of the cached item that is made from a file and a version; another content has another name."""
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    return f"{source.name.partition('.')[0].lower()}-{version}-{digest}"
 
 
 def maven_jars(pom: Path, target: Path, *options: str) -> None:

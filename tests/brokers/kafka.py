@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, jars_name, maven_jars, need_program
+from tests.brokers.cache import building, cache_dir, cache_name, maven_jars, need_program
 from tests.brokers.errors import BrokerError
 from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
 
@@ -87,7 +87,7 @@ class Kafka(Broker):
         self._listeners = tuple(_PROTOCOLS) if secure else _PLAIN
         self._secure = secure
         self._archive: Path | None = None
-        self._jars = jars_name(_POM, version)
+        self._jars = cache_name(_POM, version)
         self.port_names = (*self._listeners, "proxy")
         super().__init__(root, dies_with_us=dies_with_us)
 

@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, jars_name, maven_jars, need_program, run_tool
+from tests.brokers.cache import building, cache_dir, cache_name, maven_jars, need_program, run_tool
 from tests.brokers.errors import BrokerError
 from tests.brokers.logins import USER
 
 NEWEST = "4.0.7"
 
 _POM = Path(__file__).parent / "jvm" / "pulsar.pom.xml"
+_TOOL = _POM.with_name("Unregister.java")
 _OPENS = (
     *(
         f"java.base/{name}"
@@ -115,7 +116,7 @@ class Pulsar(Broker):
         self._version = version
         self._secure = secure
         self._archive: Path | None = None
-        self._jars = jars_name(_POM, version)
+        self._jars = cache_name(_POM, version)
         self.port_names = ("client", "http", "bookie", "proxied", "proxy", *(("tls", "https") if secure else ()))
         super().__init__(root, dies_with_us=dies_with_us)
 
@@ -157,13 +158,11 @@ class Pulsar(Broker):
         with building(self._jars) as target:
             if target is not None:
                 maven_jars(_POM, target, f"-Dpulsar.version={self._version}")
-        with building(f"{self._jars}-tools") as target:
+        with building(cache_name(_TOOL, self._version)) as target:
             if target is not None:
                 need_program("javac", package="openjdk-17-jdk-headless")
                 jars = f"{cache_dir()}/{self._jars}/*"
-                run_tool(
-                    ["javac", "-proc:none", "-cp", jars, "-d", str(target), str(_POM.with_name("Unregister.java"))]
-                )
+                run_tool(["javac", "-proc:none", "-cp", jars, "-d", str(target), str(_TOOL)])
         if self._archive is None:
             with suppress(BrokerError), building(f"{self._jars}-classes") as target:  # it costs speed only
                 if target is not None:
@@ -244,10 +243,10 @@ class Pulsar(Broker):
                 broker.close()
 
     def _unregister(self) -> None:
-        base = cache_dir() / self._jars
+        classes = f"{cache_dir() / cache_name(_TOOL, self._version)}:{cache_dir() / self._jars}/*"
         logging = "-Dlog4j2.configurationFile=conf/log4j2.properties"
-        classes = f"{base}-tools:{base}/*"
-        self.run_to_end(["java", "-XX:TieredStopAtLevel=1", logging, "-cp", classes, "Unregister", "data/metadata"])
+        metadata = str(self.root / "data" / "metadata")
+        self.run_to_end(["java", "-XX:TieredStopAtLevel=1", logging, "-cp", classes, "Unregister", metadata])
 
 
 def _encode(data: bytes) -> str:

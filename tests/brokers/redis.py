@@ -10,12 +10,15 @@ from tests.brokers.base import Broker
 from tests.brokers.cache import need_program, run_tool
 from tests.brokers.logins import LIMITED, LIMITED_PASSWORD, PASSWORD
 
+# Without fsync every answered command is in the page cache and survives SIGKILL; with the default (each second) Redis
+# holds writes back while a sync is under way.
 _CONFIG = """
 bind 127.0.0.1
 port {client}
 dir "{data}"
 daemonize no
 appendonly yes
+appendfsync no
 save ""
 """
 _SECURE = """

@@ -19,8 +19,8 @@ def _kafka_write(address: str, channel: str, records: Sequence[bytes]) -> None:
 
 
 async def _kafka_write_async(address: str, channel: str, records: Sequence[bytes]) -> None:
-    from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
-    from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
+    from aiokafka import AIOKafkaProducer
+    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import aiokafka  # type: ignore[import-untyped]
-import aiokafka.abc  # type: ignore[import-untyped]
-import aiokafka.admin  # type: ignore[import-untyped]
-import aiokafka.errors  # type: ignore[import-untyped]
+import aiokafka
+import aiokafka.abc
+import aiokafka.admin
+import aiokafka.errors
 import nats
 import nats.errors
 import psycopg
