@@ -111,7 +111,7 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
     rebalance_timeout_s: Duration = 10.0
     commit_interval_s: Duration = 0.5
     instance_id: str | None = None
-    metadata_max_age_s: Duration = 10.0
+    metadata_max_age_s: Duration = 30.0
 
     def __post_init__(self) -> None:
         if self.heartbeat_s * 2 > self.session_timeout_s:

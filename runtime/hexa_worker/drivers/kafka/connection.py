@@ -149,7 +149,8 @@ class Connection:
         if isinstance(error, OSError):
             dropped = isinstance(error, ConnectionResetError) and self.options.tls is not None
             hint = " (is it a TLS port?)" if dropped else ""
-            return DriverUnavailable(f"kafka: {server} cannot be reached: {error.strerror or type(error).__name__}{hint}")
+            reason = error.strerror or type(error).__name__
+            return DriverUnavailable(f"kafka: {server} cannot be reached: {reason}{hint}")
         return DriverUnavailable(f"kafka: {server} does not speak Kafka{self._expected()}: {type(error).__name__}")
 
     def _expected(self) -> str:

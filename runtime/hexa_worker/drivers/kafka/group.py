@@ -28,6 +28,8 @@ COMMIT_S = 3.0
 """How long a commit may take; one that takes longer is tried again with more in it."""
 SILENCE_S = 5.0
 """A coordinator or a fetch that does not answer for so long gets new connections."""
+QUIET_FACTOR = 4
+"""So much longer than usual the brokers hold a fetch while nothing comes."""
 KICKED_OUT_S = 0.5
 """How long a member that lost its place waits for the worker to notice."""
 SLOT_VARIABLE = "HEXA_WORKER_SLOT"
@@ -88,10 +90,13 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             session_timeout_ms=round(self._broker.session_timeout_s * 1000),
             heartbeat_interval_ms=round(self._broker.heartbeat_s * 1000),
             rebalance_timeout_ms=round(self._broker.rebalance_timeout_s * 1000),
+            consumer_timeout_ms=2_000,  # how often the fetcher looks around with nothing to do
             max_poll_interval_ms=2**31 - 1,  # aiokafka's own count of it can stick; ours is the watchdog's
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
         self._membership: Membership | None = None
+        self._fetch_wait_s = options.fetch_max_wait_s
+        self._quiet = False
 
     async def start(self) -> None:
         """Connect and begin to join; partitions come later.
@@ -172,6 +177,16 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self.settled.set()
         self._cleared()
 
+    def note_records(self, *, came: bool) -> None:
+        """Fetch seldom while nothing comes.
+
+        A fetch is answered as soon as there is a record, so this delays none; but a fetch under way leaves out
+        partitions whose records were still in our hands, so while records come it must not take long.
+        """
+        if self._quiet is came:
+            self._quiet = not came
+            self._member().wait_for_records(self._fetch_wait_s * (1 if came else QUIET_FACTOR))
+
     # -- membership
 
     def _member(self) -> Membership:
@@ -233,7 +248,8 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             silent = now - self._reassigning_since
         else:
             patience = max(3 * self._broker.heartbeat_s, 2.0)
-        stuck = waiting and bool(self.partitions) and now - membership.fetched_at > SILENCE_S + 1
+        patience_s = SILENCE_S + QUIET_FACTOR * self._fetch_wait_s
+        stuck = waiting and bool(self.partitions) and now - membership.fetched_at > patience_s
         if (silent > max(SILENCE_S, patience) or stuck) and now - self._reconnected_at > SILENCE_S:
             self._reconnected_at = now
             membership.reconnect()

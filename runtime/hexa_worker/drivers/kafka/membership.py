@@ -164,6 +164,10 @@ class Membership:
                 return name
         return None
 
+    def wait_for_records(self, seconds: float) -> None:
+        """Let brokers hold each fetch for so long while there is nothing to answer it with."""
+        self._consumer._fetcher._fetch_max_wait_ms = round(seconds * 1000)
+
     def reconnect(self) -> None:
         """Cut connections that may lead nowhere; the client makes new ones and stays the same member."""
         for connection in list(self._consumer._client._conns.values()):

@@ -29,6 +29,8 @@ from hexa_worker.errors import DriverError, LeaseLost
 log = logging.getLogger("hexa_worker.kafka")
 JOIN_S = 3.0
 """How long a new source waits for its first partitions before it is handed out without."""
+QUIET_TICKS = 8
+"""While nothing is settled, progress is looked at once in so many commit intervals."""
 POLL_S = 1.0
 """How long one look for records may take before everything else is looked at again."""
 
@@ -74,6 +76,7 @@ class KafkaSource:
         self._poll: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._commits: asyncio.Task[None] | None = None
+        self._unsaved = False
         self._stopped = False
         self._closed = False
 
@@ -247,6 +250,7 @@ class KafkaSource:
         """Wait for records and put them among the ready; they stay valid whoever is waiting for them."""
         wanted = self._wanted(group)
         fetched = await self._fetch(group, wanted or (), max_count, POLL_S)
+        group.note_records(came=bool(fetched))
         epoch = group.epoch
         if group.reassigning:
             await group.settled.wait()
@@ -294,6 +298,7 @@ class KafkaSource:
             await self._write(written, finished, unsettled)
         for partition, offsets in finished.items():
             partition.finish(offsets)
+        self._unsaved = True
         return unsettled
 
     async def _write(
@@ -326,16 +331,20 @@ class KafkaSource:
 
     async def _commit_now_and_then(self, group: GroupConsumer) -> None:
         """Commit what has changed every so often, for as long as the consumer lives."""
-        while True:
-            await asyncio.sleep(self._connection.options.commit_interval_s)
-            if group.reassigning:
+        interval_s = self._connection.options.commit_interval_s
+        for tick in count():
+            await asyncio.sleep(interval_s)
+            # Where nothing was settled there may still be gaps to move over, but that is in no hurry.
+            if group.reassigning or not (self._unsaved or tick % QUIET_TICKS == 0):
                 continue
+            self._unsaved = False
             try:
                 group.skip_gaps()
                 await group.commit()
             except LeaseLost as error:
                 log.warning("%s: work in hand goes to others", error)
             except DriverError as error:
+                self._unsaved = True
                 log.debug("%s", error)
 
     async def backlog(self) -> Backlog:
