@@ -14,7 +14,7 @@ from hexa_worker.core.retry import MAX_DELAY_S
 from hexa_worker.drivers.embedded.records import encode_headers
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, STRIPES
 
-_CHUNKS = (256, 32, 8, 1)
+_CHUNKS = (256, 64, 16, 4, 1)
 """Rows per INSERT. Many rows in one statement are one step of SQLite, in which the GIL is given up once and not
 per row; few sizes keep the statements cached."""
 _LOG_COLUMNS = ("id", "stripe", "at_ms", "key", "headers", "payload")

@@ -25,7 +25,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
-from hexa_worker.drivers.embedded.claiming import claimable, next_due_ms
+from hexa_worker.drivers.embedded.claiming import claimable, due_times, promising
 from hexa_worker.drivers.embedded.clamping import DueTimes
 from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect
@@ -335,17 +335,16 @@ class BrokerThread:
         self._serve(receives)
 
     def _claimable(self, receives: Iterable[Receive]) -> list[Receive]:
+        """Those that would get something. Reads only."""
         now_ms = self._clock.now_ms()
-        found: list[Receive] = []
+        asking = [job for job in receives if not job.subscriber.closed]
         try:
-            found.extend(
-                job
-                for job in receives
-                if not job.subscriber.closed and claimable(self._connection, job.subscriber, now_ms)
-            )
+            if len(asking) > 1:
+                likely = set(promising(self._connection, [job.subscriber for job in asking], now_ms))
+                asking = [job for job in asking if job.subscriber in likely]
+            return [job for job in asking if claimable(self._connection, job.subscriber, now_ms)]
         except sqlite3.Error:
-            return list(receives)  # the claim meets the same error and reports it
-        return found
+            return asking  # the claim meets the same error and reports it
 
     def _look_again(self) -> None:
         """Look whether there is something now for the receives that wait."""
@@ -377,10 +376,10 @@ class BrokerThread:
     def _find_next_due(self) -> None:
         bases = {job.subscriber.base for job in self._parked}
         try:
-            times = [next_due_ms(self._connection, base) for base in bases]
+            times = [due_ms for base, due_ms in due_times(self._connection).items() if base in bases]
         except sqlite3.Error:
             return  # whoever claims next meets the same error and reports it
-        self._due_ms = min([due for due in times if due is not None], default=None)
+        self._due_ms = min(times, default=None)
 
     def _read_leased(self, job: Receive) -> None:
         subscriber = job.subscriber
