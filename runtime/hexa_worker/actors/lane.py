@@ -16,7 +16,17 @@ from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.outcome import Interrupted, Outcome, Raised, TimedOut, Undecodable, Verdict
+from hexa_worker.core.outcome import (
+    Ack,
+    DeadLetter,
+    Drop,
+    Interrupted,
+    Outcome,
+    Raised,
+    Retry,
+    TimedOut,
+    Undecodable,
+)
 from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.handlers.api import BatchContext, Context, Runtime
@@ -307,10 +317,8 @@ class Lane:
 
     def _returned(self, delivery: Delivery, result: Any) -> None:
         """Conclude a call that returned: a verdict, or (in a batch) an exception, or anything, which means done."""
-        if result is None:
-            self._parts.acks.add(Acked(delivery))
-        elif isinstance(result, Verdict):
-            self._parts.conclude(delivery, result)  # type: ignore[arg-type]  # Verdict's four leaves are outcomes
+        if isinstance(result, Ack | Drop | DeadLetter | Retry):
+            self._parts.conclude(delivery, result)
         elif isinstance(result, BaseException):
             self._parts.stats.failed += 1
             self._parts.conclude(delivery, Raised(result))
@@ -319,16 +327,16 @@ class Lane:
 
     def _raised(self, error: BaseException) -> None:
         """Conclude a call that raised; the runtime's own cancellation goes on."""
-        if isinstance(error, anyio.get_cancelled_exc_class()) and get_current_task().has_pending_cancellation():
-            raise error
+        if not isinstance(error, Exception) and isinstance(error, anyio.get_cancelled_exc_class()):
+            if get_current_task().has_pending_cancellation():
+                raise error
+            error = HandlerCancelled("something the handler awaited was cancelled")
         hand, self.current = self.current, ()
         outcome: Outcome
-        if isinstance(error, Verdict):
-            outcome = error  # type: ignore[assignment]  # Verdict's four leaves are outcomes
+        if isinstance(error, Ack | Drop | DeadLetter | Retry):
+            outcome = error
         else:
             self._parts.stats.failed += len(hand)
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                error = HandlerCancelled("something the handler awaited was cancelled")
             outcome = Raised(error)
         for delivery in hand:
             self._parts.conclude(delivery, outcome)
@@ -336,7 +344,7 @@ class Lane:
 
 def _per_item(result: Any, count: int) -> list[Any]:
     """A batch handler's answer as one result per item."""
-    if result is None or isinstance(result, Verdict):
+    if result is None or isinstance(result, Ack | Drop | DeadLetter | Retry):
         return [result] * count
     results = list(result)
     if len(results) != count:

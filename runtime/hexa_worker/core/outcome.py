@@ -12,7 +12,7 @@ class Verdict(Exception):  # noqa: N818 - a verdict may be raised, yet it is not
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -42,7 +42,7 @@ class Retry(Verdict):
 
     def __init__(self, after: float | None = None, reason: str = "") -> None:
         super().__init__(reason)
-        self.after = after
+        self.after = None if after is None else float(after)
 
 
 class Raised(msgspec.Struct, frozen=True):
