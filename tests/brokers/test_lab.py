@@ -19,7 +19,10 @@ from tests.brokers.processes import Process, load_process
 from tests.brokers.proxy import Proxy
 from tests.brokers.round_trips import round_trip
 
-NAMES = ["kafka", "kafka39", "nats", "nats29", "pulsar", "redis", "postgres"]
+NAMES = [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("kafka", "kafka39", "pulsar")),
+    *("nats", "nats29", "redis", "postgres"),
+]
 RECORDS = [b"record %d" % number for number in range(20)]
 PATIENCE_S = 30
 

@@ -29,6 +29,8 @@ from tests.brokers.proxy import Proxy
 from tests.brokers.pulsar import Pulsar
 from tests.brokers.redis import Redis
 
+pytestmark = pytest.mark.slow
+
 GetBroker = Callable[[str], Broker]
 KAFKAS = ["kafka-secure", "kafka39-secure"]
 MECHANISMS = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
