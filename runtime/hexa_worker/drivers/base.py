@@ -15,7 +15,7 @@ Rules every driver keeps (the conformance suite checks them):
 - a vendor exception never escapes; cancellation is never reported as a failure.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -245,4 +245,11 @@ class Driver(Protocol):
 
     async def channels(self) -> Sequence[str]:
         """The names of every channel that exists, sorted."""
+        ...
+
+    async def inspect(self) -> Mapping[str, str]:
+        """What can be told of the broker: versions, addresses without secrets, what can be reached.
+
+        For ``check --connect``. Raises DriverUnavailable.
+        """
         ...

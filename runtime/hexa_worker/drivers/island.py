@@ -8,7 +8,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -31,15 +31,7 @@ JOIN_S = 5.0
 """How long the island's thread may take to end."""
 
 
-class InspectedDriver(Driver, Protocol):
-    """A driver that can tell about its broker."""
-
-    async def inspect(self) -> Mapping[str, str]:
-        """Versions, addresses (no secrets), what can be reached."""
-        ...
-
-
-D = TypeVar("D", bound=InspectedDriver)
+D = TypeVar("D", bound=Driver)
 
 
 class Island:
@@ -293,5 +285,5 @@ class OnAsyncio(Generic[D]):
         return await self._call(self.inner.channels)
 
     async def inspect(self) -> Mapping[str, str]:
-        """Versions, addresses (no secrets), what can be reached."""
+        """See `hexa_worker.drivers.base.Driver.inspect`."""
         return await self._call(self.inner.inspect)

@@ -6,7 +6,7 @@ onto stripes, and a stripe is in the hands of one driver at a time.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from re import Pattern
@@ -497,3 +497,8 @@ class MemoryDriver:
         """See `hexa_worker.drivers.base.Driver.channels`."""
         self.store.require()
         return sorted({*self.store.logs, *self.store.retry_owner})
+
+    async def inspect(self) -> Mapping[str, str]:
+        """See `hexa_worker.drivers.base.Driver.inspect`."""
+        self.store.require()
+        return {"channels": str(len(self.store.logs))}

@@ -1,7 +1,7 @@
 """The embedded driver: one process's view of the file."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hexa_worker.clock import Clock, SystemClock
@@ -139,6 +139,11 @@ class EmbeddedDriver:
         """See `hexa_worker.drivers.base.Driver.channels`."""
         names: list[str] = await self._running.read(desk.channels)
         return names
+
+    async def inspect(self) -> Mapping[str, str]:
+        """See `hexa_worker.drivers.base.Driver.inspect`."""
+        channels = await self.channels()
+        return {"file": str(self._path), "sqlite": sqlite3.sqlite_version, "channels": str(len(channels))}
 
     @property
     def _running(self) -> BrokerThread:
