@@ -68,8 +68,10 @@ class Process:
         return all(process.wait_gone(timeout_s) for process in family)
 
     def save(self, path: Path) -> None:
-        """Remember it in a file."""
-        path.write_text(f"{self.pid} {self.started}\n")
+        """Remember it in a file, which others never see half written."""
+        written = path.with_suffix(".new")
+        written.write_text(f"{self.pid} {self.started}\n")
+        written.replace(path)
 
 
 def load_process(path: Path) -> Process | None:
