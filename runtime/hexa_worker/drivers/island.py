@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -78,8 +79,9 @@ class Island:
         def cancel() -> None:
             tasks[0].cancel()
 
+        # A context of its own: in the caller's, anyio would take the island for trio.
         try:
-            self._loop.call_soon_threadsafe(start)
+            self._loop.call_soon_threadsafe(start, context=Context())
         except RuntimeError as error:
             raise DriverUnavailable("the driver is closed") from error
         try:
@@ -98,7 +100,7 @@ class Island:
     def tell(self, function: Callable[[], object]) -> None:
         """Have ``function()`` called on the island, soon. Ignored once the island is gone."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function)
+            self._loop.call_soon_threadsafe(function, context=Context())
 
     async def close(self) -> None:
         """End the loop and its thread. Idempotent."""
