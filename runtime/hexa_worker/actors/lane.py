@@ -31,7 +31,7 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.handlers.api import BatchContext, Context, Runtime
 from hexa_worker.handlers.plan import Plan
-from hexa_worker.telemetry.stats import DURATION_BOUNDS_S, Counters
+from hexa_worker.telemetry.stats import Counters
 
 SLICE_S = 0.005
 """A lane whose handlers never suspend lets others run after this long."""
@@ -40,15 +40,31 @@ SLICE_S = 0.005
 class Conclude(Protocol):
     """What a lane does with an end that is not a plain success."""
 
-    def __call__(self, delivery: Delivery, outcome: Outcome) -> None: ...
+    def __call__(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Settle `delivery` as `outcome` says."""
+        ...
 
 
 class Cell(Protocol):
     """The place in the crash journal that says what a lane has in hand."""
 
-    def begin(self, source: str, offset: int) -> None: ...
+    def begin(self, source: str, offset: int) -> None:
+        """A handler is about to run with this delivery."""
+        ...
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        """It has ended."""
+        ...
+
+
+class NoCell:
+    """Where nobody would read the journal."""
+
+    def begin(self, source: str, offset: int) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 class LaneParts:
@@ -103,7 +119,7 @@ class Lane:
         waiting: what is in hand has not been started: it waits for its turn at the gate.
     """
 
-    def __init__(self, number: int, parts: LaneParts, cells: tuple[Cell, ...] = ()) -> None:
+    def __init__(self, number: int, parts: LaneParts, cells: tuple[Cell, ...] = (NoCell(),)) -> None:
         self.number = number
         self.current: tuple[Delivery, ...] = ()
         self.started = 0.0
@@ -156,22 +172,14 @@ class Lane:
     async def _consume(self) -> bool:
         """Handle one delivery after the other; True asks for a new scope, False: the mailbox is closed."""
         parts = self._parts
-        queue, mailbox, gate, settler = parts.mailbox.queues[self.number], parts.mailbox, parts.gate, parts.acks
-        call, decode, runtime, stats = parts.call, parts.plan.handler.decode, parts.runtime, parts.stats
-        buckets, fast_bound = stats.duration_buckets, DURATION_BOUNDS_S[0]
-        cell = self._cells[0] if self._cells else None
-        decode_errors, monotonic, timeout_s = parts.plan.handler.decode_errors, parts.monotonic, self._timeout_s
+        queue, gate, settler = parts.mailbox.queues[self.number], parts.gate, parts.acks
+        call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
+        runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
+        observe, begin = parts.stats.observe, self._cells[0].begin
         now = slice_end = 0.0
         while True:
             if now > slice_end or gate.closed or not queue:
-                # Between two deliveries, and about to let others run: nothing is in hand.
-                if cell is not None:
-                    cell.end()
-                if gate.closed:
-                    await gate.pause()
-                elif queue:
-                    await checkpoint()
-                elif not await mailbox.wait_work(self.number):
+                if not await self._let_others_run():
                     return False
                 now = monotonic()
                 slice_end = now + SLICE_S
@@ -179,14 +187,11 @@ class Lane:
             delivery = queue.popleft()
             self.current = (delivery,)
             if delivery.crashes:
-                if await self._run_suspect(delivery):
-                    return True
-                now = monotonic()
-                continue
+                await self._run_suspect(delivery)
+                return True
             self.started = now
             self.deadline = now + timeout_s
-            if cell is not None:
-                cell.begin(delivery.source, delivery.offset)
+            begin(delivery.source, delivery.offset)
             try:
                 payload = decode(delivery.payload)
             except decode_errors as error:
@@ -199,23 +204,28 @@ class Lane:
             else:
                 self.current = ()
                 if result is None:
-                    settler.pending.append(Acked(delivery))
-                    if settler.sleeping:
-                        settler.wake()
+                    settler.add(Acked(delivery))
                 else:
                     self._returned(delivery, result)
             ended = monotonic()
-            if ended - now <= fast_bound:
-                buckets[0] += 1
-                stats.duration_sum_s += ended - now
-            else:
-                stats.observe(ended - now)
+            observe(ended - now)
             now = ended
             if self.late:
                 return True  # it ended in its own way all the same; the scope is spent
 
-    async def _run_suspect(self, delivery: Delivery) -> bool:
-        """Handle a delivery that was in hand at a crash, apart from others; True asks for a new scope."""
+    async def _let_others_run(self) -> bool:
+        """Between two deliveries: pause at a closed gate, yield, or wait for work. False: there will be none."""
+        self._journal_end()
+        if self._parts.gate.closed:
+            await self._parts.gate.pause()
+        elif self._parts.mailbox.queues[self.number]:
+            await checkpoint()
+        else:
+            return await self._parts.mailbox.wait_work(self.number)
+        return True
+
+    async def _run_suspect(self, delivery: Delivery) -> None:
+        """Handle a delivery that was in hand at a crash, apart from others."""
         parts = self._parts
         exclusively = delivery.crashes + 1 >= parts.maximum_crashes
         self.deadline, self.waiting = math.inf, True
@@ -225,7 +235,6 @@ class Lane:
                 await self._run_batch((delivery,))
         finally:
             self.waiting = False
-        return self.late
 
     async def _consume_batches(self) -> bool:
         """As `_consume`, a batch at a time."""

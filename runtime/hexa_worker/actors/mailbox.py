@@ -64,8 +64,9 @@ class Mailbox:
         return room, room_bytes
 
     async def wait_room(self) -> None:
-        """Wait until something was settled. Cancellation: safe."""
-        self._room_event = anyio.Event()
+        """Wait until something was settled. Cancellation: safe; several tasks may wait."""
+        if self._room_event.is_set():
+            self._room_event = anyio.Event()
         await self._room_event.wait()
 
     def put(self, batch: Sequence[Delivery]) -> int:

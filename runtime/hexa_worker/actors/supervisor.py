@@ -97,8 +97,6 @@ class Supervised:
         while not self._stop.is_set():
             try:
                 await self._run_worker()
-                self._move(Change.DRAINED)
-                return
             except DriverUnavailable as error:
                 self.error = str(error)
                 self._log.broker_away(error)
@@ -110,6 +108,8 @@ class Supervised:
                     raise
                 if not await self._crashed(_flat(error)):
                     return
+            else:
+                break
             self._worker = None
             if not self._stop.is_set():
                 self._move(Change.RETRIED)

@@ -36,7 +36,6 @@ FLUSH_S = 5.0
 """How long the last settlements may take when a worker ends."""
 HURRIED_FLUSH_S = 0.8
 """The same after a second stop signal."""
-REVOKE_POLL_S = 0.01
 
 
 def spec_of(plan: Plan) -> SubscriptionSpec:
@@ -134,7 +133,7 @@ class Worker:
                     self._lane_scope = group.cancel_scope
                     for lane in lanes:
                         group.start_soon(self._guard, lane.run)
-                    await self._guard(lambda: self._pump(source, settler))
+                    await self._guard(lambda: self._pump(source))
                     self._release_queued()
                     self._mailbox.close()
                     group.cancel_scope.deadline = anyio.current_time() + (0 if self._hurried else self._env.grace_s)
@@ -205,8 +204,10 @@ class Worker:
             monotonic=env.clock.monotonic,
         )
         for number in range(plan.concurrency):
-            cells = env.journal.cells(plan.action, number, plan.batch) if env.journal is not None else ()
-            self._lanes.append(Lane(number, parts, cells))
+            lane = Lane(number, parts)
+            if env.journal is not None:
+                lane = Lane(number, parts, env.journal.cells(plan.action, number, plan.batch))
+            self._lanes.append(lane)
         return self._lanes
 
     def _busy(self) -> int:
@@ -225,7 +226,7 @@ class Worker:
         self._log.stuck(delivery, seconds)
         self._env.stuck(delivery)
 
-    async def _pump(self, source: Source, settler: Settler) -> None:
+    async def _pump(self, source: Source) -> None:
         """Receive whenever there is room, until the source says it is stopped."""
         mailbox, monotonic, backoff = self._mailbox, self._env.clock.monotonic, Backoff()
         away = False
@@ -302,7 +303,7 @@ class Worker:
         """Forget what is queued of `sources`; wait until what is in hand of them is settled."""
         self._release_queued(sources)
         while self._in_hand(sources):
-            await anyio.sleep(REVOKE_POLL_S)
+            await self._mailbox.wait_room()
 
     def _in_hand(self, sources: frozenset[str]) -> bool:
         running = any(delivery.source in sources for lane in self._lanes for delivery in lane.current)

@@ -9,6 +9,7 @@ import msgspec
 
 DURATION_BOUNDS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the duration histogram's buckets; one more bucket holds what is longer."""
+_SHORTEST_S = DURATION_BOUNDS_S[0]
 
 
 def _no_calls() -> list[int]:
@@ -55,7 +56,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def observe(self, seconds: float) -> None:
         """Count one handler call in the histogram."""
-        self.duration_buckets[bisect_left(DURATION_BOUNDS_S, seconds)] += 1
+        self.duration_buckets[bisect_left(DURATION_BOUNDS_S, seconds) if seconds > _SHORTEST_S else 0] += 1
         self.duration_sum_s += seconds
 
     def copy(self) -> "Counters":
