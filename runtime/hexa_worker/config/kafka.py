@@ -109,7 +109,7 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
     session_timeout_s: Duration = 10.0
     heartbeat_s: Duration = 1.0
     rebalance_timeout_s: Duration = 10.0
-    commit_interval_s: Duration = 0.5
+    commit_interval_s: Duration = 0.25
     instance_id: str | None = None
     metadata_max_age_s: Duration = 30.0
 

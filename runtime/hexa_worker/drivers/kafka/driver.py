@@ -72,7 +72,7 @@ class AsyncioKafkaDriver:
         self._origins: dict[str, dict[TopicPartition, int]] = {}
         self._attempts: dict[str, int] = {}
         quiet = logging.getLogger("aiokafka")
-        if quiet.level == logging.NOTSET:
+        if quiet.getEffectiveLevel() > logging.DEBUG:
             quiet.setLevel(logging.CRITICAL)  # it repeats every failure many times; ours says it once
 
     async def open(self) -> None:
