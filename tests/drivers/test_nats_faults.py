@@ -1,4 +1,4 @@
-"""A NATS server that dies, freezes or is cut off, and workers that die and freeze: nothing is lost, nothing is early."""
+"""A NATS server that dies, freezes or is cut off, workers that die and freeze: nothing is lost, nothing is early."""
 
 import itertools
 import signal
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.anyio, pytest.mark.slow, pytest.mark
 Name = Callable[..., str]
 BACK_S = 10.0
 """Consuming again this soon after the server is back."""
+RESTARTS = 4
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -197,7 +198,7 @@ async def test_retries_survive_restarts_of_server_and_worker_and_are_never_early
     seen: set[bytes] = set()
     for restart in itertools.count():
         async with opened(nats.address) as driver, subscribed(driver, one) as source:
-            with anyio.move_on_after(1.7):
+            with anyio.move_on_after(1.7 if restart < RESTARTS else 20):
                 while seen != due.keys():
                     for got in await take(source, 1):
                         late_ms = time.time_ns() // 1_000_000 - due[got.payload]
@@ -205,7 +206,7 @@ async def test_retries_survive_restarts_of_server_and_worker_and_are_never_early
                             early.append((got.payload, late_ms))
                         seen.add(got.payload)
                         await ack(source, [got])
-        if seen == due.keys() or restart > 15:
+        if restart == RESTARTS:
             break
         await anyio.to_thread.run_sync(nats.kill)
         await anyio.to_thread.run_sync(nats.start)

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import logging
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 
 from hexa_worker.config.nats import Nats
@@ -27,10 +29,16 @@ from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 CONNECT_S = 4.0
 CLOSE_S = 2.0
-SILENT_PINGS = 3
+SILENT_PINGS = 2.5
 READ_BUFFER = 512 * 1024
 NO_RESPONDERS = 503
+FORBIDDEN = 403
 _FIRST_SID = 1_000_000
+_FORBIDDEN: Frame = (b"", b"", b"NATS/1.0 403 Permissions Violation\r\n\r\n", b"")
+"""Stands for the answer where the server refuses a request for want of rights."""
+_VIOLATION = re.compile(
+    r'permissions violation for (?P<what>publish|subscription) to "(?P<subject>[^"]+)"', re.IGNORECASE
+)
 
 log = logging.getLogger("hexa_worker.drivers.nats")
 
@@ -41,17 +49,27 @@ class Answers:
     Attributes:
         done: resolved when all are there; fails with DriverUnavailable when the connection ends.
         frames: the answers so far.
+        subjects: where each request goes.
         answered_at: when the latest one came (monotonic).
     """
 
-    __slots__ = ("answered_at", "done", "first", "frames", "left")
+    __slots__ = ("answered_at", "done", "first", "frames", "left", "subjects")
 
-    def __init__(self, first: int, count: int) -> None:
+    def __init__(self, first: int, subjects: Sequence[bytes]) -> None:
+        count = len(subjects)
         self.first = first
+        self.subjects = subjects
         self.left = count
         self.frames: list[Frame | None] = [None] * count
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answered_at = monotonic()
+
+    def put(self, place: int, frame: Frame) -> None:
+        """One answer has come."""
+        self.frames[place] = frame
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
 
 
 class Subscribed:
@@ -96,6 +114,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
         self._up = asyncio.Event()
         self._failure: DriverError = DriverUnavailable("not connected")
+        self._deaf: DriverRejected | None = None
         self._closed = False
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._sids = itertools.count(_FIRST_SID)
@@ -179,6 +198,7 @@ class Connection:
         arguments = connect_options(self.options, self._folder)
         client = Client()
         parser = client._ps = FrameParser(client)  # noqa: SLF001 - the one place to see frames before they are messages
+        client._transport = _Transport()  # noqa: SLF001 - see there
         seen: list[Exception] = []
 
         async def failed(error: Exception) -> None:  # nats-py wants a coroutine
@@ -203,6 +223,8 @@ class Connection:
                     ping_interval=24 * 3600,  # `_watch` does it
                     **arguments,
                 )
+                if not client.is_connected:
+                    raise ConnectionResetError(0, "the connection ended while logging in")
         except (OSError, NatsError, TimeoutError, ValueError, asyncio.CancelledError) as error:
             await _close_client(client)
             if isinstance(error, asyncio.CancelledError) and _asked_to_cancel():
@@ -221,6 +243,8 @@ class Connection:
         reader = client._transport._io_reader  # type: ignore[union-attr]  # noqa: SLF001
         reader._limit = READ_BUFFER  # noqa: SLF001 - fewer pauses of the socket under load
         parser.sinks = {sid: one.sink for sid, one in self._subscribed.items()}
+        parser.refused = self._refused
+        self._deaf = None
         self.generation += 1
         self._up.set()
         self.write(b"".join([one.command for one in self._subscribed.values()]))
@@ -340,14 +364,21 @@ class Connection:
         self.write(b"PING\r\n")
         return pong
 
-    def expect(self, count: int) -> tuple[Answers, Sequence[bytes]]:
-        """Reply subjects for `count` requests, and where their answers gather. Raises DriverUnavailable."""
+    def expect(self, subjects: Sequence[bytes]) -> tuple[Answers, Sequence[bytes]]:
+        """Reply subjects for requests to `subjects`, and where their answers gather.
+
+        Raises:
+            DriverUnavailable: there is no connection.
+            DriverRejected: this login may not receive answers.
+        """
         if not self.up:
             raise self._unavailable()
+        if self._deaf is not None:
+            raise self._deaf
         first = self._next_number
-        self._next_number += count
-        answers = Answers(first, count)
-        numbers = range(first, first + count)
+        self._next_number += len(subjects)
+        answers = Answers(first, subjects)
+        numbers = range(first, first + len(subjects))
         self._waiting.update(dict.fromkeys(numbers, answers))
         prefix = self._replies.inbox.encode()
         return answers, [b"%s.%d" % (prefix, number) for number in numbers]
@@ -380,25 +411,43 @@ class Connection:
             answers = waiting.pop(number, None)
             if answers is None:
                 continue
-            answers.frames[number - answers.first] = frame
             answers.answered_at = now
-            answers.left -= 1
-            if not answers.left and not answers.done.done():
-                answers.done.set_result(None)
+            answers.put(number - answers.first, frame)
+
+    def _refused(self, text: str) -> None:
+        """The server refuses something for want of rights: whoever waits for it need not wait longer."""
+        found = _VIOLATION.search(text)
+        if found is None:
+            return
+        subject = found["subject"].encode()
+        if found["what"].lower() == "subscription":
+            if found["subject"].startswith(self._inbox):
+                self._deaf = DriverRejected(
+                    f"nats at {failures.addresses(self.options.servers)}: this login may not subscribe to _INBOX.>"
+                )
+            return
+        for number, answers in tuple(self._waiting.items()):
+            if answers.subjects[number - answers.first] == subject:
+                del self._waiting[number]
+                answers.put(number - answers.first, _FORBIDDEN)
 
     async def request(self, subject: str, payload: bytes) -> Frame:
         """Ask one question.
 
         Raises:
             DriverUnavailable: no answer.
-            DriverRejected: nobody is there to answer it.
+            DriverRejected: no right to ask it.
         """
         await self.wait_up(self.options.timeout_s)
-        answers, replies = self.expect(1)
+        answers, replies = self.expect([subject.encode()])
         self.write(b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), replies[0], len(payload), payload))
         await self.gather(answers)
         frame = answers.frames[0]
         assert frame is not None  # noqa: S101 - gather returned
+        if frame is _FORBIDDEN:
+            raise DriverRejected(
+                f"nats at {failures.addresses(self.options.servers)}: this login may not publish to {subject!r}"
+            )
         return frame
 
     async def api(self, action: str, **body: Any) -> dict[str, Any]:
@@ -426,6 +475,30 @@ def _asked_to_cancel() -> bool:
     """Whether a CancelledError is meant for this task: foreign ones are failures."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+class _Transport(TcpTransport):
+    """Sends CONNECT and PING as one.
+
+    A server that refuses a login hangs up after its answer to the first, and writing the second would lose that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._greeting = b""
+        self._greeted = False
+
+    def __bool__(self) -> bool:
+        return True  # nats-py replaces what is false
+
+    def write(self, payload: bytes) -> None:
+        """Send, or keep back what is sent with the next piece."""
+        if not self._greeted:
+            self._greeting += payload
+            if not self._greeting.endswith(b"PING\r\n"):
+                return
+            payload, self._greeted = self._greeting, True
+        super().write(payload)  # type: ignore[no-untyped-call]
 
 
 async def _close_client(client: Client) -> None:

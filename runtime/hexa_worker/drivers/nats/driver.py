@@ -118,16 +118,15 @@ class AsyncioNatsDriver:
         if options.stream is not None and stream != options.stream:
             raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
         durable = names.durable(spec.group, stream, channel)
-        policy = "all" if spec.start == "earliest" else "new"
         if spec.order_by is not OrderBy.NONE:
-            await exclusive.declare(self._connection, stream, durable, channel, deliver_policy=policy)
+            await exclusive.declare(self._connection, stream, durable, from_the_first=spec.start == "earliest")
             return Part(stream=stream, durable=durable, channel=channel, exclusive=True)
         wanted = consumers.config(
             durable,
             channel,
             ack_wait_s=options.ack_wait_s or self._options.ack_wait_s,
             max_ack_pending=options.max_ack_pending or self._options.max_ack_pending,
-            deliver_policy=policy,
+            deliver_policy="all" if spec.start == "earliest" else "new",
         )
         await consumers.ensure(self._connection, stream, wanted)
         return Part(stream=stream, durable=durable, channel=channel)

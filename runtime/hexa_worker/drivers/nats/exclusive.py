@@ -15,12 +15,14 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from msgspec import structs
+
 from hexa_worker.drivers.nats import consumers, names
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.feed import Feed
 from hexa_worker.drivers.nats.leases import Lease, LeaseStore
-from hexa_worker.errors import DriverError, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 ACK_WAIT_S = 3600.0
 """Of a term's consumer: nothing is to come late by itself."""
@@ -34,20 +36,21 @@ def term_durable(durable: str, term: int) -> str:
     return f"{durable}{names.MARK}t{term}"
 
 
-async def declare(connection: Connection, stream: str, durable: str, channel: str, *, deliver_policy: str) -> None:
+async def declare(connection: Connection, stream: str, durable: str, *, from_the_first: bool) -> None:
     """Fix the position that the first holder begins at.
 
     Raises:
-        DriverUnavailable, DriverRejected: as `consumers.ensure`.
+        DriverUnavailable: the server is away.
+        DriverRejected: the server refuses it.
     """
     store = LeaseStore(connection, stream, durable)
     if (await store.read())[1] is not None:
         return
     floor = await _floor(connection, stream, durable)  # it was shared before
-    wanted = _config(durable, 0, channel)
-    wanted |= {"deliver_policy": deliver_policy} if floor is None else _from(floor)
-    await consumers.ensure(connection, stream, wanted)
-    await store.write(Lease(owner="", term=0, floor=floor or 0), after=0)
+    born, last = await _stream(connection, stream)
+    if floor is None:
+        floor = 0 if from_the_first else last
+    await store.write(Lease(owner="", term=0, floor=floor, born=born), after=0)
 
 
 def _config(durable: str, term: int, channel: str) -> dict[str, Any]:
@@ -65,10 +68,19 @@ async def _floor(connection: Connection, stream: str, consumer: str) -> int | No
     try:
         info = await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
     except ApiError as error:
-        if error.number == CONSUMER_NOT_FOUND:
+        if error.number in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}:
             return None
         raise error.as_driver_error(f"look at durable {consumer!r} of stream {stream!r}") from error
     return int(info["ack_floor"]["stream_seq"])
+
+
+async def _stream(connection: Connection, stream: str) -> tuple[str, int]:
+    """When a stream was made, and its last sequence."""
+    try:
+        info = await connection.api(f"STREAM.INFO.{stream}")
+    except ApiError as error:
+        raise error.as_driver_error(f"look at stream {stream!r}") from error
+    return str(info["created"]), int(info["state"]["last_seq"])
 
 
 class Exclusive:
@@ -120,7 +132,7 @@ class Exclusive:
         if lease is not None and self._connection.up:
             with suppress(DriverError, TimeoutError):
                 async with asyncio.timeout(FREE_S):
-                    await self._store.write(Lease(owner="", term=lease.term, floor=lease.floor), self._sequence)
+                    await self._store.write(structs.replace(lease, owner=""), self._sequence)
 
     async def _run(self) -> None:
         while True:
@@ -159,10 +171,17 @@ class Exclusive:
         feed.pause()
         self._generation = self._connection.generation
         old = term_durable(self._durable, lease.term)
-        if not await self._write(Lease(owner=self._me, term=term, floor=lease.floor)):
+        if not await self._write(structs.replace(lease, owner=self._me, term=term)):
             return
         floor = max(lease.floor, await _floor(self._connection, feed.stream, old) or 0)
-        if not await self._write(Lease(owner=self._me, term=term, floor=floor)):
+        try:
+            born, _ = await _stream(self._connection, feed.stream)
+        except DriverRejected:
+            feed.mark_missing()
+            raise
+        if born != lease.born:
+            floor = 0
+        if not await self._write(Lease(owner=self._me, term=term, floor=floor, born=born)):
             return
         for name in await self._consumers():
             await self._delete(name)
@@ -201,7 +220,7 @@ class Exclusive:
         if floor is None:
             self._feed.want_rewind()  # somebody deleted the consumer
             return
-        await self._write(Lease(owner=self._me, term=lease.term, floor=max(floor, lease.floor)))
+        await self._write(structs.replace(lease, floor=max(floor, lease.floor)))
 
     async def _write(self, lease: Lease) -> bool:
         """Write the lease; False, and it is lost, when others were faster."""

@@ -94,6 +94,7 @@ class Feed:
         self._first = self._token(1)
         self._pulls: dict[int, int] = {}
         self._pulled = 0
+        self._top = 0
         self.outstanding = 0
         self._heard_at = monotonic()
         self._pull_expires_at = 0.0
@@ -134,11 +135,13 @@ class Feed:
         self._pulls.clear()
         self.outstanding = 0
 
-    def check_silence(self) -> None:
-        """Ask anew when the server stopped talking about what it was asked for."""
+    def fell_silent(self) -> bool:
+        """Whether the server stopped talking about what it was asked for; it can be asked anew then."""
         now = monotonic()
-        if self._pulls and (now - self._heard_at > SILENCE_S or now > self._pull_expires_at):
+        silent = bool(self._pulls) and (now - self._heard_at > SILENCE_S or now > self._pull_expires_at)
+        if silent:
             self.forget_pulls()
+        return silent
 
     def share(self, room: int, room_bytes: int, feeds: int, active: int, now: float) -> int:
         """How many this feed may have outstanding of `room` for all feeds."""
@@ -157,12 +160,12 @@ class Feed:
         self.expire()
         made: list[Delivery] = []
         again: list[bytes] = []
-        held, channel, stream, size = self.held, self.channel, self.stream, 0
+        held, channel, stream, top, size, came = self.held, self.channel, self.stream, self._top, 0, 0
         for subject, reply, block, payload in frames:
             if not reply:
                 self._status(subject, block)
                 continue
-            self._count_down()
+            came += 1
             parts = reply.split(b".")
             if len(parts) == 9:  # noqa: PLR2004 - $JS.ACK.stream.consumer.delivered.sequence.sequence.time.pending
                 sequence, delivered, stored_ns = int(parts[5]), parts[4], parts[7]
@@ -170,7 +173,9 @@ class Feed:
                 sequence, delivered, stored_ns = int(parts[7]), parts[6], parts[9]
             if self.exclusive and not self._in_order(parts, sequence, delivered):
                 continue
-            if (delivered != b"1" or sequence in held or self.exclusive) and self._known(sequence, reply, again):
+            if sequence > top:
+                top = sequence
+            elif self._known(sequence, reply, again):  # a server that died may have forgotten that it delivered it
                 continue
             if block is None:
                 key, headers, due_ms, timestamp_ms = None, _NO_HEADERS, 0, 0
@@ -202,6 +207,9 @@ class Feed:
                     token=self._first if delivered == b"1" else self._token(int(delivered)),
                 )
             )
+        self._top = top
+        if came:
+            self._count_down(came)
         if again:
             self._connection.write(ack_frames(again))
         if made:
@@ -210,16 +218,16 @@ class Feed:
             self.average_bytes += (max(size / len(made), 64.0) - self.average_bytes) * 0.25
         self._arrived()
 
-    def _count_down(self) -> None:
-        """One of what was asked for has come; the oldest pull is served first."""
+    def _count_down(self, came: int) -> None:
+        """So many of what was asked for have come; the oldest pull is served first."""
         pulls = self._pulls
-        if pulls:
+        self.outstanding = max(self.outstanding - came, 0)
+        while came and pulls:
             first = next(iter(pulls))
-            if pulls[first] <= 1:
-                del pulls[first]
-            else:
-                pulls[first] -= 1
-            self.outstanding -= 1
+            if pulls[first] > came:
+                pulls[first] -= came
+                return
+            came -= pulls.pop(first)
 
     def _known(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
         """Whether a copy is of something that is in hand, or done; it is not run again then."""
@@ -262,7 +270,7 @@ class Feed:
             return
         number = int(subject.rpartition(b".")[2])
         left = self._pulls.pop(number, 0)
-        self.outstanding -= left
+        self.outstanding = max(self.outstanding - left, 0)
         if code == 503 or (code == 409 and "deleted" in text.lower()):  # noqa: PLR2004 - no such consumer
             self.missing = True
         elif code not in {404, 408} and not (code == 409 and "shutdown" in text.lower()):  # noqa: PLR2004
@@ -299,7 +307,7 @@ class Feed:
         Raises:
             DriverUnavailable: no answer.
         """
-        waiting, (inbox,) = self._connection.expect(1)
+        waiting, (inbox,) = self._connection.expect(replies[-1:])
         frames = ack_frames(replies[:-1], verb) if len(replies) > 1 else b""
         last = b"PUB %s %s %d\r\n%s\r\n" % (replies[-1], inbox, len(verb), verb)
         self._connection.write(frames + last)
@@ -307,9 +315,13 @@ class Feed:
         frame = waiting.frames[0]
         gone = frame is not None and status_of(frame[2])[0] == 503  # noqa: PLR2004 - no responders
         if gone:
-            self.missing = True
-            self._arrived()
+            self.mark_missing()
         return not gone
+
+    def mark_missing(self) -> None:
+        """The server has no such consumer (any more)."""
+        self.missing = True
+        self._arrived()
 
     def send(self, replies: list[bytes], verb: bytes) -> None:
         """Send `verb` for each and hope."""
@@ -317,12 +329,14 @@ class Feed:
             self._connection.write(ack_frames(replies, verb))
 
     def reset(self) -> None:
-        """The consumer was made anew: nothing in hand has a claim, nothing settled is remembered."""
+        """The consumer was made anew, its stream perhaps too: sequences mean nothing any more."""
         self.missing = False
         self.forget_pulls()
-        self.lost.update(self.held)
-        self.settled.clear()
-        self.delayed.clear()
+        for kept in (self.buffer, self.held, self.lost, self.settled, self.delayed):
+            kept.clear()
+        self._top = 0
+        if self.exclusive:
+            self.want_rewind()
 
     # -- terms of an exclusive consumer
 

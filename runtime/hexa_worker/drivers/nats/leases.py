@@ -23,11 +23,13 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         owner: whose it is; empty: nobody's.
         term: counts owners; the consumer of each term has a name of its own, so that nobody can settle for another.
         floor: everything up to this sequence is settled, as far as was known when this was written.
+        born: when the stream was made: sequences of one that was made anew mean something else.
     """
 
     owner: str
     term: int
     floor: int
+    born: str = ""
 
 
 class _Answer(msgspec.Struct):
@@ -68,7 +70,7 @@ class LeaseStore:
         payload = msgspec.json.encode(lease)
         block = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % after
         await self._connection.wait_up(self._connection.options.timeout_s)
-        answers, replies = self._connection.expect(1)
+        answers, replies = self._connection.expect([self._subject.encode()])
         head = b"HPUB %s %s %d %d\r\n" % (self._subject.encode(), replies[0], len(block), len(block) + len(payload))
         self._connection.write(b"".join((head, block, payload, b"\r\n")))
         await self._connection.gather(answers)

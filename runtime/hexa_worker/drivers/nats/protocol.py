@@ -28,12 +28,14 @@ class FrameParser(Parser):
         sinks: by subscription id, as it stands on the wire.
         pongs: resolved one by one, in order, by the server's answers to our pings.
         heard_at: when the server last said anything (monotonic).
+        refused: called with what the server says that it refuses.
     """
 
     def __init__(self, client: Any) -> None:
         self.sinks: dict[bytes, Sink] = {}
         self.pongs: deque[Future[None]] = deque()
         self.heard_at = monotonic()
+        self.refused: Callable[[str], None] = _ignore
         super().__init__(client)
 
     def reset(self) -> None:
@@ -108,9 +110,15 @@ class FrameParser(Parser):
         elif line.startswith(b"INFO "):
             await self.nc._process_info(json.loads(line[5:]))  # noqa: SLF001
         elif line.startswith(b"-ERR"):
-            await self.nc._process_err(line[4:].strip().decode(errors="replace").lower())  # noqa: SLF001
+            text = line[4:].strip().decode(errors="replace")
+            self.refused(text)
+            await self.nc._process_err(text.lower())  # noqa: SLF001
         elif not line.startswith(b"+OK"):
             raise ProtocolError
+
+
+def _ignore(_text: str) -> None:
+    """Nobody wants to know."""
 
 
 def _frame(arguments: list[bytes], data: bytes, body: int, stop: int, *, with_headers: bool) -> Frame:

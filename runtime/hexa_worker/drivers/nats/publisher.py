@@ -11,7 +11,7 @@ from hexa_worker.config.nats import Nats
 from hexa_worker.core.lineage import ATTEMPT, EVENT_ID, read_id
 from hexa_worker.core.message import Message, header
 from hexa_worker.drivers.nats import headers, names
-from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
+from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, status_of
 from hexa_worker.drivers.nats.streams import Streams
@@ -181,7 +181,7 @@ class Publisher:
         self, places: list[int], records: dict[int, Record], answers: list[str | DriverError | None]
     ) -> None:
         """Send one chunk; what has an answer leaves `records`."""
-        waiting, replies = self._connection.expect(len(places))
+        waiting, replies = self._connection.expect([records[place].subject for place in places])
         parts: list[bytes] = []
         for place, reply in zip(places, replies, strict=True):
             record = records[place]
@@ -199,9 +199,14 @@ class Publisher:
     def _note(
         self, place: int, frame: Frame, records: dict[int, Record], answers: list[str | DriverError | None]
     ) -> None:
-        if status_of(frame[2])[0] == NO_RESPONDERS:
+        code = status_of(frame[2])[0]
+        if code == NO_RESPONDERS:
             return  # stays in `records`
         record = records[place]
+        if code == FORBIDDEN:
+            answers[place] = DriverRejected(f"this login may not publish to {record.channel!r}")
+            del records[place]
+            return
         try:
             ack = _decode_ack(frame[3])
         except msgspec.MsgspecError:

@@ -18,7 +18,7 @@ from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettl
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.exclusive import Exclusive
-from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.feed import ACTIVE_S, SILENCE_S, Feed
 from hexa_worker.drivers.nats.publisher import Publisher
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
@@ -137,7 +137,7 @@ class NatsSource:
         while not self._stopped:
             if not self._connection.up:
                 await self._connection.wait_up(AWAY_S)
-            if any(feed.missing and not feed.exclusive for feed in self.feeds):
+            if any(feed.missing for feed in self.feeds):
                 await self._make_again()
             taken = self._take(max_count, max_bytes)
             self._ask(max_count - len(taken), max_bytes)
@@ -154,7 +154,15 @@ class NatsSource:
             async with asyncio.timeout(SILENCE_S):
                 await self._work.wait()
         for feed in self.feeds:
-            feed.check_silence()
+            if feed.fell_silent() and not feed.exclusive and not await self._exists(feed):
+                feed.mark_missing()  # server 2.9 says nothing to those who ask a consumer that is gone
+
+    async def _exists(self, feed: Feed) -> bool:
+        try:
+            await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{feed.durable}")
+        except ApiError as error:
+            return error.number not in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}
+        return True
 
     def _take(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """What has arrived, feed by feed, each time beginning with another one."""
@@ -187,7 +195,7 @@ class NatsSource:
 
     async def _make_again(self) -> None:
         """A consumer or stream was deleted: make it again. Raises DriverRejected where that is not allowed."""
-        missing = [feed for feed in self.feeds if feed.missing and not feed.exclusive]
+        missing = [feed for feed in self.feeds if feed.missing]
         gone = ", ".join(f"{one.durable} of {one.stream}" for one in missing)
         log.warning("gone from the server, made again: %s", gone)
         await self._redeclare()
@@ -208,11 +216,10 @@ class NatsSource:
                 if part.channel not in known:
                     self.add_feed(part, self.feeds[0].ack_wait_s)
 
-    def _connection_changed(self, up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
+    def _connection_changed(self, _up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
         for feed in self.feeds:
             feed.forget_pulls()
-        if up:
-            self._work.set()
+        self._work.set()
 
     # -- claims
 

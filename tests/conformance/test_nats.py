@@ -1,0 +1,33 @@
+"""The public conformance suite against the nats driver: the newest server on every event loop, the oldest on one."""
+
+from collections.abc import Callable, Iterator
+
+import anyio
+import pytest
+
+from hexa_worker.testing import Claim, claims
+from tests.brokers.base import Broker
+from tests.conformance.test_drivers import BACKENDS
+from tests.conformance.under_nats import NATS, NatsBroker
+
+pytestmark = pytest.mark.nats
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Iterator[None]:
+    NatsBroker.node = get_broker(request.param)
+    yield
+    NatsBroker.node = None
+
+
+@pytest.mark.parametrize(
+    ("server", "backend"),
+    [*[("nats", backend) for backend in BACKENDS], ("nats29", "uvloop")],
+    indirect=["server"],
+)
+@pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in claims(NATS)])
+def test_the_driver_keeps_its_promise(one: Claim, server: None, backend: str) -> None:
+    if one.skip is not None:
+        pytest.skip(one.skip)
+    name, loop_options = BACKENDS[backend]
+    anyio.run(one, backend=name, backend_options=loop_options)

@@ -1,0 +1,220 @@
+"""Streams and durables: made, checked, and made again; what does not fit is told with both sides."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import nats as client_library
+import pytest
+
+from hexa_worker.config.nats import NatsStream, NatsSubscription
+from hexa_worker.core.message import Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.outcome import DeadLetter
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.settlement import Acked, Route, settle
+from hexa_worker.errors import DriverRejected
+from tests.brokers.base import Broker
+from tests.drivers.nats_tools import PLENTY, ack, opened, patiently, publish, spec, subscribed, take
+
+pytestmark = [pytest.mark.nats, pytest.mark.anyio]
+Name = Callable[..., str]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["nats", "nats29"])
+def server(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Broker:
+    return get_broker(request.param)
+
+
+@asynccontextmanager
+async def raw(address: str) -> AsyncIterator[Any]:
+    """nats-py's own client."""
+    client = await client_library.connect(address)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def api(client: Any, action: str, **body: Any) -> dict[str, Any]:
+    answer = await client.request(f"$JS.API.{action}", json.dumps(body).encode() if body else b"", timeout=5)
+    found: dict[str, Any] = json.loads(answer.data)
+    assert "error" not in found, found
+    return found
+
+
+async def test_a_stream_that_exists_with_another_configuration_is_refused_showing_both(
+    server: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with raw(server.address) as client:
+        await api(client, f"STREAM.CREATE.{one.retry_base}~~retry", name=f"{one.retry_base}~~retry", subjects=["other"])
+    async with opened(server.address) as driver:
+        with pytest.raises(DriverRejected, match=r"retention is 'limits', wanted 'workqueue'") as caught:
+            await driver.declare([one])
+    assert "'other'" in str(caught.value)
+    assert f"{one.retry_base}.retry.>" in str(caught.value)
+
+
+async def test_a_durable_that_exists_for_something_else_is_refused_showing_both(
+    server: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with opened(server.address) as driver, raw(server.address) as client:
+        await publish(driver, one.channels[0], b"x")
+        stream = one.channels[0].replace(".", "~")
+        config = {"durable_name": one.group, "ack_policy": "all", "filter_subject": one.channels[0]}
+        await api(client, f"CONSUMER.DURABLE.CREATE.{stream}.{one.group}", stream_name=stream, config=config)
+        with pytest.raises(DriverRejected, match="ack_policy is 'all', wanted 'explicit'"):
+            await driver.subscribe(one)
+
+
+async def test_a_changed_ack_wait_is_brought_up_to_date(server: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(server.address, ack_wait_s=3.0) as driver:
+        await driver.declare([one])
+    async with opened(server.address, ack_wait_s=7.0) as driver, raw(server.address) as client:
+        await driver.declare([one])
+        stream = one.channels[0].replace(".", "~")
+        assert (await api(client, f"CONSUMER.INFO.{stream}.{one.group}"))["config"]["ack_wait"] == 7_000_000_000
+
+
+async def test_a_missing_channel_is_an_error_where_none_may_be_made(server: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(server.address, create_channels=False) as driver:
+        with pytest.raises(DriverRejected, match=r"no stream keeps the channel .*create_channels"):
+            await driver.declare([one])
+        (answer,) = await driver.publish([Message(channel=one.channels[0], payload=b"x")])
+    assert isinstance(answer, DriverRejected)
+
+
+async def test_channels_share_a_configured_stream(server: Broker, unique_name: Name) -> None:
+    name = unique_name()
+    streams = (NatsStream(name=name.upper(), subjects=(f"{name}.>",)),)
+    one = spec(name, channels=(f"{name}.a", f"{name}.b"), retry_base=f"r{name}")
+    async with opened(server.address, streams=streams) as driver, subscribed(driver, one) as source:
+        await publish(driver, f"{name}.a", b"1")
+        await publish(driver, f"{name}.b", b"2")
+        await publish(driver, f"{name}.c", b"nobody reads it")
+        taken = await take(source, 2)
+        assert {(got.channel, got.payload, got.source) for got in taken} == {
+            (f"{name}.a", b"1", name.upper()),
+            (f"{name}.b", b"2", name.upper()),
+        }
+        await ack(source, taken)
+        assert (await source.backlog()).idle
+
+
+async def test_the_wrong_stream_for_a_subscription_is_refused(server: Broker, unique_name: Name) -> None:
+    one = spec(unique_name(), options=NatsSubscription(stream="ELSEWHERE"))
+    async with opened(server.address) as driver:
+        with pytest.raises(DriverRejected, match="wanted 'ELSEWHERE'"):
+            await driver.declare([one])
+
+
+@pytest.mark.parametrize("order_by", [OrderBy.NONE, OrderBy.KEY])
+@pytest.mark.parametrize("what", ["consumer", "stream"])
+async def test_what_is_deleted_while_it_is_read_is_made_again(
+    server: Broker, unique_name: Name, order_by: OrderBy, what: str
+) -> None:
+    one = spec(unique_name(), order_by=order_by)
+    stream = one.channels[0].replace(".", "~")
+    async with opened(server.address) as driver, subscribed(driver, one) as source, raw(server.address) as client:
+        await publish(driver, one.channels[0], b"before")
+        await ack(source, await take(source, 1))
+        if what == "stream":
+            await api(client, f"STREAM.DELETE.{stream}")
+        else:
+            for name in (await api(client, f"CONSUMER.NAMES.{stream}"))["consumers"]:
+                await api(client, f"CONSUMER.DELETE.{stream}.{name}")
+        seen: set[bytes] = set()
+        with anyio.fail_after(20):
+            await patiently(lambda: publish(driver, one.channels[0], b"after"))
+            while b"after" not in seen:
+                got = await patiently(lambda: source.receive(10, PLENTY))
+                seen |= {each.payload for each in got}
+                await source.settle([Acked(each) for each in got])
+
+
+async def test_too_large_headers_are_refused_and_the_connection_stays(server: Broker, unique_name: Name) -> None:
+    channel = f"{unique_name()}.in"
+    async with opened(server.address) as driver:
+        large = Message(channel=channel, payload=b"x" * 900_000, headers=(("h", b"y" * 200_000),))
+        answers = await driver.publish([large, Message(channel=channel, payload=b"small")])
+        assert isinstance(answers[0], DriverRejected)
+        assert "max_payload" in str(answers[0])
+        assert isinstance(answers[1], str)
+
+
+async def test_a_full_foreign_payload_still_fits_into_the_dead_letter(server: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    async with opened(server.address) as driver, subscribed(driver, one) as source, raw(server.address) as client:
+        payload = b"x" * (1024 * 1024 - 2_000)
+        await client.jetstream().publish(one.channels[0], payload)
+        (got,) = await take(source, 1)
+        route = Route(action=one.action, retry_base=one.retry_base, policy=RetryPolicy())
+        assert await source.settle([settle(DeadLetter("no"), got, route, now_ms=1)]) == []
+        (dead,) = await driver.browse(one.dead_letter_channel, -1, 10)
+        assert dead.payload == payload
+
+
+async def test_headers_that_command_the_server_are_only_data(server: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    headers = (("Nats-Rollup", b"all"), ("Nats-Expected-Stream", b"x"), ("hexa-key", b"k"), ("hexa-pct", b"%"))
+    async with opened(server.address) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], b"first")
+        answers = await driver.publish([Message(channel=one.channels[0], payload=b"second", headers=headers)])
+        assert isinstance(answers[0], str)
+        taken = await take(source, 2)
+        assert taken[1].headers == headers
+        assert taken[1].key is None
+
+
+async def test_the_same_event_is_stored_once_and_a_redriven_one_again(server: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    event = Message(channel=one.channels[0], payload=b"x", headers=(("hexa-event-id", b"e1"),))
+    async with opened(server.address) as driver:
+        await driver.declare([one])
+        first, second = await driver.publish([event]), await driver.publish([event])
+        assert first == second
+        redriven = [
+            Message(
+                channel=one.retry_channels[0],
+                payload=b"x",
+                headers=(("hexa-event-id", b"e1"), ("hexa-attempt", b"1")),
+                timestamp_ms=at,
+            )
+            for at in (1, 2)
+        ]
+        again = await driver.publish(redriven)
+        assert len(set(again)) == 2
+
+
+async def test_subscriptions_begin_at_the_end_if_they_ask_to(server: Broker, unique_name: Name) -> None:
+    for order_by in (OrderBy.NONE, OrderBy.KEY):
+        one = spec(unique_name(), order_by=order_by, start="latest")
+        async with opened(server.address) as driver:
+            await publish(driver, one.channels[0], b"old")
+            await driver.declare([one])
+            await publish(driver, one.channels[0], b"new")
+            async with subscribed(driver, one) as source:
+                assert [got.payload for got in await take(source, 1)] == [b"new"]
+
+
+async def test_order_can_be_asked_for_later_and_progress_is_kept(server: Broker, unique_name: Name) -> None:
+    shared = spec(unique_name())
+    async with opened(server.address) as driver:
+        async with subscribed(driver, shared) as source:
+            await publish(driver, shared.channels[0], b"1", b"2")
+            await ack(source, await take(source, 2))
+        await publish(driver, shared.channels[0], b"3")
+        async with subscribed(driver, spec(shared.group, order_by=OrderBy.KEY)) as source:
+            (got,) = await take(source, 1)
+            assert got.payload == b"3"
