@@ -64,8 +64,10 @@ def machine() -> str:
     packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))
     return "\n".join(
         [
-            f"- {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({model}), {int(memory) // 2**20} GiB,"
-            f" {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start",
+            (
+                f"- {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({model}), {int(memory) // 2**20} GiB,"
+                f" {platform.system()} {platform.release()}, load {os.getloadavg()[0]:.1f} at the start"
+            ),
             f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {packages}",
         ]
     )

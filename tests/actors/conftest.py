@@ -1,6 +1,6 @@
 """A small stage for the actors: real actors on the memory driver, one subscription per handler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,8 +18,8 @@ BACKENDS = [
 
 
 @pytest.fixture(params=BACKENDS)
-def anyio_backend(request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield request.param
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) -> Plan:

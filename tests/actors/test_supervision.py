@@ -157,8 +157,9 @@ async def test_a_second_stop_cancels_and_releases_without_consuming_an_attempt()
     stage.emit(1)
     async with stage.running(plan_of(handle)) as stop:
         await started.wait()
-        with anyio.fail_after(2):
-            stop.ask(CANCEL)
+        asked = anyio.current_time()
+        stop.ask(CANCEL)
+    assert anyio.current_time() - asked < 2
     [settled] = stage.settled
     assert isinstance(settled, Released)
     assert settled.delivery.attempt == 0

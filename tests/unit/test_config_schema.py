@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hexa_worker.config.check import Check
 from hexa_worker.config.model import File
-from hexa_worker.config.references import References
 from hexa_worker.config.reference import reference_text
+from hexa_worker.config.references import References
 from hexa_worker.config.schema import make_schema, schema_text
 
 ROOT = Path(__file__).parents[2]

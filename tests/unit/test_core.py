@@ -1,9 +1,8 @@
 """Lineage, restart intensity, lifecycle, ordering, window, ids: the small tables and rules of the core."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pytest
 
 from hexa_worker.core import lineage
 from hexa_worker.core.ids import IdSource

@@ -7,7 +7,7 @@ A handler says it by returning or raising; the runtime adds the ends that no han
 import msgspec
 
 
-class Verdict(Exception):  # noqa: N818 - a verdict may be raised, yet it is not an error
+class Verdict(Exception):
     """An explicit outcome: a handler may return it or raise it, with the same meaning."""
 
     def __init__(self, reason: str = "") -> None:

@@ -46,7 +46,7 @@ class RestartIntensity(msgspec.Struct, frozen=True):
         Returns:
             The new state, and the delay in seconds before the restart; None means: give up.
         """
-        recent = tuple(at for at in self.failures if now - at < self.policy.window_s) + (now,)
+        recent = (*(at for at in self.failures if now - at < self.policy.window_s), now)
         state = RestartIntensity(self.policy, recent)
         if len(recent) > self.policy.max_restarts:
             return state, None

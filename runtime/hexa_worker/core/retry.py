@@ -9,6 +9,7 @@ import msgspec
 
 MAX_DELAY_S = 365 * 24 * 3600.0
 """No delay is longer than this, whatever the arithmetic or a handler says."""
+_MOST = 1000  # retry channels
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,9 +44,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("backoff_coefficient must be 1 or more")
         if self.maximum_interval_s is not None and not 0 <= self.maximum_interval_s < math.inf:
             raise ValueError("maximum_interval_s must be 0 or more")
-        if not 0 <= self.maximum_attempts <= 1000:
+        if not 0 <= self.maximum_attempts <= _MOST:
             raise ValueError("maximum_attempts must be from 0 to 1000")
-        if self.retry_topics_count is not None and not 0 <= self.retry_topics_count <= 1000:
+        if self.retry_topics_count is not None and not 0 <= self.retry_topics_count <= _MOST:
             raise ValueError("retry_topics_count must be from 0 to 1000")
         if not 0 <= self.jitter <= 1:
             raise ValueError("jitter must be from 0 to 1")

@@ -28,7 +28,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z WARNING [2] handler failed: … action=… attempt=0``
+    """Lines for people: ``2026-01-31T12:00:00.123Z WARNING [2] handler failed: … action=… attempt=0``.
 
     Args:
         slot: number of the worker process; None outside of one.
