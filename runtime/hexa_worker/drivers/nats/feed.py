@@ -25,6 +25,8 @@ SILENCE_S = 2 * HEARTBEAT_S + 0.5
 SETTLED_KEPT = 20_000
 ACTIVE_S = 1.0
 IDLE_PULL = 16
+PARTS = 9
+"""Of a reply subject: $JS.ACK.stream.consumer.delivered.stream-sequence.consumer-sequence.time.pending."""
 _NO_HEADERS: Headers = ()
 
 log = logging.getLogger("hexa_worker.drivers.nats")
@@ -82,7 +84,7 @@ class Feed:
         self.buffer: deque[Delivery] = deque()
         self.held: dict[int, bytes] = {}
         self.lost: set[int] = set()
-        self.settled: dict[int, None] = {}
+        self.settled: dict[int, bytes] = {}
         self.delayed: dict[int, int] = {}
         self.renewed_at = monotonic()
         self.active_at = 0.0
@@ -167,10 +169,9 @@ class Feed:
                 continue
             came += 1
             parts = reply.split(b".")
-            if len(parts) == 9:  # noqa: PLR2004 - $JS.ACK.stream.consumer.delivered.sequence.sequence.time.pending
-                sequence, delivered, stored_ns = int(parts[5]), parts[4], parts[7]
-            else:  # with domain and account before the stream
-                sequence, delivered, stored_ns = int(parts[7]), parts[6], parts[9]
+            if len(parts) != PARTS:
+                del parts[2:4]  # domain and account before the stream
+            sequence, delivered = int(parts[5]), parts[4]
             if self.exclusive and not self._in_order(parts, sequence, delivered):
                 continue
             if sequence > top:
@@ -185,8 +186,8 @@ class Feed:
                 due_ms, timestamp_ms = decoded.due_ms, decoded.timestamp_ms
             attempt = 0
             if channel is None:
-                place = subject.decode()
-                attempt = int(place.rpartition(".")[2])
+                place = subject.decode(errors="replace")
+                attempt = _attempt(place)
                 if due_ms and self._early(sequence, due_ms, reply):
                     continue
             else:
@@ -199,7 +200,7 @@ class Feed:
                     payload=payload,
                     key=key,
                     headers=headers,
-                    timestamp_ms=timestamp_ms or int(stored_ns) // 1_000_000,
+                    timestamp_ms=timestamp_ms or int(parts[7]) // 1_000_000,
                     due_ms=due_ms,
                     source=stream,
                     offset=sequence,
@@ -231,20 +232,24 @@ class Feed:
 
     def _known(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
         """Whether a copy is of something that is in hand, or done; it is not run again then."""
+        before = self.held.get(sequence) or self.settled.get(sequence)
+        if before is None:
+            return False
+        if _stored_at(before) != _stored_at(reply):  # the stream was made anew, and this is another message
+            self.reset()
+            return False
         if sequence in self.held:
             self.held[sequence] = reply
             self.lost.discard(sequence)
-            return True
-        if sequence in self.settled:
+        else:
             again.append(reply)
-            return True
-        return False
+        return True
 
     def _in_order(self, parts: list[bytes], sequence: int, delivered: bytes) -> bool:
         """Whether a frame of an exclusive consumer may be looked at: it is of this term, and nothing is missing."""
-        if self.paused or parts[-6].decode() != self.durable:
+        if self.paused or parts[3].decode() != self.durable:
             return False
-        number = int(parts[-3])
+        number = int(parts[6])
         missed = number != self._next_number
         late = delivered != b"1" and sequence not in self.held and sequence not in self.settled
         if missed or late:
@@ -371,19 +376,19 @@ class Feed:
 
     def let_go(self, sequences: Iterable[int], *, done: bool) -> None:
         """These are settled."""
-        held, lost, delayed = self.held, self.lost, self.delayed
+        held, lost, delayed, settled = self.held, self.lost, self.delayed, self.settled
         for sequence in sequences:
-            held.pop(sequence, None)
+            reply = held.pop(sequence, None)
+            if done and reply is not None:
+                settled[sequence] = reply
             if lost:
                 lost.discard(sequence)
             if delayed:
                 delayed.pop(sequence, None)
-        if done:
-            self.settled.update(dict.fromkeys(sequences))
-            excess = len(self.settled) - SETTLED_KEPT
-            if excess > SETTLED_KEPT // 4:
-                for sequence in [*self.settled][:excess]:
-                    del self.settled[sequence]
+        excess = len(settled) - SETTLED_KEPT
+        if excess > SETTLED_KEPT // 4:
+            for sequence in [*settled][:excess]:
+                del settled[sequence]
 
     # -- the end
 
@@ -411,6 +416,18 @@ class Feed:
         self._connection.forget_sink(self._inbox)
         self.buffer.clear()
         self.held.clear()
+
+
+def _attempt(channel: str) -> int:
+    """The number of a retry channel; anybody may have published to one that has none."""
+    number = channel.rpartition(".")[2]
+    return int(number) if number.isdecimal() and len(number) < 10 else 1  # noqa: PLR2004 - far beyond any policy
+
+
+def _stored_at(reply: bytes) -> bytes:
+    """When the message was stored, as its reply subject says it."""
+    parts = reply.split(b".")
+    return parts[7 if len(parts) == PARTS else 9]
 
 
 def ack_frames(replies: list[bytes], verb: bytes = b"+ACK") -> bytes:

@@ -5,6 +5,7 @@ rest of the way to a handler. Frames of other subscriptions, and everything else
 """
 
 import json
+import logging
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,7 @@ Frame = tuple[bytes, bytes, bytes | None, bytes]
 Sink = Callable[[list[Frame]], None]
 
 LONGEST_LINE = 64 * 1024
+log = logging.getLogger("hexa_worker.drivers.nats")
 
 
 class FrameParser(Parser):
@@ -73,6 +75,8 @@ class FrameParser(Parser):
                 first = data[position]
                 if first == 72 or first == 77:  # noqa: PLR1714, PLR2004 - H(MSG) or M(SG); the fastest spelling
                     arguments = data[position:line_end].split()
+                    if arguments[0] != b"MSG" and arguments[0] != b"HMSG":
+                        raise ProtocolError
                     body = line_end + 2
                     stop = body + int(arguments[-1])
                     if stop + 2 > end:
@@ -91,13 +95,17 @@ class FrameParser(Parser):
             raise ProtocolError from error
         finally:
             self._rest = data[position:] if position < end else b""
-            await self._hand_over(batches)
+            self._hand_over(batches)
 
-    async def _hand_over(self, batches: dict[bytes, list[Frame]]) -> None:
+    def _hand_over(self, batches: dict[bytes, list[Frame]]) -> None:
         for sid, frames in batches.items():
             sink = self.sinks.get(sid)
-            if sink is not None:
+            if sink is None:
+                continue
+            try:
                 sink(frames)
+            except Exception:  # one subscription's trouble must not end the connection of all
+                log.exception("frames that could not be handled")
 
     async def _control(self, line: bytes) -> None:
         if line == b"PING":
