@@ -5,7 +5,7 @@ waits for room, lanes wait for work. A delivery costs a deque append and pop; ev
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
@@ -36,8 +36,7 @@ class Mailbox:
         self._shared = order_by is OrderBy.NONE
         first: Queue = deque()
         self.queues: list[Queue] = [first if self._shared else deque() for _ in range(lanes)]
-        self._idle: list[anyio.Event | None] = [None] * lanes
-        self._idle_count = 0
+        self._idle: dict[int, anyio.Event] = {}
         self._room_event = anyio.Event()
         self.held = 0
         self.held_bytes = 0
@@ -76,13 +75,12 @@ class Mailbox:
         self.held_bytes += size
         if self._shared:
             self.queues[0].extend(batch)
-            if self._idle_count:
-                self._wake(range(len(self._idle)), len(batch))
+            self._wake_one()
         else:
-            self._wake(self._deal(batch), len(batch))
+            self._deal(batch)
         return size
 
-    def _deal(self, batch: Sequence[Delivery]) -> Iterable[int]:
+    def _deal(self, batch: Sequence[Delivery]) -> None:
         queues, touched = self.queues, set[int]()
         by_channel = self._order_by is OrderBy.CHANNEL
         for delivery in batch:
@@ -92,18 +90,13 @@ class Mailbox:
                 lane = stripe_of(delivery.key, delivery.offset, len(queues))
             queues[lane].append(delivery)
             touched.add(lane)
-        return touched
+        for lane in touched & self._idle.keys():
+            self._idle.pop(lane).set()
 
-    def _wake(self, lanes: Iterable[int], count: int) -> None:
-        for lane in lanes:
-            event = self._idle[lane]
-            if event is not None:
-                self._idle[lane] = None
-                self._idle_count -= 1
-                event.set()
-                count -= 1
-                if count <= 0:
-                    return
+    def _wake_one(self) -> None:
+        """Wake one idle lane. It wakes the next if it finds work, so handlers that never suspend wake only one."""
+        if self._idle:
+            self._idle.popitem()[1].set()
 
     # -- the lanes' side
 
@@ -115,13 +108,13 @@ class Mailbox:
         if self.closed:
             return bool(self.queues[lane])
         event = self._idle[lane] = anyio.Event()
-        self._idle_count += 1
         try:
             await event.wait()
         finally:
-            if self._idle[lane] is event:
-                self._idle[lane] = None
-                self._idle_count -= 1
+            if self._idle.get(lane) is event:
+                del self._idle[lane]
+            elif self._shared and self.queues[0]:
+                self._wake_one()
         return not self.closed or bool(self.queues[lane])
 
     # -- the settler's side
@@ -153,5 +146,6 @@ class Mailbox:
     def close(self) -> None:
         """No more work will come: idle lanes return, busy ones return when their queue is empty."""
         self.closed = True
-        self._wake(range(len(self._idle)), len(self._idle))
+        while self._idle:
+            self._wake_one()
         self._room_event.set()

@@ -50,6 +50,9 @@ STOP_LEVELS: Final[dict[int, int | None]] = {signal.SIGTERM: None, signal.SIGINT
 """SIGTERM asks one step more urgently, SIGINT for the last step at once: the parent sends them in this order,
 as two different signals, because two of one kind may melt into one."""
 
+SWITCH_INTERVAL_S: Final = 0.0005
+"""A driver's thread asks for the interpreter per row or batch; with Python's 5 ms it would mostly wait."""
+
 log = logging.getLogger("hexa_worker.processes")
 
 
@@ -132,6 +135,7 @@ def _exit(code: int) -> None:
 
 
 def _run(arguments: Arguments, link: Link, early: list[int], program: Program) -> int:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = program.load(Path(arguments.config_path))
     worker = config.file.worker
     configure(level=worker.log.level, style=worker.log.format, slot=arguments.slot)

@@ -18,6 +18,10 @@ CHILD_COMMAND: Final[Command] = (sys.executable, "-P", "-m", "hexa_worker.proces
 """``-P``: the folder that the parent was started in is not on the import path."""
 
 
+_DEFAULTS: Final = {"MALLOC_ARENA_MAX": "2"}
+"""glibc gives every thread an arena of its own; a child has few threads, and they take turns anyway."""
+
+
 class Spawned(NamedTuple):
     """A new child."""
 
@@ -50,7 +54,7 @@ def spawn(command: Command = CHILD_COMMAND) -> Spawned:
             pid = os.posix_spawn(
                 command[0],
                 command,
-                os.environ,
+                {**_DEFAULTS, **os.environ},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, high, DESCRIPTOR),
