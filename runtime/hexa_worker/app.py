@@ -16,6 +16,7 @@ from hexa_worker.codecs import encode
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.config.model import Config, Embedded, Memory
 from hexa_worker.config.nats import Nats
+from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
@@ -57,6 +58,10 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
             from hexa_worker.drivers.nats import NatsDriver  # noqa: PLC0415 - lazy by design
 
             return NatsDriver(broker, clock, config.folder)
+        case Pulsar():
+            from hexa_worker.drivers.pulsar import PulsarDriver  # noqa: PLC0415 - lazy by design
+
+            return PulsarDriver(broker, clock, config.folder)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
+from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
 
@@ -103,7 +104,7 @@ class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
     busy_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
 
 
-Broker = Memory | Embedded | Kafka | Nats
+Broker = Memory | Embedded | Kafka | Nats | Pulsar
 
 
 class Subscription(Table, frozen=True):
@@ -130,6 +131,7 @@ class Subscription(Table, frozen=True):
         enabled: false leaves the subscription out.
         kafka: options of the kafka driver.
         nats: options of the nats driver.
+        pulsar: options of the pulsar driver.
     """
 
     channel: Text | None = None
@@ -152,6 +154,7 @@ class Subscription(Table, frozen=True):
     enabled: bool = True
     kafka: KafkaSubscription | None = None
     nats: NatsSubscription | None = None
+    pulsar: PulsarSubscription | None = None
 
 
 class Lineage(Table, frozen=True):

@@ -1,0 +1,113 @@
+"""The ``[broker] driver = "pulsar"`` table and the ``[subscriptions.x.pulsar]`` table."""
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hexa_worker.config.secret import Secret
+
+Positive = Annotated[int, Meta(ge=1)]
+Duration = Annotated[float, Meta(gt=0)]
+_SERVICE_URL = re.compile(r"pulsar(\+ssl)?://[^\s/@,]+(,[^\s/@,]+)*/?")
+
+
+class PulsarTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the pulsar driver: unknown keys are errors."""
+
+
+class PulsarTls(PulsarTable, frozen=True):
+    """TLS to the brokers (``pulsar+ssl://``): their certificate and host name are checked unless `insecure`.
+
+    Attributes:
+        ca_file: certificates of the authorities to trust; default: those of the machine.
+        cert_file: the client's own certificate: logs in with it (mTLS) unless there is a token.
+        key_file: its private key.
+        insecure: neither certificate nor host name is checked; logged as a warning.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+
+
+class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
+    """Pulsar brokers, 3.0 or newer.
+
+    Attributes:
+        url: service URL, ``pulsar://host:6650`` or ``pulsar+ssl://host:6651``, several hosts with commas.
+        admin_url: the brokers' REST API; default: port 8080, or 8443 with TLS, of the first host. It tells how much
+            is left to do (``lag``, ``--until-idle``), lists channels (patterns, ``check --connect``) and makes
+            partitioned topics; nothing else needs it.
+        topic_format: how a channel becomes a topic; a channel that is a whole ``persistent://`` name stays as it is.
+        listener_name: which of the brokers' advertised listeners to use.
+        tls: how TLS is checked; used with ``pulsar+ssl://``.
+        token: log in with this token; write ``${NAME}`` or ``{ file = "…" }``.
+        token_file: log in with the token in this file, read anew at each login.
+        partitions: missing topics of subscriptions are made with so many partitions; 0: plain topics, as the brokers
+            make them by themselves.
+        batching: how what is published together is stored together: ``key`` keeps the events of a key in batches of
+            their own, as subscriptions that are ordered by key need it; ``none`` stores each by itself.
+        compression: of what is published.
+        max_payload: bytes of the largest payload that is published.
+        delay_tick_s: the brokers' ``delayedDeliveryTickTimeMillis``: delayed messages are asked for so much sooner
+            and held until they are due.
+        timeout_s: how long any one call may take before the broker counts as unavailable.
+        client_log: a file for the client library's own warnings; default: they are dropped, the worker says what
+            matters.
+        producers: how many topics a process keeps a producer for.
+    """
+
+    url: str = "pulsar://127.0.0.1:6650"
+    admin_url: str | None = None
+    topic_format: str = "persistent://public/default/{}"
+    listener_name: str | None = None
+    tls: PulsarTls = PulsarTls()
+    token: Secret | None = None
+    token_file: str | None = None
+    partitions: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    batching: Literal["key", "none"] = "key"
+    compression: Literal["none", "lz4", "zlib", "zstd", "snappy"] = "none"
+    max_payload: Positive = 4 * 1024 * 1024
+    delay_tick_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    timeout_s: Duration = 10.0
+    client_log: str | None = None
+    producers: Positive = 256
+
+    def __post_init__(self) -> None:
+        if _SERVICE_URL.fullmatch(self.url) is None:
+            raise ValueError('url must look like "pulsar://host:6650" or "pulsar+ssl://host:6651"')
+        if self.admin_url is not None and not self.admin_url.startswith(("http://", "https://")):
+            raise ValueError("admin_url must start with http:// or https://")
+        if re.fullmatch(r"persistent://[^/{}]+/[^/{}]+/[^/{}]*\{\}[^/{}]*", self.topic_format) is None:
+            raise ValueError('topic_format must look like "persistent://tenant/namespace/{}"')
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("only one of token and token_file can be used")
+
+
+class PulsarSubscription(PulsarTable, frozen=True):
+    """What one subscription wants of pulsar.
+
+    Attributes:
+        type: how processes share it; default: ``shared``, with ``order_by = "key"`` ``key_shared``, with
+            ``order_by = "channel"`` ``exclusive`` with all other processes standing by. ``failover`` keeps order too,
+            but gives the deliveries that one process has in hand to another one that joins.
+        subscription: its name in the brokers; default: the group.
+        receiver_queue: how many messages of each channel are fetched ahead; others cannot have them meanwhile.
+        batch_receive: how many messages are taken from the client library at once when it is busy.
+        read_compacted: read the compacted form of the channels (``exclusive`` and ``failover`` only).
+        properties: metadata of the consumer, shown by the brokers' statistics.
+    """
+
+    type: Literal["shared", "key_shared", "exclusive", "failover"] | None = None
+    subscription: Annotated[str, Meta(min_length=1)] | None = None
+    receiver_queue: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    batch_receive: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    read_compacted: bool = False
+    properties: dict[str, str] = msgspec.field(default_factory=dict)

@@ -1,0 +1,115 @@
+"""The brokers' REST API: what the binary protocol does not tell. Blocking; for threads."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.config.secret import scrub
+from hexa_worker.drivers.pulsar.names import Topics, whole_topic
+from hexa_worker.drivers.pulsar.security import Security, addresses
+from hexa_worker.errors import DriverRejected, DriverUnavailable
+
+_CONFLICT = 409
+_MISSING = 404
+_DENIED = frozenset({401, 403})
+
+
+class Admin:
+    """Asks the REST API.
+
+    Args:
+        options: the broker's table.
+        security: login and TLS.
+        topics: the names.
+    """
+
+    def __init__(self, options: Pulsar, security: Security, topics: Topics) -> None:
+        self._given = options.admin_url is not None
+        self.url = (options.admin_url or default_url(options.url)).rstrip("/")
+        self._timeout_s = options.timeout_s
+        self._security = security
+        self._topics = topics
+
+    def topic_stats(self, topic: str) -> Mapping[str, Any] | None:
+        """Statistics of a topic or partition; None: it does not exist."""
+        found = self._ask("GET", f"{_path(topic)}/stats?getPreciseBacklog=true")
+        return found if isinstance(found, dict) else None
+
+    def messages_in_backlog(self, topic: str, subscription: str) -> int | None:
+        """How many messages a subscription has not acknowledged, counted by reading them; None: not known."""
+        path = f"{_path(topic)}/subscription/{quote(subscription, safe='')}/analyzeBacklog"
+        found = self._ask("POST", path, b"")
+        if not isinstance(found, dict) or found.get("aborted"):
+            return None
+        return int(found.get("messages", 0))
+
+    def channels(self) -> list[str]:
+        """The channels whose topics are in the default namespace, sorted."""
+        found: list[str] = []
+        for path in ("", "/partitioned"):
+            found += self._ask("GET", f"/admin/v2/persistent/{self._topics.namespace}{path}") or []
+        names = {self._topics.channel(topic) for topic in found}
+        return sorted(name for name in names if not name.startswith("__") and "://" not in name)
+
+    def make_partitions(self, topic: str, partitions: int) -> None:
+        """Make a partitioned topic unless there is a topic of this name."""
+        self._ask("PUT", f"{_path(whole_topic(topic))}/partitions", str(partitions).encode())
+
+    def version(self) -> str:
+        """The broker's version."""
+        return str(self._ask("GET", "/admin/v2/brokers/version", text=True) or "").strip()
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, *, text: bool = False) -> Any:
+        """The answer; None when what is asked about does not exist, or what is to be made does."""
+        request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310 - checked by the model
+        request.add_header("Content-Type", "application/json")
+        token = self._security.token
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if self.url.startswith("https://"):
+            handlers.append(urllib.request.HTTPSHandler(context=self._security.context()))
+        try:
+            with urllib.request.build_opener(*handlers).open(request, timeout=self._timeout_s) as answer:
+                content: bytes = answer.read()
+        except urllib.error.HTTPError as error:
+            return self._refused(error.code, error.reason)
+        except OSError as error:
+            raise self._unreachable(error) from error
+        if text:
+            return content.decode(errors="replace")
+        try:
+            return json.loads(content) if content else None
+        except ValueError as error:
+            raise DriverRejected(f"pulsar: {scrub(self.url)} is not the admin API (set broker.admin_url)") from error
+
+    def _refused(self, code: int, reason: str) -> None:
+        if code in {_MISSING, _CONFLICT}:
+            return
+        if code in _DENIED:
+            raise DriverRejected(f"pulsar: the admin API at {scrub(self.url)} refuses this login ({code} {reason})")
+        raise DriverUnavailable(f"pulsar: the admin API at {scrub(self.url)} answers {code} {reason}")
+
+    def _unreachable(self, error: OSError) -> DriverRejected | DriverUnavailable:
+        cause = getattr(error, "reason", error)
+        why = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or type(cause).__name__
+        text = f"pulsar: the admin API at {scrub(self.url)} cannot be reached: {why}"
+        if self._given:
+            return DriverUnavailable(text)
+        return DriverRejected(f"{text} (set broker.admin_url)")
+
+
+def default_url(url: str) -> str:
+    """Where brokers have their REST API unless they were told otherwise."""
+    host = addresses(url)[0][0]
+    host = f"[{host}]" if ":" in host else host
+    return f"https://{host}:8443" if url.startswith("pulsar+ssl://") else f"http://{host}:8080"
+
+
+def _path(topic: str) -> str:
+    tenant, namespace, name = topic.removeprefix("persistent://").split("/", 2)
+    return f"/admin/v2/persistent/{tenant}/{namespace}/{quote(name, safe='')}"

@@ -1,0 +1,223 @@
+"""The pulsar driver: one process's connection to Pulsar."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pulsar
+
+from hexa_worker.clock import Clock, SystemClock
+from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.config.secret import scrub
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.pulsar import letters
+from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.desk import Desk
+from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.home import Home, Threads
+from hexa_worker.drivers.pulsar.publisher import Publisher
+from hexa_worker.drivers.pulsar.source import PulsarSource
+from hexa_worker.drivers.pulsar.terms import Terms
+from hexa_worker.drivers.pulsar.wiring import Wiring
+from hexa_worker.errors import DriverError, DriverUnavailable
+
+
+def capabilities(options: Pulsar) -> Capabilities:
+    """What the driver promises with these options."""
+    return Capabilities(
+        name="pulsar",
+        durable=True,
+        shared=True,
+        order=frozenset(OrderBy),
+        delay_accuracy_s=0.25,
+        redelivery_s=1.0,
+        counts_deliveries=False,
+        patterns=True,
+        max_payload=options.max_payload,
+        header_order=False,
+        notes=(
+            "A process that was frozen for a minute is not told that others have what it had in hand: both settle it.",
+            "A broker that is killed may forget a minute of acknowledgements: those deliveries come again.",
+            "Acknowledgements leave within 0.1 s and are not confirmed: those of a killed process may be lost.",
+            'With order_by = "channel" one process reads a channel, the others stand by.',
+            'order_by = "key" needs producers that batch by key or not at all.',
+            "Patterns, lag and --until-idle need the admin API.",
+        ),
+    )
+
+
+class PulsarDriver:
+    """A process's view of a Pulsar cluster.
+
+    Args:
+        options: the broker's table.
+        clock: its wall clock decides what is due.
+        folder: what files in `options` are relative to.
+    """
+
+    def __init__(self, options: Pulsar, clock: Clock | None = None, folder: Path | None = None) -> None:
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._connection = Connection(options, folder or Path())
+        self._admin = Admin(options, self._connection.security, self._connection.topics)
+        self._publisher = Publisher(self._connection, options, self._clock)
+        self._desk = Desk(self._connection, self._admin, options.timeout_s)
+        self._sources: list[PulsarSource] = []
+        self._home: Home | None = None
+        self._threads: Threads | None = None
+        self._kept: set[str] = set()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it promises."""
+        return capabilities(self._options)
+
+    async def _run(self, function: Any, *args: Any) -> Any:
+        if self._threads is None:
+            raise DriverUnavailable("pulsar: the driver is not open")
+        return await self._threads.run(function, *args)
+
+    # -- its life
+
+    async def open(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.open`."""
+        if self._threads is None:
+            self._home, self._threads = Home(), Threads()
+        await self._threads.run(self._connection.open)
+        assert self._home is not None  # noqa: S101 - made with the threads
+        self._publisher.open(self._home)
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Driver.close`."""
+        for source in self._sources:
+            await source.close()
+        self._sources.clear()
+        if self._threads is not None:
+            await self._threads.run(self._close)
+
+    def _close(self) -> None:
+        self._desk.close()
+        self._publisher.close()
+        self._connection.close()
+
+    async def crash(self) -> None:
+        """Vanish as a killed process does: for tests."""
+        for source in self._sources:
+            source.abandon()
+        self._sources.clear()
+        await self._run(self._connection.abort)
+        await self._run(self._publisher.close)
+
+    # -- publishing
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """See `hexa_worker.drivers.base.Driver.publish`."""
+        return await self._publisher.publish(messages)
+
+    # -- consuming
+
+    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """See `hexa_worker.drivers.base.Driver.declare`."""
+        for spec in specs:
+            await self._run(self._declare, spec)
+
+    def _declare(self, spec: SubscriptionSpec) -> None:
+        """Let the subscription exist on every topic, and the dead letters be kept."""
+        terms, topics = Terms(spec), self._connection.topics
+        self._keep_letters(spec)
+        channels = self._channels_of(spec)
+        for topic in map(topics.topic, channels):
+            self._make_partitioned(topic)
+            self._touch(spec, partial(terms.subscribe, self._connection.client, [topic]))
+        retries = [topics.topic(channel) for channel in spec.retry_channels]
+        self._touch(spec, partial(terms.subscribe_retries, self._connection.client, retries))
+
+    def _touch(self, spec: SubscriptionSpec, subscribe: Any) -> None:
+        """Make a subscription by using it for a moment."""
+        try:
+            subscribe().close()
+        except pulsar.PulsarException as error:
+            if name_of(error) != "ConsumerBusy":  # somebody uses it: it exists
+                raise translate(error, f"declare subscription {spec.group!r}") from error
+
+    def _keep_letters(self, spec: SubscriptionSpec) -> None:
+        channel = spec.dead_letter_channel
+        if channel in self._kept:
+            return
+        topic = self._connection.topics.topic(channel)
+        self._touch(spec, partial(letters.keep, self._connection.client, topic))
+        self._kept.add(channel)
+
+    def _make_partitioned(self, topic: str) -> None:
+        """Make a topic with partitions, if that is what the options want of new ones."""
+        if self._options.partitions:
+            self._admin.make_partitions(topic, self._options.partitions)
+
+    def _channels_of(self, spec: SubscriptionSpec) -> Sequence[str]:
+        """The channels that a subscription reads, as far as they exist."""
+        if spec.pattern is None:
+            return spec.channels
+        wanted = re.compile(spec.pattern)
+        own = {*spec.retry_channels, spec.dead_letter_channel}
+        return [one for one in self._admin.channels() if wanted.fullmatch(one) and one not in own]
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> PulsarSource:
+        """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        del revoked  # nobody tells a process that it has lost something
+        self._connection.require()
+        assert self._home is not None  # noqa: S101 - it is open
+        assert self._threads is not None  # noqa: S101 - it is open
+        await self._run(self._keep_letters, spec)
+        wiring = Wiring(
+            self._connection,
+            self._admin,
+            self._clock,
+            spec,
+            PulsarSource(spec, self.publish, self._clock, self._home, self._threads),
+            find=partial(self._channels_of, spec),
+            prepare=self._make_partitioned,
+        )
+        source = wiring.source
+        try:
+            await self._run(wiring.begin)
+        except BaseException:
+            await source.close()
+            raise
+        self._sources.append(source)
+        return source
+
+    # -- looking
+
+    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+        """See `hexa_worker.drivers.base.Driver.browse`."""
+        self._connection.require()
+        found: Sequence[Delivery] = await self._run(self._desk.browse, channel, after, limit)
+        return found
+
+    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
+        """See `hexa_worker.drivers.base.Driver.remove`."""
+        self._connection.require()
+        removed: int = await self._run(self._desk.remove, channel, offsets)
+        return removed
+
+    async def channels(self) -> Sequence[str]:
+        """See `hexa_worker.drivers.base.Driver.channels`."""
+        self._connection.require()
+        found: Sequence[str] = await self._run(self._admin.channels)
+        return found
+
+    async def inspect(self) -> Mapping[str, str]:
+        """What is at the other end, for people."""
+        self._connection.require()
+        found = {"address": scrub(self._options.url), "namespace": self._connection.topics.namespace}
+        try:
+            found["version"] = await self._run(self._admin.version)
+            found["admin"] = scrub(self._admin.url)
+        except DriverError as error:
+            found["admin"] = str(error)
+        return found

@@ -1,0 +1,277 @@
+"""One consumer and the thread that reads it: messages in, lists of deliveries out to the event loop.
+
+While little comes, the thread waits for single messages and hands each over at once. When they come thick it takes
+hundreds at a time, which costs a fraction, but may wait a moment for a batch to fill. It never leaves a call of the
+client library behind: every wait is bounded, and it is the only one that receives.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import pulsar
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.wire import Origin, read
+from hexa_worker.errors import DriverError, DriverUnavailable
+
+WAIT_MS = 250
+"""How long to wait for a single message; a stop is noticed sooner, by the closing of the consumer."""
+FILL_MS = 3
+"""How long a batch may take to fill."""
+FEW = 8
+"""A batch that is smaller shows that little comes."""
+STREAK = (16, 1024)
+"""So many messages one upon the other make it worth to try a batch; more after each try that was not."""
+GAP_S = 0.006
+SILENT_S = 1.0
+"""A consumer that is not connected for this long counts as trouble,"""
+REPLACE_S = 3.0
+"""and is made anew after this long, if the broker is there otherwise."""
+RETRY_S = 0.5
+STANDBY_S = 0.3
+log = logging.getLogger("hexa_worker.drivers.pulsar")
+
+Subscribe = Callable[[Any], Any]
+"""Makes a consumer with a client; raises the client library's exceptions."""
+
+
+class Inlet:
+    """See the module.
+
+    Args:
+        connection: the client.
+        subscribe: makes the consumer.
+        what: what it reads, for errors.
+        origin_of: what the messages of a topic have in common.
+        known: places of what was handed out and is not settled; such messages are dropped when they come again.
+        arrived: called with each list, on this thread.
+        full: whether nothing more should be read now.
+        changed: called when `trouble` changes, on this thread.
+        retries: whether it reads retry channels.
+        standby: whether to wait quietly while another process has the subscription for itself.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        connection: Connection,
+        subscribe: Subscribe,
+        what: str,
+        *,
+        origin_of: Callable[[str], Origin],
+        known: dict[tuple[str, int], Any],
+        arrived: Callable[[list[Delivery]], None],
+        full: Callable[[], bool],
+        changed: Callable[[], None],
+        retries: bool = False,
+        standby: bool = False,
+    ) -> None:
+        self.retries = retries
+        self.trouble: DriverError | None = None
+        self.room = threading.Event()
+        """Set by whoever takes from what has arrived."""
+        self._connection = connection
+        self._subscribe = subscribe
+        self._what = what
+        self._origin_of = origin_of
+        self._origins: dict[str, Origin] = {}
+        self._known = known
+        self._arrived = arrived
+        self._full = full
+        self._changed = changed
+        self._standby = standby
+        self._consumer: Any = None
+        self._generation = 0
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hexa-pulsar-read", daemon=True)
+        self._busy = False
+        self._streak = 0
+        self._worth = STREAK[0]
+        self._last = 0.0
+
+    # -- from any thread
+
+    def begin(self) -> None:
+        """Subscribe and start to read; blocks.
+
+        Raises:
+            DriverError: the subscription cannot be had.
+        """
+        self._consumer = self._connect()
+        self._thread.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether acknowledgements reach a broker, as far as can be known."""
+        consumer = self._consumer
+        return consumer is not None and self._connection.trouble is None and bool(consumer.is_connected())
+
+    def acknowledge(self, message_ids: Sequence[Any]) -> None:
+        """Acknowledge messages.
+
+        Raises:
+            DriverUnavailable: the consumer is not connected now.
+        """
+        consumer = self._consumer
+        if consumer is None or not self.connected:
+            raise DriverUnavailable(f"pulsar: {self._what}: no connection to acknowledge on")
+        acknowledge = consumer._consumer.acknowledge
+        try:
+            for message_id in message_ids:
+                acknowledge(message_id)
+        except pulsar.PulsarException as error:
+            raise DriverUnavailable(str(translate(error, f"acknowledge on {self._what}"))) from error
+
+    def close(self) -> None:
+        """Send acknowledgements off, give back the rest and end; blocks, but not for long. Idempotent."""
+        self._ending.set()
+        self.room.set()
+        self._drop_consumer()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    def abandon(self) -> None:
+        """End without a word to the broker: for tests."""
+        self._ending.set()
+        self.room.set()
+        self._consumer = None
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                if self._consumer is None:
+                    self._consumer = self._connect()
+                    self._set_trouble(None)
+                if self._consumer is not None:
+                    self._read_on(self._consumer)
+                else:
+                    self._ending.wait(STANDBY_S)
+            except DriverError as error:
+                self._set_trouble(error)
+                self._drop_consumer()
+                self._ending.wait(RETRY_S)
+            except Exception as error:
+                log.exception("pulsar: reading %s failed; it goes on", self._what)
+                self._set_trouble(DriverUnavailable(f"pulsar: reading {self._what} failed: {type(error).__name__}"))
+                self._drop_consumer()
+                self._ending.wait(RETRY_S)
+
+    def _connect(self) -> Any:
+        """A new consumer; None while another process has the subscription for itself and that is in order."""
+        self._connection.require()
+        self._generation = self._connection.generation
+        try:
+            consumer = self._subscribe(self._connection.client)
+        except pulsar.PulsarException as error:
+            if self._standby and name_of(error) == "ConsumerBusy":
+                return None
+            raise translate(error, f"subscribe to {self._what}") from error
+        if self._ending.is_set():
+            _close(consumer)
+        return consumer
+
+    def _drop_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            _close(consumer)
+
+    def _set_trouble(self, trouble: DriverError | None) -> None:
+        if trouble is not self.trouble:
+            self.trouble = trouble
+            self._changed()
+
+    def _read_on(self, consumer: Any) -> None:
+        """Read until the end, or until this consumer is of no use any more."""
+        lost_since: float | None = None
+        while not self._ending.is_set():
+            if self._generation != self._connection.generation:
+                self._drop_consumer()
+                return
+            if self._full():
+                self.room.clear()
+                if self._full():
+                    self.room.wait(WAIT_MS / 1000)
+                continue
+            try:
+                messages = self._receive(consumer._consumer)
+            except pulsar.PulsarException as error:
+                if self._ending.is_set():
+                    return
+                raise DriverUnavailable(str(translate(error, f"read {self._what}"))) from error
+            if messages:
+                self._hand_over(messages)
+                if lost_since is None and self.trouble is None:
+                    continue
+            lost_since = self._look_after(consumer, lost_since)
+
+    def _receive(self, consumer: Any) -> Sequence[Any]:
+        if self._busy:
+            messages: Sequence[Any] = consumer.batch_receive()
+            if len(messages) < FEW:
+                self._busy = False
+                self._streak = 0
+                self._worth = min(self._worth * 2, STREAK[1])
+            else:
+                self._worth = STREAK[0]
+            return messages
+        try:
+            message = consumer.receive(WAIT_MS)
+        except pulsar.Timeout:
+            self._streak = 0
+            self._worth = STREAK[0]
+            return ()
+        now = monotonic()
+        self._streak = self._streak + 1 if now - self._last < GAP_S else 0
+        self._last = now
+        if self._streak >= self._worth:
+            self._busy = True
+        return (message,)
+
+    def _hand_over(self, messages: Sequence[Any]) -> None:
+        known, origins = self._known, self._origins
+        fresh: list[Delivery] = []
+        for message in messages:
+            topic = message.topic_name()
+            origin = origins.get(topic)
+            if origin is None:
+                origin = origins[topic] = self._origin_of(topic)
+            delivery = read(message, origin)
+            place = (delivery.source, delivery.offset)
+            if place not in known:
+                known[place] = self
+                fresh.append(delivery)
+        if fresh:
+            self._arrived(fresh)
+
+    def _look_after(self, consumer: Any, lost_since: float | None) -> float | None:
+        """Notice a lost connection, and that it is back.
+
+        Raises:
+            DriverUnavailable: the consumer has to be made anew.
+        """
+        trouble = self._connection.trouble
+        if trouble is None and consumer.is_connected():
+            self._set_trouble(None)
+            return None
+        now = monotonic()
+        lost_since = now if lost_since is None else lost_since
+        if now - lost_since >= SILENT_S:
+            self._set_trouble(trouble or self.trouble or DriverUnavailable(f"pulsar: {self._what}: connection lost"))
+        if trouble is not None:
+            return now if self.trouble is None else now - SILENT_S
+        if now - lost_since >= REPLACE_S:
+            raise DriverUnavailable(f"pulsar: {self._what}: connection lost")
+        return lost_since
+
+
+def _close(consumer: Any) -> None:
+    try:
+        consumer.close()
+    except pulsar.PulsarException:
+        return  # closed already, or its broker is gone

@@ -1,0 +1,283 @@
+"""Publishing: confirmed, in order per topic and key, everything of all callers gathered into batches.
+
+One thread builds and sends, because that is work under Python's lock; what is asked for meanwhile goes out together.
+The client library calls back for each message; the last one of a call wakes its caller.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import anyio
+import pulsar
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.core.message import Message
+from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.home import Home
+from hexa_worker.drivers.pulsar.names import place
+from hexa_worker.drivers.pulsar.wire import build
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+
+BATCH_MESSAGES = 1_000
+BATCH_BYTES = 1024 * 1024
+PENDING = 200_000
+GATHER = 5_000
+"""How many messages are gathered at most before they are sent off."""
+_FATAL = frozenset({"AlreadyClosed", "ProducerFenced", "ProducerBusy", "ProducerNotInitialized", "TopicTerminated"})
+"""Results after which a producer is of no use any more."""
+Answer = str | DriverError
+
+
+class Call:
+    """One call of `Publisher.publish`, seen by all threads.
+
+    Args:
+        messages: what to store.
+        home: where the caller waits.
+    """
+
+    def __init__(self, messages: Sequence[Message], home: Home) -> None:
+        self.messages = messages
+        self.answers: list[Answer | None] = [None] * len(messages)
+        self.ended = anyio.Event()
+        self._home = home
+        self._open = len(messages)
+        self._lock = threading.Lock()
+
+    def answer(self, number: int, answer: Answer) -> None:
+        """What became of one message. From any thread; the first answer counts."""
+        with self._lock:
+            if self.answers[number] is not None:
+                return
+            self.answers[number] = answer
+            self._open -= 1
+            last = self._open == 0
+        if last:
+            self._home.tell(self.ended.set)
+
+
+class _Line:
+    """A producer, and how messages of its topic are called.
+
+    Args:
+        producer: the client library's.
+        source: the topic's name in message ids.
+    """
+
+    def __init__(self, producer: Any, source: str) -> None:
+        self.producer = producer
+        self.dead = False
+        self._raw = producer._producer
+        self._source = source
+
+    def send(self, message: Any, call: Call, number: int) -> None:
+        self._raw.send_async(message, partial(self._confirmed, call, number))
+
+    def flush(self) -> None:
+        """Send what has gathered, at once."""
+        self._raw.flush_async(_ignore)
+
+    def _confirmed(self, call: Call, number: int, result: Any, message_id: Any) -> None:
+        """On a thread of the client library, where an exception would end the process."""
+        try:
+            if result == pulsar.Result.Ok:
+                call.answer(number, self._name(message_id))
+                return
+            if name_of(result) in _FATAL:
+                self.dead = True
+            call.answer(number, translate(result, f"publish to {self._source}"))
+        except BaseException:  # noqa: BLE001 - see above
+            call.answer(number, DriverUnavailable("pulsar: the confirmation could not be read"))
+
+    def _name(self, message_id: Any) -> str:
+        addition, offset = place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
+        partition = message_id.partition()
+        source = f"{self._source}-partition-{partition}" if partition >= 0 else self._source
+        return f"{source}{addition}-{offset}"
+
+
+def _ignore(_result: Any) -> None:
+    """The messages themselves are confirmed one by one."""
+
+
+class Publisher:
+    """Publishes for all of a process.
+
+    Args:
+        connection: the client.
+        options: the broker's table.
+        clock: tells what is due already.
+    """
+
+    def __init__(self, connection: Connection, options: Pulsar, clock: Clock) -> None:
+        self._connection = connection
+        self._options = options
+        self._clock = clock
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._lines: OrderedDict[str, _Line] = OrderedDict()
+        self._generation = 0
+        self._home: Home | None = None
+        self._thread: threading.Thread | None = None
+
+    def open(self, home: Home) -> None:
+        """Start. Idempotent."""
+        self._home = home
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="hexa-pulsar-publish", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; blocks until what it was sending is sent. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._calls.put(None)
+            thread.join(self._options.timeout_s)
+
+    async def publish(self, messages: Sequence[Message]) -> list[Answer]:
+        """Store messages; for each its id or what refused it.
+
+        Raises:
+            DriverUnavailable: not all are confirmed.
+
+        Cancellation: what was sent may be stored.
+        """
+        if not messages:
+            return []
+        self._connection.require()
+        if self._thread is None or self._home is None:
+            raise DriverUnavailable("pulsar: the driver is not open")
+        call = Call(messages, self._home)
+        self._calls.put(call)
+        with anyio.move_on_after(self._options.timeout_s * 1.5):
+            await call.ended.wait()
+        answers: list[Answer] = []
+        for answer in call.answers:
+            if answer is None:
+                raise DriverUnavailable("pulsar: publish: not confirmed in time")
+            if isinstance(answer, DriverUnavailable):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    # -- the thread
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            calls = [self._calls.get()]
+            count = 0
+            try:
+                while count < GATHER:
+                    calls.append(self._calls.get_nowait())
+                    count += len(calls[-1].messages) if calls[-1] is not None else 0
+            except Empty:
+                pass
+            ending = None in calls
+            self._send([call for call in calls if call is not None])
+        self._drop_all()
+
+    def _send(self, calls: Sequence[Call]) -> None:
+        if self._generation != self._connection.generation:
+            self._drop_all()
+            self._generation = self._connection.generation
+        touched: dict[str, _Line] = {}
+        failed: dict[str, DriverError] = {}
+        now_ms, tick_ms = self._clock.now_ms(), round(self._options.delay_tick_s * 1000)
+        for call in calls:
+            for number, message in enumerate(call.messages):
+                channel = message.channel
+                try:
+                    line = touched.get(channel)
+                    if line is None:
+                        if channel in failed:
+                            call.answer(number, failed[channel])
+                            continue
+                        line = touched[channel] = self._line(channel)
+                    self._check(message)
+                    line.send(build(message, tick_ms, now_ms), call, number)
+                except DriverError as error:
+                    if channel not in touched:
+                        failed[channel] = error
+                    call.answer(number, error)
+                except Exception as error:  # noqa: BLE001 - the client library's, or bad text in a message
+                    call.answer(number, _refusal(error, channel))
+        for line in touched.values():
+            line.flush()
+
+    def _check(self, message: Message) -> None:
+        if len(message.payload) > self._options.max_payload:
+            raise DriverRejected(
+                f"payload of {len(message.payload)} bytes is over the limit of {self._options.max_payload}"
+            )
+
+    def _line(self, channel: str) -> _Line:
+        line = self._lines.get(channel)
+        if line is not None and not line.dead:
+            self._lines.move_to_end(channel)
+            return line
+        topic = self._connection.topics.topic(channel)
+        if line is not None:
+            _end_line(self._lines.pop(channel))
+        made = _Line(self._producer(topic), self._connection.topics.source(topic))
+        self._lines[channel] = made
+        while len(self._lines) > self._options.producers:
+            _end_line(self._lines.popitem(last=False)[1])
+        return made
+
+    def _producer(self, topic: str) -> Any:
+        options = self._options
+        batching = options.batching == "key" and not _keeps_each_alone(topic)
+        try:
+            return self._connection.client.create_producer(
+                topic,
+                batching_enabled=batching,
+                batching_type=pulsar.BatchingType.KeyBased if batching else pulsar.BatchingType.Default,
+                batching_max_messages=BATCH_MESSAGES,
+                batching_max_allowed_size_in_bytes=BATCH_BYTES,
+                batching_max_publish_delay_ms=10,
+                max_pending_messages=PENDING,
+                max_pending_messages_across_partitions=PENDING * 10,
+                send_timeout_millis=max(round(options.timeout_s * 1000), 1),
+                compression_type=_COMPRESSION[options.compression],
+            )
+        except pulsar.PulsarException as error:
+            raise translate(error, f"publish to {self._connection.topics.channel(topic)}") from error
+
+    def _drop_all(self) -> None:
+        for line in self._lines.values():
+            _end_line(line)
+        self._lines.clear()
+
+
+_COMPRESSION = {
+    "none": pulsar.CompressionType.NONE,
+    "lz4": pulsar.CompressionType.LZ4,
+    "zlib": pulsar.CompressionType.ZLib,
+    "zstd": pulsar.CompressionType.ZSTD,
+    "snappy": pulsar.CompressionType.SNAPPY,
+}
+
+
+def _keeps_each_alone(topic: str) -> bool:
+    """Retries are due, dead letters removed one by one: a batch would hold back what is done with its neighbours."""
+    return topic.endswith(".dlq") or ".retry." in topic
+
+
+def _refusal(error: Exception, channel: str) -> DriverError:
+    if isinstance(error, pulsar.PulsarException):
+        return translate(error, f"publish to {channel}")
+    return DriverRejected(f"pulsar: publish to {channel}: not a valid message ({type(error).__name__})")
+
+
+def _end_line(line: _Line) -> None:
+    """Without waiting: what it had under way is answered by its callbacks."""
+    try:
+        line.producer._producer.close_async(_ignore)
+    except pulsar.PulsarException:
+        return

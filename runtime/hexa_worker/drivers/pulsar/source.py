@@ -1,0 +1,257 @@
+"""A subscription's deliveries in one process: its inlets, what is in hand, and settling."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from time import monotonic
+from typing import Any
+
+import anyio
+
+from hexa_worker.clock import Clock
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.pulsar.backlog import InHand
+from hexa_worker.drivers.pulsar.home import Home, Threads
+from hexa_worker.drivers.pulsar.inlet import Inlet
+from hexa_worker.drivers.pulsar.terms import own_options
+from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
+
+LOOK_S = 5.0
+HELD = 5_000
+"""How many retries that are not due yet are kept; others wait in the broker."""
+ACKED_S = 0.25
+"""Acknowledgements are at the broker after this long."""
+Place = tuple[str, int]
+
+
+class PulsarSource:
+    """One subscription in one process.
+
+    Args:
+        spec: the subscription.
+        publish: stores retries and dead letters.
+        clock: tells what is due.
+        home: the loop.
+        threads: for what blocks.
+    """
+
+    def __init__(
+        self,
+        spec: SubscriptionSpec,
+        publish: Callable[[Sequence[Message]], Awaitable[Sequence[str | DriverError]]],
+        clock: Clock,
+        home: Home,
+        threads: Threads,
+    ) -> None:
+        self.spec = spec
+        self.inlets: list[Inlet] = []
+        self.known: dict[Place, Inlet] = {}
+        """Everything that was read and is not settled, with where it came from."""
+        self._publish = publish
+        self._clock = clock
+        self._home = home
+        self._threads = threads
+        self._ahead = own_options(spec).batch_receive
+        self._ready: deque[Delivery] = deque()
+        self._waiting: list[tuple[int, int, Delivery]] = []  # retries that came before they were due
+        self._sequence = count()
+        self._written: set[Place] = set()  # their record is stored, their acknowledgement is not sent yet
+        self._work = anyio.Event()
+        self._stopped = False
+        self._closed = False
+        self.measure: Callable[[InHand], Backlog] | None = None
+        """Asks the broker; blocks. Set by whoever makes the source."""
+        self.on_close: list[Callable[[], None]] = []
+        """What else ends with it; may block."""
+        self._settled_at = -ACKED_S
+        self._measuring = anyio.Lock()
+
+    # -- what the inlets call, on their threads
+
+    def arrived(self, deliveries: list[Delivery]) -> None:
+        """Deliveries have come."""
+        self._home.tell(self._take_in, deliveries)
+
+    def changed(self) -> None:
+        """An inlet has got into trouble, or out of it."""
+        self._home.tell(self._wake)
+
+    def full(self) -> bool:
+        """Enough is ready."""
+        return len(self._ready) >= self._ahead
+
+    def retries_full(self) -> bool:
+        """Enough is ready, or waits for its time."""
+        return len(self._ready) >= self._ahead or len(self._waiting) >= HELD
+
+    # -- on the loop
+
+    def _take_in(self, deliveries: list[Delivery]) -> None:
+        now_ms = self._clock.now_ms()
+        for delivery in deliveries:
+            if delivery.due_ms > now_ms:
+                heappush(self._waiting, (delivery.due_ms, next(self._sequence), delivery))
+            else:
+                self._ready.append(delivery)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._work.set()
+
+    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        """See `hexa_worker.drivers.base.Source.receive`."""
+        while not self._stopped:
+            now_ms = self._clock.now_ms()
+            while self._waiting and self._waiting[0][0] <= now_ms:
+                self._ready.append(heappop(self._waiting)[2])
+            if self._ready:
+                return self._take(max_count, max_bytes)
+            for inlet in self.inlets:
+                if inlet.trouble is not None:
+                    raise inlet.trouble
+            self._work = anyio.Event()
+            patience = (self._waiting[0][0] - now_ms) / 1000 if self._waiting else LOOK_S
+            with anyio.move_on_after(max(patience, 0.001)):
+                await self._work.wait()
+        return []
+
+    def _take(self, max_count: int, max_bytes: int) -> list[Delivery]:
+        ready = self._ready
+        taken: list[Delivery] = []
+        size = 0
+        while ready and len(taken) < max_count and not (taken and size + len(ready[0].payload) > max_bytes):
+            size += len(ready[0].payload)
+            taken.append(ready.popleft())
+        if len(ready) < self._ahead:
+            for inlet in self.inlets:
+                inlet.room.set()
+        return taken
+
+    # -- settling
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        """See `hexa_worker.drivers.base.Source.settle`."""
+        if self._closed:
+            return [Unsettled(one, LeaseLost("the source is closed")) for one in settlements]
+        failed = await self._write(settlements)
+        refused = {id(one.settlement) for one in failed}
+        acks: dict[Inlet, list[tuple[Place, Any, Settlement]]] = {}
+        released: list[Delivery] = []
+        known = self.known
+        for one in settlements:
+            delivery = one.delivery
+            place = (delivery.source, delivery.offset)
+            inlet = known.get(place)
+            if inlet is None or (refused and id(one) in refused):
+                continue  # settled before, or its record was refused
+            if type(one) is Released:
+                released.append(delivery)
+            else:
+                acks.setdefault(inlet, []).append((place, delivery.token, one))
+        for inlet, batch in acks.items():
+            try:
+                inlet.acknowledge([token for _, token, _ in batch])
+            except DriverUnavailable as error:
+                failed += [Unsettled(one, error) for _, _, one in batch]
+                continue
+            self._settled_at = monotonic()
+            for place, _, _ in batch:
+                known.pop(place, None)
+            if self._written:
+                self._written.difference_update([place for place, _, _ in batch])
+        self._hand_back(released)
+        return failed
+
+    async def _write(self, settlements: Sequence[Settlement]) -> list[Unsettled]:
+        """Store retries and dead letters that are not stored yet; what was refused."""
+        records = [
+            one
+            for one in settlements
+            if isinstance(one, RetryAt | DeadLettered)
+            and (one.delivery.source, one.delivery.offset) in self.known
+            and (one.delivery.source, one.delivery.offset) not in self._written
+        ]
+        if not records:
+            return []
+        for inlet in {self.known[one.delivery.source, one.delivery.offset] for one in records}:
+            if not inlet.connected:
+                raise DriverUnavailable("pulsar: the connection is lost")
+        failed: list[Unsettled] = []
+        answers = await self._publish([one.record for one in records])
+        for one, answer in zip(records, answers, strict=True):
+            if isinstance(answer, DriverError):
+                failed.append(Unsettled(one, answer))
+            else:
+                self._written.add((one.delivery.source, one.delivery.offset))
+        return failed
+
+    def _hand_back(self, released: Sequence[Delivery]) -> None:
+        """Deliver again, in order; who else should have them gets them when this source is closed."""
+        for delivery in sorted(released, key=lambda one: (one.source, one.offset), reverse=True):
+            self._ready.appendleft(delivery)
+        if released:
+            self._wake()
+
+    # -- looking
+
+    async def backlog(self) -> Backlog:
+        """See `hexa_worker.drivers.base.Source.backlog`."""
+        if self.measure is None or self._closed:
+            raise DriverUnavailable("pulsar: the source is closed")
+        async with self._measuring:
+            recent = self._settled_at + ACKED_S - monotonic()
+            if recent > 0:
+                await anyio.sleep(recent)
+            found: Backlog = await self._threads.run(self.measure, self._in_hand())
+            if found.leased > self._in_hand().total:
+                await anyio.sleep(ACKED_S)  # others may have acknowledged what the broker has not heard of yet
+                found = await self._threads.run(self.measure, self._in_hand())
+            return found
+
+    def _in_hand(self) -> InHand:
+        """What was handed out and is not settled, and what waits here."""
+        known = list(self.known.values())
+        retries = sum(1 for inlet in known if inlet.retries)
+        queued_retries = sum(1 for one in self._ready if one.attempt) + len(self._waiting)
+        queued = len(self._ready) + len(self._waiting) - queued_retries
+        return InHand(len(known) - retries - queued, retries - queued_retries, queued)
+
+    # -- the end
+
+    def stop(self) -> None:
+        """See `hexa_worker.drivers.base.Source.stop`."""
+        self._stopped = True
+        self._wake()
+
+    async def close(self) -> None:
+        """See `hexa_worker.drivers.base.Source.close`."""
+        self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self._threads.run(self._close_inlets)
+        self._forget()
+
+    def _close_inlets(self) -> None:
+        for end in self.on_close:
+            end()
+        for inlet in self.inlets:
+            inlet.close()
+
+    def abandon(self) -> None:
+        """Vanish as a killed process does: for tests."""
+        self._closed = True
+        self.stop()
+        for inlet in self.inlets:
+            inlet.abandon()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.known.clear()
+        self._ready.clear()
+        self._waiting.clear()
+        self._written.clear()

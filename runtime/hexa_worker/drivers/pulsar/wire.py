@@ -1,0 +1,173 @@
+"""Messages on the wire: keys and headers of any bytes in Pulsar's texts, and back.
+
+A header that can go as a property goes as one, so that others understand it. Any other (bytes that are no UTF-8, a
+repeated name, a name that is used here) goes percent-encoded into the property ``hexa-more``. A key that is text is the
+partition key; any other key is kept in the property ``hexa-key``, its encoded form is the partition key.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from _pulsar import MessageBuilder
+
+from hexa_worker.core.message import Delivery, Headers, Message
+from hexa_worker.drivers.percent import quoted, quoted_pair, unquoted, unquoted_pair
+from hexa_worker.drivers.pulsar.names import BATCH_BITS, BATCHES, ENTRIES, LEDGER_SHIFT, LEDGERS, place
+from hexa_worker.errors import DriverRejected
+
+KEY = "hexa-key"
+DUE = "hexa-due-ms"
+MORE = "hexa-more"
+MARKER = "hexa-marker"
+_OURS = frozenset({KEY, DUE, MORE, MARKER})
+_EMPTY_KEY = "%"
+ENTRY_LIMIT = 5 * 1024 * 1024 - 16 * 1024
+"""What a message may have of everything, on brokers with their default ``maxMessageSize``."""
+
+
+def properties_of(message: Message) -> tuple[dict[str, str], str | None]:
+    """The properties and the partition key of a message.
+
+    Raises:
+        DriverRejected: a header's name is no text.
+    """
+    properties: dict[str, str] = {}
+    more: list[str] = []
+    names = [name for name, _ in message.headers]
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    try:
+        for name, value in message.headers:
+            text = None if name in _OURS or name in repeated else _text(value)
+            if text is None:
+                more.append(quoted_pair(name, value))
+            else:
+                name.encode()
+                properties[name] = text
+    except UnicodeEncodeError as error:
+        raise DriverRejected("a header's name is not valid text") from error
+    if more:
+        properties[MORE] = "&".join(more)
+    if message.due_ms:
+        properties[DUE] = str(message.due_ms)
+    if message.key is None:
+        return properties, None
+    key = _text(message.key)
+    if key:
+        return properties, key
+    properties[KEY] = quoted(message.key)
+    return properties, properties[KEY] or _EMPTY_KEY
+
+
+def _text(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def build(message: Message, delay_tick_ms: int, now_ms: int) -> Any:
+    """A message as the client library wants it.
+
+    Args:
+        message: what to write.
+        delay_tick_ms: a delayed message is asked for so much before it is due.
+        now_ms: the wall clock.
+
+    Raises:
+        DriverRejected: it is too large, or not valid.
+    """
+    properties, key = properties_of(message)
+    size = len(message.payload) + sum(map(len, properties)) + sum(map(len, properties.values())) + len(key or "")
+    if size > ENTRY_LIMIT:
+        raise DriverRejected(f"a message of {size} bytes with its headers is over the limit of {ENTRY_LIMIT}")
+    builder = MessageBuilder()
+    builder.content(message.payload)
+    if properties:
+        builder.properties(properties)
+    if key is not None:
+        builder.partition_key(key)
+    if message.timestamp_ms:
+        builder.event_timestamp(message.timestamp_ms)
+    if message.due_ms - delay_tick_ms > now_ms:
+        builder.deliver_at(message.due_ms - delay_tick_ms)
+    return builder.build()
+
+
+def headers_of(properties: dict[str, str]) -> Headers:
+    """The headers that were written."""
+    if MORE not in properties and DUE not in properties and KEY not in properties:
+        return tuple([(name, value.encode()) for name, value in properties.items()])
+    pairs = [(name, value.encode()) for name, value in properties.items() if name not in _OURS]
+    if more := properties.get(MORE):
+        pairs += [unquoted_pair(pair) for pair in more.split("&")]
+    return tuple(pairs)
+
+
+def key_of(properties: dict[str, str], partition_key: str) -> bytes | None:
+    """The key that was written."""
+    quoted_key = properties.get(KEY)
+    if quoted_key is not None:
+        return unquoted(quoted_key)
+    return partition_key.encode() if partition_key else None
+
+
+def due_of(properties: dict[str, str]) -> int:
+    """When it is due; 0: at once. What is no number is 0."""
+    text = properties.get(DUE, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0  # noqa: PLR2004 - no time is longer
+
+
+class Origin:
+    """What all messages of one topic (or partition) have in common.
+
+    Args:
+        source: `Delivery.source`.
+        channel: `Delivery.channel`.
+        attempt: `Delivery.attempt`.
+    """
+
+    __slots__ = ("attempt", "channel", "source")
+
+    def __init__(self, source: str, channel: str, attempt: int) -> None:
+        self.source = source
+        self.channel = channel
+        self.attempt = attempt
+
+
+def read(message: Any, origin: Origin) -> Delivery:
+    """A received message as a delivery."""
+    message_id = message.message_id()
+    ledger, entry, batch_index = message_id.ledger_id(), message_id.entry_id(), message_id.batch_index()
+    source = origin.source
+    if ledger < LEDGERS and entry < ENTRIES and batch_index < BATCHES:
+        offset = (ledger << LEDGER_SHIFT) | (entry << BATCH_BITS) | (max(0, batch_index))
+    else:
+        addition, offset = place(ledger, entry, batch_index)
+        source += addition
+    try:
+        properties = message.properties()
+    except UnicodeDecodeError:  # not from a client that keeps to the protocol
+        properties = {}
+    partition_key = message.partition_key() or message.ordering_key()
+    return Delivery(
+        channel=origin.channel,
+        payload=message.data(),
+        key=key_of(properties, partition_key) if properties else (partition_key.encode() if partition_key else None),
+        headers=headers_of(properties) if properties else (),
+        timestamp_ms=message.event_timestamp() or message.publish_timestamp(),
+        due_ms=due_of(properties) if properties else 0,
+        source=source,
+        offset=offset,
+        attempt=origin.attempt,
+        token=message_id,
+    )
+
+
+def read_all(messages: Iterable[Any], origins: Any) -> Sequence[Delivery]:
+    """Received messages as deliveries.
+
+    Args:
+        messages: what the client library gave.
+        origins: finds the `Origin` of a topic's name by item access.
+    """
+    return [read(message, origins[message.topic_name()]) for message in messages]

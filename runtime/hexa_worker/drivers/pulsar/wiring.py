@@ -1,0 +1,136 @@
+"""What makes a source of a subscription: inlets for its channels and retry channels, a gauge, a look-out for new ones.
+
+Blocking; for threads.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hexa_worker.clock import Clock
+from hexa_worker.drivers.base import SubscriptionSpec
+from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.backlog import Gauge
+from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.inlet import Inlet
+from hexa_worker.drivers.pulsar.names import whole_topic
+from hexa_worker.drivers.pulsar.source import PulsarSource
+from hexa_worker.drivers.pulsar.terms import Terms
+from hexa_worker.drivers.pulsar.wire import Origin
+from hexa_worker.errors import DriverError
+
+FIND_S = 2.0
+"""How soon a new channel that matches a pattern is found."""
+log = logging.getLogger("hexa_worker.drivers.pulsar")
+
+
+class Wiring:
+    """Puts one source together.
+
+    Args:
+        connection: the client.
+        admin: the REST API.
+        clock: tells what is due.
+        spec: the subscription.
+        source: the source, still without inlets.
+        find: the channels to read that exist now.
+        prepare: makes a topic with partitions where that is wanted.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        connection: Connection,
+        admin: Admin,
+        clock: Clock,
+        spec: SubscriptionSpec,
+        source: PulsarSource,
+        *,
+        find: Callable[[], Sequence[str]],
+        prepare: Callable[[str], None],
+    ) -> None:
+        owner = uuid.uuid4().hex
+        topic_of = connection.topics.topic
+        self.source = source
+        self._connection = connection
+        self._spec = spec
+        self._terms = Terms(spec, owner)
+        self._find = find
+        self._prepare = prepare
+        self._topics: list[str] = []
+        self._attempts = {topic_of(name): number for number, name in enumerate(spec.retry_channels, start=1)}
+        self._gauge = Gauge(
+            connection,
+            admin,
+            clock,
+            subscription=self._terms.name,
+            owner=owner,
+            channels=lambda: tuple(self._topics),
+            retries=tuple(self._attempts),
+        )
+        self._ending = threading.Event()
+        source.measure = self._gauge.measure
+        source.on_close += [self._ending.set, self._gauge.close]
+
+    def begin(self) -> None:
+        """Subscribe and let everything run.
+
+        Raises:
+            DriverError: the subscription cannot be had.
+        """
+        self._add_channels([self._connection.topics.topic(channel) for channel in self._find()])
+        retries = list(self._attempts)
+        self._add(
+            lambda client: self._terms.subscribe_retries(client, retries),
+            f"retries of {self._spec.action}",
+            retries=True,
+        )
+        if self._spec.pattern is not None:
+            threading.Thread(target=self._look_out, name="hexa-pulsar-find", daemon=True).start()
+
+    def _add_channels(self, topics: Sequence[str], start: str = "") -> None:
+        """Read more channels: together, or each by itself where a process can have each for itself."""
+        groups = [[topic] for topic in topics] if self._terms.alone else [list(topics)] if topics else []
+        for group in groups:
+            for topic in group:
+                self._prepare(topic)
+            subscribe = partial(self._terms.subscribe, topics=group, start=start)
+            names = ", ".join(self._connection.topics.channel(topic) for topic in group[:3])
+            self._add(subscribe, f"{names}{', …' if len(group) > 3 else ''} as {self._terms.name}")  # noqa: PLR2004
+            self._topics += group
+
+    def _add(self, subscribe: Callable[..., object], what: str, *, retries: bool = False) -> None:
+        source = self.source
+        inlet = Inlet(
+            self._connection,
+            subscribe,
+            what,
+            origin_of=self._origin,
+            known=source.known,
+            arrived=source.arrived,
+            full=source.retries_full if retries else source.full,
+            changed=source.changed,
+            retries=retries,
+            standby=self._terms.standby and not retries,
+        )
+        inlet.begin()
+        source.inlets.append(inlet)
+
+    def _origin(self, topic: str) -> Origin:
+        topics = self._connection.topics
+        return Origin(topics.source(topic), topics.channel(topic), self._attempts.get(whole_topic(topic), 0))
+
+    def _look_out(self) -> None:
+        """Find channels that are made later and match the pattern."""
+        topic_of = self._connection.topics.topic
+        while not self._ending.wait(FIND_S):
+            try:
+                found = map(topic_of, self._find())
+                fresh = [topic for topic in found if topic not in self._topics]
+                if fresh:
+                    self._add_channels(fresh, "earliest")
+            except DriverError as error:
+                log.debug("pulsar: cannot look for new channels of %s: %s", self._spec.action, error)
+            except Exception:
+                log.exception("pulsar: looking for new channels of %s failed", self._spec.action)

@@ -1,0 +1,30 @@
+"""The public conformance suite against the pulsar driver on a real broker, on every event loop."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from hexa_worker.testing import Claim, claims
+from tests.brokers.base import Broker
+from tests.conformance.test_drivers import BACKENDS
+from tests.conformance.under_pulsar import PULSAR, PulsarBroker
+
+pytestmark = pytest.mark.pulsar
+
+
+@pytest.fixture
+def node(pulsar: Broker) -> Iterator[Any]:
+    PulsarBroker.node = pulsar
+    yield
+    PulsarBroker.node = None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in claims(PULSAR)])
+def test_the_driver_keeps_its_promise(one: Claim, backend: str, node: None) -> None:
+    if one.skip is not None:
+        pytest.skip(one.skip)
+    name, loop_options = BACKENDS[backend]
+    anyio.run(one, backend=name, backend_options=loop_options)
