@@ -38,8 +38,12 @@ class Lineage(NamedTuple):
 
 
 def read_id(headers: Headers, name: str) -> str | None:
-    """The id in header `name`; None when absent or not 1 to 200 visible ASCII characters."""
-    value = header(headers, name)
+    """The id in header `name`; None when it is absent or no `valid_id`."""
+    return valid_id(header(headers, name))
+
+
+def valid_id(value: bytes | None) -> str | None:
+    """The id that a header's value spells; None when it is absent or not 1 to 200 visible ASCII characters."""
     if value is None or _ID.fullmatch(value) is None:
         return None
     return value.decode("ascii")
@@ -47,9 +51,9 @@ def read_id(headers: Headers, name: str) -> str | None:
 
 def lineage_of(delivery: Delivery) -> Lineage:
     """The lineage of a delivery. A record without an event id is named by its place in the broker."""
-    headers = delivery.headers
-    event_id = read_id(headers, EVENT_ID) or id_by_place(delivery)
-    return Lineage(event_id, read_id(headers, ROOT_ID) or event_id, read_id(headers, PARENT_ID))
+    found = dict(delivery.headers)
+    event_id = valid_id(found.get(EVENT_ID)) or id_by_place(delivery)
+    return Lineage(event_id, valid_id(found.get(ROOT_ID)) or event_id, valid_id(found.get(PARENT_ID)))
 
 
 def id_by_place(delivery: Delivery) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from hexa_worker.core import lineage
 from hexa_worker.core.channels import dead_letter_channel, retry_channel
-from hexa_worker.core.message import Delivery, Headers, Message, header
+from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.core.outcome import (
     Ack,
     Crashed,
@@ -34,7 +34,6 @@ FINGERPRINT = "hexa-fingerprint"
 DEAD_AT = "hexa-dead-at"
 FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT})
-_ALWAYS = len(_ROUTE_HEADERS)
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 
 MESSAGE_LIMIT = 1_000
@@ -193,20 +192,20 @@ def _header_text(text: str) -> bytes:
 
 def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) -> Headers:
     """Headers that keep an event's identity on its way through retry channels; user headers are kept."""
-    headers = delivery.headers
+    found = dict(delivery.headers)
     written: list[tuple[str, bytes]] = []
-    if lineage.read_id(headers, lineage.EVENT_ID) is None:
+    if lineage.valid_id(found.get(lineage.EVENT_ID)) is None:
         written.append((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")))
     first_hop = delivery.attempt == 0
-    if first_hop or header(headers, lineage.ORIGIN_CHANNEL) is None:
+    if first_hop or lineage.ORIGIN_CHANNEL not in found:
         written.append((lineage.ORIGIN_CHANNEL, _header_text(delivery.channel)))
         written.append((lineage.ORIGIN_ID, _header_text(delivery.message_id)))
-    first_failed = None if first_hop else header(headers, lineage.FIRST_FAILED_AT)
+    first_failed = None if first_hop else found.get(lineage.FIRST_FAILED_AT)
     written.append((lineage.ACTION, _header_text(route.action)))
     written.append((lineage.ATTEMPT, b"%d" % attempt))
     written.append((lineage.FIRST_FAILED_AT, first_failed or b"%d" % now_ms))
-    replaced = _REPLACED_ALWAYS.union([name for name, _ in written]) if len(written) > _ALWAYS else _REPLACED_ALWAYS
-    return (*[pair for pair in headers if pair[0] not in replaced], *written)
+    replaced = _REPLACED_ALWAYS.union([name for name, _ in written])
+    return (*[pair for pair in delivery.headers if pair[0] not in replaced], *written)
 
 
 def _failure_headers(failure: Failure, now_ms: int, at: str | None = None) -> Headers:
