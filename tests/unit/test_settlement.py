@@ -21,7 +21,9 @@ from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Route, settle
 
 NOW = 1_800_000_000_000
-names = st.sampled_from([lineage.EVENT_ID, lineage.ROOT_ID, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, "own", "Own", "ü"])
+names = st.sampled_from(
+    [lineage.EVENT_ID, lineage.ROOT_ID, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, "own", "Own", "ü"]
+)
 headers = st.lists(st.tuples(names, st.binary(max_size=300)), max_size=6).map(tuple)
 deliveries = st.builds(
     Delivery,
@@ -61,9 +63,7 @@ def route(**policy: float) -> Route:
 
 
 @given(outcomes, deliveries, routes, st.floats(0, 0.999))
-def test_settlement_is_total_and_keeps_the_event(
-    outcome: Outcome, one: Delivery, way: Route, jitter: float
-) -> None:
+def test_settlement_is_total_and_keeps_the_event(outcome: Outcome, one: Delivery, way: Route, jitter: float) -> None:
     settled = settle(outcome, one, way, now_ms=NOW, jitter=jitter)
     assert settled.delivery is one
     if isinstance(settled, RetryAt | DeadLettered):
@@ -90,7 +90,11 @@ def test_a_failure_walks_the_ladder_and_ends_in_the_dead_letter() -> None:
         if isinstance(settled, DeadLettered):
             break
         one = Delivery(
-            channel=settled.record.channel, payload=b"", headers=settled.record.headers, source="r", offset=1,
+            channel=settled.record.channel,
+            payload=b"",
+            headers=settled.record.headers,
+            source="r",
+            offset=1,
             attempt=one.attempt + 1,
         )
     assert channels == ["base.retry.1", "base.retry.2", "base.dlq"]
