@@ -1,7 +1,7 @@
 """What the handlers of the order flow share: the events, and the shop's books as a lifespan resource."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +34,7 @@ class Books:
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
-    def note(self, *entries: dict[str, object]) -> None:
+    def note(self, *entries: Mapping[str, object]) -> None:
         """Append entries."""
         self._file.write("".join(json.dumps(entry) + "\n" for entry in entries))
         self._file.flush()

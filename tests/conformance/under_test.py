@@ -20,11 +20,11 @@ async def memory_broker() -> AsyncIterator[memory.MemoryStore]:
 
 
 async def _crash(_store: memory.MemoryStore, driver: Driver) -> None:
-    cast(memory.MemoryDriver, driver).crash()
+    cast("memory.MemoryDriver", driver).crash()
 
 
 async def _stall(_store: memory.MemoryStore, driver: Driver) -> None:
-    cast(memory.MemoryDriver, driver).lose_leases()
+    cast("memory.MemoryDriver", driver).lose_leases()
 
 
 async def _away(store: memory.MemoryStore) -> None:
@@ -48,7 +48,6 @@ MEMORY = DriverUnderTest[memory.MemoryStore](
     delay_s=0.06,
     deadline_s=10.0,
 )
-
 
 
 class EmbeddedBroker:
@@ -84,11 +83,11 @@ async def embedded_broker() -> AsyncIterator[EmbeddedBroker]:
 
 
 async def _kill_embedded(_broker: EmbeddedBroker, driver: Driver) -> None:
-    await cast(embedded.EmbeddedDriver, driver).crash()
+    await cast("embedded.EmbeddedDriver", driver).crash()
 
 
 async def _stall_embedded(_broker: EmbeddedBroker, driver: Driver) -> None:
-    await cast(embedded.EmbeddedDriver, driver).stall()
+    await cast("embedded.EmbeddedDriver", driver).stall()
 
 
 async def _lock_embedded(broker: EmbeddedBroker) -> None:

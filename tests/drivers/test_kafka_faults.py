@@ -52,7 +52,7 @@ class Consumer:
 
     async def wait(self, payloads: set[bytes], within_s: float) -> None:
         with anyio.fail_after(within_s):
-            while not payloads <= self.seen.keys():  # noqa: ASYNC110 - the clients' own threads and processes fill it
+            while not payloads <= self.seen.keys():
                 await anyio.sleep(0.02)
 
 
@@ -213,7 +213,7 @@ async def test_killed_workers_lose_nothing(
                     worker = _start(tmp_path)
                 await publish(driver, channel, b"%d" % number, key=b"%d" % (number % 50))
             with anyio.fail_after(60):
-                while len(_seen(tmp_path)) < count:  # noqa: ASYNC110 - other processes fill it
+                while len(_seen(tmp_path)) < count:
                     await anyio.sleep(0.2)
         finally:
             worker.terminate()

@@ -53,7 +53,7 @@ async def test_a_due_time_on_a_first_hop_record_is_not_believed(kafka: Broker, u
 async def test_open_and_aborted_transactions_are_left_out_and_their_gaps_passed(
     kafka: Broker, unique_name: Name
 ) -> None:
-    one = spec(unique_name())
+    one = spec(unique_name(), options=KafkaSubscription(isolation_level="read_committed"))
     async with opened(kafka.address) as driver, subscribed(driver, one) as source:
         async with raw_producer(kafka.address, transactional_id=unique_name()) as producer:
             async with producer.transaction():
@@ -69,8 +69,8 @@ async def test_open_and_aborted_transactions_are_left_out_and_their_gaps_passed(
         await _idle(source)
 
 
-async def test_uncommitted_records_come_where_that_is_asked_for(kafka: Broker, unique_name: Name) -> None:
-    one = spec(unique_name(), options=KafkaSubscription(isolation_level="read_uncommitted"))
+async def test_aborted_records_come_where_nothing_is_said_about_transactions(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
     async with opened(kafka.address) as driver, subscribed(driver, one) as source:
         async with raw_producer(kafka.address, transactional_id=unique_name()) as producer:
             await producer.begin_transaction()

@@ -46,7 +46,7 @@ def rows(path: Path, statement: str) -> list[tuple[int, ...]]:
 async def until(path: Path, statement: str, expected: int) -> None:
     """Wait until a query of one number says `expected`."""
     with anyio.fail_after(5):
-        while rows(path, statement) != [(expected,)]:  # noqa: ASYNC110 - the broker thread tells nobody
+        while rows(path, statement) != [(expected,)]:
             await anyio.sleep(0.05)
 
 
@@ -82,7 +82,7 @@ async def test_a_channel_of_which_everything_was_removed_is_idle(driver: Embedde
     source = await driver.subscribe(spec())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(source.receive, 10, PLENTY)
-        while not (await source.backlog()).idle:  # noqa: ASYNC110 - the broker thread tells nobody
+        while not (await source.backlog()).idle:
             await anyio.sleep(0.01)
         source.stop()
 
@@ -180,7 +180,7 @@ async def test_a_wall_clock_that_goes_back_lets_a_retry_wait_no_longer_than_its_
     await anyio.sleep(0.6)  # a tick of the broker thread
     clock.wall_ms -= 3_600_000
     with anyio.fail_after(5):
-        while (await source.backlog()).next_due_ms != clock.wall_ms + 500:  # noqa: ASYNC110 - as above
+        while (await source.backlog()).next_due_ms != clock.wall_ms + 500:
             await anyio.sleep(0.05)
     async with anyio.create_task_group() as tasks:
         clock.wall_ms += 501

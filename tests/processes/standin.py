@@ -119,7 +119,7 @@ class StandIn:
             os._exit(0)
         os.wait()  # noqa: ASYNC222 - it has ended already
         self.write("orphaned")
-        while _zombies():  # noqa: ASYNC110 - nothing tells
+        while _zombies():
             await anyio.sleep(0.01)
         self.write("no zombies")
 
