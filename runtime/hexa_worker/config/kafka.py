@@ -122,7 +122,8 @@ class KafkaSubscription(KafkaTable, frozen=True):
     """What one subscription wants of kafka.
 
     Attributes:
-        isolation_level: whether records of open and aborted transactions are left out.
+        isolation_level: ``read_committed`` leaves out records of open and aborted transactions, and costs some
+            milliseconds of latency; needed where producers use transactions.
         start_at: where a subscription without progress begins, as a time with its offset
             (``2026-01-31T12:00:00+00:00``); instead of `start`.
         fetch_max_wait_s: how long the broker waits for new records before it answers "none".
@@ -131,7 +132,7 @@ class KafkaSubscription(KafkaTable, frozen=True):
         max_held: how many retries that are not due a process keeps at hand; others wait in the broker.
     """
 
-    isolation_level: Literal["read_uncommitted", "read_committed"] = "read_committed"
+    isolation_level: Literal["read_uncommitted", "read_committed"] = "read_uncommitted"
     start_at: str | None = None
     fetch_max_wait_s: Duration = 0.5
     fetch_partition_bytes: Annotated[int, Meta(ge=1_024)] = 1024 * 1024

@@ -49,7 +49,6 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     Attributes:
         partitions: what is ours at this moment.
         reassigning: between giving up and getting.
-        epoch: grows whenever what was fetched before becomes stale.
         settled: set while not reassigning.
         consumer: aiokafka's.
     """
@@ -72,7 +71,6 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._attempts = {name: number for number, name in enumerate(spec.retry_channels, start=1)}
         self.partitions: dict[TopicPartition, Partition] = {}
         self.reassigning = True
-        self.epoch = 0
         self.settled = asyncio.Event()  # not reassigning
         self._identity: Identity = (-1, "")
         self._closing = asyncio.Event()
@@ -123,7 +121,6 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self.reassigning = True
         self._reassigning_since = time.monotonic()
         self.settled.clear()
-        self.epoch += 1
         self._cleared()
         if not self.partitions:
             return
@@ -177,6 +174,18 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self.settled.set()
         self._cleared()
 
+    @property
+    def fetchable(self) -> bool:
+        """Whether records may be fetched now, without waiting for a rebalance.
+
+        aiokafka's own mark comes before it tells of a rebalance, when a pattern's topics change.
+        """
+        return not (self.reassigning or self.consumer._subscription.reassignment_in_progress)
+
+    def arrival(self) -> "asyncio.Future[None]":
+        """A future that is done when records have come, or the client has something to say. Cancel it after use."""
+        return self._member().arrival()
+
     def note_records(self, *, came: bool) -> None:
         """Fetch seldom while nothing comes.
 
@@ -205,7 +214,6 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def lose(self) -> None:
         """The group has gone on without us: nothing that we have in hand is ours any more."""
-        self.epoch += 1
         self._drop_partitions()
         self._cleared()
 

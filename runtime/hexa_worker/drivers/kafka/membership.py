@@ -164,6 +164,11 @@ class Membership:
                 return name
         return None
 
+    def arrival(self) -> "asyncio.Future[None]":
+        """A future that is done when a fetch has brought records, or the coordinator an error."""
+        waiter: asyncio.Future[None] = self._consumer._fetcher._create_fetch_waiter()
+        return waiter
+
     def wait_for_records(self, seconds: float) -> None:
         """Let brokers hold each fetch for so long while there is nothing to answer it with."""
         self._consumer._fetcher._fetch_max_wait_ms = round(seconds * 1000)

@@ -46,7 +46,7 @@ class Reader:
                     group_id=None,
                     enable_auto_commit=False,
                     auto_offset_reset="earliest",
-                    isolation_level="read_committed",
+                    isolation_level="read_uncommitted",
                     fetch_max_wait_ms=100,
                 )
                 try:

@@ -32,7 +32,7 @@ JOIN_S = 3.0
 QUIET_TICKS = 8
 """While nothing is settled, progress is looked at once in so many commit intervals."""
 POLL_S = 1.0
-"""How long one look for records may take before everything else is looked at again."""
+"""How long to wait for records before everything else is looked at again."""
 
 
 class KafkaSource:
@@ -73,10 +73,10 @@ class KafkaSource:
         self._ready: deque[Delivery] = deque()
         self._delayed: list[tuple[int, int, Delivery]] = []
         self._sequence = count()
-        self._poll: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._commits: asyncio.Task[None] | None = None
         self._unsaved = False
+        self._held_up = False
         self._stopped = False
         self._closed = False
 
@@ -108,7 +108,7 @@ class KafkaSource:
                 batch = await self._take(group, max_count, max_bytes)
                 if batch:
                     return batch
-                await self._wait_for_more(group, max_count)
+                await self._wait_for_more(group)
                 group.check(waiting=True)
             except BrokenClient as error:
                 await self._replace(group, error)
@@ -140,32 +140,33 @@ class KafkaSource:
         """What can be handed out now; never waits for records."""
         await group.confirm()
         self._promote_due()
-        batch, size = self._take_ready(max_count, max_bytes)
-        room = max_count - len(batch)
-        if room <= 0 or size >= max_bytes or self._poll is not None or group.reassigning:
-            return batch
-        wanted = self._wanted(group)
-        if wanted is None:
-            return batch
-        # With a timeout of 0 and no rebalance this does not suspend, so nothing can come between.
-        fetched = self._accept(group, await self._fetch(group, wanted, room, 0))
-        size += sum([len(delivery.payload) for delivery in fetched])
-        if size <= max_bytes:
-            return batch + fetched if batch else fetched
+        if self._ready:
+            return self._take_ready(max_count, max_bytes)
+        fetched: list[Delivery] = []
+        while not fetched and group.fetchable:
+            wanted = self._wanted(group)
+            if wanted is None:
+                break
+            # Without a timeout, and while there is no rebalance, this does not suspend: nothing can come between.
+            records = await self._fetch(group, wanted, max_count)
+            if not records:
+                break
+            fetched = self._accept(group, records)
+        if sum([len(delivery.payload) for delivery in fetched]) <= max_bytes:
+            return fetched
         self._ready.extend(fetched)
-        return batch or self._take_ready(max_count, max_bytes)[0]
+        return self._take_ready(max_count, max_bytes)
 
-    def _take_ready(self, max_count: int, max_bytes: int) -> tuple[list[Delivery], int]:
+    def _take_ready(self, max_count: int, max_bytes: int) -> list[Delivery]:
         ready = self._ready
         batch: list[Delivery] = []
         size = 0
         while ready and len(batch) < max_count:
             size += len(ready[0].payload)
             if batch and size > max_bytes:
-                size = max_bytes  # full
                 break
             batch.append(ready.popleft())
-        return batch, size
+        return batch
 
     def _wanted(self, group: GroupConsumer) -> tuple[TopicPartition, ...] | None:
         """The partitions to read from; empty stands for all, None for none at all.
@@ -175,7 +176,8 @@ class KafkaSource:
         """
         limit = self._options.max_ahead
         full = len(self._delayed) >= self._options.max_held
-        if not full and all(partition.ahead < limit for partition in group.partitions.values()):
+        self._held_up = not all(partition.ahead < limit for partition in group.partitions.values())
+        if not (full or self._held_up):
             return ()
         wanted = tuple(
             place
@@ -185,11 +187,11 @@ class KafkaSource:
         return wanted or None
 
     async def _fetch(
-        self, group: GroupConsumer, wanted: Sequence[TopicPartition], max_count: int, timeout_s: float
+        self, group: GroupConsumer, wanted: Sequence[TopicPartition], max_count: int
     ) -> Mapping[TopicPartition, Sequence[Any]]:
         try:
             fetched: Mapping[TopicPartition, Sequence[Any]] = await group.consumer.getmany(
-                *wanted, timeout_ms=round(timeout_s * 1000), max_records=max_count
+                *wanted, timeout_ms=0, max_records=max_count
             )
         except ConsumerStoppedError:
             return {}
@@ -231,31 +233,27 @@ class KafkaSource:
         while delayed and delayed[0][0] <= now_ms:
             self._ready.append(heappop(delayed)[2])
 
-    async def _wait_for_more(self, group: GroupConsumer, max_count: int) -> None:
+    async def _wait_for_more(self, group: GroupConsumer) -> None:
         """Wait until there may be something: records, a due retry, a change of partitions, or the end."""
-        patience = POLL_S
+        loop = asyncio.get_running_loop()
+        patience_s = POLL_S
         if self._delayed:
-            patience = min(patience, max((self._delayed[0][0] - self._clock.now_ms()) / 1000, 0.001))
-        if self._poll is None and not group.reassigning and self._wanted(group) is not None:
-            self._poll = asyncio.ensure_future(self._poll_once(group, max_count))
-        self._wake = wake = asyncio.get_running_loop().create_future()
-        waited = {wake} if self._poll is None else {wake, self._poll}
-        await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        if self._poll is not None and self._poll.done():
-            poll, self._poll = self._poll, None
-            if not poll.cancelled():  # by a close
-                poll.result()
+            patience_s = min(patience_s, max((self._delayed[0][0] - self._clock.now_ms()) / 1000, 0.001))
+        self._wake = wake = loop.create_future()
+        timer = loop.call_later(patience_s, self._notify)
+        arrival = group.arrival()
+        arrival.add_done_callback(self._arrived)
+        try:
+            await wake
+        finally:
+            timer.cancel()
+            group.note_records(came=arrival.done())
+            arrival.cancel()
 
-    async def _poll_once(self, group: GroupConsumer, max_count: int) -> None:
-        """Wait for records and put them among the ready; they stay valid whoever is waiting for them."""
-        wanted = self._wanted(group)
-        fetched = await self._fetch(group, wanted or (), max_count, POLL_S)
-        group.note_records(came=bool(fetched))
-        epoch = group.epoch
-        if group.reassigning:
-            await group.settled.wait()
-        if group.epoch == epoch and group is self._group:
-            self._ready.extend(self._accept(group, fetched))
+    def _arrived(self, arrival: "asyncio.Future[None]") -> None:
+        if not arrival.cancelled():
+            arrival.exception()  # the next look at the client raises it, too
+            self._notify()
 
     def _clear(self) -> None:
         """Partitions came or went: what is queued here of the old ones comes again."""
@@ -296,10 +294,15 @@ class KafkaSource:
                 written.append(settlement)  # type: ignore[arg-type]  # only these two are left
         if written:
             await self._write(written, finished, unsettled)
+        self._finish(finished)
+        return unsettled
+
+    def _finish(self, finished: Mapping[Partition, Sequence[int]]) -> None:
         for partition, offsets in finished.items():
             partition.finish(offsets)
         self._unsaved = True
-        return unsettled
+        if self._held_up:
+            self._notify()
 
     async def _write(
         self,
@@ -385,22 +388,20 @@ class KafkaSource:
             await self._leave(group)
 
     async def _leave(self, group: GroupConsumer) -> None:
-        self._end_tasks()
+        self._end_commits()
         self._clear()
         await group.close()
 
-    def _end_tasks(self) -> None:
-        for task in (self._poll, self._commits):
-            if task is not None:
-                task.cancel()
-                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        self._poll = self._commits = None
+    def _end_commits(self) -> None:
+        if self._commits is not None:
+            self._commits.cancel()
+            self._commits = None
 
     def vanish(self) -> None:
         """Die without a goodbye, as ``kill -9`` does."""
         self.stop()
         group, self._group = self._group, None
-        self._end_tasks()
+        self._end_commits()
         self._clear()
         if group is not None:
             group.vanish()
