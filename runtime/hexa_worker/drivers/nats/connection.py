@@ -248,6 +248,8 @@ class Connection:
         self.generation += 1
         self._up.set()
         self.write(b"".join([one.command for one in self._subscribed.values()]))
+        if not self.up:
+            return  # lost already
         for listener in tuple(self._listeners):
             listener(True)  # noqa: FBT003 - see on_change
 
@@ -312,19 +314,16 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Send frames; they are lost when the connection is."""
-        if self._writer is not None:
-            self._writer.write(data)
-
-    async def drained(self) -> None:
-        """Wait while the socket is full. Raises DriverUnavailable."""
-        writer = self._writer
-        if writer is None:
-            raise self._unavailable()
+        writer, client = self._writer, self._client
+        if writer is None or client is None:
+            return
         try:
-            async with asyncio.timeout(self.options.timeout_s):
-                await writer.drain()
-        except (OSError, TimeoutError) as error:
-            raise self._unavailable() from error
+            if not writer.is_closing():
+                writer.write(data)
+                return
+        except (OSError, RuntimeError):  # uvloop: the handle is closed
+            log.debug("written to a closed connection", exc_info=True)
+        self._lost(client, None)  # nats-py has not noticed yet
 
     def subscribe(self, sink: Sink) -> Subscribed:
         """Give `sink` an inbox; it is subscribed again after each reconnection."""

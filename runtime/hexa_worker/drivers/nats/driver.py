@@ -22,12 +22,18 @@ SERVERS_MAX_PAYLOAD = 1024 * 1024
 OLDEST = (2, 9)
 NOTES = (
     "A channel is a subject; one that no stream keeps gets a stream of its own, or one of `streams`.",
-    "A channel whose order must hold is read by one process at a time; the others stand by and take over at once when "
-    "it stops, after ack_wait_s when it dies. A take-over repeats what was done out of order.",
-    "Retries of at least 1 s wait in the server where it can (2.12 and newer): they come at most 0.3 s late. "
-    "Otherwise a worker sends them back until they are due; a restart of the server may delay those by ack_wait_s.",
-    "A server that is killed forgets the acknowledgements of its last 0.1 s: other processes may get such deliveries "
-    "again, the one that settled them does not run them again.",
+    (
+        "A channel whose order must hold is read by one process at a time; others stand by and take over at once when "
+        "it stops, after ack_wait_s when it dies. A take-over repeats what was done out of order."
+    ),
+    (
+        "Retries of at least 1 s wait in the server where it can (2.12 and newer): they come at most 0.3 s late. "
+        "Otherwise a worker sends them back until due; a restart of the server may delay those by ack_wait_s."
+    ),
+    (
+        "A server that is killed forgets the acknowledgements of its last 0.1 s: other processes may get those "
+        "again, the one that settled them does not run them again."
+    ),
     "Deliveries that were sent to a process that froze wait for ack_wait_s.",
     "Patterns are regular expressions over the channels that streams keep; new ones are found within seconds.",
     "Payload and headers together must fit the server's max_payload; 64 KiB of it are kept for headers.",
