@@ -15,7 +15,8 @@ from hexa_worker.config.model import Config
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.child import Serve, Session, main
+from hexa_worker.processes.child import main
+from hexa_worker.processes.session import Serve, Session
 from hexa_worker.telemetry.report import Report, SubscriptionReport
 from hexa_worker.telemetry.stats import Counters
 

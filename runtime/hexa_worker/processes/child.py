@@ -18,11 +18,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from hexa_worker.config.model import Config
 from hexa_worker.core.message import Delivery
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes import lifeline
@@ -37,11 +34,11 @@ from hexa_worker.processes.arguments import (
 )
 from hexa_worker.processes.journal import Journal
 from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.session import Program, Serve, Session
 from hexa_worker.processes.suspects import Suspects
 from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
 from hexa_worker.stop import CANCEL, StopSignals
 from hexa_worker.telemetry.format import configure
-from hexa_worker.telemetry.report import Report
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -54,44 +51,6 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """A driver's thread asks for the interpreter per row or batch; with Python's 5 ms it would mostly wait."""
 
 log = logging.getLogger("hexa_worker.processes")
-
-
-class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """What a program gets to run with.
-
-    Attributes:
-        arguments: see `Arguments`.
-        config: the loaded worker.toml.
-        journal: where lanes note what they have in hand.
-        suspects: what was in hand at crashes.
-        report: sends a report to the parent.
-        stuck: ends the process because of a delivery whose handler does not end.
-        stop: asks to stop.
-    """
-
-    arguments: Arguments
-    config: Config
-    journal: Journal
-    suspects: Suspects
-    report: Callable[[Report], None]
-    stuck: Callable[[Delivery], None]
-    stop: StopSignals
-
-
-Serve = Callable[[], Awaitable[int]]
-"""Runs until done and returns the exit code."""
-
-
-class Program(Protocol):
-    """What a child runs. `load` and `prepare` run before the event loop and may raise ConfigError."""
-
-    def load(self, path: Path) -> Config:
-        """Read worker.toml."""
-        ...
-
-    def prepare(self, session: Session) -> Serve:
-        """Import handlers and put together what will run."""
-        ...
 
 
 def main(program: Program | None = None) -> None:

@@ -11,7 +11,7 @@ from hexa_worker.core.settlement import Released, Settlement
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
-from hexa_worker.processes.child import Serve, Session
+from hexa_worker.processes.session import Serve, Session
 
 
 class AppProgram:
