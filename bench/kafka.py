@@ -32,7 +32,7 @@ from hexa_worker.stop import StopSignals
 COUNT = 500_000
 EMITTED = 100_000
 PARTITIONS = 12
-RUNS = 1
+RUNS = 3
 LOOPS = {"asyncio": {}, "uvloop": {"use_uvloop": True}}
 
 

@@ -27,6 +27,9 @@ from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverU
 log = logging.getLogger("hexa_worker.kafka")
 
 
+STILL_MUTE_S = 4.0
+"""After a stall others have so long to take over before the stalled one joins again."""
+
 NOTES = (
     "Order by key is the order of a key's partition; order by channel needs topics of one partition.",
     "Whenever a process joins or leaves, all give up their partitions; what does not end in time runs again.",
@@ -201,9 +204,9 @@ class AsyncioKafkaDriver:
             source.vanish()
 
     async def stall(self, seconds: float) -> None:
-        """Say nothing to the brokers for so long, as a frozen process does: for tests."""
+        """Be silent as a frozen process is: for tests. Comes back after `seconds`; the silence goes on a little."""
         for source in self._sources:
-            source.mute(seconds)
+            source.mute(seconds + STILL_MUTE_S)
         await asyncio.sleep(seconds)
 
 

@@ -70,6 +70,9 @@ class Membership:
         if self._muted_until:
             await asyncio.sleep(max(self._muted_until - time.monotonic(), 0))
             self._muted_until = 0.0
+        return await self._heartbeat_now()
+
+    async def _heartbeat_now(self) -> bool:
         alive: bool = await self._heartbeat()
         if alive:
             self.answered_at = time.monotonic()
@@ -93,7 +96,7 @@ class Membership:
             DriverUnavailable: it does not answer.
         """
         before = self.identity
-        alive = await bounded(self._noted_heartbeat(), seconds, f"asking for the membership in group {self._group}")
+        alive = await bounded(self._heartbeat_now(), seconds, f"asking for the membership in group {self._group}")
         if alive:
             return True
         if self.identity != before:
