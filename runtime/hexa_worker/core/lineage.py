@@ -22,6 +22,8 @@ ATTEMPT = "hexa-attempt"
 FIRST_FAILED_AT = "hexa-first-failed-at"
 ORIGIN_CHANNEL = "hexa-origin-channel"
 ORIGIN_ID = "hexa-origin-id"
+REDRIVEN_FROM = "hexa-redriven-from"
+"""Names the dead letter that a redriven record was."""
 PREFIX = "hexa-"
 """Every control header starts so; `ctx.headers` does not show them."""
 
@@ -58,17 +60,21 @@ def lineage_of(delivery: Delivery) -> Lineage:
 
 def id_by_place(delivery: Delivery) -> str:
     """The id of a record that carries none: its message id, spelled so that a header can carry it on."""
-    place = delivery.message_id
-    if _ID.fullmatch(place.encode(errors="replace")):
-        return place
+    return spelled(delivery.message_id)
+
+
+def spelled(name: str) -> str:
+    """A name from outside as a valid id: itself, percent-encoded, or (when that is too long) its hash."""
+    if _ID.fullmatch(name.encode(errors="replace")):
+        return name
     # Rare, and hashlib loads OpenSSL, which would cost every process 3 MiB: hence imported here.
     from hashlib import blake2b  # noqa: PLC0415
     from urllib.parse import quote  # noqa: PLC0415
 
-    spelled = quote(place, safe="", errors="replace")
-    if len(spelled) <= _ID_LIMIT:
-        return spelled
-    return blake2b(place.encode(errors="replace"), digest_size=16).hexdigest()
+    quoted = quote(name, safe="", errors="replace")
+    if quoted and len(quoted) <= _ID_LIMIT:
+        return quoted
+    return blake2b(name.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def origin_headers(event_id: str) -> Headers:
