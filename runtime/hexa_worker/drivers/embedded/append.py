@@ -5,7 +5,8 @@ Everything here runs inside a write transaction of the caller.
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from hexa_worker.core.message import Message
@@ -14,11 +15,9 @@ from hexa_worker.core.retry import MAX_DELAY_S
 from hexa_worker.drivers.embedded.records import encode_headers
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, STRIPES
 
-_CHUNKS = (256, 64, 16, 4, 1)
+_CHUNKS = (64, 16, 4, 1)
 """Rows per INSERT. Many rows in one statement are one step of SQLite, in which the GIL is given up once and not
 per row; few sizes keep the statements cached."""
-_LOG_COLUMNS = ("id", "stripe", "at_ms", "key", "headers", "payload")
-_DELAYED_COLUMNS = ("id", "base", "attempt", "due_ms", "since_ms", "at_ms", "key", "headers", "payload")
 _MAX_DELAY_MS = round(MAX_DELAY_S * 1000)
 
 
@@ -54,21 +53,32 @@ def _append_channel(
             raise sqlite3.DatabaseError(f"channel {channel} vanished")
     id_, end, striped = place
     first = end - count
-    row_id = (id_ << SEQUENCE_BITS) + first
+    stamps = {message.timestamp_ms for message in messages}
+    shared: dict[str, Any] = {"at_ms": stamps.pop() or now_ms} if len(stamps) == 1 else {}
+    columns: tuple[str, ...] = ("key", "headers", "payload")
     flat: list[Any] = []
-    for index, message in enumerate(messages):
-        stripe = stripe_of(message.key, first + index, STRIPES) if striped else None
+    for message in messages:
         headers = message.headers
-        flat += (
-            row_id + index,
-            stripe,
-            message.timestamp_ms or now_ms,
-            message.key,
-            encode_headers(headers) if headers else None,
-            message.payload,
-        )
-    insert_rows(connection, "log", _LOG_COLUMNS, flat)
+        flat += (message.key, encode_headers(headers) if headers else None, message.payload)
+    if not shared:
+        flat = _with_column(flat, columns, [message.timestamp_ms or now_ms for message in messages])
+        columns = ("at_ms", *columns)
+    if striped:
+        stripes = [stripe_of(message.key, first + index, STRIPES) for index, message in enumerate(messages)]
+        flat = _with_column(flat, columns, stripes)
+        columns = ("stripe", *columns)
+    insert_rows(connection, "log", (id_ << SEQUENCE_BITS) + first, shared, columns, flat)
     return [f"{channel}-{offset}" for offset in range(first, end)]
+
+
+def _with_column(flat: list[Any], columns: Sequence[str], values: Sequence[Any]) -> list[Any]:
+    """`flat`, in which the rows follow one another, with one more value in front of each row."""
+    width = len(columns) + 1
+    wider: list[Any] = [None] * (len(values) * width)
+    wider[::width] = values
+    for place in range(width - 1):
+        wider[place + 1 :: width] = flat[place :: width - 1]
+    return wider
 
 
 def _reserve(connection: sqlite3.Connection, channel: str, count: int) -> tuple[int, int, int] | None:
@@ -123,45 +133,50 @@ def append_delayed(  # noqa: PLR0913 - one record's place
     ).fetchall()
     end = reserved[0][0]
     first = end - count
-    row_id = (base << SEQUENCE_BITS) + first
     flat: list[Any] = []
-    for index, message in enumerate(messages):
+    for message in messages:
         due_ms = min(max(message.due_ms, now_ms), now_ms + _MAX_DELAY_MS) if message.due_ms else now_ms
-        flat += (
-            row_id + index,
-            base,
-            number,
-            due_ms,
-            now_ms,
-            message.timestamp_ms or now_ms,
-            message.key,
-            encode_headers(message.headers),
-            message.payload,
-        )
-    insert_rows(connection, "delayed", _DELAYED_COLUMNS, flat)
+        headers = encode_headers(message.headers)
+        flat += (due_ms, message.timestamp_ms or now_ms, message.key, headers, message.payload)
+    shared = {"base": base, "attempt": number, "since_ms": now_ms}
+    columns = ("due_ms", "at_ms", "key", "headers", "payload")
+    insert_rows(connection, "delayed", (base << SEQUENCE_BITS) + first, shared, columns, flat)
     return [f"{channel}-{offset}" for offset in range(first, end)]
 
 
-def insert_rows(connection: sqlite3.Connection, table: str, columns: Sequence[str], flat: Sequence[Any]) -> None:
-    """Insert rows whose values follow one another in `flat`."""
-    width = len(columns)
+def insert_rows(  # noqa: PLR0913 - what rows are made of
+    connection: sqlite3.Connection,
+    table: str,
+    first: int,
+    shared: Mapping[str, Any],
+    columns: Sequence[str],
+    flat: Sequence[Any],
+) -> None:
+    """Insert rows with the ids from `first` on.
+
+    `shared` are the columns in which all rows have one value; those of the others, `columns`, follow one
+    another in `flat`, row by row.
+    """
+    same, names, width = list(shared.values()), tuple(shared), len(columns)
     start, end = 0, len(flat)
     for size in _CHUNKS:
         step = size * width
         if end - start >= step:
-            statement = _insert_statement(table, columns, size)
+            statement = _insert_statement(table, names, tuple(columns), size)
             while end - start >= step:
-                connection.execute(statement, flat[start : start + step])
+                connection.execute(statement, [first, *same, *flat[start : start + step]])
                 start += step
+                first += size
 
 
-_statements: dict[tuple[str, int], str] = {}
-
-
-def _insert_statement(table: str, columns: Sequence[str], size: int) -> str:
-    statement = _statements.get((table, size))
-    if statement is None:
-        row = f"({', '.join('?' * len(columns))})"
-        statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * size)}"  # noqa: S608 - ours
-        _statements[table, size] = statement
-    return statement
+@cache
+def _insert_statement(table: str, shared: tuple[str, ...], columns: tuple[str, ...], size: int) -> str:
+    """Fewer values to bind are less work: what is the same in all rows is bound once, ids are counted by SQLite."""
+    same = [f"?{2 + place}" for place in range(len(shared))]
+    start, width = 2 + len(shared), len(columns)
+    rows = [
+        ", ".join([f"?1 + {row}", *same, *(f"?{start + row * width + place}" for place in range(width))])
+        for row in range(size)
+    ]
+    names = ", ".join(["id", *shared, *columns])
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join(f'({row})' for row in rows)}"  # noqa: S608 - ours
