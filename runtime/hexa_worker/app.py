@@ -8,6 +8,7 @@ import anyio
 
 from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.environment import Environment, Journal, Suspects
+from hexa_worker.actors.claimer import Claiming
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.actors.worker import spec_of
@@ -21,6 +22,7 @@ from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
+from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -169,6 +171,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
         env = Environment(
+    claims: ClaimStore | None = None,
             driver=driver,
             clock=clock,
             gate=Gate(),
@@ -184,6 +187,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             maximum_crashes=config.file.worker.maximum_crashes,
         )
         return await _supervise(config, loaded, env, stop, until_idle=until_idle, report=report)
+        claims: instead of the configured claim store, where deduplication is on.
 
 
 def _ignore(_delivery: Delivery) -> None:
@@ -207,6 +211,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
         log=lambda action: SubscriptionLog(action, env.clock, worker.log.repeat_s),
     )
     async with anyio.create_task_group() as group:
+            claiming=await _claiming(stack, config, clock, claims),
         group.start_soon(_obey, stop, supervisor)
         if until_idle:
             group.start_soon(_stop_when_idle, supervisor)
@@ -217,6 +222,29 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     if report is not None:
         report(supervisor.report())
     return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
+async def _claiming(stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None) -> Claiming | None:
+    """The claim store, open until the end of `stack`; None where deduplication is off.
+
+    Raises:
+        DriverRejected: it will never work.
+    """
+    options = config.file.dedup
+    if options.store == "none":
+        return None
+    from hexa_worker.dedup.breaker import Breaker  # noqa: PLC0415 - only where it is on
+    from hexa_worker.dedup.opening import make_claims  # noqa: PLC0415 - as above
+
+    breaker = Breaker(store or make_claims(config, clock), clock)
+    stack.push_async_callback(_close_shielded, breaker)
+    await breaker.open()
+    return Claiming(store=breaker, lease_s=options.lease_s, ttl_s=options.ttl_s, on_failure=options.on_store_failure)
+
+
+async def _close_shielded(store: ClaimStore) -> None:
+    with anyio.CancelScope(shield=True):
+        await store.close()
+
+
 
 
 async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> None:

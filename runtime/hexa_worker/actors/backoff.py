@@ -21,5 +21,9 @@ class Backoff:
 
     async def wait(self) -> None:
         """Wait, longer each time. Cancellation: safe."""
+        await anyio.sleep(self.next_s())
+
+    def next_s(self) -> float:
+        """Seconds to wait now; more each time."""
         delay, self._next_s = self._next_s, min(self._next_s * 2, self._longest_s)
-        await anyio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hexa_worker.actors.claimer import Claiming
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.lane import Cell
 from hexa_worker.clock import Clock
@@ -46,6 +47,7 @@ class Environment:
         middlewares: the worker's own, outermost first.
         emit: publishes a child event.
         record: told of the settlements of an action that took effect, and when; None: nobody listens.
+        claiming: how deliveries are deduplicated; None: they are not.
         journal: None when nobody would read it.
         suspects: None when nobody counts crashes.
         stuck: told of a delivery whose handler does not end.
@@ -61,6 +63,7 @@ class Environment:
     middlewares: tuple[Middleware, ...]
     emit: Callable[[Event, Lineage | None], Awaitable[str]]
     record: Callable[[str, Sequence[Settlement], int], None] | None
+    claiming: Claiming | None
     journal: Journal | None
     suspects: Suspects | None
     stuck: Callable[[Delivery], None]

@@ -70,15 +70,24 @@ class Mailbox:
 
     def put(self, batch: Sequence[Delivery]) -> int:
         """Queue received deliveries and wake the lanes they are for; returns their bytes of payload."""
+        size = self.hold(batch)
+        self.queue(batch)
+        return size
+
+    def hold(self, batch: Sequence[Delivery]) -> int:
+        """Give received deliveries their room, though they are not to be queued yet; returns their bytes."""
         size = sum([len(delivery.payload) for delivery in batch])
         self.held += len(batch)
         self.held_bytes += size
+        return size
+
+    def queue(self, batch: Sequence[Delivery]) -> None:
+        """Queue deliveries that have their room."""
         if self._shared:
             self.queues[0].extend(batch)
             self._wake_one()
         else:
             self._deal(batch)
-        return size
 
     def _deal(self, batch: Sequence[Delivery]) -> None:
         queues, touched = self.queues, set[int]()

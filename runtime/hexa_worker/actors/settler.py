@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from hexa_worker.actors.backoff import Backoff
+from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.clock import Clock
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Source, Unsettled
 from hexa_worker.errors import DriverRejected, DriverUnavailable, LeaseLost
 from hexa_worker.faults import fault
@@ -34,6 +35,7 @@ class Settler:
         log: one line per failure.
         clock: stamps what the recorder gets.
         record: told of every batch that took effect (lineage); must not block.
+        claimer: told of every settlement before and after; None without deduplication.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -44,6 +46,7 @@ class Settler:
         log: SubscriptionLog,
         clock: Clock,
         record: Recorder | None = None,
+        claimer: Claimer | None = None,
     ) -> None:
         self.pending: list[Settlement] = []
         self._source = source
@@ -52,6 +55,7 @@ class Settler:
         self._log = log
         self._clock = clock
         self._record = record
+        self._claimer = claimer
         self._work = anyio.Event()
         self.sleeping = False
         self._under_way: list[Settlement] = []
@@ -131,6 +135,9 @@ class Settler:
 
     async def _settle(self, batch: list[Settlement]) -> None:
         backoff = Backoff()
+        claimer = self._claimer
+        if claimer is not None:
+            claimer.settling(batch)
         while batch:
             self._under_way = batch
             try:
@@ -146,6 +153,8 @@ class Settler:
             if unsettled:
                 batch = self._sort_out(batch, unsettled, again)
             self._count(batch)
+            if claimer is not None:
+                claimer.settled(batch)
             if self._record is not None:
                 self._record(batch, self._clock.now_ms())
             self._under_way = batch = again
@@ -160,6 +169,8 @@ class Settler:
         for one in unsettled:
             if isinstance(one.error, LeaseLost):
                 self._stats.lost += 1
+                if self._claimer is not None:
+                    self._claimer.lost(one.settlement)
                 self._log.lease_lost(one.settlement.delivery)
                 self._mailbox.release(1, len(one.settlement.delivery.payload))
             elif isinstance(one.error, DriverRejected):
@@ -187,6 +198,8 @@ class Settler:
                 stats.dead_lettered += 1
             elif isinstance(settlement, Released):
                 stats.released += 1
+            elif settlement.dropped == DUPLICATE:
+                stats.duplicates += 1
             else:
                 stats.dropped += 1
         stats.acked += acked

@@ -13,6 +13,7 @@ import msgspec
 from anyio import get_current_task
 
 from hexa_worker.actors.backoff import Backoff
+from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.environment import Environment
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
@@ -22,7 +23,7 @@ from hexa_worker.actors.sweeper import sweep
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import Crashed, Interrupted, Outcome, Raised
-from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, settle
+from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, RetryAt, settle
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.errors import DriverUnavailable, HandlerCancelled
 from hexa_worker.faults import fault
@@ -97,6 +98,9 @@ class Worker:
 
     # -- its life
 
+        self._claimer: Claimer | None = None
+        if env.claiming is not None and plan.effect_key is not None:
+            self._claimer = Claimer(plan, env.claiming, self._mailbox, stats, log, self._skip)
     async def run(self) -> None:
         """Consume until `stop`, then drain.
 
@@ -111,7 +115,9 @@ class Worker:
             if self._stopping:
                 return
             record = None if self._env.record is None else partial(self._env.record, self._plan.action)
-            settler = self._settler = Settler(source, self._mailbox, self._stats, self._log, self._env.clock, record)
+            settler = self._settler = Settler(
+                source, self._mailbox, self._stats, self._log, self._env.clock, record, self._claimer
+            )
             lanes = self._make_lanes(settler)
             self._running()
             try:
@@ -132,6 +138,10 @@ class Worker:
                 async with anyio.create_task_group() as group:
                     self._lane_scope = group.cancel_scope
                     for lane in lanes:
+                if self._claimer is not None:
+                    background.start_soon(self._guard, self._claimer.run_waiting)
+                    background.start_soon(self._guard, self._claimer.run_extending)
+                    background.start_soon(self._guard, self._claimer.run_endings)
                         group.start_soon(self._guard, lane.run)
                     await self._guard(lambda: self._pump(source))
                     self._release_queued()
@@ -153,10 +163,14 @@ class Worker:
 
     def stop(self) -> None:
         """Receive no more, let running handlers end within the grace, release the rest. Idempotent."""
+        if self._claimer is not None:
+            await self._claimer.flush()
         self._stopping = True
         if self.source is not None:
             self.source.stop()
 
+        if self._claimer is not None:
+            self._claimer.stop()
     def stop_now(self) -> None:
         """Cancel running handlers too. Idempotent."""
         self._hurried = True
@@ -250,14 +264,25 @@ class Worker:
                 away, backoff = False, Backoff()
                 self._running()
             await fault("received")
-            self._accept(batch)
+            self._stats.received += len(batch)
+            if self._env.suspects is not None and self._env.suspects.any():
+                batch = self._mark_suspects(batch)
+            if self._claimer is None:
+                self._stats.received_bytes += self._mailbox.put(batch)
+            else:
+                await self._claim(batch, self._claimer)
 
-    def _accept(self, batch: list[Delivery]) -> None:
-        suspects = self._env.suspects
-        self._stats.received += len(batch)
-        if suspects is not None and suspects.any():
-            batch = self._mark_suspects(batch)
-        self._stats.received_bytes += self._mailbox.put(batch)
+    async def _claim(self, batch: list[Delivery], claimer: Claimer) -> None:
+        """Let `batch` through the claimer; wait while it withholds deliveries."""
+        self._stats.received_bytes += await claimer.accept(batch)
+        if claimer.withheld and not self._stopping:
+            self._away()
+            await claimer.wait_open()
+            if not self._stopping:
+                self._running()
+
+    def _skip(self, delivery: Delivery) -> None:
+        self._settler.add(Acked(delivery, dropped=DUPLICATE))
 
     def _mark_suspects(self, batch: list[Delivery]) -> list[Delivery]:
         """Note on each delivery how many crashes it was in; those over the limit are dead-lettered here."""
@@ -296,7 +321,8 @@ class Worker:
         self._settler.add(settlement)
 
     def _release_queued(self, sources: frozenset[str] | None = None) -> None:
-        for delivery in self._mailbox.take_queued(sources):
+        waiting = [] if self._claimer is None else self._claimer.take(sources)
+        for delivery in (*self._mailbox.take_queued(sources), *waiting):
             self._conclude(delivery, Interrupted())
 
     async def _revoked(self, sources: frozenset[str]) -> None:
@@ -324,3 +350,7 @@ class Worker:
     def logger(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
         """A logger bound to a delivery."""
         return self._log.bound(delivery, lineage)
+    def fence(self, delivery: Delivery) -> int | None:
+        """The fence of a delivery's claim; None without one."""
+        return None if self._claimer is None else self._claimer.fence(delivery)
+

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
@@ -24,6 +25,10 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+KEY_DESCRIPTION = '"header:NAME" or "payload:FIELD"'
+IdempotencyKey = Annotated[str, Meta(pattern=r"^(header|payload):.{1,200}$(?!\n)", description=KEY_DESCRIPTION)]
+
+
     """One table of worker.toml: unknown keys are errors."""
 
 
@@ -138,6 +143,9 @@ class Subscription(Table, frozen=True):
     channels: Annotated[tuple[Text, ...], Meta(min_length=1)] | None = None
     pattern: Text | None = None
     group: Name | None = None
+        dedup: false handles every delivery, also of an event that was handled before.
+        idempotency_key: what makes two events the same to this subscription: ``header:NAME`` or ``payload:FIELD``
+            (``payload:order.id``); default, and where it is missing: the event id.
     retry_channel: Name | None = None
     start: Literal["earliest", "latest"] = "earliest"
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] | None = None
@@ -162,6 +170,8 @@ class Lineage(Table, frozen=True):
 
     Attributes:
         store: ``embedded`` keeps it in one SQLite file per machine; ``off`` keeps nothing.
+    dedup: bool = True
+    idempotency_key: IdempotencyKey | None = None
         path: that file.
         keep_days: how long things are remembered.
         maximum_bytes: how large the file may become; the oldest is forgotten first.
@@ -191,6 +201,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: Path
+    dedup: Dedup = Dedup()
     file: File
 
     @property

@@ -34,6 +34,7 @@ _TITLES = {
     "Subscription": "[subscriptions.ACTION]",
     "RetryPolicy": "[subscriptions.ACTION.retry]",
     "Lineage": "[lineage]",
+    "Dedup": "[dedup]",
 }
 _SKIPPED = {"File", "Reference", "FileReference"}
 

@@ -3,6 +3,7 @@
 import re
 
 from hexa_worker.config.check import Check, Keys
+from hexa_worker.config.dedup import FIELD_CODECS
 from hexa_worker.config.model import File, Subscription
 
 
@@ -10,6 +11,16 @@ def check_rules(file: File, check: Check) -> None:
     """Report every broken rule to `check`."""
     for action, subscription in file.subscriptions.items():
         check_channels(subscription, check, ("subscriptions", action))
+        _check_key(subscription, check, ("subscriptions", action, "idempotency_key"))
+
+
+def _check_key(subscription: Subscription, check: Check, keys: Keys) -> None:
+    """A field can only be found where the payload is JSON or MessagePack."""
+    kind, _, path = (subscription.idempotency_key or "").partition(":")
+    if kind == "payload" and subscription.codec not in FIELD_CODECS:
+        check.report(keys, f'names a field, but the codec is "{subscription.codec}"', "use a header")
+    if kind == "payload" and not all(path.split(".")):
+        check.report(keys, "names no field between two dots")
 
 
 def check_channels(subscription: Subscription, check: Check, keys: Keys) -> None:

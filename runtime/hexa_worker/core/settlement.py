@@ -36,6 +36,8 @@ FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRIN
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 
+DUPLICATE = "a duplicate: the event is handled already"
+"""Why a delivery was dropped that deduplication recognised."""
 MESSAGE_LIMIT = 1_000
 TRACEBACK_LIMIT = 8_000
 

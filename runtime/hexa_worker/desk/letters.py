@@ -20,8 +20,7 @@ from hexa_worker.core.settlement import (
     TRACEBACK,
 )
 
-REDRIVEN_FROM = "hexa-redriven-from"
-"""Names the dead letter that a redriven record was."""
+REDRIVEN_FROM = lineage.REDRIVEN_FROM
 _REWRITTEN = FAILURE_HEADERS | {REDRIVEN_FROM, lineage.ACTION, lineage.ATTEMPT}
 _DECIMAL = re.compile(rb"[0-9]{1,18}")
 

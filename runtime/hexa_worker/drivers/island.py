@@ -116,7 +116,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _on_asyncio() -> bool:
+def on_asyncio() -> bool:
+    """Whether the caller runs on an asyncio loop, and needs no island."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -237,7 +238,7 @@ class OnAsyncio(Generic[D]):
     async def open(self) -> None:
         """See `hexa_worker.drivers.base.Driver.open`."""
         if self._driver is None:
-            if not _on_asyncio():
+            if not on_asyncio():
                 self._island = Island()
             self._driver = await self._call(self._made)
         await self._call(self._driver.open)

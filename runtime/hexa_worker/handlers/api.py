@@ -139,6 +139,10 @@ class Runtime(Protocol):
         """A logger bound to a delivery."""
         ...
 
+    def fence(self, delivery: Delivery) -> int | None:
+        """The fence of a delivery's claim; None without one."""
+        ...
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What a user emits.
@@ -221,6 +225,15 @@ class Context(Generic[S]):
         """The correlation id that came with the event, or None."""
         value = header(self.delivery.headers, CORRELATION_ID)
         return None if value is None else value.decode("utf-8", errors="replace")
+
+    @property
+    def fence(self) -> int | None:
+        """A number that is higher than that of everybody who had this event in hand before; None without deduplication.
+
+        Write it beside what the handler writes, and refuse to overwrite a higher one: then a process that was
+        taken for dead cannot undo what its successor did.
+        """
+        return self._runtime.fence(self.delivery)
 
     @property
     def key(self) -> str | None:

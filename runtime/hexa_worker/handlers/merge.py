@@ -11,6 +11,7 @@ from hexa_worker.config.rules import check_channels
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import Middleware
+from hexa_worker.core.effects import EffectKey, by_event, by_field, by_header
 from hexa_worker.handlers.collect import Marked
 from hexa_worker.handlers.plan import (
     DEFAULT_BATCH_WAIT_S,
@@ -79,11 +80,32 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
 
 
 def driver_name(config: Config) -> str:
+        effect_key=_effect_key(config, mark.action, written),
     """The name of the configured driver; `Subscription` has a field of that name if it has options."""
     return str(config.file.broker.__struct_config__.tag)
 
 
 class _Places:
+def _effect_key(config: Config, action: str, written: Subscription) -> EffectKey | None:
+    """Names the effects of a subscription among all that share the claim store; None without deduplication."""
+    dedup = config.file.dedup
+    if dedup.store == "none" or not written.dedup:
+        return None
+    kind, _, name = (written.idempotency_key or "").partition(":")
+    key: EffectKey
+    match kind:
+        case "header":
+            key = by_header(name)
+        case "payload":
+            key = by_field(name, written.codec)
+        case _:
+            key = by_event
+    prefix = f"{dedup.namespace or config.file.worker.name}:{action}:"
+    return lambda delivery: prefix + key(delivery)
+
+
+
+
     """Where a setting was said: in worker.toml, or at the function."""
 
     def __init__(self, config: Config, action: str, handler: Handler, written: Subscription) -> None:

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from hexa_worker.core.effects import EffectKey
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route
 from hexa_worker.errors import DecodeError
 from hexa_worker.handlers.api import Middleware
+from hexa_worker.wire.form import Wire
 
 Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
@@ -51,7 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is decided about one subscription before it runs.
 
     Attributes: as in `hexa_worker.config.model.Subscription`, with nothing left open; `timeout_s` None means
-    without limit; `batch` 1 for handlers that take one payload.
+    without limit; `batch` 1 for handlers that take one payload; `effect_key` None means without deduplication.
     """
 
     action: str
@@ -71,7 +73,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     batch_wait_s: float
     threads: int
     retry: RetryPolicy
+    effect_key: EffectKey | None = None
     options: Any = None
+    wire: Wire = "plain"
 
     @property
     def route(self) -> Route:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from hexa_worker.core.settlement import DUPLICATE
 from hexa_worker.lineage.entries import Entry, emitted_ms
 
 State = Literal["done", "dropped", "retrying", "dead-lettered", "redriven", "purged", "released", "waiting"]
@@ -59,7 +60,7 @@ class Branch(msgspec.Struct, kw_only=True):
             return "retrying" if any(one.attempt for one in self.waiting) else "waiting"
         if self.waiting:
             return "dead-lettered"
-        last = [step for step in self.steps if step.outcome != "released"] or self.steps
+        last = [step for step in self.steps if step.outcome != "released" and step.error != DUPLICATE] or self.steps
         return _STATE_AFTER[last[-1].outcome] if last else "waiting"
 
 

@@ -13,7 +13,7 @@ from hexa_worker.processes.totals import Total
 from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_SETTLED: Final = ("acked", "dropped", "retried", "dead_lettered", "released", "lost")
+_SETTLED: Final = ("acked", "dropped", "duplicates", "retried", "dead_lettered", "released", "lost")
 _FAILED: Final = ("failed", "timeouts", "undecodable")
 Labels = dict[str, str]
 Sample = tuple[str, Labels, float]
@@ -83,6 +83,16 @@ def _families(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]
             ("", labels | {"reason": name}, getattr(total.counters, name))
             for labels, total in totals
             for name in _FAILED
+        ],
+    )
+    yield (
+        "hexa_worker_dedup_failures_total",
+        "counter",
+        "Deliveries that deduplication could not vouch for: handled unclaimed, or overtaken by another owner.",
+        [
+            ("", labels | {"kind": name}, getattr(total.counters, name))
+            for labels, total in totals
+            for name in ("unclaimed", "overtaken")
         ],
     )
     yield (

@@ -51,6 +51,8 @@ def summary(action: str, counters: Counters) -> str:
     ]
     if counters.dropped:
         parts.append(f"dropped {counters.dropped}")
+    if counters.duplicates:
+        parts.append(f"duplicates {counters.duplicates}")
     if counters.released:
         parts.append(f"released {counters.released}")
     return ", ".join(parts)

@@ -81,6 +81,28 @@ class SubscriptionLog:
         """The handler did not want it."""
         self._limited(f"drop|{reason}", logging.INFO, lambda: f"dropped: {reason}", delivery, {"next": "none"})
 
+    def duplicate(self, delivery: Delivery) -> None:
+        """The event was handled before."""
+        self._limited("duplicate", logging.INFO, lambda: "a duplicate, not handled again", delivery, {"next": "none"})
+
+    def waiting(self, delivery: Delivery) -> None:
+        """Somebody else has the event in hand."""
+        text = "another delivery of this event is in hand, waiting for its end"
+        self._limited("waiting", logging.INFO, lambda: text, delivery, {"next": "asked again"})
+
+    def overtaken(self, delivery: Delivery) -> None:
+        """Its claim ran out and was given to somebody else while it was in hand."""
+        text = "the claim was taken over by another delivery of this event: it may have been handled twice"
+        self._limited("overtaken", logging.WARNING, lambda: text, delivery, {"next": "none"})
+
+    def unclaimed(self, error: DriverError) -> None:
+        """Events are handled without looking for duplicates."""
+        self._limited_plain("unclaimed", logging.WARNING, f"handled without deduplication: {error}", LOST_REPEAT_S)
+
+    def withheld(self, error: DriverError) -> None:
+        """Events wait for the claim store."""
+        self._limited_plain("withheld", logging.WARNING, f"on hold without deduplication: {error}", LOST_REPEAT_S)
+
     def lease_lost(self, delivery: Delivery) -> None:
         """Somebody else has it by now."""
         self._limited("lease", logging.WARNING, lambda: "lease lost, not settled", delivery, {"next": "redelivery"})

@@ -24,6 +24,9 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         received_bytes: bytes of their payloads.
         acked: done, by a handler that succeeded.
         dropped: done, because the handler did not want them.
+        duplicates: done, because the event was handled before.
+        unclaimed: handled without looking for duplicates, because the claim store was away.
+        overtaken: whose claim somebody else had taken over before they were done.
         retried: stored for a retry.
         dead_lettered: stored as dead letters.
         released: handed back undone.
@@ -42,6 +45,9 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
     received_bytes: int = 0
     acked: int = 0
     dropped: int = 0
+    duplicates: int = 0
+    unclaimed: int = 0
+    overtaken: int = 0
     retried: int = 0
     dead_lettered: int = 0
     released: int = 0

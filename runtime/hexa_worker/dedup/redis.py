@@ -1,0 +1,289 @@
+"""Claims in Redis, shared by processes of many machines.
+
+Lives on asyncio; `RedisClaims` puts it on an island where the runtime is not. A call is one script for the whole
+batch (for each hash tag, in a cluster). A call that was cut short leaves its connection out of step: redis-py drops
+it, and the outcome is unknown, which is why every script may be run twice.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from hashlib import sha1
+from typing import Any, Protocol, TypeVar, cast
+from zlib import crc32
+
+import anyio
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
+
+from hexa_worker.config.dedup import Dedup
+from hexa_worker.config.secret import scrub
+from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
+from hexa_worker.dedup import scripts
+from hexa_worker.drivers.island import Island, on_asyncio
+from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
+
+BATCH = 500
+"""Claims in one script, at most: Redis serves nobody else meanwhile."""
+TAGS = 64
+"""Hash tags that claims are spread over in a cluster; those of one tag are on one node."""
+CLUSTER_TRIES = 3
+T = TypeVar("T")
+log = logging.getLogger("hexa_worker.dedup")
+
+
+class _Client(Protocol):
+    """What is needed of redis-py's clients, of one server or a cluster."""
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...
+
+    def ping(self) -> Awaitable[Any]: ...
+
+    def aclose(self) -> Awaitable[None]: ...
+
+
+class Script:
+    """A script, sent by its name; whole only to a server that does not know it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: _Client, keys: Sequence[bytes], lease_ms: int, given: list[Any]) -> list[Any]:
+        """Run it once over `keys`; one answer for each."""
+        blob = msgspec.msgpack.encode((lease_ms, given))
+        try:
+            answer = await client.evalsha(self._sha, len(keys), *keys, blob)
+        except NoScriptError:
+            answer = await client.eval(self._text, len(keys), *keys, blob)
+        return cast("list[Any]", msgspec.msgpack.decode(answer))
+
+
+CLAIM, END, EXTEND = Script(scripts.CLAIM), Script(scripts.END), Script(scripts.EXTEND)
+
+
+class AsyncioRedisClaims:
+    """See the module. Only for asyncio loops.
+
+    Args:
+        options: the ``[dedup]`` table.
+
+    Raises:
+        ConfigError: the URL cannot be read.
+    """
+
+    def __init__(self, options: Dedup) -> None:
+        self._cluster = options.cluster
+        self._lease_ms = round(options.lease_s * 1000)
+        self._deadline_s = 2 * options.timeout_s
+        self._client = _client(options)
+
+    async def open(self) -> None:
+        """See `hexa_worker.dedup.base.ClaimStore.open`."""
+        await self._bounded(self._ping)
+
+    async def _ping(self) -> None:
+        await self._client.ping()
+        probe = Held("probe", "probe", 0, 0)
+        await self._run(END, [Ending(probe, 0, 0)], lambda one: one.held.key, _ending)  # may we write?
+
+    async def close(self) -> None:
+        """See `hexa_worker.dedup.base.ClaimStore.close`."""
+        try:
+            await self._bounded(self._client.aclose)
+        except DriverError as error:
+            log.debug("redis was not closed in order: %s", error)
+
+    async def claim(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        """See `hexa_worker.dedup.base.ClaimStore.claim`."""
+        fences = await self._bounded(self._run, CLAIM, asks, lambda one: one.key, lambda one: (one.owner, one.attempt))
+        return [Run(fence) if fence > 0 else WAIT if fence == 0 else SKIP for fence in fences]
+
+    async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
+        """See `hexa_worker.dedup.base.ClaimStore.end`."""
+        return await self._bounded(self._run, END, endings, lambda one: one.held.key, _ending)
+
+    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+        """See `hexa_worker.dedup.base.ClaimStore.extend`."""
+        return await self._bounded(
+            self._run, EXTEND, held, lambda one: one.key, lambda one: (one.owner, one.fence, one.attempt)
+        )
+
+    async def _run(
+        self, script: Script, items: Sequence[T], key: Callable[[T], str], given: Callable[[T], tuple[Any, ...]]
+    ) -> list[Any]:
+        """Run a script over any number of items; the answers in their order."""
+        if not self._cluster:
+            answers: list[Any] = []
+            for start in range(0, len(items), BATCH):
+                answers += await self._run_one(script, items[start : start + BATCH], key, given, "hexa:dedup:")
+            return answers
+        tagged: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            tagged.setdefault(crc32(key(item).encode()) % TAGS, []).append(place)
+        found: dict[int, Any] = {}
+
+        async def run_tag(tag: int, places: list[int]) -> None:
+            for start in range(0, len(places), BATCH):
+                some = places[start : start + BATCH]
+                chosen = [items[place] for place in some]
+                found.update(
+                    zip(some, await self._run_one(script, chosen, key, given, f"hexa:dedup:{{{tag}}}:"), strict=True)
+                )
+
+        await asyncio.gather(*(run_tag(tag, places) for tag, places in tagged.items()))
+        return [found[place] for place in range(len(items))]
+
+    async def _run_one(
+        self,
+        script: Script,
+        items: Sequence[T],
+        key: Callable[[T], str],
+        given: Callable[[T], tuple[Any, ...]],
+        prefix: str,
+    ) -> list[Any]:
+        keys = [(prefix + key(item)).encode() for item in items]
+        flat = [value for item in items for value in given(item)]
+        return await script.run(self._client, keys, self._lease_ms, flat)
+
+    async def _bounded(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """A call of the client, in time and with our errors."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await function(*args)
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            if isinstance(error, ReadOnlyError) and isinstance(self._client, Redis):
+                await self._client.connection_pool.disconnect()  # it was a master once: find out who is now
+            raise _told(error) from error
+
+
+def _ending(one: Ending) -> tuple[str, int, int, int]:
+    following = -1 if one.following is None else one.following
+    return one.held.owner, one.held.fence, following, max(one.keep_ms, 1)
+
+
+def _told(error: Exception) -> DriverError:
+    """Our error for one of redis-py's, without what could be secret in it."""
+    text = scrub(f"redis: {str(error) or type(error).__name__}")
+    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+        return DriverRejected(text)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return DriverRejected(f"redis: {cause.verify_message}")
+        cause = cause.__cause__ or cause.__context__
+    return DriverUnavailable(text)
+
+
+def _client(options: Dedup) -> _Client:
+    assert options.url is not None  # noqa: S101 - the table's own rule
+    settings: dict[str, Any] = {
+        "socket_timeout": options.timeout_s,
+        "socket_connect_timeout": options.timeout_s,
+    }
+    if options.password is not None:
+        settings["password"] = options.password.reveal()
+    if options.url.reveal().startswith("rediss://"):
+        settings |= _tls(options)
+    try:
+        if options.cluster:
+            retry = Retry(NoBackoff(), CLUSTER_TRIES)
+            return cast("_Client", RedisCluster.from_url(options.url.reveal(), retry=retry, **settings))
+        pool = BlockingConnectionPool.from_url(
+            options.url.reveal(),
+            max_connections=options.connections,
+            timeout=options.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            **settings,
+        )
+    except ValueError as error:
+        raise ConfigError("is no URL of a Redis server", where="dedup.url") from error
+    return cast("_Client", Redis(connection_pool=pool))
+
+
+def _tls(options: Dedup) -> dict[str, Any]:
+    tls = options.tls
+    if tls is None:
+        return {}
+    settings: dict[str, Any] = {
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.cert_file,
+        "ssl_keyfile": tls.key_file,
+    }
+    if tls.insecure:
+        log.warning("TLS to redis without checks: insecure = true")
+        settings |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    return settings
+
+
+class RedisClaims:
+    """Claims in Redis, on any event loop.
+
+    Args:
+        options: the ``[dedup]`` table.
+    """
+
+    def __init__(self, options: Dedup) -> None:
+        self._options = options
+        self._inner: AsyncioRedisClaims | None = None
+        self._island: Island | None = None
+
+    async def open(self) -> None:
+        """See `hexa_worker.dedup.base.ClaimStore.open`."""
+        if self._inner is None:
+            if not on_asyncio():
+                self._island = Island()
+            self._inner = await self._call(self._made)
+        await self._call(self._inner.open)
+
+    async def _made(self) -> AsyncioRedisClaims:
+        return AsyncioRedisClaims(self._options)
+
+    async def close(self) -> None:
+        """See `hexa_worker.dedup.base.ClaimStore.close`."""
+        inner, island = self._inner, self._island
+        try:
+            if inner is not None:
+                await self._call(inner.close)
+        finally:
+            self._inner = self._island = None
+            if island is not None:
+                with anyio.CancelScope(shield=True):
+                    await island.close()
+
+    async def claim(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        """See `hexa_worker.dedup.base.ClaimStore.claim`."""
+        return await self._call(self._opened.claim, asks)
+
+    async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
+        """See `hexa_worker.dedup.base.ClaimStore.end`."""
+        return await self._call(self._opened.end, endings)
+
+    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+        """See `hexa_worker.dedup.base.ClaimStore.extend`."""
+        return await self._call(self._opened.extend, held)
+
+    @property
+    def _opened(self) -> AsyncioRedisClaims:
+        if self._inner is None:
+            raise DriverUnavailable("redis: not open")
+        return self._inner
+
+    async def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        if self._island is None:
+            return await function(*args)
+        return await self._island.call(function, *args)
