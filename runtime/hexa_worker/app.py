@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -30,6 +31,9 @@ from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report
 
+if TYPE_CHECKING:
+    from hexa_worker.drivers.wired import Forms
+
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0
 REPORT_S = 1.0
@@ -37,11 +41,38 @@ log = logging.getLogger("hexa_worker.app")
 
 
 def make_driver(config: Config, clock: Clock | None = None) -> Driver:
-    """The driver that worker.toml names; its client library is imported here and not before.
+    """The driver that worker.toml names, and around it the wire formats; its client library is imported here.
 
     Raises:
         ConfigError: the client library is not installed.
     """
+    driver = _driver(config, clock)
+    subscriptions = config.file.subscriptions
+    if all(one in ("plain", None) for one in (config.file.broker.wire, *[one.wire for one in subscriptions.values()])):
+        return driver
+    from hexa_worker.drivers.wired import WiredDriver  # noqa: PLC0415 - lazy by design
+
+    return WiredDriver(driver, forms_of(config))
+
+
+def forms_of(config: Config) -> "Forms":
+    """What records look like in each channel, as far as worker.toml says it; `Driver.declare` tells the rest."""
+    from hexa_worker.drivers.wired import Forms  # noqa: PLC0415 - lazy by design
+    from hexa_worker.wire.form import Form  # noqa: PLC0415 - lazy by design
+
+    broker = config.file.broker
+    default = Form(broker.wire, str(broker.__struct_config__.tag), config.file.worker.name)
+    channels: dict[str, Form] = {}
+    ladders: dict[str, Form] = {}
+    for action, one in config.file.subscriptions.items():
+        form = Form(one.wire or default.wire, default.driver, default.source)
+        ladders[one.retry_channel or one.group or action] = form
+        for channel in one.channels or (() if one.channel is None else (one.channel,)):
+            channels[channel] = form
+    return Forms(default, channels, ladders)
+
+
+def _driver(config: Config, clock: Clock | None) -> Driver:
     broker = config.file.broker
     match broker:
         case Memory():

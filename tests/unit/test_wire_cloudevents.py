@@ -16,7 +16,8 @@ from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import RetryAt, Route, settle
-from hexa_worker.wire import Form, from_wire, to_wire
+from hexa_worker.wire.convert import from_wire, to_wire
+from hexa_worker.wire.form import Form
 
 BINARY = Form("cloudevents", "kafka", "shop")
 STRUCTURED = Form("cloudevents-structured", "kafka", "shop")

@@ -15,7 +15,8 @@ from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import DeadLetter, Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Route, settle
-from hexa_worker.wire import Form, from_wire, to_wire
+from hexa_worker.wire.convert import from_wire, to_wire
+from hexa_worker.wire.form import Form
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hexa-event-kafka.jsonl"
 LINES: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]

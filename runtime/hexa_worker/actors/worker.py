@@ -41,6 +41,7 @@ HURRIED_FLUSH_S = 0.8
 
 def spec_of(plan: Plan) -> SubscriptionSpec:
     """What a driver must know of a plan. One retry channel exists even without retries: redrives enter there."""
+    retries = range(1, plan.retry.channels_count + 1) if plan.wire == "hexa" else ()
     return SubscriptionSpec(
         action=plan.action,
         group=plan.group,
@@ -51,6 +52,8 @@ def spec_of(plan: Plan) -> SubscriptionSpec:
         order_by=plan.order_by,
         start=plan.start,
         options=plan.options,
+        wire=plan.wire,
+        retry_delays_ms=tuple(round(plan.retry.delay_s(number) * 1000) for number in retries),
     )
 
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from hexa_worker.config.secret import Secret
+from hexa_worker.wire.form import Wire
 
 Positive = Annotated[int, Meta(ge=1)]
 Duration = Annotated[float, Meta(gt=0)]
@@ -87,6 +88,7 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
             ``{host}-{slot}``. A restart within the session then moves no partitions. It must name each process
             alone: two with one name throw each other out for ever.
         metadata_max_age_s: how often topics and partitions are looked up again; patterns see new topics then.
+        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
     """
 
     servers: Annotated[tuple[str, ...], Meta(min_length=1)] = ("127.0.0.1:9092",)
@@ -112,6 +114,7 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
     commit_interval_s: Duration = 0.25
     instance_id: str | None = None
     metadata_max_age_s: Duration = 30.0
+    wire: Wire = "plain"
 
     def __post_init__(self) -> None:
         if self.heartbeat_s * 2 > self.session_timeout_s:

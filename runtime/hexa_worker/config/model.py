@@ -15,6 +15,7 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.wire.form import Wire
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -90,7 +91,13 @@ class Worker(Table, frozen=True):
 
 
 class Memory(Table, frozen=True, tag_field="driver", tag="memory"):
-    """A broker inside the process: for tests and benches; nothing outlives the process."""
+    """A broker inside the process: for tests and benches; nothing outlives the process.
+
+    Attributes:
+        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
+    """
+
+    wire: Wire = "plain"
 
 
 class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
@@ -101,12 +108,14 @@ class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
         durability: ``normal`` survives the death of every process; ``full`` also a power cut, at a price.
         lease_s: deliveries of a process that hangs are taken over after this long (of a dead one: at once).
         busy_timeout_s: how long to wait for other processes' writes before the broker counts as unavailable.
+        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
     """
 
     path: str = "var/hexa.db"
     durability: Literal["normal", "full"] = "normal"
     lease_s: Annotated[float, Meta(gt=0)] = 30.0
     busy_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+    wire: Wire = "plain"
 
 
 Broker = Memory | Embedded | Kafka | Nats | Pulsar
@@ -131,6 +140,7 @@ class Subscription(Table, frozen=True):
         batch_wait_s: how long a batch may wait to fill.
         threads: the size of the thread pool of a plain ``def`` handler.
         codec: how payloads are decoded when no header says it.
+        wire: what its records, retries and dead letters look like; default: as the broker's table says.
         middlewares: ``module:function`` names, run inside the worker's own middlewares.
         retry: how often and how late a failed delivery is tried again.
         enabled: false leaves the subscription out.
@@ -157,6 +167,7 @@ class Subscription(Table, frozen=True):
     batch_wait_s: Seconds | None = None
     threads: Annotated[int, Meta(ge=1, le=1_000)] | None = None
     codec: Literal["json", "msgpack", "protobuf", "raw"] = "json"
+    wire: Wire | None = None
     middlewares: tuple[str, ...] = ()
     retry: RetryPolicy = RetryPolicy()
     enabled: bool = True

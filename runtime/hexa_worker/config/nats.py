@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from hexa_worker.config.secret import Secret
+from hexa_worker.wire.form import Wire
 
 Duration = Annotated[float, Meta(gt=0)]
 StreamName = Annotated[str, Meta(pattern=r"^[^\s.*>/\\]{1,200}$")]
@@ -77,6 +78,7 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
         timeout_s: how long any one call may take before the broker counts as unavailable.
         ping_interval_s: how often a silent server is asked whether it lives; after two more it is given up.
         client_name: how the servers' monitoring calls this worker.
+        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
     """
 
     servers: Annotated[tuple[str, ...], Meta(min_length=1)] = ("nats://127.0.0.1:4222",)
@@ -101,6 +103,7 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
     timeout_s: Duration = 10.0
     ping_interval_s: Duration = 2.0
     client_name: str = "hexa-worker"
+    wire: Wire = "plain"
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password is None):

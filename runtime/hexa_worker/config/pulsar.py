@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from hexa_worker.config.secret import Secret
+from hexa_worker.wire.form import Wire
 
 Positive = Annotated[int, Meta(ge=1)]
 Duration = Annotated[float, Meta(gt=0)]
@@ -62,6 +63,7 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
         client_log: a file for the client library's own warnings; default: they are dropped, the worker says what
             matters.
         producers: how many topics a process keeps a producer for.
+        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
     """
 
     url: str = "pulsar://127.0.0.1:6650"
@@ -79,6 +81,7 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
     timeout_s: Duration = 10.0
     client_log: str | None = None
     producers: Positive = 256
+    wire: Wire = "plain"
 
     def __post_init__(self) -> None:
         if _SERVICE_URL.fullmatch(self.url) is None:

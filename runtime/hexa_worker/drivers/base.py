@@ -25,6 +25,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.errors import DriverError
+from hexa_worker.wire.form import Wire
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,9 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
         order_by: which deliveries may not overtake each other.
         start: ``earliest`` or ``latest``: where a subscription without progress begins.
         options: the driver's own options table for this subscription, already typed; None: its defaults.
+        wire: what its records look like, see `hexa_worker.wire`; None: as in the rest of the broker.
+        retry_delays_ms: how long the records of each retry channel wait when they do not say it themselves
+            (hexa-event writes such records); without it they are due at once.
     """
 
     action: str
@@ -90,6 +94,8 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
     order_by: OrderBy = OrderBy.NONE
     start: str = "earliest"
     options: Any = None
+    wire: Wire | None = None
+    retry_delays_ms: tuple[int, ...] = ()
 
     @property
     def retry_channels(self) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
+from hexa_worker.codecs.either import json_or
 from hexa_worker.config.check import Check
 from hexa_worker.config.mistakes import key_path
 from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
@@ -23,6 +26,7 @@ from hexa_worker.handlers.plan import (
     Plan,
 )
 from hexa_worker.handlers.signature import place_of, short_path, understand
+from hexa_worker.wire.form import Wire
 
 _CHANNELS = ("channel", "channels", "pattern")
 _SETTINGS = ("concurrency", "order_by", "timeout_s", "batch", "batch_wait_s", "threads")
@@ -43,7 +47,8 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     written = config.file.subscriptions.get(mark.action, Subscription())
     said = _said_by(marked)
     settings = _merged(said, written)
-    handler = understand(marked.function, batch=settings["batch"] is not None, codec=written.codec)
+    wire = written.wire or config.file.broker.wire
+    handler = _handler(marked, written, wire, batch=settings["batch"] is not None)
     where = _Places(config, mark.action, handler, written)
     if not (settings["channel"] or settings["channels"] or settings["pattern"]):
         raise ConfigError(
@@ -76,6 +81,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         threads=settings["threads"] or concurrency,
         retry=written.retry,
         options=getattr(written, driver_name(config), None),
+        wire=wire,
     )
 
 
@@ -102,6 +108,16 @@ def _effect_key(config: Config, action: str, written: Subscription) -> EffectKey
             key = by_event
     prefix = f"{dedup.namespace or config.file.worker.name}:{action}:"
     return lambda delivery: prefix + key(delivery)
+
+
+def _handler(marked: Marked, written: Subscription, wire: Wire, *, batch: bool) -> Handler:
+    """The handler of a subscription; where hexa-event writes, JSON is understood beside a binary codec."""
+    handler = understand(marked.function, batch=batch, codec=written.codec)
+    if wire != "hexa" or written.codec not in ("msgpack", "protobuf"):
+        return handler
+    json = understand(marked.function, batch=batch, codec="json")
+    errors = tuple({*handler.decode_errors, *json.decode_errors})
+    return msgspec.structs.replace(handler, decode=json_or(json.decode, handler.decode), decode_errors=errors)
 
 
 

@@ -1,9 +1,6 @@
 """How events look in a broker: as our own readable headers, as hexa-event writes them, or as CloudEvents.
 
 Pure: records in, records out. Inside of the runtime there is one form only (`hexa_worker.core.lineage` names its
-control headers); `to_wire` and `from_wire` stand between it and a driver.
+control headers); `convert.to_wire` and `convert.from_wire` stand between it and a driver. `form` is all that
+configuration needs of this, the rest is imported where a form is used.
 """
-
-from hexa_worker.wire.form import PLAIN, WIRES, Form, Wire, from_wire, to_wire
-
-__all__ = ["PLAIN", "WIRES", "Form", "Wire", "from_wire", "to_wire"]

@@ -1,7 +1,9 @@
 """A record on Kafka's wire as a delivery, and a message as a record."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from hexa_worker.core.message import Delivery, Headers, Message
 
@@ -72,6 +74,23 @@ def delivery_of(record: Any, channel: str, source: str, attempt: int, token: Any
         attempt=attempt,
         token=token,
     )
+
+
+def timed(deliveries: Iterable[Delivery], delays_ms: Sequence[int]) -> list[Delivery]:
+    """Retry records with due times, also those that hexa-event wrote: it counts from a record's timestamp.
+
+    A due time before its record was written is an older record's, whose headers hexa-event kept.
+
+    Args:
+        deliveries: what was read from retry topics.
+        delays_ms: how long the records of each retry topic wait.
+    """
+    return [
+        one
+        if one.due_ms >= one.timestamp_ms or one.attempt > len(delays_ms)
+        else msgspec.structs.replace(one, due_ms=one.timestamp_ms + delays_ms[one.attempt - 1])
+        for one in deliveries
+    ]
 
 
 def _without_due(headers: Headers) -> tuple[Headers, int]:

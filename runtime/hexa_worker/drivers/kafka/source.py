@@ -23,6 +23,7 @@ from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.publisher import Publisher
+from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.kafka.unreadable import recover
 from hexa_worker.errors import DriverError, LeaseLost
 
@@ -219,7 +220,8 @@ class KafkaSource:
 
     def _hold(self, deliveries: Sequence[Delivery], due: list[Delivery]) -> None:
         now_ms = self._clock.now_ms()
-        for delivery in deliveries:
+        delays_ms = self._spec.retry_delays_ms
+        for delivery in timed(deliveries, delays_ms) if delays_ms else deliveries:
             if delivery.due_ms <= now_ms:
                 due.append(delivery)
             else:
