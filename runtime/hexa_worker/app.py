@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from hexa_worker.actors.backoff import Backoff
-from hexa_worker.actors.environment import Environment, Journal, Suspects
 from hexa_worker.actors.claimer import Claiming
+from hexa_worker.actors.environment import Environment, Journal, Suspects
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.actors.worker import spec_of
@@ -22,8 +22,8 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
-from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.dedup.base import ClaimStore
+from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -171,6 +171,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     record: Callable[[str, Sequence[Settlement], int], None] | None = None,
     stuck: Callable[[Delivery], None] | None = None,
     report: Callable[[Report], None] | None = None,
+    claims: ClaimStore | None = None,
 ) -> int:
     """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
 
@@ -186,6 +187,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         record: told of the settlements of an action that took effect, and when.
         stuck: told of a delivery whose handler ignores its cancellation.
         report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
+        claims: instead of the configured claim store, where deduplication is on.
 
     Raises:
         DriverRejected, ConfigError: the broker will never take this configuration.
@@ -202,7 +204,6 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
         env = Environment(
-    claims: ClaimStore | None = None,
             driver=driver,
             clock=clock,
             gate=Gate(),
@@ -210,6 +211,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             middlewares=loaded.middlewares,
             emit=Emitter(driver, clock, encode).emit,
             record=record,
+            claiming=await _claiming(stack, config, clock, claims),
             journal=journal,
             suspects=suspects,
             stuck=stuck or _ignore,
@@ -218,41 +220,8 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             maximum_crashes=config.file.worker.maximum_crashes,
         )
         return await _supervise(config, loaded, env, stop, until_idle=until_idle, report=report)
-        claims: instead of the configured claim store, where deduplication is on.
 
 
-def _ignore(_delivery: Delivery) -> None:
-    """Nobody wants to know."""
-
-
-async def _supervise(  # noqa: PLR0913 - as `serve`
-    config: Config,
-    loaded: Loaded,
-    env: Environment,
-    stop: StopSignals,
-    *,
-    until_idle: bool,
-    report: Callable[[Report], None] | None,
-) -> int:
-    worker = config.file.worker
-    supervisor = Supervisor(
-        loaded.plans,
-        env,
-        policy=worker.restart,
-        log=lambda action: SubscriptionLog(action, env.clock, worker.log.repeat_s),
-    )
-    async with anyio.create_task_group() as group:
-            claiming=await _claiming(stack, config, clock, claims),
-        group.start_soon(_obey, stop, supervisor)
-        if until_idle:
-            group.start_soon(_stop_when_idle, supervisor)
-        if report is not None:
-            group.start_soon(_report, supervisor, report)
-        await supervisor.run()
-        group.cancel_scope.cancel()
-    if report is not None:
-        report(supervisor.report())
-    return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
 async def _claiming(stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None) -> Claiming | None:
     """The claim store, open until the end of `stack`; None where deduplication is off.
 
@@ -276,6 +245,37 @@ async def _close_shielded(store: ClaimStore) -> None:
         await store.close()
 
 
+def _ignore(_delivery: Delivery) -> None:
+    """Nobody wants to know."""
+
+
+async def _supervise(  # noqa: PLR0913 - as `serve`
+    config: Config,
+    loaded: Loaded,
+    env: Environment,
+    stop: StopSignals,
+    *,
+    until_idle: bool,
+    report: Callable[[Report], None] | None,
+) -> int:
+    worker = config.file.worker
+    supervisor = Supervisor(
+        loaded.plans,
+        env,
+        policy=worker.restart,
+        log=lambda action: SubscriptionLog(action, env.clock, worker.log.repeat_s),
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(_obey, stop, supervisor)
+        if until_idle:
+            group.start_soon(_stop_when_idle, supervisor)
+        if report is not None:
+            group.start_soon(_report, supervisor, report)
+        await supervisor.run()
+        group.cancel_scope.cancel()
+    if report is not None:
+        report(supervisor.report())
+    return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
 
 
 async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> None:

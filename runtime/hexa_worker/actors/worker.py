@@ -98,12 +98,12 @@ class Worker:
             order_by=plan.order_by,
             busy=plan.concurrency * plan.batch,
         )
-
-    # -- its life
-
         self._claimer: Claimer | None = None
         if env.claiming is not None and plan.effect_key is not None:
             self._claimer = Claimer(plan, env.claiming, self._mailbox, stats, log, self._skip)
+
+    # -- its life
+
     async def run(self) -> None:
         """Consume until `stop`, then drain.
 
@@ -138,13 +138,13 @@ class Worker:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._guard, settler.run)
                 background.start_soon(self._guard, self._sweep)
-                async with anyio.create_task_group() as group:
-                    self._lane_scope = group.cancel_scope
-                    for lane in lanes:
                 if self._claimer is not None:
                     background.start_soon(self._guard, self._claimer.run_waiting)
                     background.start_soon(self._guard, self._claimer.run_extending)
                     background.start_soon(self._guard, self._claimer.run_endings)
+                async with anyio.create_task_group() as group:
+                    self._lane_scope = group.cancel_scope
+                    for lane in lanes:
                         group.start_soon(self._guard, lane.run)
                     await self._guard(lambda: self._pump(source))
                     self._release_queued()
@@ -163,17 +163,17 @@ class Worker:
         settler.close()
         if settler.pending:
             await settler.run()
+        if self._claimer is not None:
+            await self._claimer.flush()
 
     def stop(self) -> None:
         """Receive no more, let running handlers end within the grace, release the rest. Idempotent."""
-        if self._claimer is not None:
-            await self._claimer.flush()
         self._stopping = True
+        if self._claimer is not None:
+            self._claimer.stop()
         if self.source is not None:
             self.source.stop()
 
-        if self._claimer is not None:
-            self._claimer.stop()
     def stop_now(self) -> None:
         """Cancel running handlers too. Idempotent."""
         self._hurried = True
@@ -350,10 +350,10 @@ class Worker:
             if any(one is delivery for one in lane.current):
                 lane.deadline = self._env.clock.monotonic() + seconds
 
-    def logger(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
-        """A logger bound to a delivery."""
-        return self._log.bound(delivery, lineage)
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""
         return None if self._claimer is None else self._claimer.fence(delivery)
 
+    def logger(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
+        """A logger bound to a delivery."""
+        return self._log.bound(delivery, lineage)

@@ -25,11 +25,11 @@ NAME_DESCRIPTION = "a name of up to 200 letters, digits, dots, dashes and unders
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 KEY_DESCRIPTION = '"header:NAME" or "payload:FIELD"'
 IdempotencyKey = Annotated[str, Meta(pattern=r"^(header|payload):.{1,200}$(?!\n)", description=KEY_DESCRIPTION)]
 
 
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of worker.toml: unknown keys are errors."""
 
 
@@ -143,6 +143,9 @@ class Subscription(Table, frozen=True):
         wire: what its records, retries and dead letters look like; default: as the broker's table says.
         middlewares: ``module:function`` names, run inside the worker's own middlewares.
         retry: how often and how late a failed delivery is tried again.
+        dedup: false handles every delivery, also of an event that was handled before.
+        idempotency_key: what makes two events the same to this subscription: ``header:NAME`` or ``payload:FIELD``
+            (``payload:order.id``); default, and where it is missing: the event id.
         enabled: false leaves the subscription out.
         kafka: options of the kafka driver.
         nats: options of the nats driver.
@@ -153,9 +156,6 @@ class Subscription(Table, frozen=True):
     channels: Annotated[tuple[Text, ...], Meta(min_length=1)] | None = None
     pattern: Text | None = None
     group: Name | None = None
-        dedup: false handles every delivery, also of an event that was handled before.
-        idempotency_key: what makes two events the same to this subscription: ``header:NAME`` or ``payload:FIELD``
-            (``payload:order.id``); default, and where it is missing: the event id.
     retry_channel: Name | None = None
     start: Literal["earliest", "latest"] = "earliest"
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] | None = None
@@ -170,6 +170,8 @@ class Subscription(Table, frozen=True):
     wire: Wire | None = None
     middlewares: tuple[str, ...] = ()
     retry: RetryPolicy = RetryPolicy()
+    dedup: bool = True
+    idempotency_key: IdempotencyKey | None = None
     enabled: bool = True
     kafka: KafkaSubscription | None = None
     nats: NatsSubscription | None = None
@@ -181,8 +183,6 @@ class Lineage(Table, frozen=True):
 
     Attributes:
         store: ``embedded`` keeps it in one SQLite file per machine; ``off`` keeps nothing.
-    dedup: bool = True
-    idempotency_key: IdempotencyKey | None = None
         path: that file.
         keep_days: how long things are remembered.
         maximum_bytes: how large the file may become; the oldest is forgotten first.
@@ -201,6 +201,7 @@ class File(Table, frozen=True):
     broker: Broker = Embedded()
     subscriptions: dict[str, Subscription] = msgspec.field(default_factory=dict)
     lineage: Lineage = Lineage()
+    dedup: Dedup = Dedup()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,7 +213,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: Path
-    dedup: Dedup = Dedup()
     file: File
 
     @property

@@ -11,10 +11,10 @@ from hexa_worker.config.check import Check
 from hexa_worker.config.mistakes import key_path
 from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
 from hexa_worker.config.rules import check_channels
+from hexa_worker.core.effects import EffectKey, by_event, by_field, by_header
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import Middleware
-from hexa_worker.core.effects import EffectKey, by_event, by_field, by_header
 from hexa_worker.handlers.collect import Marked
 from hexa_worker.handlers.plan import (
     DEFAULT_BATCH_WAIT_S,
@@ -80,18 +80,12 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         batch_wait_s=DEFAULT_BATCH_WAIT_S if batch_wait_s is None else batch_wait_s,
         threads=settings["threads"] or concurrency,
         retry=written.retry,
+        effect_key=_effect_key(config, mark.action, written),
         options=getattr(written, driver_name(config), None),
         wire=wire,
     )
 
 
-def driver_name(config: Config) -> str:
-        effect_key=_effect_key(config, mark.action, written),
-    """The name of the configured driver; `Subscription` has a field of that name if it has options."""
-    return str(config.file.broker.__struct_config__.tag)
-
-
-class _Places:
 def _effect_key(config: Config, action: str, written: Subscription) -> EffectKey | None:
     """Names the effects of a subscription among all that share the claim store; None without deduplication."""
     dedup = config.file.dedup
@@ -120,8 +114,12 @@ def _handler(marked: Marked, written: Subscription, wire: Wire, *, batch: bool) 
     return msgspec.structs.replace(handler, decode=json_or(json.decode, handler.decode), decode_errors=errors)
 
 
+def driver_name(config: Config) -> str:
+    """The name of the configured driver; `Subscription` has a field of that name if it has options."""
+    return str(config.file.broker.__struct_config__.tag)
 
 
+class _Places:
     """Where a setting was said: in worker.toml, or at the function."""
 
     def __init__(self, config: Config, action: str, handler: Handler, written: Subscription) -> None:

@@ -13,7 +13,6 @@ from hexa_worker.core.settlement import Route
 from hexa_worker.errors import DecodeError
 from hexa_worker.handlers.api import Middleware
 from hexa_worker.wire.form import Wire
-from hexa_worker.wire.form import Wire
 
 Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
@@ -75,7 +74,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     retry: RetryPolicy
     effect_key: EffectKey | None = None
-    wire: Wire = "plain"
     options: Any = None
     wire: Wire = "plain"
 
