@@ -8,7 +8,7 @@ soon as a broker can be reached, and takes the old one's place. Everybody who se
 import logging
 import os
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hexa_worker.errors import DriverError, DriverUnavailable
 
 PING_EVERY_S = 2.0
 PING_WAIT_S = 3.0
+CLOSE_S = 3.0
 _ALIVE = frozenset({"Ok", "AuthorizationError", "TopicNotFound", "InvalidTopicName", "NotAllowedError"})
 """Answers that only a living broker gives."""
 log = logging.getLogger("hexa_worker.drivers.pulsar")
@@ -188,47 +189,26 @@ class Connection:
             self._client = fresh
             self.generation += 1
         log.info("pulsar: the connection to %s was made anew", self._options.url)
-        client.shutdown()
+        _end_client(client)
         return True
 
 
 def _end_client(client: Any) -> None:
-    try:
-        client.close()
-    except pulsar.PulsarException:  # closed already, or the broker is gone: nothing is left to do
-        client.shutdown()
+    """Close a client, without waiting for long: with a frozen broker it takes its time.
+
+    Never by its ``shutdown``, which joins the library's threads while it has Python's lock, that they may wait for.
+    """
+
+    def close() -> None:
+        with suppress(pulsar.PulsarException):  # closed already
+            client.close()
+
+    closing = threading.Thread(target=close, name="hexa-pulsar-close", daemon=True)
+    closing.start()
+    closing.join(CLOSE_S)
 
 
 def translate_name(name: str, what: str) -> DriverError:
     """As `translate`, for a result's name."""
     return translate(getattr(pulsar.Result, name, pulsar.Result.UnknownError), what)
 
-
-def bounded(start: Callable[[Callable[..., None]], None], wait_s: float, what: str) -> Any:
-    """The answer of one of the client library's asynchronous calls; blocks.
-
-    Args:
-        start: makes the call, with the callback it is given.
-        wait_s: how long to wait.
-        what: what is tried, for errors.
-
-    Raises:
-        DriverError: it failed.
-    """
-    answered = threading.Event()
-    answers: list[Any] = []
-
-    def answer(result: Any, value: Any = None) -> None:
-        answers.append((result, value))
-        answered.set()
-
-    try:
-        start(answer)
-    except pulsar.PulsarException as error:
-        raise translate(error, what) from error
-    if not answered.wait(wait_s) or not answers:
-        raise DriverUnavailable(f"pulsar: {what}: no answer in time")
-    result, value = answers[0]
-    if result != pulsar.Result.Ok:
-        raise translate(result, what)
-    return value

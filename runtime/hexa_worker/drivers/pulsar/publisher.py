@@ -1,12 +1,15 @@
 """Publishing: confirmed, in order per topic and key, everything of all callers gathered into batches.
 
 One thread builds and sends, because that is work under Python's lock; what is asked for meanwhile goes out together.
-The client library calls back for each message; the last one of a call wakes its caller.
+The client library calls back for each message; the last one of a call wakes its caller. Its ``flush_async`` must not be
+used: it waits for the producer's lock while it has Python's, and whoever has the producer's may be waiting for Python's
+to call back.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -68,10 +71,11 @@ class _Line:
     Args:
         producer: the client library's.
         source: the topic's name in message ids.
+        batching: whether it gathers messages before it sends them.
     """
 
-    def __init__(self, producer: Any, source: str) -> None:
-        self.producer = producer
+    def __init__(self, producer: Any, source: str, *, batching: bool) -> None:
+        self.batching = batching
         self.dead = False
         self._raw = producer._producer
         self._source = source
@@ -80,8 +84,15 @@ class _Line:
         self._raw.send_async(message, partial(self._confirmed, call, number))
 
     def flush(self) -> None:
-        """Send what has gathered, at once."""
-        self._raw.flush_async(_ignore)
+        """Send what has gathered, at once; returns when it is confirmed, or its time is over."""
+        if self.batching:
+            with suppress(pulsar.PulsarException):  # each message tells by itself what became of it
+                self._raw.flush()
+
+    def close(self) -> None:
+        """End it; what is under way is answered first."""
+        with suppress(pulsar.PulsarException):
+            self._raw.close()
 
     def _confirmed(self, call: Call, number: int, result: Any, message_id: Any) -> None:
         """On a thread of the client library, where an exception would end the process."""
@@ -100,10 +111,6 @@ class _Line:
         partition = message_id.partition()
         source = f"{self._source}-partition-{partition}" if partition >= 0 else self._source
         return f"{source}{addition}-{offset}"
-
-
-def _ignore(_result: Any) -> None:
-    """The messages themselves are confirmed one by one."""
 
 
 class Publisher:
@@ -223,21 +230,22 @@ class Publisher:
             return line
         topic = self._connection.topics.topic(channel)
         if line is not None:
-            _end_line(self._lines.pop(channel))
-        made = _Line(self._producer(topic), self._connection.topics.source(topic))
+            self._lines.pop(channel).close()
+        batching = self._options.batching != "none" and not _keeps_each_alone(topic)
+        producer = self._producer(topic, batching=batching)
+        made = _Line(producer, self._connection.topics.source(topic), batching=batching)
         self._lines[channel] = made
         while len(self._lines) > self._options.producers:
-            _end_line(self._lines.popitem(last=False)[1])
+            self._lines.popitem(last=False)[1].close()
         return made
 
-    def _producer(self, topic: str) -> Any:
+    def _producer(self, topic: str, *, batching: bool) -> Any:
         options = self._options
-        batching = options.batching == "key" and not _keeps_each_alone(topic)
         try:
             return self._connection.client.create_producer(
                 topic,
                 batching_enabled=batching,
-                batching_type=pulsar.BatchingType.KeyBased if batching else pulsar.BatchingType.Default,
+                batching_type=_BATCHING[options.batching],
                 batching_max_messages=BATCH_MESSAGES,
                 batching_max_allowed_size_in_bytes=BATCH_BYTES,
                 batching_max_publish_delay_ms=10,
@@ -250,11 +258,15 @@ class Publisher:
             raise translate(error, f"publish to {self._connection.topics.channel(topic)}") from error
 
     def _drop_all(self) -> None:
-        for line in self._lines.values():
-            _end_line(line)
-        self._lines.clear()
+        while self._lines:
+            self._lines.popitem()[1].close()
 
 
+_BATCHING = {
+    "key": pulsar.BatchingType.KeyBased,
+    "mixed": pulsar.BatchingType.Default,
+    "none": pulsar.BatchingType.Default,
+}
 _COMPRESSION = {
     "none": pulsar.CompressionType.NONE,
     "lz4": pulsar.CompressionType.LZ4,
@@ -274,10 +286,3 @@ def _refusal(error: Exception, channel: str) -> DriverError:
         return translate(error, f"publish to {channel}")
     return DriverRejected(f"pulsar: publish to {channel}: not a valid message ({type(error).__name__})")
 
-
-def _end_line(line: _Line) -> None:
-    """Without waiting: what it had under way is answered by its callbacks."""
-    try:
-        line.producer._producer.close_async(_ignore)
-    except pulsar.PulsarException:
-        return
