@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
@@ -115,6 +116,53 @@ async def test_settling_twice_stores_a_released_delivery_once(driver: EmbeddedDr
     assert not await source.settle(settlements)
     assert not await source.settle(settlements)
     assert numbers(await source.receive(10, PLENTY)) == [1]
+
+
+async def retries_with_gaps(driver: EmbeddedDriver) -> None:
+    """Ten retry records of which only the even ones are due."""
+    later_ms = SystemClock().now_ms() + 3_600_000
+    records = [
+        Message(channel="do.retry.1", payload=b"%d" % number, due_ms=later_ms if number % 2 else 0)
+        for number in range(10)
+    ]
+    await driver.publish(records)
+
+
+async def test_a_retry_that_is_handed_back_is_leased_once_more_and_its_neighbours_are_not(
+    driver: EmbeddedDriver, path: Path
+) -> None:
+    source = await driver.subscribe(spec())
+    await retries_with_gaps(driver)
+    taken = await take(source, 5)
+    assert numbers(taken) == [0, 2, 4, 6, 8]
+    assert not await source.settle([Acked(taken[0]), Released(taken[1]), Released(taken[4])])
+    again = await take(source, 2)
+    assert numbers(again) == [2, 8]
+    assert not await source.settle([Acked(taken[1]), Acked(taken[4])])  # too late: they are others' by now
+    await driver.stall()
+    assert sorted(numbers(await take(source, 4))) == [2, 4, 6, 8]
+    assert rows(path, "SELECT count(*), (SELECT waiting FROM retry_bases) FROM delayed") == [(9, 9)]
+
+
+async def test_a_damaged_lease_on_retries_gives_back_all_it_may_have_held(driver: EmbeddedDriver, path: Path) -> None:
+    source = await driver.subscribe(spec())
+    await retries_with_gaps(driver)
+    await take(source, 5)
+    damage(path, "UPDATE leases SET members = x'c1ff' WHERE channel = 0")
+    await driver.stall()
+    with anyio.fail_after(5):
+        assert numbers(await take(source, 5)) == [0, 2, 4, 6, 8]
+
+
+async def test_a_retry_in_hand_cannot_be_removed(driver: EmbeddedDriver) -> None:
+    source = await driver.subscribe(spec())
+    await retries_with_gaps(driver)
+    taken = await take(source, 5)
+    assert await driver.remove("do.retry.1", [0, 1, 2, 3]) == 2
+    backlog = await source.backlog()
+    assert (backlog.ready, backlog.delayed, backlog.leased) == (0, 3, 5)
+    assert not await source.settle([Acked(delivery) for delivery in taken])
+    assert [int(one.payload) for one in await driver.browse("do.retry.1", -1, 100)] == [5, 7, 9]
 
 
 async def test_older_records_get_their_stripes_when_order_by_key_is_asked_for(driver: EmbeddedDriver) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.retry import MAX_DELAY_S
+from hexa_worker.drivers.embedded.ids import schedule
 from hexa_worker.drivers.embedded.records import encode_headers
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, STRIPES
 
@@ -140,7 +141,9 @@ def append_delayed(  # noqa: PLR0913 - one record's place
         flat += (due_ms, message.timestamp_ms or now_ms, message.key, headers, message.payload)
     shared = {"base": base, "attempt": number, "since_ms": now_ms}
     columns = ("due_ms", "at_ms", "key", "headers", "payload")
-    insert_rows(connection, "delayed", (base << SEQUENCE_BITS) + first, shared, columns, flat)
+    row_id = (base << SEQUENCE_BITS) + first
+    insert_rows(connection, "delayed", row_id, shared, columns, flat)
+    schedule(connection, range(row_id, row_id + count))
     return [f"{channel}-{offset}" for offset in range(first, end)]
 
 

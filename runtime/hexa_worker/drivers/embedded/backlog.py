@@ -35,7 +35,7 @@ def backlog(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: int)
         elif subscriber.reads(name):
             ready += remaining
     due: int = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM delayed WHERE base = ? AND lease = 0 AND due_ms <= ? LIMIT ?)",
+        "SELECT count(*) FROM (SELECT 1 FROM schedule WHERE base = ? AND due_ms <= ? LIMIT ?)",
         (subscriber.base, now_ms, DUE_LIMIT),
     ).fetchone()[0]
     waiting: int = connection.execute("SELECT waiting FROM retry_bases WHERE id = ?", (subscriber.base,)).fetchone()[0]

@@ -16,10 +16,15 @@ from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 _ids = msgspec.json.Decoder(list[int]).decode
 
-_DUE = "SELECT due_ms FROM delayed WHERE base = ? AND lease = 0 ORDER BY due_ms LIMIT 1"
+_DUE = "SELECT due_ms FROM schedule WHERE base = ? ORDER BY due_ms LIMIT 1"
+_DUE_IDS = """
+    SELECT json_group_array(id) FROM (
+        SELECT id FROM schedule WHERE base = ? AND due_ms <= ? ORDER BY due_ms, id LIMIT ?
+    )"""
+_NTH_DUE = "SELECT due_ms, id FROM schedule WHERE base = ? ORDER BY due_ms, id LIMIT 1 OFFSET ?"
 _ALL_DUE = """
     SELECT id, due FROM (
-        SELECT b.id, (SELECT due_ms FROM delayed WHERE base = b.id AND lease = 0 ORDER BY due_ms LIMIT 1) AS due
+        SELECT b.id, (SELECT due_ms FROM schedule WHERE base = b.id ORDER BY due_ms LIMIT 1) AS due
         FROM retry_bases b
     ) WHERE due IS NOT NULL"""
 _ALL_UNREAD = """
@@ -105,18 +110,17 @@ def claim(  # noqa: PLR0913 - who, what for, how much, when
 def _claim_due(
     connection: sqlite3.Connection, subscriber: Subscriber, owner: int, room: int, now_ms: int
 ) -> DelayedLease | None:
-    found = connection.execute(
-        "SELECT json_group_array(id) FROM"
-        " (SELECT id FROM delayed WHERE base = ? AND lease = 0 AND due_ms <= ? ORDER BY due_ms LIMIT ?)",
-        (subscriber.base, now_ms, room),
-    ).fetchone()[0]
-    ids = _ids(found)
+    base = subscriber.base
+    ids = _ids(connection.execute(_DUE_IDS, (base, now_ms, room)).fetchone()[0])
     if not ids:
         return None
-    offsets = sorted([id_ & SEQUENCE_MASK for id_ in ids])
-    lease = leases.insert(connection, subscriber.id, 0, NO_STRIPE, offsets, owner)
-    connection.execute("UPDATE delayed SET lease = ? WHERE id IN (SELECT value FROM json_each(?))", (lease, found))
-    return DelayedLease(lease, owner, subscriber.base, subscriber.spec.retry_base, offsets)
+    last_ms, last = connection.execute(_NTH_DUE, (base, len(ids) - 1)).fetchone()
+    cursor = connection.execute("DELETE FROM schedule WHERE base = ? AND (due_ms, id) <= (?, ?)", (base, last_ms, last))
+    if cursor.rowcount != len(ids):
+        raise sqlite3.DatabaseError(f"{cursor.rowcount} records left the schedule in place of {len(ids)}")
+    ids.sort()
+    lease = leases.insert_delayed(connection, subscriber.id, ids, owner)
+    return DelayedLease(lease, owner, base, subscriber.spec.retry_base, [id_ & SEQUENCE_MASK for id_ in ids])
 
 
 def _free(connection: sqlite3.Connection, subscriber: Subscriber, owner: int) -> Iterator[Lease]:

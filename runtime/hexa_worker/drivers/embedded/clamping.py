@@ -48,11 +48,14 @@ def clamp_some(connection: sqlite3.Connection, start: int, now_ms: int) -> int |
         Where to go on; None when there are no more.
     """
     rows = connection.execute(
-        "SELECT id FROM delayed WHERE id > ? AND since_ms > ? AND lease = 0 ORDER BY id LIMIT ?",
+        "SELECT id, base, due_ms, since_ms FROM delayed WHERE id > ? AND since_ms > ? ORDER BY id LIMIT ?",
         (start, now_ms + TOLERANCE_MS, BATCH),
     ).fetchall()
-    connection.executemany(
-        "UPDATE delayed SET due_ms = ?1 + max(due_ms - since_ms, 0), since_ms = ?1 WHERE id = ?2",
-        [(now_ms, id_) for (id_,) in rows],
-    )
+    for id_, base, due_ms, since_ms in rows:
+        again_ms = now_ms + max(due_ms - since_ms, 0)
+        cursor = connection.execute(
+            "UPDATE schedule SET due_ms = ? WHERE base = ? AND due_ms = ? AND id = ?", (again_ms, base, due_ms, id_)
+        )
+        if cursor.rowcount:  # else it is in hand, and waits for nothing
+            connection.execute("UPDATE delayed SET due_ms = ?, since_ms = ? WHERE id = ?", (again_ms, now_ms, id_))
     return rows[-1][0] if len(rows) == BATCH else None

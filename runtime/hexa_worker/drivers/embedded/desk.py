@@ -69,9 +69,13 @@ def _remove_delayed(connection: sqlite3.Connection, base: int, number: int, offs
     removed = 0
     for offset in offsets:
         cursor = connection.execute(
-            "DELETE FROM delayed WHERE id = ? AND attempt = ? AND lease = 0", (first + offset, number)
+            "DELETE FROM schedule WHERE (base, due_ms, id) IN"
+            " (SELECT base, due_ms, id FROM delayed WHERE id = ? AND attempt = ?)",
+            (first + offset, number),
         )
-        removed += cursor.rowcount
+        if cursor.rowcount:  # else somebody has it in hand
+            connection.execute("DELETE FROM delayed WHERE id = ?", (first + offset,))
+            removed += 1
     connection.execute("UPDATE retry_bases SET waiting = waiting - ? WHERE id = ?", (removed, base))
     return removed
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from hexa_worker.drivers.embedded.ids import by_ids, is_dense, schedule
 from hexa_worker.drivers.embedded.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -129,11 +130,22 @@ class Lease:
 class DelayedLease(Lease):
     """A set of delayed records of one retry base; `name` is the base's."""
 
-    __slots__ = ("base",)
+    __slots__ = ("_first_id", "base")
 
     def __init__(self, id_: int, owner: int, base: int, name: str, offsets: Sequence[int]) -> None:
-        super().__init__(id_, owner, 0, name, offsets)
+        super().__init__(id_, owner, 0, name, range(offsets[0], offsets[-1] + 1) if is_dense(offsets) else offsets)
         self.base = base
+        self._first_id = base << SEQUENCE_BITS
+
+    def unread_ids(self) -> list[int]:
+        """The rows from `unread` on."""
+        offsets, first = self.offsets, self._first_id
+        return [first + offset for offset in offsets[bisect_left(offsets, self.unread) :]]
+
+    def ids_of(self, offsets: Iterable[int]) -> list[int]:
+        """The rows of those of `offsets` that are not finished, ascending."""
+        first = self._first_id
+        return [first + offset for offset in sorted({offset for offset in offsets if self.is_open(offset)})]
 
 
 class Change(msgspec.Struct, gc=False):
@@ -158,7 +170,9 @@ def advance(connection: sqlite3.Connection, lease: Lease, change: Change) -> boo
     if change.remaining == 0:
         cursor = connection.execute("DELETE FROM leases WHERE id = ? AND owner = ?", (lease.id, lease.owner))
     else:
-        low, done = (lease.low, None) if isinstance(lease, DelayedLease) else lease.progress(change)
+        if isinstance(lease, DelayedLease):
+            return _keep_delayed(connection, lease, change.remaining)
+        low, done = lease.progress(change)
         cursor = connection.execute(
             "UPDATE leases SET low = ?, done = ?, remaining = ? WHERE id = ? AND owner = ?",
             (low, done, change.remaining, lease.id, lease.owner),
@@ -166,14 +180,13 @@ def advance(connection: sqlite3.Connection, lease: Lease, change: Change) -> boo
     return cursor.rowcount == 1
 
 
-def delete_delayed(connection: sqlite3.Connection, lease: DelayedLease, finished: Sequence[int]) -> None:
-    """Delete the records of a lease that are finished."""
-    first = lease.base << SEQUENCE_BITS
-    ids = _encode_json([first + offset for offset in finished])
-    cursor = connection.execute(
-        "DELETE FROM delayed WHERE id IN (SELECT value FROM json_each(?)) AND lease = ?", (ids, lease.id)
-    )
-    connection.execute("UPDATE retry_bases SET waiting = waiting - ? WHERE id = ?", (cursor.rowcount, lease.base))
+def delete_delayed(connection: sqlite3.Connection, lease: DelayedLease, finished: Iterable[int]) -> None:
+    """Delete the records of a lease that are finished. `advance` has found the lease to be ours."""
+    ids = lease.ids_of(finished)
+    if ids:
+        where, values = by_ids(ids)
+        cursor = connection.execute(f"DELETE FROM delayed WHERE {where}", values)  # noqa: S608 - ours
+        connection.execute("UPDATE retry_bases SET waiting = waiting - ? WHERE id = ?", (cursor.rowcount, lease.base))
 
 
 def give_back(connection: sqlite3.Connection, lease: Lease) -> None:
@@ -190,14 +203,17 @@ def give_back(connection: sqlite3.Connection, lease: Lease) -> None:
     )
 
 
-def give_back_some(connection: sqlite3.Connection, subscription: int, lease: Lease, released: Sequence[int]) -> None:
-    """Split `released` (ascending) off an un-ordered lease, free to take; the caller finishes them in the lease."""
+def give_back_some(
+    connection: sqlite3.Connection, subscription: int, lease: Lease, change: "Change", released: Sequence[int]
+) -> None:
+    """Split `released` (ascending) off an un-ordered lease, free to take.
+
+    `change` is the lease without them; `advance` has written it.
+    """
     if isinstance(lease, DelayedLease):
-        first = lease.base << SEQUENCE_BITS
-        ids = _encode_json([first + offset for offset in released])
-        connection.execute(
-            "UPDATE delayed SET lease = 0 WHERE id IN (SELECT value FROM json_each(?)) AND lease = ?", (ids, lease.id)
-        )
+        kept = [offset - lease.offsets[0] for offset, done in zip(lease.offsets, change.flags, strict=True) if not done]
+        connection.execute("UPDATE leases SET members = ? WHERE id = ?", (_encode(kept), lease.id))
+        schedule(connection, lease.ids_of(released))
         return
     start = previous = released[0]
     for offset in [*released[1:], -1]:
@@ -220,12 +236,27 @@ def insert(  # noqa: PLR0913 - the columns of a lease
     return cursor.lastrowid
 
 
+def insert_delayed(connection: sqlite3.Connection, subscription: int, ids: Sequence[int], owner: int) -> int:
+    """A new lease on delayed records; returns its id."""
+    lease = insert(connection, subscription, 0, NO_STRIPE, ids, owner)
+    if not is_dense(ids):
+        members = _encode([id_ - ids[0] for id_ in ids])
+        connection.execute("UPDATE leases SET members = ? WHERE id = ?", (members, lease))
+    return lease
+
+
+def _keep_delayed(connection: sqlite3.Connection, lease: DelayedLease, remaining: int) -> bool:
+    cursor = connection.execute(
+        "UPDATE leases SET remaining = ? WHERE id = ? AND owner = ?", (remaining, lease.id, lease.owner)
+    )
+    return cursor.rowcount == 1
+
+
 def free_delayed(connection: sqlite3.Connection, lease: int, owner: int) -> None:
     """Dissolve a lease on delayed records: they are due as before."""
-    cursor = connection.execute("DELETE FROM leases WHERE id = ? AND owner = ? AND channel = 0", (lease, owner))
-    if cursor.rowcount:
-        connection.execute("UPDATE delayed SET lease = 0 WHERE lease = ?", (lease,))
-
-
-def _encode_json(ids: list[int]) -> str:
-    return msgspec.json.encode(ids).decode()
+    rows = connection.execute(
+        "DELETE FROM leases WHERE id = ? AND owner = ? AND channel = 0 RETURNING low, high, members", (lease, owner)
+    ).fetchall()
+    for low, high, members in rows:
+        ids = sorted({id_ for id_ in decode_done(low, members) if low <= id_ < high})
+        schedule(connection, ids or range(low, high))  # damaged: all, which only repeats deliveries

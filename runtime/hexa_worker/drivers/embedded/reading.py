@@ -4,6 +4,7 @@ import sqlite3
 from typing import Any
 
 from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.embedded.ids import by_ids
 from hexa_worker.drivers.embedded.leases import DelayedLease, Lease
 from hexa_worker.drivers.embedded.records import COLUMNS, delayed_deliveries, log_deliveries
 from hexa_worker.drivers.embedded.schema import NO_STRIPE, SEQUENCE_BITS, SEQUENCE_MASK
@@ -14,7 +15,7 @@ _LARGEST_CHUNK = 128
 
 _RANGE = f"SELECT {COLUMNS} FROM log WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608 - constants of ours
 _STRIPE = f"SELECT {COLUMNS} FROM log INDEXED BY log_stripe WHERE stripe = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608
-_DELAYED = f"SELECT {COLUMNS}, due_ms, attempt FROM delayed WHERE lease = ? AND id >= ? ORDER BY id LIMIT ?"  # noqa: S608
+_DELAYED = f"SELECT {COLUMNS}, due_ms, attempt FROM delayed WHERE %s ORDER BY id LIMIT ?"  # noqa: S608
 
 
 def read(connection: sqlite3.Connection, subscriber: Subscriber, room: int, room_bytes: int) -> list[Delivery]:
@@ -59,7 +60,8 @@ def _read_lease(connection: sqlite3.Connection, lease: Lease, room: int, room_by
 
 def _rows(connection: sqlite3.Connection, lease: Lease, room: int) -> sqlite3.Cursor:
     if isinstance(lease, DelayedLease):
-        return connection.execute(_DELAYED, (lease.id, (lease.base << SEQUENCE_BITS) + lease.unread, room))
+        where, values = by_ids(lease.unread_ids())
+        return connection.execute(_DELAYED % where, (*values, room))
     first = lease.channel << SEQUENCE_BITS
     if lease.stripe == NO_STRIPE:
         return connection.execute(_RANGE, (first + lease.unread, first + lease.high, room))

@@ -7,9 +7,11 @@
   its own, and ``positions.next`` only counts what was leased, so that a backlog stays one subtraction.
 - ``channels.striped``: 0 no record has a stripe, 1 new ones do, 2 all do. Nobody reads stripes before 2.
 - A *lease* is a stretch ``[low, high)`` in the hands of an owner (0: nobody, free to take). ``done`` holds what is
-  finished beyond ``low``. A lease on delayed records has channel 0; its records name it.
-- *Delayed* records wait for their time. Partial indexes keep waiting and leased ones apart, so neither a
-  million of them nor their payloads are ever looked at to find the next one due.
+  finished beyond ``low``. A lease on delayed records has channel 0 and row ids for ``low`` and ``high``;
+  ``members`` says which of them it took (null: all), less those given back; what is finished is deleted.
+- *Delayed* records wait for their time: each that nobody has leased is in the *schedule*. A record is written
+  once and deleted once, and neither a million of them nor their payloads are ever looked at to find the next
+  one due.
 """
 
 import sqlite3
@@ -77,14 +79,17 @@ CREATE TABLE delayed (
     attempt INTEGER NOT NULL,
     due_ms INTEGER NOT NULL,
     since_ms INTEGER NOT NULL,
-    lease INTEGER NOT NULL DEFAULT 0,
     at_ms INTEGER NOT NULL,
     key BLOB,
     headers BLOB,
     payload BLOB NOT NULL
 );
-CREATE INDEX delayed_due ON delayed (base, due_ms) WHERE lease = 0;
-CREATE INDEX delayed_lease ON delayed (lease) WHERE lease != 0;
+CREATE TABLE schedule (
+    base INTEGER NOT NULL,
+    due_ms INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    PRIMARY KEY (base, due_ms, id)
+) WITHOUT ROWID;
 CREATE TABLE leases (
     id INTEGER PRIMARY KEY,
     subscription INTEGER NOT NULL,
@@ -93,6 +98,7 @@ CREATE TABLE leases (
     low INTEGER NOT NULL,
     high INTEGER NOT NULL,
     done BLOB,
+    members BLOB,
     remaining INTEGER NOT NULL,
     owner INTEGER NOT NULL
 );

@@ -79,7 +79,7 @@ class Settling:
         self._records += records
         self._give_back(connection, lease, change, released)
         if isinstance(lease, DelayedLease):
-            leases.delete_delayed(connection, lease, finished)
+            leases.delete_delayed(connection, lease, set(finished).difference(released) if released else finished)
         elif lease.ordered and not change.remaining:
             self.wakes = True
 
@@ -108,7 +108,7 @@ class Settling:
         if not lease.ordered:
             if released:
                 self.wakes = True
-                leases.give_back_some(connection, self._subscriber.id, lease, sorted(released))
+                leases.give_back_some(connection, self._subscriber.id, lease, change, sorted(released))
             return
         if released:
             self._returned.append((lease, released))
