@@ -55,7 +55,10 @@ def lineage_of(delivery: Delivery) -> Lineage:
     """The lineage of a delivery. A record without an event id is named by its place in the broker."""
     found = dict(delivery.headers)
     event_id = valid_id(found.get(EVENT_ID)) or id_by_place(delivery)
-    return Lineage(event_id, valid_id(found.get(ROOT_ID)) or event_id, valid_id(found.get(PARENT_ID)))
+    root, parent = found.get(ROOT_ID), found.get(PARENT_ID)
+    if root is None and parent is None:
+        return Lineage(event_id, event_id, None)
+    return Lineage(event_id, valid_id(root) or event_id, valid_id(parent))
 
 
 def id_by_place(delivery: Delivery) -> str:

@@ -35,6 +35,7 @@ DEAD_AT = "hexa-dead-at"
 FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
+_REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID}
 
 DUPLICATE = "a duplicate: the event is handled already"
 """Why a delivery was dropped that deduplication recognised."""
@@ -196,17 +197,21 @@ def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) 
     """Headers that keep an event's identity on its way through retry channels; user headers are kept."""
     found = dict(delivery.headers)
     written: list[tuple[str, bytes]] = []
-    if lineage.valid_id(found.get(lineage.EVENT_ID)) is None:
-        written.append((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")))
     first_hop = delivery.attempt == 0
-    if first_hop or lineage.ORIGIN_CHANNEL not in found:
+    tells_origin = first_hop or lineage.ORIGIN_CHANNEL not in found
+    replaced = _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
+    if lineage.valid_id(found.get(lineage.EVENT_ID)) is None:
+        replaced |= {lineage.EVENT_ID}
+        written.append((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")))
+    if tells_origin:
         written.append((lineage.ORIGIN_CHANNEL, _header_text(delivery.channel)))
         written.append((lineage.ORIGIN_ID, _header_text(delivery.message_id)))
     first_failed = None if first_hop else found.get(lineage.FIRST_FAILED_AT)
     written.append((lineage.ACTION, _header_text(route.action)))
     written.append((lineage.ATTEMPT, b"%d" % attempt))
     written.append((lineage.FIRST_FAILED_AT, first_failed or b"%d" % now_ms))
-    replaced = _REPLACED_ALWAYS.union([name for name, _ in written])
+    if replaced.isdisjoint(found):
+        return (*delivery.headers, *written)
     return (*[pair for pair in delivery.headers if pair[0] not in replaced], *written)
 
 
