@@ -1,5 +1,8 @@
 """hexa-worker: an actor-style worker runtime for event-driven services."""
 
+from typing import TYPE_CHECKING, Any
+
+from hexa_worker.core.carried import User
 from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Retry
 from hexa_worker.errors import (
     ConfigError,
@@ -21,6 +24,10 @@ from hexa_worker.handlers.api import (
     subscribe,
 )
 
+if TYPE_CHECKING:
+    from hexa_worker.emitting.emitter import Emitter
+    from hexa_worker.emitting.threaded import SyncEmitter
+
 __all__ = [
     "Ack",
     "BatchContext",
@@ -33,12 +40,28 @@ __all__ = [
     "DriverRejected",
     "DriverUnavailable",
     "Drop",
+    "Emitter",
     "Event",
     "HexaWorkerError",
     "Middleware",
     "Next",
     "Result",
     "Retry",
+    "SyncEmitter",
+    "User",
     "lifespan",
     "subscribe",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Emitter` and `SyncEmitter` know drivers and configuration: imported where they are used, not in workers."""
+    if name == "Emitter":
+        from hexa_worker.emitting.emitter import Emitter  # noqa: PLC0415 - see above
+
+        return Emitter
+    if name == "SyncEmitter":
+        from hexa_worker.emitting.threaded import SyncEmitter  # noqa: PLC0415 - see above
+
+        return SyncEmitter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

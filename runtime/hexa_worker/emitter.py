@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hexa_worker.clock import Clock
+from hexa_worker.core.carried import carried_headers, unless_said
 from hexa_worker.core.ids import IdSource
 from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers
 from hexa_worker.core.message import Headers, Message
@@ -81,10 +82,18 @@ class Emitter:
             channel=event.channel,
             payload=self._encode(event.payload),
             key=key,
-            headers=control + _own_headers(event),
+            headers=control + _carried(event) + _own_headers(event),
             timestamp_ms=now_ms,
         )
         return event_id, message
+
+
+def _carried(event: Event) -> Headers:
+    """Correlation id, user, locale and trace: what the event says itself, and what it took over."""
+    said = carried_headers(correlation_id=event.correlation_id, user=event.user, locale=event.locale)
+    if not event.carried:
+        return said
+    return unless_said(event.carried, {*event.headers, *[name for name, _ in said]}) + said
 
 
 def _own_headers(event: Event) -> Headers:

@@ -193,9 +193,7 @@ class Source(Protocol):
         ...
 
     async def close(self) -> None:
-        """Hand back everything unsettled, at once where the broker can. Idempotent; never raises for a dead
-        broker.
-        """
+        """Hand back everything unsettled, at once where the broker can. Idempotent; a dead broker is no error."""
         ...
 
 

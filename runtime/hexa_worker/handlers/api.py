@@ -13,8 +13,9 @@ from typing import Any, Generic, Literal, Protocol, TypeAlias, overload
 import msgspec
 from typing_extensions import TypeVar
 
+from hexa_worker.core.carried import LOCALE, USER, User, carried_from, read_user
 from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, lineage_of
-from hexa_worker.core.message import Delivery, header
+from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.outcome import Verdict
 from hexa_worker.errors import ConfigError
 
@@ -153,6 +154,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         key: keeps its order among events of the same key, where a subscription asks for it.
         headers: names and values of your own; names that start with ``hexa-`` are reserved.
         id: the event id; None makes a new one. Emitting twice with one id is one event to deduplication.
+        correlation_id: joins everything that one request or one process of the business made happen.
+        user: on whose behalf.
+        locale: the user's language, ``de-DE``.
+        carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
     """
 
     channel: str
@@ -160,6 +165,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     key: str | bytes | None = None
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     id: str | None = None
+    correlation_id: str | None = None
+    user: User | None = None
+    locale: str | None = None
+    carried: Headers = ()
 
 
 class Context(Generic[S]):
@@ -236,6 +245,17 @@ class Context(Generic[S]):
         return self._runtime.fence(self.delivery)
 
     @property
+    def user(self) -> User | None:
+        """On whose behalf the event happened, or None when nobody said it."""
+        return read_user(header(self.delivery.headers, USER))
+
+    @property
+    def locale(self) -> str | None:
+        """The locale that came with the event, or None."""
+        value = header(self.delivery.headers, LOCALE)
+        return None if value is None else value.decode("utf-8", errors="replace")
+
+    @property
     def key(self) -> str | None:
         """The event's key; bytes that are not UTF-8 show as replacement characters."""
         key = self.delivery.key
@@ -268,7 +288,7 @@ class Context(Generic[S]):
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Emit a child event: same root, this event as parent. Returns its event id.
+        """Emit a child event: same root, correlation id, user and trace; this event as parent. Returns its event id.
 
         Returns after the broker confirmed it. If this handler fails afterwards the child stays emitted, and
         a retry emits it again: give the effect a key of its own where that matters.
@@ -277,7 +297,8 @@ class Context(Generic[S]):
             DriverUnavailable: not confirmed in time; it may have been stored.
             DriverRejected: the broker refuses it (too large, a name it does not allow).
         """
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {})
+        carried = carried_from(self.delivery.headers)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=carried)
         return await self._runtime.emit(event, self.lineage)
 
     def emit_sync(
@@ -291,7 +312,8 @@ class Context(Generic[S]):
         """`emit` for a plain ``def`` handler, from its own thread."""
         from anyio import from_thread  # noqa: PLC0415 - this module stays importable without an event loop
 
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {})
+        carried = carried_from(self.delivery.headers)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=carried)
         return from_thread.run(self._runtime.emit, event, self.lineage)
 
     def extend(self, seconds: float) -> None:

@@ -14,10 +14,13 @@ from hexa_worker import (
     Context,
     DeadLetter,
     Drop,
+    Emitter,
     Event,
     Next,
     Result,
     Retry,
+    SyncEmitter,
+    User,
     lifespan,
     subscribe,
 )
@@ -105,3 +108,23 @@ async def a_handler_is_still_a_function(ctx: Context[Pool]) -> None:
     await check(Order(1), ctx)
     assert_type(await anything({}), Result)
     Event(channel="orders", payload=Order(1), key="k", headers={"a": "b"})
+
+
+async def emits() -> None:
+    async with Emitter.from_config("worker.toml") as emitter:
+        assert_type(emitter, Emitter)
+        user = User(identifier="u", roles=("admin",))
+        event_id = await emitter.emit("orders", {"id": 1}, key="k", headers={"a": "b"}, correlation_id="r", user=user, id="i")
+        assert_type(event_id, str)
+        for answer in await emitter.emit_many([Event(channel="orders", payload=1, locale="de")]):
+            if isinstance(answer, Exception):
+                raise answer
+            assert_type(answer, str)
+
+
+def emits_from_a_thread(ctx: Context[Any]) -> None:
+    with SyncEmitter.from_config("worker.toml") as emitter:
+        assert_type(emitter.emit("orders", b"raw", parent=ctx.lineage), str)
+        assert_type(emitter.submit(Event(channel="orders")).result(), str)
+    assert_type(ctx.user, User | None)
+    assert_type(ctx.locale, str | None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from hexa_worker import Context, DeadLetter, Event, Retry, lifespan, subscribe
+from hexa_worker import Context, DeadLetter, Emitter, Event, Retry, SyncEmitter, User, lifespan, subscribe
 
 
 class Order(msgspec.Struct):
@@ -104,3 +104,16 @@ DeadLetter(3)  # E: [arg-type]
 async def a_handler_keeps_its_type(ctx: Context[Pool]) -> None:
     await uses_context(3, ctx)  # E: [arg-type]
     await uses_context(Order(1))  # E: [call-arg]
+
+
+async def emits(emitter: Emitter, blocking: SyncEmitter) -> None:
+    await emitter.emit("orders", 1, "key")  # E: [call-arg]
+    await emitter.emit("orders", correlation_id=3)  # E: [arg-type]
+    emitter.emit("orders")  # E: [unused-coroutine]
+    with Emitter.from_config("worker.toml"):  # E: [attr-defined]
+        pass
+    blocking.submit("orders")  # E: [arg-type]
+    number: int = blocking.emit("orders")  # E: [assignment]
+
+
+User("u-1")  # E: [call-arg]

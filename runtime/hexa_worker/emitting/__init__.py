@@ -1,0 +1,1 @@
+"""Emitting from outside of a worker: web services, scripts, threads."""

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anyio
+import pytest
+
+from hexa_worker import ConfigError, DriverUnavailable, Emitter, Event, SyncEmitter
+from hexa_worker.config.model import Embedded
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.embedded import EmbeddedDriver
+from tests.emitting.stage import Gated
+
+CONFIG = '[worker]\nname = "web"\nhandlers = ["none"]\n[broker]\ndriver = "embedded"\npath = "hexa.db"\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "worker.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def stored(config: Path) -> list[Delivery]:
+    async def browse() -> list[Delivery]:
+        driver = EmbeddedDriver(config.parent / "hexa.db", Embedded())
+        await driver.open()
+        try:
+            return list(await driver.browse("c", -1, 10_000))
+        finally:
+            await driver.close()
+
+    return anyio.run(browse)
+
+
+def test_many_threads_emit_and_every_event_is_confirmed(config: Path) -> None:
+    with SyncEmitter.from_config(config) as emitter, ThreadPoolExecutor(16) as pool:
+        ids = list(pool.map(lambda number: emitter.emit("c", number, correlation_id=f"r{number}"), range(200)))
+    assert len(set(ids)) == 200
+    assert sorted(int(one.payload) for one in stored(config)) == list(range(200))
+
+
+def test_what_was_submitted_is_stored_when_the_program_ends(config: Path) -> None:
+    program = (
+        "import sys\n"
+        "from hexa_worker import Event, SyncEmitter\n"
+        "emitter = SyncEmitter.from_config(sys.argv[1])\n"
+        "for number in range(500):\n"
+        "    emitter.submit(Event(channel='c', payload=number))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(config)], check=True, capture_output=True, timeout=30)
+    assert done.stderr == b""
+    assert [int(one.payload) for one in stored(config)] == list(range(500))
+
+
+def test_a_forked_process_connects_anew(config: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from hexa_worker import SyncEmitter\n"
+        "emitter = SyncEmitter.from_config(sys.argv[1])\n"
+        "emitter.emit('c', 'before')\n"
+        "child = os.fork()\n"
+        "emitter.emit('c', 'child' if child == 0 else 'parent')\n"
+        "if child:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(config)], check=True, timeout=30)
+    assert sorted(one.payload for one in stored(config)) == [b"before", b"child", b"parent"]
+
+
+def test_nothing_is_read_or_connected_before_the_first_event(tmp_path: Path) -> None:
+    emitter = SyncEmitter.from_config(tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="no such file"):
+        emitter.emit("c")
+    (tmp_path / "missing.toml").write_text(CONFIG)
+    assert emitter.emit("c", id="mine") == "mine"
+    emitter.close()
+
+
+def test_a_closed_emitter_emits_no_more(config: Path) -> None:
+    emitter = SyncEmitter.from_config(config)
+    assert [len(str(one)) > 0 for one in emitter.emit_many([Event(channel="c")] * 3)] == [True] * 3
+    emitter.close()
+    emitter.close()
+    with pytest.raises(ConfigError, match="closed"):
+        emitter.emit("c")
+
+
+def test_an_error_reaches_the_thread_that_emitted() -> None:
+    driver = Gated()
+    driver.error = DriverUnavailable("away")
+    with SyncEmitter(lambda: Emitter(driver)) as emitter:
+        with pytest.raises(DriverUnavailable, match="away"):
+            emitter.emit("c")
+        with pytest.raises(ConfigError):
+            emitter.emit("")
+
+
+def test_submitting_blocks_when_too_many_wait() -> None:
+    driver = Gated()
+    with SyncEmitter(lambda: Emitter(driver), max_pending=2) as emitter:
+        futures = [emitter.submit(Event(channel="c")) for _ in range(50)]
+        assert len({future.result(10) for future in futures}) == 50
+    assert max(len(batch) for batch in driver.batches) <= 2
