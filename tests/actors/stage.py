@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from hexa_worker import app
+from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.model import Config, File, Memory, Worker
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.restart import RestartPolicy
@@ -30,6 +31,8 @@ class Stage:
     reports: list[Report] = field(default_factory=list)
     suspects: Any = None
     grace_s: float = 5.0
+    dedup: Dedup = field(default_factory=Dedup)
+    claims: Any = None
 
     def emit(self, payload: Any, channel: str = "events", key: bytes | None = None) -> None:
         self.store.append(Message(channel=channel, payload=msgspec.json.encode(payload), key=key))
@@ -51,7 +54,7 @@ class Stage:
             shutdown_grace_s=self.grace_s,
             restart=RestartPolicy(max_restarts=2, initial_delay_s=0.0),
         )
-        config = Config(path=Path("worker.toml"), file=File(worker=worker, broker=Memory()))
+        config = Config(path=Path("worker.toml"), file=File(worker=worker, broker=Memory(), dedup=self.dedup))
         return await app.serve(
             config,
             Loaded(plans=tuple(plans), lifespan=how.pop("lifespan", None), middlewares=how.pop("middlewares", ())),
@@ -61,6 +64,7 @@ class Stage:
             stuck=self.stuck.append,
             report=self.reports.append,
             suspects=self.suspects,
+            claims=self.claims,
             **how,
         )
 

@@ -146,3 +146,15 @@ async def test_the_revoked_callback_runs_on_the_loop_of_the_runtime() -> None:
     await driver.subscribe(SPEC, revoked)
     assert told == [(frozenset({"in"}), True)]
     await driver.close()
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_a_call_that_is_cancelled_before_it_began_over_there_ends(anyio_backend: str) -> None:
+    island = Island()
+    try:
+        for _ in range(50):
+            with anyio.fail_after(5), anyio.CancelScope() as scope:
+                scope.cancel()
+                await island.call(asyncio.sleep, 60)
+    finally:
+        await island.close()

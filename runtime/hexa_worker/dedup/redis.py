@@ -40,6 +40,8 @@ BATCH = 500
 TAGS = 64
 """Hash tags that claims are spread over in a cluster; those of one tag are on one node."""
 CLUSTER_TRIES = 3
+_REFUSALS_IN_SCRIPTS = ("ACL failure in script", "can't run this command", "NOPERM")
+"""How servers say that a login may not do what a script does; redis-py has no class for it."""
 T = TypeVar("T")
 log = logging.getLogger("hexa_worker.dedup")
 
@@ -179,7 +181,8 @@ def _ending(one: Ending) -> tuple[str, int, int, int]:
 def _told(error: Exception) -> DriverError:
     """Our error for one of redis-py's, without what could be secret in it."""
     text = scrub(f"redis: {str(error) or type(error).__name__}")
-    if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+    refused = isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError)
+    if refused or any(words in text for words in _REFUSALS_IN_SCRIPTS):
         return DriverRejected(text)
     cause: BaseException | None = error
     while cause is not None:

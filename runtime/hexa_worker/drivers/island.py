@@ -71,10 +71,12 @@ class Island:
                 result.append(await function(*args))
             except BaseException as error:  # noqa: BLE001 - it is raised at home
                 errors.append(error)
-            home.tell(ended.set)
 
         def start() -> None:
-            tasks.append(self._loop.create_task(run()))
+            # Told by the task's end, for one that is cancelled before its first step never gets into `run`.
+            task = self._loop.create_task(run())
+            task.add_done_callback(lambda _: home.tell(ended.set))
+            tasks.append(task)
 
         def cancel() -> None:
             tasks[0].cancel()
@@ -91,8 +93,10 @@ class Island:
                 self._loop.call_soon_threadsafe(cancel)
                 await ended.wait()
             raise
-        if not errors:
+        if result:
             return result[0]
+        if not errors:
+            raise DriverUnavailable("the driver is closed")
         if isinstance(errors[0], asyncio.CancelledError):
             raise DriverUnavailable("a call of the broker's client was cancelled") from errors[0]
         raise errors[0]
