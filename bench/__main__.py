@@ -38,12 +38,43 @@ def _growth() -> list[Figure]:
     return worker.growth()
 
 
+def _kafka() -> list[Figure]:
+    from bench import kafka
+
+    return _on("kafka", kafka.measure)
+
+
+def _nats() -> list[Figure]:
+    from bench import nats
+
+    return _on("nats", nats.measure)
+
+
+def _pulsar() -> list[Figure]:
+    from bench import pulsar
+
+    return _on("pulsar", pulsar.measure)
+
+
+def _on(broker: str, measure: Callable[[str], list[Figure]]) -> list[Figure]:
+    from tests.brokers.lab import Lab
+
+    lab = Lab()
+    try:
+        return measure(lab.get(broker).address)
+    finally:
+        lab.close()
+
+
 SECTIONS = {
     "memory": ("The runtime's own cost (memory driver, 200-byte JSON to a Struct, all defaults)", _memory),
     "embedded": ("The embedded broker (200-byte JSON to a Struct, all defaults)", _embedded),
     "worker": ("Start-up, memory, idle", _worker),
     "retries": ("Retries and delayed events", _retries),
     "growth": ("Growth", _growth),
+    "kafka": ("Kafka (one node of the lab, 200-byte JSON to a Struct, all defaults)", _kafka),
+    "nats": ("NATS JetStream (one server of the lab, 200-byte JSON to a Struct, all defaults)", _nats),
+    "pulsar": ("Pulsar (standalone of the lab, 200-byte JSON to a Struct, all defaults)", _pulsar),
 }
 
 
