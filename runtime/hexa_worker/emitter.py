@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hexa_worker.clock import Clock
+from hexa_worker.codecs.annotations import is_protobuf
 from hexa_worker.core.carried import carried_headers, unless_said
 from hexa_worker.core.ids import IdSource
-from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers
+from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers, valid_id
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.drivers.base import Driver
 from hexa_worker.errors import ConfigError, DriverError
@@ -15,6 +16,7 @@ from hexa_worker.faults import fault
 from hexa_worker.handlers.api import Event
 
 Encode = Callable[[Any], bytes]
+_PAYLOAD_ENCODER = "_payload_encoder"
 
 
 class Emitter:
@@ -75,14 +77,14 @@ class Emitter:
         if not event.channel:
             raise ConfigError("an event needs a channel")
         now_ms = self._clock.now_ms()
-        event_id = event.id or self._ids.new(now_ms)
+        event_id = _said_id(event) if event.id else self._ids.new(now_ms)
         control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
         key = event.key.encode() if isinstance(event.key, str) else event.key
         message = Message(
             channel=event.channel,
             payload=self._encode(event.payload),
             key=key,
-            headers=control + _carried(event) + _own_headers(event),
+            headers=control + _carried(event) + _own_headers(event) + _encoder(event),
             timestamp_ms=now_ms,
         )
         return event_id, message
@@ -94,6 +96,21 @@ def _carried(event: Event) -> Headers:
     if not event.carried:
         return said
     return unless_said(event.carried, {*event.headers, *[name for name, _ in said]}) + said
+
+
+def _said_id(event: Event) -> str:
+    """The id that an event was given, if a header can carry it."""
+    event_id = valid_id(str(event.id).encode(errors="replace"))
+    if event_id is None:
+        raise ConfigError("an event id that nobody could read", hint="use 1 to 200 visible ASCII characters")
+    return event_id
+
+
+def _encoder(event: Event) -> Headers:
+    """hexa-event reads protobuf messages from JSON in protobuf's own way only, so it must be told."""
+    if not is_protobuf(type(event.payload)) or _PAYLOAD_ENCODER in event.headers:
+        return ()
+    return ((_PAYLOAD_ENCODER, b"protobuf"),)
 
 
 def _own_headers(event: Event) -> Headers:

@@ -229,3 +229,30 @@ async def test_a_cancelled_application_ends_and_what_it_sent_is_stored() -> None
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert len(driver.batches) == 1
+
+
+@pytest.mark.parametrize("event_id", ["é", "a b", "x" * 201, "\n"])
+async def test_an_id_that_no_header_can_carry_is_refused(event_id: str) -> None:
+    async with Emitter(Gated()) as emitter:
+        with pytest.raises(ConfigError, match="event id"):
+            await emitter.emit("c", id=event_id)
+
+
+async def test_a_correlation_id_from_outside_never_raises() -> None:
+    driver = Gated()
+    async with Emitter(driver) as emitter:
+        await emitter.emit("c", correlation_id="\udcff\n", locale="\udcff")
+    ((message,),) = driver.batches
+    assert header(message.headers, CORRELATION_ID) == b"?\n"
+
+
+async def test_of_a_protobuf_message_hexa_event_is_told() -> None:
+    from google.protobuf.wrappers_pb2 import StringValue
+
+    driver = Gated()
+    async with Emitter(driver) as emitter:
+        await emitter.emit("c", StringValue(value="x"))
+        await emitter.emit("c", {"plain": True})
+    first, second = (batch[0] for batch in driver.batches)
+    assert (first.payload, header(first.headers, "_payload_encoder")) == (b'"x"', b"protobuf")
+    assert header(second.headers, "_payload_encoder") is None

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from google.protobuf.struct_pb2 import Struct
 
 from hexa_worker.app import forms_of, make_driver
 from hexa_worker.config.load import parse_config
@@ -137,3 +139,28 @@ def test_gos_retries_are_due_after_the_delay_of_their_topic() -> None:
     go, go_2, ours, stale, beyond = record(1, 0), record(2, 0), record(1, 10_700), record(2, 9_000), record(3, 0)
     due = [one.due_ms for one in timed([go, go_2, ours, stale, beyond], delays)]
     assert due == [11_000, 12_000, 10_700, 12_000, 0]
+
+
+@pytest.mark.parametrize("codec", ["msgpack", "protobuf"])
+def test_beside_a_binary_codec_gos_json_is_understood(
+    codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"binary_{codec}"
+    payload_type = {"msgpack": "dict", "protobuf": "Struct"}[codec]
+    (tmp_path / f"{name}.py").write_text(
+        "from google.protobuf.struct_pb2 import Struct\nfrom hexa_worker import subscribe\n"
+        f'@subscribe("events", action="act")\nasync def act(payload: {payload_type}): ...\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = f'[worker]\nname = "shop"\nhandlers = ["{name}"]\n[broker]\ndriver = "memory"\n'
+    text += f'[subscriptions.act]\ncodec = "{codec}"\n'
+    binary: Any = Struct()
+    binary["a"] = "b"
+    payload = msgspec.msgpack.encode({"a": "b"}) if codec == "msgpack" else binary.SerializeToString()
+    (plain,) = load_plans(parse_config(text, tmp_path / "worker.toml")).plans
+    (both,) = load_plans(parse_config(text + 'wire = "hexa"\n', tmp_path / "worker.toml")).plans
+    assert dict(both.handler.decode(payload)) == dict(both.handler.decode(b'{"a":"b"}')) == {"a": "b"}
+    with pytest.raises(plain.handler.decode_errors):
+        plain.handler.decode(b'{"a":"b"}')
+    with pytest.raises(both.handler.decode_errors):
+        both.handler.decode(b'{"a":')

@@ -83,9 +83,9 @@ def carried_headers(*, correlation_id: str | None, user: User | None, locale: st
     """The headers of what an application says with an event."""
     pairs: list[tuple[str, bytes]] = []
     if correlation_id is not None:
-        pairs.append((CORRELATION_ID, correlation_id.encode()))
+        pairs.append((CORRELATION_ID, correlation_id.encode(errors="replace")))
     if locale is not None:
-        pairs.append((LOCALE, locale.encode()))
+        pairs.append((LOCALE, locale.encode(errors="replace")))
     if user is not None:
         pairs.append((USER, user_bytes(user)))
     return tuple(pairs)
