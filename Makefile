@@ -35,7 +35,7 @@ docs: $(VENV)/.installed-dev  ## the pages that are made from the code
 chaos: $(VENV)/.installed-dev  ## the long form: hundreds of kills, a ledger that must balance
 	$(BIN)/python -m tests.chaos
 
-bench: $(VENV)/.installed-dev  ## measure beside the raw limits, write bench/RESULTS.md
+bench: $(VENV)/.installed-bench  ## measure beside the raw limits, write bench/RESULTS.md
 	$(BIN)/python -m bench
 
 $(VENV)/.installed: pyproject.toml
@@ -46,6 +46,10 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all]" --group dev
+	touch $@
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	touch $@
 
 clean:

@@ -57,11 +57,15 @@ def _pulsar() -> list[Figure]:
 
 
 def _on(broker: str, measure: Callable[[str], list[Figure]]) -> list[Figure]:
+    from bench import idle
     from tests.brokers.lab import Lab
 
     lab = Lab()
     try:
-        return measure(lab.get(broker).address)
+        address = lab.get(broker).address
+        where = f'url = "{address}"' if broker == "pulsar" else f'servers = ["{address}"]'
+        made = "\ncreate_channels = true" if broker == "kafka" else ""
+        return [*measure(address), *idle.measure(f'driver = "{broker}"\n{where}{made}')]
     finally:
         lab.close()
 

@@ -20,12 +20,13 @@ import msgspec
 import nats
 from nats.aio.msg import Msg
 
+from bench import rival
 from bench.figures import Figure, milliseconds, rate, table
 from hexa_worker import Context, app, subscribe
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Config, File, Subscription, Worker
 from hexa_worker.config.nats import Nats
-from hexa_worker.core.settlement import Settlement
+from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.emitter import Emitter
 from hexa_worker.handlers.api import Event
@@ -35,6 +36,7 @@ from hexa_worker.stop import StopSignals
 COUNT = 100_000
 EMITTED = 50_000
 RUNS = 2
+RIVAL = 40_000
 PULL = 500
 LATENCIES = 1_500
 PACE_S = 0.002
@@ -90,7 +92,7 @@ async def raw_consume(address: str, channel: str) -> float:
         ack_policy="explicit",  # type: ignore[arg-type]  # nats-py takes its value too
         max_ack_pending=50_000,
     )
-    inbox, left, asked, done = client.new_inbox(), COUNT, 0, asyncio.Event()
+    inbox, left, asked, begin, done = client.new_inbox(), COUNT, 0, 0.0, asyncio.Event()
     request = json.dumps({"batch": PULL, "expires": 30_000_000_000}).encode()
 
     async def pull() -> None:
@@ -99,11 +101,12 @@ async def raw_consume(address: str, channel: str) -> float:
         await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}", request, reply=f"{inbox}.{asked}")
 
     async def each(message: Msg) -> None:
-        nonlocal left, asked
+        nonlocal left, asked, begin
         if not message.reply:
             return  # a status
         await handle(decode(message.data), None)  # type: ignore[arg-type]  # it does not look at it
         await message.ack()
+        begin = begin or time.perf_counter()  # after the first message, as for the worker
         left -= 1
         asked -= 1
         if asked <= PULL:
@@ -112,7 +115,6 @@ async def raw_consume(address: str, channel: str) -> float:
             done.set()
 
     await client.subscribe(f"{inbox}.*", cb=each)
-    begin = time.perf_counter()
     await pull()
     await pull()
     await done.wait()
@@ -144,6 +146,7 @@ async def our_consume(address: str, channel: str) -> float:
     stop, left, marks = StopSignals(), [COUNT], list[float]()
 
     def settled(_action: str, batch: Sequence[Settlement], _now_ms: int) -> None:
+        assert all(isinstance(one, Acked) for one in batch)
         if left[0] == COUNT:
             marks.append(time.perf_counter())
         left[0] -= len(batch)
@@ -256,6 +259,7 @@ def measure(address: str) -> list[Figure]:
                 met=raw / ours >= 0.95,
             )
         )
+    figures.append(rival.compare("per message", rival.nats_singles, COUNT / ours, 5, address, channel, RIVAL))
     ours = median("uvloop", our_emit, address, emitted)
     raw = median("uvloop", raw_emit, address, emitted)
     figures.append(

@@ -24,7 +24,7 @@ from hexa_worker import Context, app, subscribe
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Config, File, Subscription, Worker
 from hexa_worker.config.pulsar import Pulsar
-from hexa_worker.core.settlement import Settlement
+from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.emitter import Emitter
 from hexa_worker.handlers.api import Event
@@ -34,7 +34,7 @@ from hexa_worker.stop import StopSignals
 COUNT = {"batched": 200_000, "unbatched": 60_000}
 BARS = {"batched": 0.7, "unbatched": 0.9}
 EMITTED = 50_000
-RUNS = 3
+RUNS = 2
 LATENCIES = 1_500
 PACE_S = 0.002
 LOOPS: dict[str, dict[str, Any]] = {"asyncio": {}, "uvloop": {"use_uvloop": True}}
@@ -146,6 +146,7 @@ async def our_consume(address: str, channel: str, count: int) -> float:
     stop, left, marks = StopSignals(), [count], list[float]()
 
     def settled(_action: str, batch: Sequence[Settlement], _now_ms: int) -> None:
+        assert all(isinstance(one, Acked) for one in batch)
         if left[0] == count:
             marks.append(time.perf_counter())
         left[0] -= len(batch)
