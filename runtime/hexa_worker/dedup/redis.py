@@ -112,7 +112,7 @@ class AsyncioRedisClaims:
 
     async def claim(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         """See `hexa_worker.dedup.base.ClaimStore.claim`."""
-        fences = await self._bounded(self._run, CLAIM, asks, lambda one: one.key, lambda one: (one.owner, one.attempt))
+        fences = await self._bounded(self._run, CLAIM, asks, lambda one: one.key, _asking)
         return [Run(fence) if fence > 0 else WAIT if fence == 0 else SKIP for fence in fences]
 
     async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
@@ -121,9 +121,7 @@ class AsyncioRedisClaims:
 
     async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.extend`."""
-        return await self._bounded(
-            self._run, EXTEND, held, lambda one: one.key, lambda one: (one.owner, one.fence, one.attempt)
-        )
+        return await self._bounded(self._run, EXTEND, held, lambda one: one.key, lambda one: (_kept(one),))
 
     async def _run(
         self, script: Script, items: Sequence[T], key: Callable[[T], str], given: Callable[[T], tuple[Any, ...]]
@@ -173,9 +171,21 @@ class AsyncioRedisClaims:
             raise _told(error) from error
 
 
-def _ending(one: Ending) -> tuple[str, int, int, int]:
-    following = -1 if one.following is None else one.following
-    return one.held.owner, one.held.fence, following, max(one.keep_ms, 1)
+def _asking(one: Ask) -> tuple[str, int]:
+    return f":{one.attempt}:{one.owner}", one.attempt
+
+
+def _kept(held: Held) -> str:
+    """A claim as Redis keeps it."""
+    return f"h:{held.fence}:{held.attempt}:{held.owner}"
+
+
+def _ending(one: Ending) -> tuple[str, str, int]:
+    held = one.held
+    after = f"d:{held.fence}" if one.following is None else ""
+    if one.following:
+        after = f"r:{held.fence}:{one.following}"
+    return _kept(held), after, max(one.keep_ms, 1)
 
 
 def _told(error: Exception) -> DriverError:

@@ -5,20 +5,21 @@ own. Arguments and answers travel as one MessagePack text each, which is cheaper
 """
 
 _PARSE = """
+local call = redis.call
 local given = cmsgpack.unpack(ARGV[1])
 local lease = tostring(given[1])
 local asked = given[2]
-local found = redis.call('MGET', unpack(KEYS))
+local found = call('MGET', unpack(KEYS))
 local seen = {}
 local answers = {}
-local function parse(i)
+local function value_of(i)
   local value = seen[KEYS[i]]
   if value == nil then value = found[i] end
-  if not value then return nil end
-  return string.match(value, '^(%a):(%d+):?(%d*):?(.*)$')
+  return value
 end
+local function parse(value) return string.match(value, '^(%a):(%d+):?(%d*):?(.*)$') end
 local function keep(i, value, ttl)
-  redis.call('SET', KEYS[i], value, 'PX', ttl)
+  call('SET', KEYS[i], value, 'PX', ttl)
   seen[KEYS[i]] = value
 end
 local function number(value) return string.format('%.0f', value) end
@@ -27,65 +28,82 @@ local function number(value) return string.format('%.0f', value) end
 CLAIM = (
     _PARSE
     + """
-local t = redis.call('TIME')
+local t = call('TIME')
 local now = t[1] * 1000000 + t[2]
+local fresh = 'h:' .. number(now)
 for i = 1, #KEYS do
-  local owner, attempt = asked[2 * i - 1], asked[2 * i]
-  local phase, fence, at, by = parse(i)
-  fence = tonumber(fence)
-  if phase == 'd' or (phase == 'r' and attempt < tonumber(at)) then
-    answers[i] = -1
-  elseif phase == 'h' and by ~= owner then
-    answers[i] = 0
+  local tail, attempt = asked[2 * i - 1], asked[2 * i]
+  local value = value_of(i)
+  if not value then
+    keep(i, fresh .. tail, lease)
+    answers[i] = now
   else
-    if phase ~= 'h' then fence = math.max(now, (fence or 0) + 1) else attempt = at end
-    keep(i, 'h:' .. number(fence) .. ':' .. attempt .. ':' .. owner, lease)
-    answers[i] = fence
-  end
-end
-return cmsgpack.pack(answers)
-"""
-)
-
-END = (
-    _PARSE
-    + """
-for i = 1, #KEYS do
-  local owner, own, following, ttl = asked[4 * i - 3], asked[4 * i - 2], asked[4 * i - 1], asked[4 * i]
-  local phase, fence, at, by = parse(i)
-  if phase and phase ~= 'h' then
-    answers[i] = tonumber(fence) == own
-  elseif phase and by ~= owner then
-    answers[i] = false
-  else
-    answers[i] = true
-    if following < 0 then
-      keep(i, 'd:' .. number(own), ttl)
-    elseif following == 0 then
-      redis.call('DEL', KEYS[i])
-      seen[KEYS[i]] = false
+    local phase, fence, at, by = parse(value)
+    fence = tonumber(fence)
+    if phase == 'd' or (phase == 'r' and attempt < tonumber(at)) then
+      answers[i] = -1
+    elseif phase == 'r' then
+      fence = math.max(now, fence + 1)
+      keep(i, 'h:' .. number(fence) .. tail, lease)
+      answers[i] = fence
+    elseif by == string.match(tail, '^:%d+:(.*)$') then
+      keep(i, value, lease)
+      answers[i] = fence
     else
-      keep(i, 'r:' .. number(own) .. ':' .. following, ttl)
+      answers[i] = 0
     end
   end
 end
 return cmsgpack.pack(answers)
 """
 )
+"""Asked: for each ``:ATTEMPT:OWNER`` and the attempt. Answers: the fence, 0 wait, -1 skip."""
 
-EXTEND = (
+END = (
     _PARSE
     + """
 for i = 1, #KEYS do
-  local owner, own, attempt = asked[3 * i - 2], asked[3 * i - 1], asked[3 * i]
-  local phase, fence, at, by = parse(i)
-  if phase and (phase ~= 'h' or by ~= owner) then
-    answers[i] = false
-  else
+  local mine, after, ttl = asked[3 * i - 2], asked[3 * i - 1], asked[3 * i]
+  local value = value_of(i)
+  local own = not value or value == mine
+  if not own then
+    local phase, fence, at, by = parse(value)
+    local _, my_fence, _, me = parse(mine)
+    if phase == 'h' then own = by == me else answers[i] = fence == my_fence end
+  end
+  if own then
     answers[i] = true
-    keep(i, 'h:' .. number(own) .. ':' .. attempt .. ':' .. owner, lease)
+    if after == '' then
+      call('DEL', KEYS[i])
+      seen[KEYS[i]] = false
+    else
+      keep(i, after, ttl)
+    end
+  elseif answers[i] == nil then
+    answers[i] = false
   end
 end
 return cmsgpack.pack(answers)
 """
 )
+"""Asked: for each the claim as it is kept, what to keep from now on (empty: nothing), and for how long."""
+
+EXTEND = (
+    _PARSE
+    + """
+for i = 1, #KEYS do
+  local mine = asked[i]
+  local value = value_of(i)
+  local own = not value or value == mine
+  if not own then
+    local phase, _, _, by = parse(value)
+    local _, _, _, me = parse(mine)
+    own = phase == 'h' and by == me
+  end
+  answers[i] = own
+  if own then keep(i, mine, lease) end
+end
+return cmsgpack.pack(answers)
+"""
+)
+"""Asked: for each the claim as it is kept."""
