@@ -211,4 +211,3 @@ def _end_client(client: Any) -> None:
 def translate_name(name: str, what: str) -> DriverError:
     """As `translate`, for a result's name."""
     return translate(getattr(pulsar.Result, name, pulsar.Result.UnknownError), what)
-

@@ -14,7 +14,7 @@ from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.letters import Letters
 from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, ledger_and_entry
-from hexa_worker.drivers.pulsar.wire import Origin, read
+from hexa_worker.drivers.pulsar.wire import Origin, read_one
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 IDLE_S = 0.5
@@ -152,7 +152,7 @@ class Desk:
             )
             try:
                 while len(found) < limit and reader.has_message_available():
-                    record = read(reader.read_next(READ_MS), origin)
+                    record = read_one(reader.read_next(READ_MS), origin)
                     if record.offset > after:
                         found.append(record)
             finally:

@@ -8,6 +8,7 @@ client library behind: every wait is bounded, and it is the only one that receiv
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -15,8 +16,10 @@ import pulsar
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.entries import Acknowledgements, Place, Token
 from hexa_worker.drivers.pulsar.failures import name_of, translate
-from hexa_worker.drivers.pulsar.wire import Origin, read
+from hexa_worker.drivers.pulsar.reading import Reading
+from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError, DriverUnavailable
 
 WAIT_MS = 250
@@ -48,6 +51,7 @@ class Inlet:
         subscribe: makes the consumer.
         what: what it reads, for errors.
         origin_of: what the messages of a topic have in common.
+        only_topic: the one topic it reads, if it is not partitioned.
         known: places of what was handed out and is not settled; such messages are dropped when they come again.
         arrived: called with each list, on this thread.
         full: whether nothing more should be read now.
@@ -63,7 +67,8 @@ class Inlet:
         what: str,
         *,
         origin_of: Callable[[str], Origin],
-        known: dict[tuple[str, int], Any],
+        only_topic: str | None = None,
+        known: dict[Place, Any],
         arrived: Callable[[list[Delivery]], None],
         full: Callable[[], bool],
         changed: Callable[[], None],
@@ -76,10 +81,9 @@ class Inlet:
         """Set by whoever takes from what has arrived."""
         self._connection = connection
         self._subscribe = subscribe
-        self._what = what
-        self._origin_of = origin_of
-        self._origins: dict[str, Origin] = {}
-        self._known = known
+        self.what = what
+        self._acknowledgements = Acknowledgements()
+        self._reading = Reading(origin_of, known, self, self._acknowledgements, only_topic)
         self._arrived = arrived
         self._full = full
         self._changed = changed
@@ -110,26 +114,24 @@ class Inlet:
         consumer = self._consumer
         return consumer is not None and self._connection.trouble is None and bool(consumer.is_connected())
 
-    def acknowledge(self, message_ids: Sequence[Any]) -> None:
-        """Acknowledge messages.
+    def acknowledge(self, settled: Sequence[tuple[Place, Token]]) -> None:
+        """Acknowledge messages, soon."""
+        self._send(self._acknowledgements.add(settled))
 
-        Raises:
-            DriverUnavailable: the consumer is not connected now.
-        """
+    def _send(self, message_ids: Sequence[Any]) -> None:
         consumer = self._consumer
-        if consumer is None or not self.connected:
-            raise DriverUnavailable(f"pulsar: {self._what}: no connection to acknowledge on")
+        if consumer is None or not message_ids:
+            return
         acknowledge = consumer._consumer.acknowledge
-        try:
+        with suppress(pulsar.PulsarException):  # the consumer was closed just now: they come again, as after a crash
             for message_id in message_ids:
                 acknowledge(message_id)
-        except pulsar.PulsarException as error:
-            raise DriverUnavailable(str(translate(error, f"acknowledge on {self._what}"))) from error
 
     def close(self) -> None:
         """Send acknowledgements off, give back the rest and end; blocks, but not for long. Idempotent."""
         self._ending.set()
         self.room.set()
+        self._send(self._acknowledgements.overdue(everything=True))
         self._drop_consumer()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(5.0)
@@ -157,8 +159,8 @@ class Inlet:
                 self._drop_consumer()
                 self._ending.wait(RETRY_S)
             except Exception as error:
-                log.exception("pulsar: reading %s failed; it goes on", self._what)
-                self._set_trouble(DriverUnavailable(f"pulsar: reading {self._what} failed: {type(error).__name__}"))
+                log.exception("pulsar: reading %s failed; it goes on", self.what)
+                self._set_trouble(DriverUnavailable(f"pulsar: reading {self.what} failed: {type(error).__name__}"))
                 self._drop_consumer()
                 self._ending.wait(RETRY_S)
 
@@ -171,7 +173,7 @@ class Inlet:
         except pulsar.PulsarException as error:
             if self._standby and name_of(error) == "ConsumerBusy":
                 return None
-            raise translate(error, f"subscribe to {self._what}") from error
+            raise translate(error, f"subscribe to {self.what}") from error
         if self._ending.is_set():
             _close(consumer)
         return consumer
@@ -198,12 +200,14 @@ class Inlet:
                 if self._full():
                     self.room.wait(WAIT_MS / 1000)
                 continue
+            if self.connected:
+                self._send(self._acknowledgements.overdue())
             try:
                 messages = self._receive(consumer._consumer)
             except pulsar.PulsarException as error:
                 if self._ending.is_set():
                     return
-                raise DriverUnavailable(str(translate(error, f"read {self._what}"))) from error
+                raise DriverUnavailable(str(translate(error, f"read {self.what}"))) from error
             if messages:
                 self._hand_over(messages)
                 if lost_since is None and self.trouble is None:
@@ -234,18 +238,7 @@ class Inlet:
         return (message,)
 
     def _hand_over(self, messages: Sequence[Any]) -> None:
-        known, origins = self._known, self._origins
-        fresh: list[Delivery] = []
-        for message in messages:
-            topic = message.topic_name()
-            origin = origins.get(topic)
-            if origin is None:
-                origin = origins[topic] = self._origin_of(topic)
-            delivery = read(message, origin)
-            place = (delivery.source, delivery.offset)
-            if place not in known:
-                known[place] = self
-                fresh.append(delivery)
+        fresh = self._reading.read(messages)
         if fresh:
             self._arrived(fresh)
 
@@ -262,11 +255,11 @@ class Inlet:
         now = monotonic()
         lost_since = now if lost_since is None else lost_since
         if now - lost_since >= SILENT_S:
-            self._set_trouble(trouble or self.trouble or DriverUnavailable(f"pulsar: {self._what}: connection lost"))
+            self._set_trouble(trouble or self.trouble or DriverUnavailable(f"pulsar: {self.what}: connection lost"))
         if trouble is not None:
             return now if self.trouble is None else now - SILENT_S
         if now - lost_since >= REPLACE_S:
-            raise DriverUnavailable(f"pulsar: {self._what}: connection lost")
+            raise DriverUnavailable(f"pulsar: {self.what}: connection lost")
         return lost_since
 
 

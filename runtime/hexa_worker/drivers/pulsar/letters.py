@@ -19,7 +19,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION
-from hexa_worker.drivers.pulsar.wire import MARKER, Origin, read
+from hexa_worker.drivers.pulsar.wire import MARKER, Origin, read_one
 from hexa_worker.errors import DriverUnavailable
 
 BUSY_RETRY_S = 0.1
@@ -118,7 +118,7 @@ class Letters:
                 deadline = monotonic() + self._patience_s
                 found = message.properties().get(MARKER)
                 if found is None:
-                    self._take(read(message, self._origin))
+                    self._take(read_one(message, self._origin))
                     continue
                 self._consumer.acknowledge(message)  # whoever wrote it
                 if found == marker:

@@ -285,4 +285,3 @@ def _refusal(error: Exception, channel: str) -> DriverError:
     if isinstance(error, pulsar.PulsarException):
         return translate(error, f"publish to {channel}")
     return DriverRejected(f"pulsar: publish to {channel}: not a valid message ({type(error).__name__})")
-

@@ -1,11 +1,10 @@
 """A subscription's deliveries in one process: its inlets, what is in hand, and settling."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
-from typing import Any
 
 import anyio
 
@@ -14,6 +13,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.pulsar.backlog import InHand
+from hexa_worker.drivers.pulsar.entries import Place, Token
 from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.inlet import Inlet
 from hexa_worker.drivers.pulsar.terms import own_options
@@ -22,9 +22,8 @@ from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 LOOK_S = 5.0
 HELD = 5_000
 """How many retries that are not due yet are kept; others wait in the broker."""
-ACKED_S = 0.25
+ACKED_S = 0.4
 """Acknowledgements are at the broker after this long."""
-Place = tuple[str, int]
 
 
 class PulsarSource:
@@ -54,7 +53,7 @@ class PulsarSource:
         self._clock = clock
         self._home = home
         self._threads = threads
-        self._ahead = own_options(spec).batch_receive
+        self._ahead = 2 * own_options(spec).batch_receive
         self._ready: deque[Delivery] = deque()
         self._waiting: list[tuple[int, int, Delivery]] = []  # retries that came before they were due
         self._sequence = count()
@@ -138,32 +137,37 @@ class PulsarSource:
             return [Unsettled(one, LeaseLost("the source is closed")) for one in settlements]
         failed = await self._write(settlements)
         refused = {id(one.settlement) for one in failed}
-        acks: dict[Inlet, list[tuple[Place, Any, Settlement]]] = {}
+        connected = {inlet: inlet.connected for inlet in self.inlets}
+        acks: dict[Inlet, list[tuple[Place, Token]]] = {inlet: [] for inlet in self.inlets}
         released: list[Delivery] = []
-        known = self.known
+        take, known = self.known.pop, self.known
         for one in settlements:
             delivery = one.delivery
             place = (delivery.source, delivery.offset)
-            inlet = known.get(place)
-            if inlet is None or (refused and id(one) in refused):
-                continue  # settled before, or its record was refused
+            inlet = take(place, None)
+            if inlet is None:
+                continue  # settled before
             if type(one) is Released:
+                known[place] = inlet
                 released.append(delivery)
+            elif refused and id(one) in refused:
+                known[place] = inlet
+            elif connected[inlet]:
+                acks[inlet].append((place, delivery.token))
             else:
-                acks.setdefault(inlet, []).append((place, delivery.token, one))
-        for inlet, batch in acks.items():
-            try:
-                inlet.acknowledge([token for _, token, _ in batch])
-            except DriverUnavailable as error:
-                failed += [Unsettled(one, error) for _, _, one in batch]
-                continue
-            self._settled_at = monotonic()
-            for place, _, _ in batch:
-                known.pop(place, None)
-            if self._written:
-                self._written.difference_update([place for place, _, _ in batch])
+                known[place] = inlet
+                failed.append(Unsettled(one, DriverUnavailable(f"pulsar: {inlet.what}: the connection is lost")))
+        self._acknowledge(acks)
         self._hand_back(released)
         return failed
+
+    def _acknowledge(self, acks: Mapping[Inlet, Sequence[tuple[Place, Token]]]) -> None:
+        self._settled_at = monotonic()
+        for inlet, settled in acks.items():
+            if settled:
+                inlet.acknowledge(settled)
+                if self._written:
+                    self._written.difference_update([place for place, _ in settled])
 
     async def _write(self, settlements: Sequence[Settlement]) -> list[Unsettled]:
         """Store retries and dead letters that are not stored yet; what was refused."""

@@ -5,14 +5,14 @@ repeated name, a name that is used here) goes percent-encoded into the property 
 partition key; any other key is kept in the property ``hexa-key``, its encoded form is the partition key.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from _pulsar import MessageBuilder
 
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.drivers.percent import quoted, quoted_pair, unquoted, unquoted_pair
-from hexa_worker.drivers.pulsar.names import BATCH_BITS, BATCHES, ENTRIES, LEDGER_SHIFT, LEDGERS, place
+from hexa_worker.drivers.pulsar.names import place
 from hexa_worker.errors import DriverRejected
 
 KEY = "hexa-key"
@@ -93,7 +93,7 @@ def build(message: Message, delay_tick_ms: int, now_ms: int) -> Any:
     return builder.build()
 
 
-def headers_of(properties: dict[str, str]) -> Headers:
+def headers_of(properties: Mapping[str, str]) -> Headers:
     """The headers that were written."""
     if MORE not in properties and DUE not in properties and KEY not in properties:
         return tuple([(name, value.encode()) for name, value in properties.items()])
@@ -103,7 +103,7 @@ def headers_of(properties: dict[str, str]) -> Headers:
     return tuple(pairs)
 
 
-def key_of(properties: dict[str, str], partition_key: str) -> bytes | None:
+def key_of(properties: Mapping[str, str], partition_key: str) -> bytes | None:
     """The key that was written."""
     quoted_key = properties.get(KEY)
     if quoted_key is not None:
@@ -111,7 +111,7 @@ def key_of(properties: dict[str, str], partition_key: str) -> bytes | None:
     return partition_key.encode() if partition_key else None
 
 
-def due_of(properties: dict[str, str]) -> int:
+def due_of(properties: Mapping[str, str]) -> int:
     """When it is due; 0: at once. What is no number is 0."""
     text = properties.get(DUE, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0  # noqa: PLR2004 - no time is longer
@@ -134,40 +134,23 @@ class Origin:
         self.attempt = attempt
 
 
-def read(message: Any, origin: Origin) -> Delivery:
-    """A received message as a delivery."""
+def read_one(message: Any, origin: Origin) -> Delivery:
+    """A message that is looked at and not consumed, as a delivery; `Delivery.token` is its id."""
     message_id = message.message_id()
-    ledger, entry, batch_index = message_id.ledger_id(), message_id.entry_id(), message_id.batch_index()
-    source = origin.source
-    if ledger < LEDGERS and entry < ENTRIES and batch_index < BATCHES:
-        offset = (ledger << LEDGER_SHIFT) | (entry << BATCH_BITS) | (max(0, batch_index))
-    else:
-        addition, offset = place(ledger, entry, batch_index)
-        source += addition
+    addition, offset = place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
     try:
-        properties = message.properties()
+        properties: dict[str, str] = message.properties()
     except UnicodeDecodeError:  # not from a client that keeps to the protocol
         properties = {}
-    partition_key = message.partition_key() or message.ordering_key()
     return Delivery(
         channel=origin.channel,
         payload=message.data(),
-        key=key_of(properties, partition_key) if properties else (partition_key.encode() if partition_key else None),
-        headers=headers_of(properties) if properties else (),
+        key=key_of(properties, message.partition_key() or message.ordering_key()),
+        headers=headers_of(properties),
         timestamp_ms=message.event_timestamp() or message.publish_timestamp(),
-        due_ms=due_of(properties) if properties else 0,
-        source=source,
+        due_ms=due_of(properties),
+        source=origin.source + addition,
         offset=offset,
         attempt=origin.attempt,
         token=message_id,
     )
-
-
-def read_all(messages: Iterable[Any], origins: Any) -> Sequence[Delivery]:
-    """Received messages as deliveries.
-
-    Args:
-        messages: what the client library gave.
-        origins: finds the `Origin` of a topic's name by item access.
-    """
-    return [read(message, origins[message.topic_name()]) for message in messages]

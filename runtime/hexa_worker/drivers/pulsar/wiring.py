@@ -9,11 +9,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import pulsar
+
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.backlog import Gauge
 from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.inlet import Inlet
 from hexa_worker.drivers.pulsar.names import whole_topic
 from hexa_worker.drivers.pulsar.source import PulsarSource
@@ -84,7 +87,8 @@ class Wiring:
         self._add(
             lambda client: self._terms.subscribe_retries(client, retries),
             f"retries of {self._spec.action}",
-            retries=True,
+            retries,
+            retry=True,
         )
         if self._spec.pattern is not None:
             threading.Thread(target=self._look_out, name="hexa-pulsar-find", daemon=True).start()
@@ -97,25 +101,35 @@ class Wiring:
                 self._prepare(topic)
             subscribe = partial(self._terms.subscribe, topics=group, start=start)
             names = ", ".join(self._connection.topics.channel(topic) for topic in group[:3])
-            self._add(subscribe, f"{names}{', …' if len(group) > 3 else ''} as {self._terms.name}")  # noqa: PLR2004
+            what = f"{names}{', …' if len(group) > 3 else ''} as {self._terms.name}"  # noqa: PLR2004
+            self._add(subscribe, what, group)
             self._topics += group
 
-    def _add(self, subscribe: Callable[..., object], what: str, *, retries: bool = False) -> None:
+    def _add(self, subscribe: Callable[..., object], what: str, topics: Sequence[str], *, retry: bool = False) -> None:
         source = self.source
+        alone = len(topics) == 1 and self._is_whole(topics[0])
         inlet = Inlet(
             self._connection,
             subscribe,
             what,
             origin_of=self._origin,
+            only_topic=topics[0] if alone else None,
             known=source.known,
             arrived=source.arrived,
-            full=source.retries_full if retries else source.full,
+            full=source.retries_full if retry else source.full,
             changed=source.changed,
-            retries=retries,
-            standby=self._terms.standby and not retries,
+            retries=retry,
+            standby=self._terms.standby and not retry,
         )
         inlet.begin()
         source.inlets.append(inlet)
+
+    def _is_whole(self, topic: str) -> bool:
+        """Whether a topic has no partitions."""
+        try:
+            return bool(self._connection.client.get_topic_partitions(topic) == [topic])
+        except pulsar.PulsarException as error:
+            raise translate(error, f"look at {self._connection.topics.channel(topic)}") from error
 
     def _origin(self, topic: str) -> Origin:
         topics = self._connection.topics

@@ -1,0 +1,108 @@
+"""From the client library's messages to deliveries: the work done for every single message that comes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.pulsar.entries import Acknowledgements, Entry
+from hexa_worker.drivers.pulsar.names import BATCH_BITS, BATCHES, ENTRIES, LEDGER_SHIFT, LEDGERS, place
+from hexa_worker.drivers.pulsar.wire import Origin, due_of, headers_of, key_of
+
+_ENTRIES_KEPT = 64
+_NOWHERE = Origin("", "", 0)
+
+
+class Reading:
+    """Makes deliveries of one consumer's messages.
+
+    Args:
+        origin_of: what the messages of a topic have in common.
+        known: places of what was handed out and is not settled: such messages are dropped when they come again.
+        owner: what `known` gets for each that is new.
+        acknowledgements: what is settled, but not acknowledged yet, is dropped too.
+        only_topic: where all messages come from; None: they say it.
+    """
+
+    def __init__(
+        self,
+        origin_of: Callable[[str], Origin],
+        known: dict[tuple[str, int], Any],
+        owner: object,
+        acknowledgements: Acknowledgements,
+        only_topic: str | None = None,
+    ) -> None:
+        self._origin_of = origin_of
+        self._known = known
+        self._owner = owner
+        self._done = acknowledgements.done
+        self._only_topic = only_topic
+        self._origins: dict[str, Origin] = {}
+        self._entries: dict[tuple[int, int], Entry] = {}
+
+    def read(self, messages: Sequence[Any]) -> list[Delivery]:
+        """The deliveries of those that are new."""
+        fresh: list[Delivery] = []
+        known, done, origins, owner = self._known, self._done, self._origins, self._owner
+        only_topic = self._only_topic
+        present: Entry | None = None
+        present_key = (-1, -1)
+        last_topic, origin = "", _NOWHERE
+        for message in messages:
+            topic = only_topic or message.topic_name()
+            if topic is not last_topic:
+                last_topic, origin = topic, origins.get(topic) or self._new_origin(topic)
+            message_id = message.message_id()
+            ledger, entry_id, index = message_id.ledger_id(), message_id.entry_id(), message_id.batch_index()
+            entry: Entry | None = None
+            if index >= 0:
+                if (ledger, entry_id) != present_key or present is None or index <= present.last_index:
+                    present_key = (ledger, entry_id)
+                    present = self._entry(present_key, message_id, index, topic)
+                present.last_index = index
+                entry = present
+            source = origin.source
+            if ledger < LEDGERS and entry_id < ENTRIES and index < BATCHES:
+                offset = (ledger << LEDGER_SHIFT) | (entry_id << BATCH_BITS) | (index if index > 0 else 0)  # noqa: FURB136
+            else:
+                addition, offset = place(ledger, entry_id, index)
+                source += addition
+            at = (source, offset)
+            if at in known or at in done:
+                continue
+            known[at] = owner
+            try:
+                properties = message.properties()
+            except UnicodeDecodeError:  # not from a client that keeps to the protocol
+                properties = {}
+            partition_key = message.partition_key() or message.ordering_key()
+            fresh.append(
+                Delivery(
+                    channel=origin.channel,
+                    payload=message.data(),
+                    key=key_of(properties, partition_key)
+                    if properties
+                    else (partition_key.encode() if partition_key else None),
+                    headers=headers_of(properties) if properties else (),
+                    timestamp_ms=message.event_timestamp() or message.publish_timestamp(),
+                    due_ms=due_of(properties) if properties else 0,
+                    source=source,
+                    offset=offset,
+                    attempt=origin.attempt,
+                    token=(message_id, entry),
+                )
+            )
+        return fresh
+
+    def _new_origin(self, topic: str) -> Origin:
+        origin = self._origins[topic] = self._origin_of(topic)
+        return origin
+
+    def _entry(self, key: tuple[int, int], message_id: Any, index: int, topic: str) -> Entry:
+        """The entry of a message, unless what comes now has come before: then another one."""
+        entries = self._entries
+        entry = entries.get(key)
+        if entry is None or index <= entry.last_index:
+            entry = entries[key] = Entry(message_id, topic)
+            if len(entries) > _ENTRIES_KEPT:
+                del entries[next(iter(entries))]
+        return entry
