@@ -22,6 +22,7 @@ from hexa_worker.config.model import Config, File, Memory, Subscription, Worker
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
+from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError
@@ -102,6 +103,7 @@ class Harness:
         self._groups = [plan.group for plan in loaded.plans]
         self._time = VirtualTime()
         self._store = MemoryStore(self._time)
+        self._claims = MemoryClaims(lease_s=config.file.dedup.lease_s, clock=self._time)
         for spec in specs(loaded):
             self._store.declare(spec)
         self._emitter = Emitter(MemoryDriver(self._store), self._time, encode)
@@ -198,6 +200,7 @@ class _Run:
                 clock=harness._time,  # noqa: SLF001
                 record=self._record,
                 report=self._look,
+                claims=harness._claims,  # noqa: SLF001
             )
         except BaseExceptionGroup as group:
             self._problem = self._problem or _only(group)
