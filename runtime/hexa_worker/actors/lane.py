@@ -35,6 +35,7 @@ from hexa_worker.telemetry.stats import Counters
 
 SLICE_S = 0.005
 """A lane whose handlers never suspend lets others run after this long."""
+_VERDICTS = (Ack, Drop, DeadLetter, Retry)
 
 
 class Conclude(Protocol):
@@ -326,7 +327,7 @@ class Lane:
 
     def _returned(self, delivery: Delivery, result: Any) -> None:
         """Conclude a call that returned: a verdict, or (in a batch) an exception, or anything, which means done."""
-        if isinstance(result, Ack | Drop | DeadLetter | Retry):
+        if isinstance(result, _VERDICTS):
             self._parts.conclude(delivery, result)
         elif isinstance(result, BaseException):
             self._parts.stats.failed += 1
@@ -342,7 +343,7 @@ class Lane:
             error = HandlerCancelled("something the handler awaited was cancelled")
         hand, self.current = self.current, ()
         outcome: Outcome
-        if isinstance(error, Ack | Drop | DeadLetter | Retry):
+        if isinstance(error, _VERDICTS):
             outcome = error
         else:
             self._parts.stats.failed += len(hand)
@@ -353,7 +354,7 @@ class Lane:
 
 def _per_item(result: Any, count: int) -> list[Any]:
     """A batch handler's answer as one result per item."""
-    if result is None or isinstance(result, Ack | Drop | DeadLetter | Retry):
+    if result is None or isinstance(result, _VERDICTS):
         return [result] * count
     results = list(result)
     if len(results) != count:

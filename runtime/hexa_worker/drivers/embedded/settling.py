@@ -17,6 +17,8 @@ from hexa_worker.drivers.embedded.records import check
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.errors import DriverRejected, LeaseLost
 
+_STORED = (RetryAt, DeadLettered)
+
 
 class Settling:
     """One call of `Source.settle`.
@@ -40,8 +42,13 @@ class Settling:
         self.unsettled, self.wakes = [], False
         self._changes, self._returned, self._records = [], [], []
         groups: dict[Lease, list[Settlement]] = {}
+        last: Lease | None = None
+        group: list[Settlement] = []
         for settlement in self._settlements:
-            groups.setdefault(settlement.delivery.token, []).append(settlement)
+            token = settlement.delivery.token
+            if token is not last:  # mostly those of one lease follow one another
+                last, group = token, groups.setdefault(token, [])
+            group.append(settlement)
         for lease, group in groups.items():
             self._settle_lease(connection, lease, group)
         if self._records:
@@ -94,7 +101,7 @@ class Settling:
             seen.add(offset)
             if isinstance(settlement, Released):
                 released.append(offset)
-            elif isinstance(settlement, RetryAt | DeadLettered):
+            elif isinstance(settlement, _STORED):
                 try:
                     check(settlement.record)
                 except DriverRejected as error:
