@@ -114,7 +114,9 @@ async def emits() -> None:
     async with Emitter.from_config("worker.toml") as emitter:
         assert_type(emitter, Emitter)
         user = User(identifier="u", roles=("admin",))
-        event_id = await emitter.emit("orders", {"id": 1}, key="k", headers={"a": "b"}, correlation_id="r", user=user, id="i")
+        event_id = await emitter.emit(
+            "orders", {"id": 1}, key="k", headers={"a": "b"}, correlation_id="r", user=user, id="i"
+        )
         assert_type(event_id, str)
         for answer in await emitter.emit_many([Event(channel="orders", payload=1, locale="de")]):
             if isinstance(answer, Exception):

@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.drivers.pulsar.handshake import greet
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 _PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
-_CONNECT = b"\0\0\0\x11\0\0\0\x0d" + b"\x08\x02\x12\x09" + b"\x0a\x05probe" + b"\x20\x13"
-"""Two lengths, and the command ``CONNECT`` of a client called ``probe`` that speaks version 19 of the protocol."""
 
 
 class Security:
@@ -125,26 +124,30 @@ class Security:
             DriverRejected: TLS fails, or something else than Pulsar answers.
             ConfigError: a file of the options cannot be used.
         """
+        token = self.token
+        login = ("tls", b"") if self._pair is not None else ("", b"")
+        if token is not None:
+            login = ("token", token.encode())
         failure: DriverError = DriverUnavailable("pulsar: no address")
         for host, port in addresses(self._options.url):
             try:
-                self._probe(host, port, timeout_s)
+                self._probe(host, port, timeout_s, login)
             except DriverError as error:
                 failure = error
             else:
                 return
         raise failure
 
-    def _probe(self, host: str, port: int, timeout_s: float) -> None:
+    def _probe(self, host: str, port: int, timeout_s: float, login: tuple[str, bytes]) -> None:
         where = f"pulsar at {host}:{port}"
         try:
             with socket.create_connection((host, port), timeout=timeout_s) as plain:
                 plain.settimeout(timeout_s)
                 if not self.encrypted:
-                    _greet(plain, where)
+                    greet(plain, where, method=login[0], data=login[1])
                     return
                 with self.context().wrap_socket(plain, server_hostname=host) as encrypted:
-                    _greet(encrypted, where)
+                    greet(encrypted, where, method=login[0], data=login[1])
         except ssl.SSLCertVerificationError as error:
             raise DriverRejected(f"{where}: its certificate is not trusted: {error.verify_message}") from error
         except ssl.SSLError as error:
@@ -154,17 +157,6 @@ class Security:
             raise DriverUnavailable(f"{where}: no answer in time") from error
         except OSError as error:
             raise DriverUnavailable(f"{where}: {error.strerror or type(error).__name__}") from error
-
-
-def _greet(connection: socket.socket, where: str) -> None:
-    """Say hello; whatever answers in the frames of the binary protocol is Pulsar, login or not."""
-    connection.sendall(_CONNECT)
-    answer = connection.recv(13)
-    if not answer:
-        return  # it hung up on us: a broker that wants a login first, or one that is going down; the client will tell
-    total, command = int.from_bytes(answer[:4], "big"), int.from_bytes(answer[4:8], "big")
-    if len(answer) < 9 or total != command + 4 or command > 100_000:  # noqa: PLR2004 - two lengths and a first byte
-        raise DriverRejected(f"{where}: what answers there does not speak Pulsar's protocol (is it the right port?)")
 
 
 def addresses(url: str) -> list[tuple[str, int]]:
