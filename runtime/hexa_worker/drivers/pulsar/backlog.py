@@ -103,12 +103,12 @@ class Gauge:
         Raises:
             DriverError: the admin API does not tell.
         """
-        part = self._part(self._channels())
+        part = self._part(self._channels(), bool(in_hand.channels or in_hand.queued))
         leased = in_hand.channels
         ready = part.undelivered + max(part.here - leased, in_hand.queued)
         if part.entries and not (ready or leased or part.elsewhere):
             ready = part.entries
-        retry = self._part(self._retries)
+        retry = self._part(self._retries, bool(in_hand.retries))
         delayed = min(self._look_at_delays(), retry.entries) if retry.entries else 0
         rest = retry.entries - delayed
         retry_leased = min(rest, in_hand.retries + retry.elsewhere)
@@ -130,14 +130,15 @@ class Gauge:
 
     # -- statistics
 
-    def _part(self, topics: Sequence[str]) -> Part:
+    def _part(self, topics: Sequence[str], delivered: bool) -> Part:  # noqa: FBT001 - of its two callers
+        """What the statistics say; `delivered`: some of it is here."""
         part = Part()
         for topic in topics:
             for partition in self._partitions(topic):
                 stats = self._admin.topic_stats(partition)
                 found = None if stats is None else stats.get("subscriptions", {}).get(self._subscription)
                 if found is not None:
-                    self._add(part, partition, found)
+                    self._add(part, partition, found, delivered)
         return part
 
     def _partitions(self, topic: str) -> Sequence[str]:
@@ -147,14 +148,15 @@ class Gauge:
             raise translate(error, f"look at {topic}") from error
         return found
 
-    def _add(self, part: Part, topic: str, found: Mapping[str, Any]) -> None:
+    def _add(self, part: Part, topic: str, found: Mapping[str, Any], delivered: bool) -> None:  # noqa: FBT001 - as above
         entries, consumers = int(found.get("msgBacklog", 0)), found.get("consumers") or []
         here = sum(_unacked(one) for one in consumers if self._is_ours(one))
         unacked = sum(map(_unacked, consumers))
         part.entries += entries
         part.here += here
         part.elsewhere += unacked - here
-        if not entries or (unacked and any(int(one.get("availablePermits", 0)) > 0 for one in consumers)):
+        room = any(int(one.get("availablePermits", 0)) > 0 for one in consumers)
+        if not entries or (room and (unacked or delivered)):
             return  # whoever has room was given all there is
         part.undelivered += max(self._messages(topic, entries, consumers) - unacked, 0)
 
