@@ -249,17 +249,19 @@ class Inlet:
             DriverUnavailable: the consumer has to be made anew.
         """
         trouble = self._connection.trouble
-        if trouble is None and consumer.is_connected():
+        if trouble is not None:
+            self._set_trouble(trouble)
+            return None  # a consumer that has not recovered when the broker has gets its time then
+        if consumer.is_connected():
             self._set_trouble(None)
             return None
         now = monotonic()
-        lost_since = now if lost_since is None else lost_since
-        if now - lost_since >= SILENT_S:
-            self._set_trouble(trouble or self.trouble or DriverUnavailable(f"pulsar: {self.what}: connection lost"))
-        if trouble is not None:
-            return now if self.trouble is None else now - SILENT_S
+        if lost_since is None:
+            return now
         if now - lost_since >= REPLACE_S:
             raise DriverUnavailable(f"pulsar: {self.what}: connection lost")
+        if now - lost_since >= SILENT_S and self.trouble is None:
+            self._set_trouble(DriverUnavailable(f"pulsar: {self.what}: connection lost"))
         return lost_since
 
 
