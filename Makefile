@@ -31,6 +31,7 @@ format: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev  ## the pages that are made from the code
 	$(BIN)/python -m hexa_worker.config.schema
 	$(BIN)/python -m hexa_worker.config.reference
+	$(BIN)/python -m hexa_worker.testing.drivers_page
 
 chaos: $(VENV)/.installed-dev  ## the long form: hundreds of kills, a ledger that must balance
 	$(BIN)/python -m tests.chaos

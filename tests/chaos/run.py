@@ -7,7 +7,6 @@ the parent, a ledger written by handlers and emitter, and a scan of the broker a
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -99,11 +98,11 @@ class Chaos:
         )
         self._random = random.Random(self.seed)
         load_config(self.folder / "worker.toml")
-        with ThreadPoolExecutor(1, "emitter") as pool, self._worker() as worker:
+        with ThreadPoolExecutor(1, "emitter") as pool, self._worker() as first:
             emitted = pool.submit(anyio.run, self._emit_all)
-            worker = self._kill_at_random(worker)
+            last = self._kill_at_random(first)
             emitted.result(timeout=self.finish_s)
-            self._finish(worker)
+            self._finish(last)
         return self._judge()
 
     # -- the emitter
@@ -155,7 +154,7 @@ class Chaos:
                 process.kill()
 
     def _start(self, *arguments: str) -> psutil.Popen:
-        environment = {**os.environ, VARIABLE: str(self.folder / "ledger"), "PYTHONPATH": os.getcwd()}
+        environment = {**os.environ, VARIABLE: str(self.folder / "ledger"), "PYTHONPATH": str(Path.cwd())}
         log = (self.folder / "worker.log").open("ab")
         return psutil.Popen(
             [sys.executable, "-m", "hexa_worker", *arguments], cwd=self.folder, env=environment, stderr=log, stdout=log
