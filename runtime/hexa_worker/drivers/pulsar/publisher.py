@@ -35,6 +35,7 @@ GATHER = 5_000
 _FATAL = frozenset({"AlreadyClosed", "ProducerFenced", "ProducerBusy", "ProducerNotInitialized", "TopicTerminated"})
 """Results after which a producer is of no use any more."""
 Answer = str | DriverError
+_OK = pulsar.Result.Ok
 
 
 class Call:
@@ -50,18 +51,13 @@ class Call:
         self.answers: list[Answer | None] = [None] * len(messages)
         self.ended = anyio.Event()
         self._home = home
-        self._open = len(messages)
-        self._lock = threading.Lock()
+        self._open = list(range(len(messages)))
 
     def answer(self, number: int, answer: Answer) -> None:
-        """What became of one message. From any thread; the first answer counts."""
-        with self._lock:
-            if self.answers[number] is not None:
-                return
-            self.answers[number] = answer
-            self._open -= 1
-            last = self._open == 0
-        if last:
+        """What became of one message, told once for each. From any thread: each step is one of Python's own."""
+        self.answers[number] = answer
+        self._open.pop()
+        if not self._open:
             self._home.tell(self.ended.set)
 
 
@@ -96,15 +92,17 @@ class _Line:
 
     def _confirmed(self, call: Call, number: int, result: Any, message_id: Any) -> None:
         """On a thread of the client library, where an exception would end the process."""
+        answer: Answer
         try:
-            if result == pulsar.Result.Ok:
-                call.answer(number, self._name(message_id))
-                return
-            if name_of(result) in _FATAL:
-                self.dead = True
-            call.answer(number, translate(result, f"publish to {self._source}"))
+            answer = self._name(message_id) if result == _OK else self._failure(result)
         except BaseException:  # noqa: BLE001 - see above
-            call.answer(number, DriverUnavailable("pulsar: the confirmation could not be read"))
+            answer = DriverUnavailable("pulsar: the confirmation could not be read")
+        call.answer(number, answer)
+
+    def _failure(self, result: Any) -> DriverError:
+        if name_of(result) in _FATAL:
+            self.dead = True
+        return translate(result, f"publish to {self._source}")
 
     def _name(self, message_id: Any) -> str:
         addition, offset = place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
