@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.errors import ConfigError
+from hexa_worker.errors import ConfigError, DriverRejected
 from hexa_worker.processes import lifeline
 from hexa_worker.processes.arguments import (
     DESCRIPTOR,
@@ -78,9 +78,20 @@ def main(program: Program | None = None) -> None:
     except ConfigError as error:
         link.last_words(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
-    except BaseException as error:  # the last frame of a process
-        log.critical("worker process failed: %s: %s", type(error).__qualname__, error, exc_info=error)
+    except BaseException as raised:  # the last frame of a process
+        cause = _innermost(raised)
+        if isinstance(cause, ConfigError | DriverRejected):  # the broker will never take it: no restart mends that
+            link.last_words(Misconfigured(str(cause), "", ""))
+            _exit(EXIT_CONFIG)
+        log.critical("worker process failed: %s: %s", type(cause).__qualname__, cause, exc_info=cause)
     _exit(code)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The one error inside a group, where there is only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _exit(code: int) -> None:
