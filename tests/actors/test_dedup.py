@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 
 from hexa_worker import Context, DeadLetter, Retry
 from hexa_worker.config.dedup import Dedup
@@ -337,6 +338,27 @@ async def test_an_effect_that_ended_while_the_store_was_away_is_known_afterwards
             await anyio.sleep(0.01)
         stop.ask()
     assert seen == [1]
+
+
+async def test_an_effect_is_done_in_the_store_before_its_delivery_is_acknowledged() -> None:
+    settled: list[int] = []
+
+    class Slow(Flaky):
+        async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
+            for _ in range(100):
+                await checkpoint()
+            settled.append(len(stage.settled))
+            return await super().end(endings)
+
+    stage = stage_of(Slow())
+
+    async def handle(_number: int, _ctx: Context) -> None:
+        pass
+
+    emit(stage, 1, "event-1")
+    assert await stage.run(dedup_plan(handle)) == 0
+    assert settled == [0]
+    assert stage.kinds() == ["Acked"]
 
 
 async def test_without_an_effect_key_a_subscription_handles_every_copy(claims: ClaimStore) -> None:

@@ -2,8 +2,9 @@
 
 One round trip for a received batch. A duplicate is settled without running; a delivery whose event somebody else has
 in hand waits here, holding its room in the mailbox, and is asked for again; where an order is promised, what follows
-it waits behind it. Claims are extended while they are held, and ended beside the settler's own work: an effect that
-succeeded is done whatever becomes of its acknowledgement, one that failed is handed on once its record is stored.
+it waits behind it. Claims are extended while they are held. An effect that succeeded is done before its delivery is
+acknowledged: a process that is killed in between is found out by the redelivery, while an effect that was acknowledged
+and then forgotten would be carried out again for the next copy. One that failed is handed on once its record is stored.
 """
 
 import os
@@ -192,6 +193,7 @@ class Claimer:
                 self._held[id(turn.delivery)] = held, turn.delivery
             elif answer.fence:  # it was handed back meanwhile
                 self._end(held, turn.delivery, ask.attempt)
+                self._to_end.set()
 
     def _deal(self) -> None:
         """Let go of what has its answer, in order."""
@@ -231,11 +233,18 @@ class Claimer:
 
     # -- the settler's side
 
-    def settling(self, batch: Sequence[Settlement]) -> None:
-        """These are about to be settled: what succeeded is done, whatever becomes of its acknowledgement."""
+    async def settling(self, batch: Sequence[Settlement]) -> None:
+        """These are about to be settled: tell the store what is done.
+
+        A store that is away hears of it later; the deliveries are acknowledged all the same, for they are handled.
+
+        Cancellation: a call under way ends first, within the store's own deadline.
+        """
         for settlement in batch:
             if type(settlement) is Acked:
                 self._over(settlement.delivery, None)
+        if self._endings and not await self._end_some():
+            self._to_end.set()
 
     def settled(self, batch: Sequence[Settlement]) -> None:
         """These are settled: failures are handed on to their next attempt."""
@@ -248,10 +257,12 @@ class Claimer:
             else:
                 done = isinstance(settlement, DeadLettered)
                 self._over(settlement.delivery, None if done else settlement.delivery.attempt)
+            self._to_end.set()
 
     def lost(self, settlement: Settlement) -> None:
         """The lease of its delivery was lost: somebody else has it."""
         self._over(settlement.delivery, settlement.delivery.attempt)
+        self._to_end.set()
 
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""
@@ -265,10 +276,9 @@ class Claimer:
 
     def _end(self, held: Held, delivery: Delivery, following: int | None, keep_ms: int | None = None) -> None:
         self._endings.append((Ending(held, following, self._ttl_ms if keep_ms is None else keep_ms), delivery))
-        self._to_end.set()
 
     async def run_endings(self) -> None:
-        """Tell the store what is over, for ever."""
+        """Tell the store what failed or was handed back, and what it could not be told before; for ever."""
         while True:
             await self._to_end.wait()
             self._to_end = anyio.Event()
@@ -285,6 +295,8 @@ class Claimer:
     async def _end_some(self) -> bool:
         async with self._one_at_a_time:
             batch, self._endings = self._endings, []
+            if not batch:
+                return True  # told by somebody else meanwhile
             try:
                 with anyio.CancelScope(shield=True):
                     ended = await self._store.end([ending for ending, _ in batch])

@@ -136,8 +136,9 @@ class Settler:
     async def _settle(self, batch: list[Settlement]) -> None:
         backoff = Backoff()
         claimer = self._claimer
+        self._under_way = batch
         if claimer is not None:
-            claimer.settling(batch)
+            await claimer.settling(batch)
         while batch:
             self._under_way = batch
             try:
