@@ -1,9 +1,10 @@
-"""The handler of the double-run audit: each effect is a line in a file, with its fence and its process."""
+"""The handlers of the double-run audit: each effect is a line in a file, with its fence and its process."""
 
 import os
-from pathlib import Path
+from functools import cache
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from hexa_worker import Context, subscribe
 
@@ -16,9 +17,21 @@ async def work(number: int, ctx: Context) -> None:
     if number % 10 == 0 and ctx.attempt == 0:
         raise ValueError("once")
     await anyio.sleep(0.002)
-    _note(number, ctx.fence)
+    _note(ctx)
 
 
-def _note(number: int, fence: int | None) -> None:
-    with Path(os.environ[EFFECTS]).open("ab", buffering=0) as file:
-        file.write(f"{number} {fence or 0} {os.getpid()}\n".encode())
+@subscribe("jobs", action="count")
+async def count(number: int, ctx: Context) -> None:
+    """Have another effect of the same events: neither action may take the other's for its own."""
+    await checkpoint()
+    _note(ctx)
+
+
+def _note(ctx: Context) -> None:
+    line = f"{ctx.root_id} {ctx.action} {ctx.fence or 0} {os.getpid()}\n"
+    os.write(_file(), line.encode())
+
+
+@cache
+def _file() -> int:
+    return os.open(os.environ[EFFECTS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

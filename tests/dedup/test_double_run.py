@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import psutil
@@ -24,8 +26,10 @@ from hexa_worker.handlers.loader import load_plans
 from tests.brokers.base import Broker
 from tests.dedup.effects import EFFECTS
 
-EVENTS = 3_000
-KILLS = 6
+EVENTS = 10_000
+ACTIONS = ("work", "count")
+BATCH = 500
+KILLS = 8
 MAILBOX = 50
 PROCESSES = 2
 WORKER_TOML = """
@@ -45,7 +49,18 @@ lease_s = 1
 mailbox = {mailbox}
 concurrency = 8
 retry = {{ initial_interval_s = 0.1, maximum_attempts = 3 }}
+[subscriptions.count]
+mailbox = {mailbox}
 """
+
+
+class Effect(NamedTuple):
+    """One line of the ledger that the handlers write."""
+
+    root: str
+    action: str
+    fence: int
+    pid: int
 
 
 async def emit_twice(config_path: Path) -> None:
@@ -54,34 +69,30 @@ async def emit_twice(config_path: Path) -> None:
     async with opened(make_driver(config)) as driver:
         await driver.declare(specs(load_plans(config)))
         emitter = Emitter(driver, SystemClock(), encode)
-        for start in range(0, EVENTS, 100):
+        for start in range(0, EVENTS, BATCH):
             for _ in range(2):
-                answers = await emitter.emit_many(events[start : start + 100])
+                answers = await emitter.emit_many(events[start : start + BATCH])
                 assert all(isinstance(one, str) for one in answers)
 
 
-def kill_some(worker: psutil.Popen, chance: random.Random) -> int:
-    """Kill children while the worker runs; how many."""
-    killed = 0
-    while killed < KILLS and worker.poll() is None:
+def kill_some(worker: psutil.Popen, chance: random.Random) -> set[int]:
+    """Kill children while the worker runs; which."""
+    killed = set[int]()
+    while len(killed) < KILLS and worker.poll() is None:
         time.sleep(chance.uniform(0.3, 0.8))
-        try:
+        with suppress(psutil.NoSuchProcess):
             children = [one for one in worker.children() if one.is_running()]
             if children:
-                chance.choice(children).send_signal(signal.SIGKILL)
-                killed += 1
-        except psutil.NoSuchProcess:
-            continue
+                victim = chance.choice(children)
+                victim.send_signal(signal.SIGKILL)
+                killed.add(victim.pid)
     return killed
 
 
-def audit(folder: Path, dedup: str) -> None:
-    path = folder / "worker.toml"
-    path.write_text(WORKER_TOML.format(processes=PROCESSES, dedup=dedup, mailbox=MAILBOX))
-    effects = folder / "effects"
-    anyio.run(emit_twice, path)
+def run_and_kill(folder: Path, config: Path, effects: Path) -> set[int]:
+    """Run the worker until nothing is left to do, and kill its processes meanwhile; which."""
     environment = {**os.environ, EFFECTS: str(effects), "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-m", "hexa_worker", "run", str(path), "--until-idle"]
+    command = [sys.executable, "-m", "hexa_worker", "run", str(config), "--until-idle"]
     with (folder / "log").open("wb") as log:
         worker = psutil.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
@@ -90,15 +101,32 @@ def audit(folder: Path, dedup: str) -> None:
         finally:
             if worker.poll() is None:
                 worker.kill()
-    fences: dict[int, list[int]] = defaultdict(list)
-    for line in effects.read_text().splitlines():
-        number, fence, _ = line.split()
-        fences[int(number)].append(int(fence))
-    assert sorted(fences) == list(range(EVENTS)), "an event was lost"
-    repeated = {number: seen for number, seen in fences.items() if len(seen) > 1}
-    assert killed >= 2
-    assert sum(len(seen) - 1 for seen in repeated.values()) <= killed * MAILBOX, "more than what was in hand"
-    assert all(seen == sorted(set(seen)) for seen in repeated.values()), "a fence does not show who came later"
+    return killed
+
+
+def judge(effects: Sequence[Effect], killed: set[int]) -> None:
+    """Each effect once; twice only where the process that had it in hand was killed, and then the fence shows it."""
+    by_effect: dict[tuple[str, str], list[Effect]] = defaultdict(list)
+    for one in effects:
+        by_effect[one.root, one.action].append(one)
+    wanted = {(f"job-{number}", action) for number in range(EVENTS) for action in ACTIONS}
+    assert set(by_effect) == wanted, "an event was lost"
+    assert len(killed) >= 2
+    earlier = [one for seen in by_effect.values() for one in seen[:-1]]
+    repeats = Counter((one.pid, one.action) for one in earlier if one.pid in killed)
+    assert repeats.total() == len(earlier), "more than what was in hand: its process lived on"
+    assert all(count <= MAILBOX for count in repeats.values()), f"more than what was in hand: {repeats}"
+    fences = ([one.fence for one in seen] for seen in by_effect.values())
+    assert all(seen == sorted(set(seen)) for seen in fences), "a fence does not show who came later"
+
+
+def audit(folder: Path, dedup: str) -> None:
+    config, effects = folder / "worker.toml", folder / "effects"
+    config.write_text(WORKER_TOML.format(processes=PROCESSES, dedup=dedup, mailbox=MAILBOX))
+    anyio.run(emit_twice, config)
+    killed = run_and_kill(folder, config, effects)
+    lines = [line.split() for line in effects.read_text().splitlines()]
+    judge([Effect(root, action, int(fence), int(pid)) for root, action, fence, pid in lines], killed)
 
 
 @pytest.mark.slow
