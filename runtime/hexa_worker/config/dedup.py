@@ -9,6 +9,7 @@ from hexa_worker.config.secret import Secret
 
 Duration = Annotated[float, Meta(gt=0)]
 Namespace = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,200}$(?!\n)")]
+Address = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+):[0-9]{1,5}$(?!\n)")]
 FIELD_CODECS = ("json", "msgpack")
 """The codecs whose payloads an ``idempotency_key = "payload:…"`` can look into."""
 
@@ -42,6 +43,10 @@ class Dedup(DedupTable, frozen=True):
         url: of Redis: ``redis://user:password@host:6379/0``, ``rediss://…`` for TLS.
         password: of Redis, instead of one in the URL.
         cluster: Redis is a cluster; `url` names one of its nodes.
+        sentinels: ``host:port`` of the Sentinels that say which server is the master; of `url` only login, database
+            and TLS count then.
+        master: the name by which the Sentinels know it.
+        sentinel_password: of the Sentinels.
         tls: how a ``rediss://`` server is trusted.
         path: the file of the embedded store.
         namespace: workers with the same one share their claims; default: the worker's name.
@@ -57,6 +62,9 @@ class Dedup(DedupTable, frozen=True):
     url: Secret | None = None
     password: Secret | None = None
     cluster: bool = False
+    sentinels: tuple[Address, ...] = ()
+    master: Annotated[str, Meta(min_length=1)] = "mymaster"
+    sentinel_password: Secret | None = None
     tls: DedupTls | None = None
     path: str = "var/dedup.db"
     namespace: Namespace | None = None
@@ -67,9 +75,17 @@ class Dedup(DedupTable, frozen=True):
     connections: Annotated[int, Meta(ge=1, le=1_000)] = 4
 
     def __post_init__(self) -> None:
-        if self.store == "redis" and self.url is None:
-            raise ValueError('store "redis" needs a url')
+        if self.store == "redis" and self.url is None and not self.sentinels:
+            raise ValueError('store "redis" needs a url or sentinels')
+        if self.cluster and self.sentinels:
+            raise ValueError("a cluster has no sentinels")
         if self.url is not None and not self.url.reveal().startswith(("redis://", "rediss://")):
             raise ValueError("url must begin with redis:// or rediss://")
         if self.tls is not None and (self.url is None or not self.url.reveal().startswith("rediss://")):
             raise ValueError("tls needs a url that begins with rediss://")
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of an `Address`; the brackets around an IPv6 address are not the host's."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

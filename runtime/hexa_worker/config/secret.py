@@ -7,6 +7,8 @@ HIDDEN = "***"
 LONGEST = 80
 
 _USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@")
+_LOGIN = re.compile(r"^[^\s/@]*:[^\s/]*@")
+"""A login in front of a ``host:port``, where no URL was asked for."""
 _SECRET_KEY = re.compile(r"pass(word|phrase)?|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 
 
@@ -54,7 +56,7 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return f"an array of {len(value)}"
     if isinstance(value, str):
-        text = scrub(value)
+        text = _LOGIN.sub(f"{HIDDEN}@", scrub(value))
         text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
         return f'"{text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text}"'
     text = _digits(value)

@@ -10,14 +10,12 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hashlib import sha1
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 from zlib import crc32
 
 import anyio
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -32,30 +30,18 @@ from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.secret import scrub
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.dedup import scripts
+from hexa_worker.dedup.clients import Client, make_client
 from hexa_worker.drivers.island import Island, on_asyncio
-from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 BATCH = 500
 """Claims in one script, at most: Redis serves nobody else meanwhile."""
 TAGS = 64
 """Hash tags that claims are spread over in a cluster; those of one tag are on one node."""
-CLUSTER_TRIES = 3
 _REFUSALS_IN_SCRIPTS = ("ACL failure in script", "can't run this command", "NOPERM")
 """How servers say that a login may not do what a script does; redis-py has no class for it."""
 T = TypeVar("T")
 log = logging.getLogger("hexa_worker.dedup")
-
-
-class _Client(Protocol):
-    """What is needed of redis-py's clients, of one server or a cluster."""
-
-    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...
-
-    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...
-
-    def ping(self) -> Awaitable[Any]: ...
-
-    def aclose(self) -> Awaitable[None]: ...
 
 
 class Script:
@@ -65,7 +51,7 @@ class Script:
         self._text = text
         self._sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, client: _Client, keys: Sequence[bytes], lease_ms: int, given: list[Any]) -> list[Any]:
+    async def run(self, client: Client, keys: Sequence[bytes], lease_ms: int, given: list[Any]) -> list[Any]:
         """Run it once over `keys`; one answer for each."""
         blob = msgspec.msgpack.encode((lease_ms, given))
         try:
@@ -92,7 +78,7 @@ class AsyncioRedisClaims:
         self._cluster = options.cluster
         self._lease_ms = round(options.lease_s * 1000)
         self._deadline_s = 2 * options.timeout_s
-        self._client = _client(options)
+        self._client = make_client(options)
 
     async def open(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.open`."""
@@ -200,47 +186,6 @@ def _told(error: Exception) -> DriverError:
             return DriverRejected(f"redis: {cause.verify_message}")
         cause = cause.__cause__ or cause.__context__
     return DriverUnavailable(text)
-
-
-def _client(options: Dedup) -> _Client:
-    assert options.url is not None  # noqa: S101 - the table's own rule
-    settings: dict[str, Any] = {
-        "socket_timeout": options.timeout_s,
-        "socket_connect_timeout": options.timeout_s,
-    }
-    if options.password is not None:
-        settings["password"] = options.password.reveal()
-    if options.url.reveal().startswith("rediss://"):
-        settings |= _tls(options)
-    try:
-        if options.cluster:
-            retry = Retry(NoBackoff(), CLUSTER_TRIES)
-            return cast("_Client", RedisCluster.from_url(options.url.reveal(), retry=retry, **settings))
-        pool = BlockingConnectionPool.from_url(
-            options.url.reveal(),
-            max_connections=options.connections,
-            timeout=options.timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            **settings,
-        )
-    except ValueError as error:
-        raise ConfigError("is no URL of a Redis server", where="dedup.url") from error
-    return cast("_Client", Redis(connection_pool=pool))
-
-
-def _tls(options: Dedup) -> dict[str, Any]:
-    tls = options.tls
-    if tls is None:
-        return {}
-    settings: dict[str, Any] = {
-        "ssl_ca_certs": tls.ca_file,
-        "ssl_certfile": tls.cert_file,
-        "ssl_keyfile": tls.key_file,
-    }
-    if tls.insecure:
-        log.warning("TLS to redis without checks: insecure = true")
-        settings |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    return settings
 
 
 class RedisClaims:
