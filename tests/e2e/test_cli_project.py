@@ -88,6 +88,31 @@ def test_check_shows_what_would_run(project: Project) -> None:
     assert "sibling" in project("check").stdout
 
 
+def test_check_connect_looks_at_the_broker_and_makes_no_channel(project: Project) -> None:
+    for _ in range(2):
+        checked = project.json("check", "--connect")
+        assert (checked["broker"]["driver"], checked["broker"]["channels"]) == ("embedded", "0")
+        assert not any(found["exists"] for one in checked["subscriptions"] for found in one["findings"])
+    project.drain()
+    checked = project.json("check", "--connect")
+    assert all(found["exists"] for one in checked["subscriptions"] for found in one["findings"])
+    done = project("check", "--connect")
+    assert "sqlite" in done.stdout
+    assert "the broker is ready" in done.stderr
+
+
+def test_lag_counts_what_is_left_whether_workers_run_or_not(project: Project) -> None:
+    assert {one["action"]: one["ready"] for one in project.json("lag")} == {"do": 0, "sibling": 0, "grow": 0}
+    project.emit({"id": 1, "fail": True})
+    project.emit({"id": 2})
+    assert {one["action"]: one["ready"] for one in project.json("lag")} == {"do": 2, "sibling": 2, "grow": 0}
+    project.drain()
+    by_action = {one.pop("action"): one for one in project.json("lag")}
+    nothing = {"ready": 0, "delayed": 0, "leased": 0, "next_due": None}
+    assert by_action["do"] == {**nothing, "dead_letters": 1}
+    assert by_action["sibling"] == {**nothing, "dead_letters": 0}
+
+
 def test_worker_toml_is_an_argument_an_option_or_in_the_current_folder(project: Project, tmp_path: Path) -> None:
     for arguments in (("project/worker.toml",), ("project",), ("-c", "project/worker.toml")):
         assert json.loads(project("check", "--json", *arguments, folder=tmp_path).stdout)["name"] == "sample"
@@ -162,3 +187,4 @@ def test_a_broker_that_cannot_be_opened_is_an_error_and_no_traceback(project: Pr
     var.mkdir()
     (var / "hexa.db").write_bytes(b"no database at all " * 500)
     assert "hexa.db" in project("emit", "work", "--payload", "1", code=1).stderr
+    assert "hexa.db" in project("check", "--connect", code=2).stderr

@@ -1,31 +1,38 @@
-"""``hexa-worker check``: what would run, without running it."""
+"""``hexa-worker check``: what would run, without running it; with ``--connect`` also what the broker says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hexa_worker.cli.project import config_option, json_option, only_config
-from hexa_worker.cli.terminal import console, note, plural, write_json
+from hexa_worker.cli.connect import Look, draw, look, plain_broker, plain_findings
+from hexa_worker.cli.project import config_option, json_option, only_config, run_async
+from hexa_worker.cli.terminal import console, fail, note, plural, write_json
+from hexa_worker.errors import DriverRejected
 
 if TYPE_CHECKING:
     from hexa_worker.handlers.plan import Plan
 
+EXIT_USAGE = 2
 SHOWN_DELAYS = 6
 
 
 @click.command("check", short_help="Check worker.toml and its handlers; show the subscriptions.")
 @click.argument("arguments", nargs=-1, metavar="[WORKER.TOML]")
 @config_option
+@click.option("--connect", is_flag=True, help="Also connect to the broker and look at what it has. Changes nothing.")
 @json_option
-def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: bool) -> int:
+def command(arguments: tuple[str, ...], config_path: str | None, *, connect: bool, as_json: bool) -> int:
     """Check worker.toml, import the handlers, check their types, and show every subscription as it would run.
 
-    Nothing is connected to. Exit code 2 when something is wrong.
+    Nothing is connected to unless you say --connect. Exit code 2 when something is wrong: a worker would not start.
+    With --connect, exit code 1 when the broker is away: a worker would wait for it.
 
     \b
     Example:
       hexa-worker check
+      hexa-worker check --connect
       hexa-worker check deploy/worker.toml --json
     """
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
@@ -33,14 +40,44 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
 
     path = only_config(config_path, arguments)
     config = load_config(path)
-    plans = load_plans(config).plans
+    loaded = load_plans(config)
+    found = None
+    if connect:
+        try:
+            found = run_async(look, config, loaded)
+        except DriverRejected as error:
+            return fail(str(error), EXIT_USAGE)
     if as_json:
-        write_json({"file": str(path), "name": config.file.worker.name, "subscriptions": [plain(one) for one in plans]})
-    elif plans:
-        _draw(plans)
-        note(f"{_short(path)}: {plural(len(plans), 'subscription')}, no mistakes found")
+        write_json(_plain_all(str(path), config.file.worker.name, loaded.plans, found))
+    elif loaded.plans:
+        _draw(loaded.plans)
+    if found is not None and not as_json:
+        draw(found)
+    return _verdict(_short(path), len(loaded.plans), found, silent=as_json)
+
+
+def _plain_all(path: str, name: str, plans: "Sequence[Plan]", found: Look | None) -> dict[str, Any]:
+    subscriptions = [plain(one) for one in plans]
+    if found is None:
+        return {"file": path, "name": name, "subscriptions": subscriptions}
+    for one in subscriptions:
+        one["findings"] = plain_findings(found, one["action"])
+    return {"file": path, "name": name, "broker": plain_broker(found), "subscriptions": subscriptions}
+
+
+def _verdict(file: str, count: int, found: Look | None, *, silent: bool) -> int:
+    """Say how it ended; returns the exit code."""
+    problems = [] if found is None else found.problems
+    if problems:
+        first = f"{problems[0].kind} {problems[0].name}: {problems[0].problem}"
+        return fail(f"{file}: {plural(len(problems), 'problem')} at the broker: {first}", EXIT_USAGE)
+    if silent:
+        return 0
+    reached = "" if found is None else ", the broker is ready"
+    if count:
+        note(f"{file}: {plural(count, 'subscription')}, no mistakes found{reached}")
     else:
-        note(f"{_short(path)}: no mistakes found, but nothing to run: no handler module has a subscription")
+        note(f"{file}: no mistakes found{reached}, but nothing to run: no handler module has a subscription")
     return 0
 
 

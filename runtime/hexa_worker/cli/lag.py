@@ -14,11 +14,15 @@ from hexa_worker.drivers.base import Backlog
 @config_option
 @json_option
 def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: bool) -> int:
-    """Show for each subscription how many events are ready, wait for a retry, and are in hand.
+    """Show for each subscription how many events are ready, wait for a retry, are in hand, and are dead letters.
+
+    It looks from outside: no worker is disturbed, and none need run. What a broker does not tell apart counts as
+    ready (docs/drivers.md).
 
     \b
     Example:
       hexa-worker lag
+      hexa-worker lag --json
     """
     found = run_async(_lag, only_config(config_path, arguments))
     if as_json:
@@ -29,15 +33,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
 
 
 async def _lag(path: Path) -> dict[str, Backlog]:
-    found: dict[str, Backlog] = {}
-    async with open_project(path) as project:
-        for spec in project.specs:
-            source = await project.driver.subscribe(spec)
-            try:
-                found[spec.action] = await source.backlog()
-            finally:
-                await source.close()
-    return found
+    async with open_project(path, declare=False) as project:
+        return {spec.action: await project.driver.backlog(spec) for spec in project.specs}
 
 
 def _plain(action: str, backlog: Backlog) -> dict[str, object]:
@@ -46,6 +43,7 @@ def _plain(action: str, backlog: Backlog) -> dict[str, object]:
         "ready": backlog.ready,
         "delayed": backlog.delayed,
         "leased": backlog.leased,
+        "dead_letters": backlog.dead_letters,
         "next_due": iso(backlog.next_due_ms),
     }
 
@@ -56,8 +54,9 @@ def _draw(found: dict[str, Backlog]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     table.add_column("action", style="bold cyan")
-    for name in ("ready", "delayed", "in hand"):
+    for name in ("ready", "delayed", "in hand", "dead letters"):
         table.add_column(name, justify="right")
     for action, backlog in found.items():
-        table.add_row(action, f"{backlog.ready:,}", f"{backlog.delayed:,}", f"{backlog.leased:,}")
+        counts = (backlog.ready, backlog.delayed, backlog.leased, backlog.dead_letters or 0)
+        table.add_row(action, *[f"{count:,}" for count in counts])
     console().print(table)

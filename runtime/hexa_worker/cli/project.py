@@ -68,8 +68,13 @@ class Project(NamedTuple):
 
 
 @asynccontextmanager
-async def open_project(path: Path) -> AsyncIterator[Project]:
-    """Load worker.toml and its handlers, and open its broker."""
+async def open_project(path: Path, *, declare: bool = True) -> AsyncIterator[Project]:
+    """Load worker.toml and its handlers, and open its broker.
+
+    Args:
+        path: the file.
+        declare: make what the subscriptions need; otherwise nothing at the broker is changed.
+    """
     from hexa_worker.app import make_driver, opened, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
@@ -77,7 +82,8 @@ async def open_project(path: Path) -> AsyncIterator[Project]:
     config = load_config(path)
     declared = specs(load_plans(config))
     async with opened(make_driver(config)) as driver:
-        await driver.declare(declared)
+        if declare:
+            await driver.declare(declared)
         yield Project(config, declared, driver)
 
 

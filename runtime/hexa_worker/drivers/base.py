@@ -116,17 +116,40 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
         delayed: retry records that are not due yet.
         leased: messages some process has in hand.
         next_due_ms: when the earliest delayed record is due; None without delayed records.
+        dead_letters: how many dead letters it has; None: nobody counted them (only `Driver.backlog` does).
     """
 
     ready: int
     delayed: int
     leased: int
     next_due_ms: int | None = None
+    dead_letters: int | None = None
 
     @property
     def idle(self) -> bool:
         """Nothing is left to do."""
         return not (self.ready or self.delayed or self.leased)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing in the broker that a subscription needs, as it was found.
+
+    Attributes:
+        kind: ``channel``, ``retry channel``, ``dead letter``, or what the broker calls the place where a subscription's
+            progress is kept (``group``, ``durable``, ``subscription``).
+        name: its name in the broker.
+        exists: whether it is there; None: it cannot be told.
+        rights: what this login may do with it, in the broker's words; None: the broker does not tell.
+        problem: why a worker could not start with it; empty: it could. What a worker would make is no problem.
+        note: what else is worth knowing, for people.
+    """
+
+    kind: str
+    name: str
+    exists: bool | None
+    rights: tuple[str, ...] | None = None
+    problem: str = ""
+    note: str = ""
 
 
 class Unsettled(msgspec.Struct, frozen=True):
@@ -249,6 +272,25 @@ class Driver(Protocol):
 
     async def channels(self) -> Sequence[str]:
         """The names of every channel that exists, sorted."""
+        ...
+
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """What a subscription has left to do and its dead letters, without taking part in it.
+
+        Nothing is made, joined or disturbed; it works while its workers run and while none does. What the broker
+        does not tell apart counts as ready. A subscription that never ran has left what it would begin with.
+
+        Raises:
+            DriverUnavailable: the broker is away.
+            DriverRejected: this login may not look.
+        """
+        ...
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """What of the things that a subscription needs is there, and what stands in its way. Changes nothing.
+
+        For ``check --connect``. Raises DriverUnavailable.
+        """
         ...
 
     async def inspect(self) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from hexa_worker.drivers.base import (
     Backlog,
     Capabilities,
     Driver,
+    Finding,
     Revoked,
     Source,
     SubscriptionSpec,
@@ -290,6 +291,14 @@ class OnAsyncio(Generic[D]):
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
         return await self._call(self.inner.channels)
+
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        return await self._call(self.inner.backlog, spec)
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        return await self._call(self.inner.survey, spec)
 
     async def inspect(self) -> Mapping[str, str]:
         """See `hexa_worker.drivers.base.Driver.inspect`."""

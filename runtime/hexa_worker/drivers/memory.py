@@ -13,12 +13,21 @@ from re import Pattern
 from re import compile as compile_pattern
 
 import anyio
+from msgspec import structs
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
-from hexa_worker.drivers.base import Backlog, Capabilities, Revoked, SubscriptionSpec, Unsettled, nothing_revoked
+from hexa_worker.drivers.base import (
+    Backlog,
+    Capabilities,
+    Finding,
+    Revoked,
+    SubscriptionSpec,
+    Unsettled,
+    nothing_revoked,
+)
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
 STRIPES = 64
@@ -497,6 +506,28 @@ class MemoryDriver:
         """See `hexa_worker.drivers.base.Driver.channels`."""
         self.store.require()
         return sorted({*self.store.logs, *self.store.retry_owner})
+
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        store = self.store
+        store.require()
+        if spec.group in store.groups:
+            found = store.backlog(spec.group)
+        else:  # it never ran: it would begin with what is there, or after it
+            unread = [] if spec.start == "latest" else [store.logs[one] for one in spec.channels if one in store.logs]
+            found = Backlog(ready=sum(len(log.records) for log in unread), delayed=0, leased=0)
+        letters = store.logs.get(spec.dead_letter_channel)
+        dead = 0 if letters is None else sum(one is not None for one in letters.records)
+        return structs.replace(found, dead_letters=dead)
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        store = self.store
+        store.require()
+        return [
+            *[Finding(kind="channel", name=one, exists=one in store.logs) for one in spec.channels],
+            Finding(kind="group", name=spec.group, exists=spec.group in store.groups),
+        ]
 
     async def inspect(self) -> Mapping[str, str]:
         """See `hexa_worker.drivers.base.Driver.inspect`."""

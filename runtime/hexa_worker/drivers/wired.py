@@ -15,6 +15,7 @@ from hexa_worker.drivers.base import (
     Backlog,
     Capabilities,
     Driver,
+    Finding,
     Revoked,
     Source,
     SubscriptionSpec,
@@ -123,6 +124,14 @@ class WiredDriver:
     async def channels(self) -> Sequence[str]:
         """As the driver's."""
         return await self._driver.channels()
+
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """As the driver's."""
+        return await self._driver.backlog(spec)
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """As the driver's."""
+        return await self._driver.survey(spec)
 
     async def inspect(self) -> Mapping[str, str]:
         """As the driver's."""

@@ -8,8 +8,8 @@ from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.embedded import declaring, desk, owners
+from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.embedded import declaring, desk, looking, owners
 from hexa_worker.drivers.embedded.append import append
 from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check_place
 from hexa_worker.drivers.embedded.source import EmbeddedSource
@@ -140,10 +140,26 @@ class EmbeddedDriver:
         names: list[str] = await self._running.read(desk.channels)
         return names
 
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        now_ms = self._clock.now_ms()
+        found: Backlog = await self._running.read(lambda connection: looking.standing(connection, spec, now_ms))
+        return found
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        found: list[Finding] = await self._running.read(lambda connection: looking.survey(connection, spec))
+        return found
+
     async def inspect(self) -> Mapping[str, str]:
         """See `hexa_worker.drivers.base.Driver.inspect`."""
         channels = await self.channels()
-        return {"file": str(self._path), "sqlite": sqlite3.sqlite_version, "channels": str(len(channels))}
+        return {
+            "address": str(self._path),
+            "versions": f"sqlite {sqlite3.sqlite_version}",
+            "durability": self._options.durability,
+            "channels": str(len(channels)),
+        }
 
     @property
     def _running(self) -> BrokerThread:

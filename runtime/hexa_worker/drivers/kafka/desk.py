@@ -113,6 +113,14 @@ class Desk:
             self._read_up_to[notes] = ends[place]
         return removed
 
+    async def count(self, channel: str) -> int:
+        """How many records a channel has that were not removed."""
+        places = await self._places(channel)
+        removed = await self._notes(channel)
+        ends, starts = await self._reader.ends(places), await self._reader.starts(places)
+        gone = sum(self._exists(channel, number, starts, ends) for number in removed)
+        return sum(ends[place] - starts[place] for place in places) - gone
+
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
         places = await self._places(channel)

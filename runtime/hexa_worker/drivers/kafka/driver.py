@@ -13,7 +13,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.desk import Desk
 from hexa_worker.drivers.kafka.lag import INTERNAL, Lag, channels_of
@@ -21,6 +21,7 @@ from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.source import KafkaSource
+from hexa_worker.drivers.kafka.survey import survey
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
@@ -36,6 +37,7 @@ NOTES = (
     "At most as many processes work on a subscription as its channels have partitions.",
     "Acknowledgements are committed every commit_interval_s; a crash repeats what ended since then.",
     "Retries are not in the order of their keys.",
+    "Lag counts what workers have in hand, and what they have not committed yet, as ready.",
     "A record without a value arrives as an empty payload with the header hexa-tombstone.",
 )
 
@@ -122,9 +124,16 @@ class AsyncioKafkaDriver:
 
     async def _pin_start(self, spec: SubscriptionSpec, parts: "_Parts") -> None:
         """Write down where a subscription without progress begins, unless that is the first record."""
+        origins = await self._fresh_origins(spec, parts)
+        if origins:
+            self._origins.setdefault(spec.group, {}).update(origins)
+            await self._commit_origins(spec.group, origins, parts)
+
+    async def _fresh_origins(self, spec: SubscriptionSpec, parts: "_Parts") -> Mapping[TopicPartition, int]:
+        """Where channels without progress begin; empty where that is their first record."""
         start_ms = _start_ms(spec)
         if spec.start == "earliest" and start_ms is None:
-            return
+            return {}
         known = await parts.registry.refresh()
         committed = await parts.topics.group_offsets(spec.group)
         fresh = [
@@ -133,11 +142,7 @@ class AsyncioKafkaDriver:
             if not any(place.topic == name for place in committed)
             for number in range(known.get(name, 0))
         ]
-        if not fresh:
-            return
-        origins = dict(await (parts.reader.ends(fresh) if start_ms is None else parts.reader.at_time(fresh, start_ms)))
-        self._origins.setdefault(spec.group, {}).update(origins)
-        await self._commit_origins(spec.group, origins, parts)
+        return dict(await (parts.reader.ends(fresh) if start_ms is None else parts.reader.at_time(fresh, start_ms)))
 
     async def _commit_origins(self, group: str, origins: Mapping[TopicPartition, int], parts: "_Parts") -> None:
         consumer = AIOKafkaConsumer(**parts.connection.settings(), group_id=group, enable_auto_commit=False)
@@ -183,6 +188,19 @@ class AsyncioKafkaDriver:
         known = await self._opened().registry.refresh()
         return sorted(name for name in known if not name.endswith(INTERNAL))
 
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        parts = self._opened()
+        left = await parts.lag.measure(spec, await self._fresh_origins(spec, parts), {}, self._clock.now_ms())
+        letters = await parts.desk.count(spec.dead_letter_channel)
+        return Backlog(
+            ready=left.ready, delayed=left.delayed, leased=0, next_due_ms=left.next_due_ms, dead_letters=letters
+        )
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        return await survey(self._opened().topics, self._options, spec)
+
     async def inspect(self) -> Mapping[str, str]:
         """See `hexa_worker.drivers.base.Driver.inspect`."""
         parts = self._opened()
@@ -190,7 +208,8 @@ class AsyncioKafkaDriver:
         known = await parts.registry.refresh()
         brokers = (f"{one['node_id']} at {one['host']}:{one['port']}" for one in cluster["brokers"])
         return {
-            "client": f"aiokafka {version('aiokafka')}",
+            "address": ", ".join(self._options.servers),
+            "versions": f"aiokafka {version('aiokafka')}, broker with {await parts.topics.protocol()}",
             "cluster": str(cluster.get("cluster_id")),
             "brokers": ", ".join(brokers),
             "controller": str(cluster.get("controller_id")),

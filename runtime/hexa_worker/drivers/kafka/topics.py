@@ -11,6 +11,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.drivers.kafka.rights import FETCH, LookAtGroup, LookAtTopics, rights_of
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 T = TypeVar("T")
@@ -122,6 +123,33 @@ class Topics:
         """The cluster as a whole."""
         found: Mapping[str, Any] = await self._ask("describing the cluster", lambda client: client.describe_cluster())
         return found
+
+    async def look(self, names: Sequence[str]) -> tuple[Mapping[str, Any], frozenset[str]]:
+        """What these topics are, by name, with the rights of this login; and its rights on the cluster."""
+        answer = await self._ask("looking at topics", lambda client: client._send_request(LookAtTopics(names)))
+        found = answer.to_object()
+        return {one["topic"]: one for one in found["topics"]}, rights_of(found["cluster_authorized_operations"])
+
+    async def group(self, group: str) -> Mapping[str, Any]:
+        """What a consumer group is, with the rights of this login."""
+
+        async def ask(client: AIOKafkaAdminClient) -> Any:
+            return await client._send_request(LookAtGroup(group), await client.find_coordinator(group))
+
+        answer = await self._ask(f"looking at group {group}", ask)
+        found: Mapping[str, Any] = answer.to_object()["groups"][0]
+        return found
+
+    async def protocol(self) -> str:
+        """The newest fetch request that a broker takes: Kafka does not tell its version."""
+
+        async def ask(client: AIOKafkaAdminClient) -> str:
+            node = client._client.get_random_node()
+            await client._client.ready(node)
+            connection = next(iter(client._client._conns.values()))
+            return f"fetch up to v{connection._versions[FETCH][1]}"
+
+        return await self._ask("asking for the broker's protocol", ask)
 
 
 def _topics_in(answer: Any) -> tuple[dict[str, int], set[str]]:

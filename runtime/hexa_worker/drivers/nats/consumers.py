@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from hexa_worker.config.nats import Nats, NatsSubscription
+from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.streams import NANOSECONDS
@@ -27,6 +29,18 @@ def config(
         "replay_policy": "instant",
         "max_ack_pending": max_ack_pending,
     }
+
+
+def config_of(options: Nats, spec: SubscriptionSpec, durable: str, channel: str) -> dict[str, Any]:
+    """What the shared durable of a subscription's channel is created with."""
+    own = spec.options if isinstance(spec.options, NatsSubscription) else NatsSubscription()
+    return config(
+        durable,
+        channel,
+        ack_wait_s=own.ack_wait_s or options.ack_wait_s,
+        max_ack_pending=own.max_ack_pending or options.max_ack_pending,
+        deliver_policy="all" if spec.start == "earliest" else "new",
+    )
 
 
 async def ensure(connection: Connection, stream: str, wanted: dict[str, Any]) -> None:
@@ -61,7 +75,8 @@ async def _create(connection: Connection, stream: str, config: dict[str, Any]) -
     _compare(f"durable {durable!r} of stream {stream!r}", config, answer["config"])
 
 
-def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """In what the configuration of a durable differs from the wanted one, showing both."""
     differing = [
         f"{key} is {found.get(key)!r}, wanted {wanted.get(key)!r}"
         for key in _MUST_MATCH
@@ -71,5 +86,10 @@ def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
         differing.append("it pushes, wanted one that is pulled from")
     if found.get("priority_groups"):
         differing.append("it has priority groups, wanted none")
+    return differing
+
+
+def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    differing = differences(wanted, found)
     if differing:
         raise DriverRejected(f"{what} exists with another configuration: {'; '.join(differing)}")

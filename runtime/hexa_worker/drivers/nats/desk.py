@@ -101,6 +101,35 @@ async def _channels_of(connection: Connection, config: dict[str, Any]) -> set[st
     return found
 
 
+async def schedules(connection: Connection, stream: str, base: str) -> list[int]:
+    """When each record that the server keeps until it is due is due."""
+    due: list[int] = []
+    while True:
+        try:
+            info = await connection.api(
+                f"STREAM.INFO.{stream}", subjects_filter=f"{base}.retry.*.at.>", offset=len(due)
+            )
+        except ApiError as error:
+            raise error.as_driver_error(f"look at stream {stream!r}") from error
+        subjects: dict[str, int] = info["state"].get("subjects") or {}
+        due += [at for at in map(names.due_of_schedule, subjects) if at is not None]
+        if not subjects or len(due) >= int(info.get("total", 0)):
+            return due
+
+
+async def dues(connection: Connection, stream: str, channel: str, limit: int) -> list[int]:
+    """When the first records of a retry channel that are not kept by the server's schedule are due."""
+    due: list[int] = []
+    after = 0
+    while len(due) < limit:
+        found = await _next(connection, stream, channel, after + 1)
+        if found is None:
+            break
+        due.append(_delivery(stream, channel, found).due_ms)
+        after = found["seq"]
+    return due
+
+
 async def _next(connection: Connection, stream: str, subject: str, sequence: int) -> dict[str, Any] | None:
     """The first record on `subject` at or after `sequence`."""
     try:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -10,9 +11,10 @@ from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.looking import Looking
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
 from hexa_worker.drivers.nats.source import NatsSource, Part
 from hexa_worker.drivers.nats.streams import Streams
@@ -144,13 +146,7 @@ class AsyncioNatsDriver:
         if spec.order_by is not OrderBy.NONE:
             await exclusive.declare(self._connection, stream, durable, from_the_first=spec.start == "earliest")
             return Part(stream=stream, durable=durable, channel=channel, exclusive=True)
-        wanted = consumers.config(
-            durable,
-            channel,
-            ack_wait_s=options.ack_wait_s or self._options.ack_wait_s,
-            max_ack_pending=options.max_ack_pending or self._options.max_ack_pending,
-            deliver_policy="all" if spec.start == "earliest" else "new",
-        )
+        wanted = consumers.config_of(self._options, spec, durable, channel)
         await consumers.ensure(self._connection, stream, wanted)
         return Part(stream=stream, durable=durable, channel=channel)
 
@@ -194,14 +190,25 @@ class AsyncioNatsDriver:
         """See `hexa_worker.drivers.base.Driver.channels`."""
         return sorted({*await desk.channels(self._connection), *self._retry_channels})
 
+    async def _looking(self, spec: SubscriptionSpec) -> Looking:
+        return Looking(self._connection, self._streams, self._options, spec, await self._channels(spec))
+
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        return await (await self._looking(spec)).backlog(self._clock.now_ms())
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        return await (await self._looking(spec)).survey()
+
     async def inspect(self) -> Mapping[str, str]:
         """What is at the other end, for people."""
         await self._connection.wait_up(self._options.timeout_s)
         info = self._connection.info
         return {
-            "server": str(info.get("server_name", "")),
-            "version": str(info.get("version", "")),
             "address": failures.addresses(self._options.servers),
+            "versions": f"nats-py {version('nats-py')}, server {info.get('version', '')}",
+            "server": str(info.get("server_name", "")),
             "jetstream": "yes" if info.get("jetstream") else "no",
             "max payload": str(self._connection.max_payload),
         }

@@ -15,7 +15,7 @@ from hexa_worker.config.nats import Acknowledge
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.nats import names
+from hexa_worker.drivers.nats import desk, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.exclusive import Exclusive
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
@@ -333,7 +333,7 @@ class NatsSource:
             if feed.channel is None:
                 now_ms = self._clock.now_ms()
                 waiting = {sequence: at for sequence, at in feed.delayed.items() if at > now_ms}
-                scheduled = await self._schedules(feed)
+                scheduled = await desk.schedules(self._connection, feed.stream, self._spec.retry_base)
                 due += waiting.values()
                 due += scheduled
                 delayed += len(scheduled) + min(len(waiting), in_hand)
@@ -348,22 +348,6 @@ class NatsSource:
             return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{durable}")
         except ApiError as error:
             raise error.as_driver_error(f"look at durable {feed.durable!r} of stream {feed.stream!r}") from error
-
-    async def _schedules(self, feed: Feed) -> list[int]:
-        """When each record that the server keeps until it is due is due."""
-        due: list[int] = []
-        subjects_filter = f"{self._spec.retry_base}.retry.*.at.>"
-        while True:
-            try:
-                info = await self._connection.api(
-                    f"STREAM.INFO.{feed.stream}", subjects_filter=subjects_filter, offset=len(due)
-                )
-            except ApiError as error:
-                raise error.as_driver_error(f"look at stream {feed.stream!r}") from error
-            subjects: dict[str, int] = info["state"].get("subjects") or {}
-            due += [at for at in map(names.due_of_schedule, subjects) if at is not None]
-            if not subjects or len(due) >= int(info.get("total", 0)):
-                return due
 
     # -- the end
 

@@ -61,7 +61,7 @@ class Streams:
         names.check_channel(channel)
         stream = await self.find(channel)
         if stream is not None:
-            await self._usable(stream, channel)
+            await self.usable(stream, channel)
         elif create and self._options.create_channels:
             stream = await self._create_for(channel)
         else:
@@ -71,10 +71,17 @@ class Streams:
         self._of[channel] = stream
         return stream
 
+    def retries_wanted(self, base: str) -> dict[str, Any]:
+        """The configuration of the stream of the retry channels of `base`."""
+        return self._config(names.retry_stream(base), (f"{base}.retry.>",), retention="workqueue")
+
+    def dead_letters_wanted(self, base: str) -> dict[str, Any]:
+        """The configuration of the stream of the dead letters of `base`."""
+        return self._config(names.dead_letter_stream(base), (f"{base}.dlq",))
+
     async def retries(self, base: str) -> str:
         """The stream of the retry channels of `base`, made or checked."""
-        stream = names.retry_stream(base)
-        wanted = self._config(stream, (f"{base}.retry.>",), retention="workqueue")
+        stream, wanted = names.retry_stream(base), self.retries_wanted(base)
         scheduled = self._options.scheduled_retries and self._connection.version >= SCHEDULES_SINCE
         if scheduled:
             wanted["allow_msg_schedules"] = True
@@ -89,8 +96,7 @@ class Streams:
         """The stream of the dead letters of `base`, made or checked."""
         stream, channel = names.dead_letter_stream(base), f"{base}.dlq"
         names.check_channel(channel)
-        wanted = self._config(stream, (channel,))
-        await self._ensure(stream, wanted, create=self._options.create_retry_channels)
+        await self._ensure(stream, self.dead_letters_wanted(base), create=self._options.create_retry_channels)
         self._of[channel] = stream
         return stream
 
@@ -163,8 +169,8 @@ class Streams:
         updated: dict[str, Any] = answer["config"]
         return updated
 
-    async def _usable(self, stream: str, channel: str) -> None:
-        """Refuse a foreign stream that cannot keep the promises."""
+    async def usable(self, stream: str, channel: str) -> None:
+        """Refuse a foreign stream that cannot keep the promises. Raises DriverRejected."""
         config = (await self.info(stream))["config"]
         if config.get("no_ack"):
             raise DriverRejected(f"stream {stream!r} keeps {channel!r} but confirms nothing (no_ack)")
@@ -184,13 +190,18 @@ class Streams:
 _COMPARED = ("subjects", "retention", "storage", "num_replicas", "max_age", "max_bytes", "max_msgs_per_subject")
 
 
-def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise DriverRejected that shows both, where what is there differs from what is wanted."""
-    differing = [
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """In what the configuration of a stream differs from the wanted one, showing both."""
+    return [
         f"{key} is {found.get(key)!r}, wanted {wanted[key]!r}"
         for key in _COMPARED
         if key in wanted and _plain(found.get(key)) != _plain(wanted[key])
     ]
+
+
+def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise DriverRejected that shows both, where what is there differs from what is wanted."""
+    differing = differences(wanted, found)
     if differing:
         raise DriverRejected(f"{what} exists with another configuration: {'; '.join(differing)}")
 

@@ -39,6 +39,16 @@ class Admin:
         found = self._ask("GET", f"{_path(topic)}/stats?getPreciseBacklog=true")
         return found if isinstance(found, dict) else None
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions a partitioned topic has; 0: it is none, or does not exist."""
+        found = self._ask("GET", f"{_path(topic)}/partitions")
+        return int(found.get("partitions", 0)) if isinstance(found, dict) else 0
+
+    def entries(self, topic: str) -> int:
+        """How many entries (messages, or batches of them) a topic or partition keeps."""
+        found = self._ask("GET", f"{_path(topic)}/internalStats")
+        return int(found.get("numberOfEntries", 0)) if isinstance(found, dict) else 0
+
     def messages_in_backlog(self, topic: str, subscription: str) -> int | None:
         """How many messages a subscription has not acknowledged, counted by reading them; None: not known."""
         path = f"{_path(topic)}/subscription/{quote(subscription, safe='')}/analyzeBacklog"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.config.secret import scrub
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.base import Capabilities, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.pulsar import letters
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.desk import Desk
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home, Threads
+from hexa_worker.drivers.pulsar.looking import Looking
 from hexa_worker.drivers.pulsar.publisher import Publisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.drivers.pulsar.terms import Terms
@@ -47,6 +49,7 @@ def capabilities(options: Pulsar) -> Capabilities:
             'With order_by = "channel" one process reads a channel, the others stand by.',
             'order_by = "key" needs producers that batch by key or not at all.',
             "Patterns, lag and --until-idle need the admin API.",
+            "Lag counts a batch of which something is left as a whole while no process has it.",
         ),
     )
 
@@ -211,12 +214,28 @@ class PulsarDriver:
         found: Sequence[str] = await self._run(self._admin.channels)
         return found
 
+    def _looking(self, spec: SubscriptionSpec) -> Looking:
+        self._connection.require()
+        return Looking(self._connection, self._admin, self._clock, spec, partial(self._channels_of, spec))
+
+    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        found: Backlog = await self._run(self._looking(spec).backlog)
+        return found
+
+    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        found: Sequence[Finding] = await self._run(self._looking(spec).survey)
+        return found
+
     async def inspect(self) -> Mapping[str, str]:
         """What is at the other end, for people."""
         self._connection.require()
-        found = {"address": scrub(self._options.url), "namespace": self._connection.topics.namespace}
+        topics = self._connection.topics
+        versions = f"pulsar-client {version('pulsar-client')}"
+        found = {"address": scrub(self._options.url), "versions": versions, "namespace": topics.namespace}
         try:
-            found["version"] = await self._run(self._admin.version)
+            found["versions"] += f", broker {await self._run(self._admin.version)}"
             found["admin"] = scrub(self._admin.url)
         except DriverError as error:
             found["admin"] = str(error)

@@ -1,0 +1,82 @@
+"""What of a subscription is there, and what stands in its way: for ``check --connect``. Changes nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import structs
+
+from hexa_worker.config.kafka import Kafka
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.drivers.base import Finding, SubscriptionSpec
+from hexa_worker.drivers.kafka.lag import channels_of
+from hexa_worker.drivers.kafka.rights import rights_of
+from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.errors import DriverRejected
+
+_UNKNOWN_TOPIC, _DENIED_TOPIC, _INVALID_TOPIC, _DENIED_GROUP = 3, 29, 17, 30
+_USED = frozenset({"read", "write", "describe", "delete"})
+_DEAD = "Dead"
+"""The state of a group that does not exist."""
+
+
+async def survey(topics: Topics, options: Kafka, spec: SubscriptionSpec) -> list[Finding]:
+    """See `hexa_worker.drivers.base.Driver.survey`."""
+    channels = channels_of(spec, await topics.partitions() if spec.pattern is not None else ())
+    kinds = dict.fromkeys(channels, "channel") | dict.fromkeys(spec.retry_channels, "retry channel")
+    kinds[spec.dead_letter_channel] = "dead letter"
+    found, cluster = await topics.look(list(kinds))
+    findings = []
+    for name, kind in kinds.items():
+        made = options.create_channels if kind == "channel" else options.create_retry_channels
+        wanted = {"channel": {"read"}, "retry channel": {"read", "write"}, "dead letter": {"write"}}[kind]
+        findings.append(_topic(kind, name, found.get(name, {}), cluster, made=made, wanted=wanted))
+    ordered = spec.order_by is OrderBy.CHANNEL
+    findings = [_in_order(one, found.get(one.name, {})) if ordered else one for one in findings]
+    return [*findings, await _group(topics, spec.group)]
+
+
+def _topic(  # noqa: PLR0913 - what is known of it
+    kind: str, name: str, found: Mapping[str, Any], cluster: frozenset[str], *, made: bool, wanted: set[str]
+) -> Finding:
+    code = found.get("error_code", _UNKNOWN_TOPIC)
+    if code == _DENIED_TOPIC:
+        return Finding(kind=kind, name=name, exists=None, rights=(), problem="this login may not see it")
+    if code == _INVALID_TOPIC:
+        return Finding(kind=kind, name=name, exists=False, problem="Kafka does not allow that topic name")
+    if code == _UNKNOWN_TOPIC:
+        option = "create_channels" if kind == "channel" else "create_retry_channels"
+        problem = "" if made else f"it does not exist: make it, or set {option} = true in [broker]"
+        if made and cluster and "create" not in cluster:
+            return Finding(kind=kind, name=name, exists=False, note="this login may lack the right to make it")
+        return Finding(kind=kind, name=name, exists=False, problem=problem)
+    count = len(found["partitions"])
+    rights = rights_of(found["authorized_operations"])
+    missing = wanted - rights if rights else set()
+    problem = f"this login has no right to {' and '.join(sorted(missing))}" if missing else ""
+    note = f"{count} partition{'' if count == 1 else 's'}"
+    return Finding(kind=kind, name=name, exists=True, rights=_told(rights), problem=problem, note=note)
+
+
+def _in_order(one: Finding, found: Mapping[str, Any]) -> Finding:
+    if one.kind != "channel" or len(found.get("partitions", ())) < 2 or one.problem:  # noqa: PLR2004 - one is fine
+        return one
+    return structs.replace(one, problem='order_by = "channel" needs a topic of one partition')
+
+
+def _told(rights: frozenset[str]) -> tuple[str, ...] | None:
+    return tuple(sorted(rights & _USED)) if rights else None
+
+
+async def _group(topics: Topics, group: str) -> Finding:
+    try:
+        found = await topics.group(group)
+    except DriverRejected as error:
+        return Finding(kind="group", name=group, exists=None, rights=(), problem=str(error).removeprefix("kafka: "))
+    if found["error_code"] == _DENIED_GROUP:
+        return Finding(kind="group", name=group, exists=None, rights=(), problem="this login may not use it")
+    rights = rights_of(found["authorized_operations"])
+    problem = "this login has no right to read" if rights and "read" not in rights else ""
+    exists = found["state"] != _DEAD
+    count = len(found["members"])
+    note = f"{found['state'].lower()}, {count} member{'' if count == 1 else 's'}" if exists else ""
+    return Finding(kind="group", name=group, exists=exists, rights=_told(rights), problem=problem, note=note)

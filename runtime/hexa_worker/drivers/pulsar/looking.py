@@ -1,0 +1,165 @@
+"""Looking at a subscription from outside: what it has left to do, what of it is there, what stands in its way.
+
+Through the admin API and readers: no consumer is made, so nobody is disturbed. Blocking; for threads.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pulsar
+from msgspec import structs
+
+from hexa_worker.clock import Clock
+from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
+from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, READ_MS, Gauge, InHand
+from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.failures import translate
+from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.terms import Terms
+from hexa_worker.errors import DriverError, DriverRejected
+
+_NOTHING = InHand(channels=0, retries=0, queued=0)
+
+
+class Looking:
+    """Asks about one subscription.
+
+    Args:
+        connection: the client.
+        admin: the REST API.
+        clock: tells what is due.
+        spec: the subscription.
+        channels: finds what it reads.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        admin: Admin,
+        clock: Clock,
+        spec: SubscriptionSpec,
+        channels: Callable[[], Sequence[str]],
+    ) -> None:
+        self._connection = connection
+        self._admin = admin
+        self._clock = clock
+        self._spec = spec
+        self._channels = channels
+        self._terms = Terms(spec)
+
+    def _partitions(self, channel: str) -> Mapping[str, Mapping[str, Any]]:
+        """The topics of a channel that exist, with their statistics: one, or its partitions."""
+        topic = self._connection.topics.topic(channel)
+        stats = self._admin.topic_stats(topic)
+        if stats is not None:
+            return {topic: stats}
+        count = self._admin.partitions(topic)  # asking the client would make the topic
+        parts = [f"{topic}-partition-{number}" for number in range(count)]
+        return {one: self._admin.topic_stats(one) or {} for one in parts}
+
+    # -- what is left to do
+
+    def backlog(self) -> Backlog:
+        """See `hexa_worker.drivers.base.Driver.backlog`."""
+        channels, unread = [], 0
+        for channel in self._channels():
+            parts = self._partitions(channel)
+            if parts:
+                channels.append(self._connection.topics.topic(channel))
+            fresh = [one for one, stats in parts.items() if self._terms.name not in stats.get("subscriptions", {})]
+            if self._spec.start == "earliest":
+                unread += sum(self._kept(one) for one in fresh)
+        retries = [self._connection.topics.topic(one) for one in self._spec.retry_channels if self._partitions(one)]
+        gauge = Gauge(
+            self._connection,
+            self._admin,
+            self._clock,
+            subscription=self._terms.name,
+            owner="",
+            channels=lambda: channels,
+            retries=retries,
+        )
+        try:
+            found = gauge.measure(_NOTHING)
+        finally:
+            gauge.close()
+        return structs.replace(found, ready=found.ready + unread, dead_letters=self._letters())
+
+    def _kept(self, topic: str) -> int:
+        """How many messages a topic or partition keeps; of a long one only its entries are counted."""
+        entries = self._admin.entries(topic)
+        if not entries or entries > COUNT_LIMIT:
+            return entries
+        count = 0
+        try:
+            reader = self._connection.client.create_reader(topic, pulsar.MessageId.earliest)
+            try:
+                while reader.has_message_available():
+                    reader.read_next(READ_MS)
+                    count += 1
+            finally:
+                reader.close()
+        except pulsar.PulsarException as error:
+            raise translate(error, f"read {topic}") from error
+        return count
+
+    def _letters(self) -> int:
+        count = 0
+        for topic, stats in self._partitions(self._spec.dead_letter_channel).items():
+            kept = stats.get("subscriptions", {}).get(DESK_SUBSCRIPTION)
+            entries = 0 if kept is None else int(kept.get("msgBacklog", 0))
+            if entries:
+                messages = self._admin.messages_in_backlog(topic, DESK_SUBSCRIPTION)
+                count += entries if messages is None else messages
+        return count
+
+    # -- what is there
+
+    def survey(self) -> list[Finding]:
+        """See `hexa_worker.drivers.base.Driver.survey`."""
+        found: list[Finding] = []
+        for channel in self._channels():
+            found += self._topic("channel", channel, self._terms.name)
+        for channel in self._spec.retry_channels:
+            found += self._topic("retry channel", channel)
+        return found + self._topic("dead letter", self._spec.dead_letter_channel)
+
+    def _topic(self, kind: str, channel: str, subscription: str | None = None) -> list[Finding]:
+        """A topic, and where it is wanted the subscription in it."""
+        try:
+            parts = self._partitions(channel)
+        except DriverRejected as error:
+            # The admin API does not tell; a lookup says at least whether the login may use the topic.
+            problem = self._refusal(channel)
+            return [Finding(kind=kind, name=channel, exists=None, problem=problem, note="" if problem else str(error))]
+        if not parts:
+            found = [Finding(kind=kind, name=channel, exists=False)]
+        else:
+            count = len(parts)
+            note = f"{count} partitions" if count > 1 else ""
+            found = [Finding(kind=kind, name=channel, exists=True, problem=self._refusal(channel), note=note)]
+        return found if subscription is None else [*found, self._subscription(subscription, parts)]
+
+    def _subscription(self, name: str, parts: Mapping[str, Mapping[str, Any]]) -> Finding:
+        there = [stats["subscriptions"][name] for stats in parts.values() if name in stats.get("subscriptions", {})]
+        consumers = max((len(one.get("consumers") or ()) for one in there), default=0)
+        note = f"{consumers} consumer{'' if consumers == 1 else 's'}" if there else ""
+        types = {str(one.get("type")) for one in there if one.get("consumers")}
+        wanted = self._terms.type.replace("_", "")
+        other = ", ".join(sorted(one for one in types if one.replace("_", "").lower() != wanted))
+        problem = f"it is in use as {other}, wanted {self._terms.type}" if other else ""
+        return Finding(kind="subscription", name=name, exists=bool(there), problem=problem, note=note)
+
+    def _refusal(self, channel: str) -> str:
+        """Why this login may not use a topic; empty: it may."""
+        try:
+            self._connection.client.get_topic_partitions(self._connection.topics.topic(channel))
+        except pulsar.PulsarException as error:
+            failure = translate(error, "look it up")
+            if isinstance(failure, DriverRejected):
+                return str(failure).removeprefix("pulsar: look it up: ")
+            raise failure from error
+        except DriverError as error:
+            return str(error)
+        return ""
