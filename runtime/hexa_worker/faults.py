@@ -38,6 +38,11 @@ POINTS: Final = (
     "after-settle",
     "before-publish",
     "after-publish",
+    "redrive-publish",
+    "redrive-remove",
+    "redrive-done",
+    "import-publish",
+    "import-done",
 )
 ACTIONS: Final = ("kill", "exit", "unavailable", "delay")
 EXIT_CODE: Final = 70

@@ -65,9 +65,9 @@ class Project:
         return {name: value for name, value in os.environ.items() if name not in unwanted}
 
     def __call__(
-        self, *arguments: str, given: bytes = b"", code: int = 0, folder: Path | None = None
+        self, *arguments: str, given: bytes = b"", code: int = 0, folder: Path | None = None, faults: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command; its exit code must be `code`."""
+        """Run one command; its exit code must be `code`. `faults` are injected, see `hexa_worker.faults`."""
         done = subprocess.run(
             [sys.executable, "-m", "hexa_worker", *arguments],
             cwd=folder or self.folder,
@@ -75,7 +75,7 @@ class Project:
             capture_output=True,
             timeout=60,
             check=False,
-            env=self.environment(),
+            env=self.environment() | ({"HEXA_WORKER_FAULTS": faults} if faults else {}),
         )
         out, err = done.stdout.decode(), done.stderr.decode()
         assert done.returncode == code, f"exit code {done.returncode}\n{out}\n{err}"

@@ -16,9 +16,10 @@ from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.core.outcome import DeadLetter, Drop, Interrupted, Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, Settlement, settle
+from hexa_worker.lineage.base import StoreError
 from hexa_worker.lineage.entries import Gathering, emitted_ms, entry_of, unpack
 from hexa_worker.lineage.recorder import Recorder
-from hexa_worker.lineage.store import LineageStore, StoreError
+from hexa_worker.lineage.store import LineageStore
 
 ROUTE = Route(action="do", retry_base="do", policy=RetryPolicy())
 IDS = st.text(alphabet="ab1-", min_size=1, max_size=6).map(str.encode) | st.sampled_from(
@@ -80,7 +81,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recorder(path: Path) -> Iterator[Recorder]:
-    made = Recorder(path, SystemClock())
+    made = Recorder(lambda: LineageStore(path), SystemClock())
     yield made
     made.close()
 
@@ -111,7 +112,7 @@ def test_the_file_belongs_to_its_owner_alone(path: Path, recorder: Recorder) -> 
 
 
 def test_several_writers_share_a_file(path: Path) -> None:
-    recorders = [Recorder(path, SystemClock()) for _ in range(3)]
+    recorders = [Recorder(lambda: LineageStore(path), SystemClock()) for _ in range(3)]
     now_ms = SystemClock().now_ms()
     for number, one in enumerate(recorders):
         for round_ in range(50):
@@ -147,7 +148,7 @@ def test_a_broken_store_is_said_once_and_disturbs_nobody(
     path.parent.mkdir()
     breaks(path)  # type: ignore[operator]
     before = path.read_bytes() if path.is_file() else b""
-    recorder = Recorder(path, SystemClock())
+    recorder = Recorder(lambda: LineageStore(path), SystemClock())
     for number in range(3):
         recorder.record("do", [Acked(delivery(b"e%d" % number))], 1)
     recorder.close()
@@ -161,7 +162,7 @@ def test_a_store_that_is_locked_for_a_while_loses_nothing(path: Path) -> None:
     LineageStore(path).close()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    recorder = Recorder(path, SystemClock())
+    recorder = Recorder(lambda: LineageStore(path), SystemClock())
     recorder.record("do", [Acked(delivery(b"e"))], SystemClock().now_ms())
     other.execute("COMMIT")
     other.close()
@@ -177,10 +178,12 @@ def test_what_is_too_old_or_too_much_is_forgotten_oldest_first(path: Path) -> No
         gathering = Gathering()
         gathering.add("do", [Acked(delivery(b"e%d" % at_ms, headers=(("mine", b""),)))], at_ms)
         store.append(gathering.pack(), at_ms)
-    while store.expire(before_ms=1001, maximum_bytes=1 << 30):
+    while store.expire(before_ms=1001):
         pass
     assert (store.find("e1000"), len(store.find("e1001"))) == ([], 1)
-    while store.expire(before_ms=0, maximum_bytes=20 * 1024):
+    store.close()
+    store = LineageStore(path, maximum_bytes=20 * 1024)
+    while store.expire(before_ms=0):
         pass
     assert (store.find("e1001"), len(store.find("e2000"))) == ([], 1)
     store.close()

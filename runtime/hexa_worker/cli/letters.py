@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from hexa_worker.cli.terminal import clean, console, iso, local, note, plural, short, write
-from hexa_worker.desk.letters import DeadLetter, Group, count_into
+from hexa_worker.cli.terminal import clean, console, iso, local, note, plural, short, write, write_json
+from hexa_worker.desk.filters import Group, count_into
+from hexa_worker.desk.letters import DeadLetter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ def brief(letter: DeadLetter) -> dict[str, Any]:
         "origin_id": letter.origin_id,
         "key": letter.key,
         "attempts": letter.attempts,
+        "attempts_since_redrive": letter.attempts_since_redrive,
         "error": letter.error,
         "error_class": letter.error_class,
         "reason": letter.reason,
@@ -47,6 +49,7 @@ def whole(letter: DeadLetter, *, with_payload: bool) -> dict[str, Any]:
     """What ``dlq show --json`` says of it. A payload that is no JSON is given in base64, and as text if it is any."""
     found = brief(letter)
     found["error_message"] = letter.error_message
+    found["failed_at"] = [iso(at_ms) for at_ms in letter.failed_at_ms]
     found["traceback"] = letter.traceback or None
     found["headers"] = {name: value.decode(errors="replace") for name, value in letter.user_headers}
     if with_payload:
@@ -82,6 +85,31 @@ async def list_json(letters: AsyncIterator[DeadLetter], limit: int | None) -> No
     write("]" if separator != "[" else "[]")
 
 
+async def groups_json(letters: AsyncIterator[DeadLetter]) -> None:
+    """Write one JSON array of the groups of letters that look alike, the largest first."""
+    groups: dict[tuple[str, str], Group] = {}
+    async for letter in letters:
+        count_into(groups, letter)
+    write_json(
+        [
+            {
+                "action": group.action,
+                "fingerprint": group.fingerprint,
+                "reason": group.reason,
+                "error": group.error,
+                "count": group.count,
+                "first_seen": iso(group.first_ms),
+                "last_seen": iso(group.last_ms),
+            }
+            for group in _largest_first(groups)
+        ]
+    )
+
+
+def _largest_first(groups: dict[tuple[str, str], Group]) -> list[Group]:
+    return sorted(groups.values(), key=lambda group: -group.count)
+
+
 async def list_human(letters: AsyncIterator[DeadLetter], limit: int) -> None:
     """Draw the groups of letters that look alike, then the newest letters."""
     groups: dict[tuple[str, str], Group] = {}
@@ -94,11 +122,11 @@ async def list_human(letters: AsyncIterator[DeadLetter], limit: int) -> None:
         note("no dead letters")
         return
     out = console()
-    _draw_groups(out, sorted(groups.values(), key=lambda group: -group.count))
+    _draw_groups(out, _largest_first(groups))
     if newest:
         out.print()
         _draw_rows(out, newest)
-    if total > len(newest):
+    if 0 < len(newest) < total:
         note(f"{len(newest)} newest of {plural(total, 'dead letter')}; more with --limit")
 
 
@@ -208,8 +236,9 @@ def _facts(letter: DeadLetter) -> list[tuple[str, str | None, str]]:
         ("error", letter.error_class, "red"),
         ("", letter.error_message or None, "red"),
         ("reason", letter.reason, ""),
-        ("attempts", str(letter.attempts), ""),
+        ("attempts", _attempts(letter), ""),
         ("first failed", local(letter.first_failed_at_ms), ""),
+        ("failed", ", ".join(local(at_ms) for at_ms in letter.failed_at_ms) or None, ""),
         ("died", local(letter.dead_at_ms), ""),
         ("origin", origin, ""),
         ("event id", letter.event_id, ""),
@@ -220,6 +249,11 @@ def _facts(letter: DeadLetter) -> list[tuple[str, str | None, str]]:
         ("fingerprint", letter.fingerprint, ""),
         ("payload", plural(len(letter.delivery.payload), "byte"), ""),
     ]
+
+
+def _attempts(letter: DeadLetter) -> str:
+    since = letter.attempts_since_redrive
+    return str(letter.attempts) if since is None else f"{letter.attempts}, {since} of them since its last redrive"
 
 
 def payload_lines(payload: bytes) -> Iterator[str]:

@@ -24,6 +24,8 @@ ORIGIN_CHANNEL = "hexa-origin-channel"
 ORIGIN_ID = "hexa-origin-id"
 REDRIVEN_FROM = "hexa-redriven-from"
 """Names the dead letter that a redriven record was."""
+REDRIVEN_FOR = "hexa-redriven-for"
+"""The fingerprint of the failure that this dead letter had died of."""
 PREFIX = "hexa-"
 """Every control header starts so; `ctx.headers` does not show them."""
 

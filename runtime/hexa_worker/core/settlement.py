@@ -11,6 +11,7 @@ import msgspec
 
 from hexa_worker.core import lineage
 from hexa_worker.core.channels import dead_letter_channel, retry_channel
+from hexa_worker.core.history import FAILURES, with_failure
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.core.outcome import (
     Ack,
@@ -33,9 +34,11 @@ TRACEBACK = "hexa-traceback"
 FINGERPRINT = "hexa-fingerprint"
 DEAD_AT = "hexa-dead-at"
 FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
-_ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT})
+_ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, FAILURES})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID}
+_REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
+"""Nobody but the desk says that something was redriven, and the desk writes to retry channels."""
 
 DUPLICATE = "a duplicate: the event is handled already"
 """Why a delivery was dropped that deduplication recognised."""
@@ -199,17 +202,18 @@ def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) 
     written: list[tuple[str, bytes]] = []
     first_hop = delivery.attempt == 0
     tells_origin = first_hop or lineage.ORIGIN_CHANNEL not in found
-    replaced = _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
+    replaced = _REPLACED_AT_FIRST if first_hop else _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
     if lineage.valid_id(found.get(lineage.EVENT_ID)) is None:
         replaced |= {lineage.EVENT_ID}
         written.append((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")))
     if tells_origin:
         written.append((lineage.ORIGIN_CHANNEL, _header_text(delivery.channel)))
         written.append((lineage.ORIGIN_ID, _header_text(delivery.message_id)))
-    first_failed = None if first_hop else found.get(lineage.FIRST_FAILED_AT)
+    first_failed, failures = (None, None) if first_hop else (found.get(lineage.FIRST_FAILED_AT), found.get(FAILURES))
     written.append((lineage.ACTION, _header_text(route.action)))
     written.append((lineage.ATTEMPT, b"%d" % attempt))
     written.append((lineage.FIRST_FAILED_AT, first_failed or b"%d" % now_ms))
+    written.append((FAILURES, with_failure(failures, delivery.attempt, now_ms)))
     if replaced.isdisjoint(found):
         return (*delivery.headers, *written)
     return (*[pair for pair in delivery.headers if pair[0] not in replaced], *written)

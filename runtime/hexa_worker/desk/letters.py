@@ -1,4 +1,4 @@
-"""Dead letters as values: read from records, chosen by filters, turned back into retry records. Pure.
+"""Dead letters as values: read from records, turned back into retry records. Pure.
 
 A dead-letter channel may hold anything (its broker is shared with others), so nothing here trusts a header.
 """
@@ -9,6 +9,7 @@ import msgspec
 
 from hexa_worker.core import lineage
 from hexa_worker.core.channels import retry_channel
+from hexa_worker.core.history import FAILURES, read_history
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.settlement import (
     DEAD_AT,
@@ -21,7 +22,8 @@ from hexa_worker.core.settlement import (
 )
 
 REDRIVEN_FROM = lineage.REDRIVEN_FROM
-_REWRITTEN = FAILURE_HEADERS | {REDRIVEN_FROM, lineage.ACTION, lineage.ATTEMPT}
+REDRIVEN_FOR = lineage.REDRIVEN_FOR
+_REWRITTEN = FAILURE_HEADERS | {REDRIVEN_FROM, REDRIVEN_FOR, lineage.ACTION, lineage.ATTEMPT}
 _DECIMAL = re.compile(rb"[0-9]{1,18}")
 
 
@@ -35,11 +37,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         action: the subscription it belongs to.
         channel: where the event came from in the first place.
         origin_id: its message id there.
-        attempts: how many deliveries were made, the first one included.
+        attempt: of its last delivery, as retry channels count.
+        attempts: how many deliveries failed, the first one and those before redrives included.
+        attempts_since_redrive: how many of them since its last redrive; None: it never was.
+        failed_at_ms: when they failed, oldest first; of very many only the newest, of foreign letters none.
         error_class: class of the last error.
         error_message: what that said.
         reason: see `hexa_worker.core.settlement.Failure`.
         redriven_from: the dead letter it was before its last redrive.
+        redriven_for: the fingerprint of what that had died of.
         delivery: the record itself.
     """
 
@@ -52,7 +58,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None
     channel: str
     origin_id: str | None
+    attempt: int
     attempts: int
+    attempts_since_redrive: int | None
+    failed_at_ms: tuple[int, ...]
     error_class: str
     error_message: str
     reason: str
@@ -61,7 +70,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     first_failed_at_ms: int | None
     dead_at_ms: int
     redriven_from: str | None
+    redriven_for: str | None
     delivery: Delivery
+
+    @property
+    def still_fails(self) -> bool:
+        """Whether it was redriven and then died of the same failure again."""
+        return self.redriven_for is not None and self.redriven_for == self.fingerprint
 
     @property
     def error(self) -> str:
@@ -90,6 +105,10 @@ def read_letter(delivery: Delivery, action: str) -> DeadLetter:
     """
     headers = delivery.headers
     ids = lineage.lineage_of(delivery)
+    attempt = _number(headers, lineage.ATTEMPT) or 0
+    redriven_from = _text(headers, REDRIVEN_FROM)
+    since_redrive = None if redriven_from is None else max(attempt, 1)  # a redrive begins at attempt 1
+    history = read_history(header(headers, FAILURES))
     return DeadLetter(
         id=delivery.message_id,
         source=delivery.source,
@@ -100,7 +119,10 @@ def read_letter(delivery: Delivery, action: str) -> DeadLetter:
         parent_id=ids.parent_id,
         channel=_text(headers, lineage.ORIGIN_CHANNEL) or delivery.channel,
         origin_id=_text(headers, lineage.ORIGIN_ID),
-        attempts=(_number(headers, lineage.ATTEMPT) or 0) + 1,
+        attempt=attempt,
+        attempts=history.failures if history else since_redrive or attempt + 1,
+        attempts_since_redrive=since_redrive,
+        failed_at_ms=history.times_ms if history else (),
         error_class=_text(headers, ERROR) or "unknown",
         error_message=_text(headers, ERROR_MESSAGE) or "",
         reason=_text(headers, REASON) or "unknown",
@@ -108,7 +130,8 @@ def read_letter(delivery: Delivery, action: str) -> DeadLetter:
         traceback=_text(headers, TRACEBACK) or "",
         first_failed_at_ms=_number(headers, lineage.FIRST_FAILED_AT),
         dead_at_ms=_number(headers, DEAD_AT) or delivery.timestamp_ms,
-        redriven_from=_text(headers, REDRIVEN_FROM),
+        redriven_from=redriven_from,
+        redriven_for=_text(headers, REDRIVEN_FOR),
         delivery=delivery,
     )
 
@@ -121,49 +144,6 @@ def _text(headers: Headers, name: str) -> str | None:
 def _number(headers: Headers, name: str) -> int | None:
     value = header(headers, name)
     return int(value) if value is not None and _DECIMAL.fullmatch(value) else None
-
-
-class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters are meant: those that match everything that is set.
-
-    Attributes:
-        action: of this subscription.
-        error: whose error has this class.
-        reason: that died for this reason.
-        fingerprint: whose failures look alike.
-        root_id: of the tree of this event.
-        older_than_ms: dead for longer than this.
-        newer_than_ms: dead for less long than this.
-        ids: exactly these; empty: any.
-    """
-
-    action: str | None = None
-    error: str | None = None
-    reason: str | None = None
-    fingerprint: str | None = None
-    root_id: str | None = None
-    older_than_ms: int | None = None
-    newer_than_ms: int | None = None
-    ids: frozenset[str] = frozenset()
-
-    @property
-    def empty(self) -> bool:
-        """Whether they let everything pass."""
-        return self == Filters()
-
-    def match(self, letter: DeadLetter, now_ms: int) -> bool:
-        """Whether `letter` is meant."""
-        age_ms = now_ms - letter.dead_at_ms
-        return (
-            (not self.ids or letter.id in self.ids)
-            and self.action in {None, letter.action}
-            and self.error in {None, letter.error_class, letter.error_class.rpartition(".")[2]}
-            and self.reason in {None, letter.reason}
-            and self.fingerprint in {None, letter.fingerprint}
-            and self.root_id in {None, letter.root_id, letter.event_id}
-            and (self.older_than_ms is None or age_ms > self.older_than_ms)
-            and (self.newer_than_ms is None or age_ms < self.newer_than_ms)
-        )
 
 
 def redriven(letter: DeadLetter, retry_base: str, now_ms: int) -> Message:
@@ -184,6 +164,7 @@ def redriven(letter: DeadLetter, retry_base: str, now_ms: int) -> Message:
             (lineage.ACTION, _bytes(letter.action)),
             (lineage.ATTEMPT, b"1"),
             (REDRIVEN_FROM, _bytes(letter.id)),
+            (REDRIVEN_FOR, _bytes(letter.fingerprint)),
         ),
         timestamp_ms=now_ms,
         due_ms=now_ms,
@@ -192,31 +173,3 @@ def redriven(letter: DeadLetter, retry_base: str, now_ms: int) -> Message:
 
 def _bytes(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
-
-
-class Group(msgspec.Struct, kw_only=True):
-    """Dead letters that look alike, counted."""
-
-    action: str
-    fingerprint: str
-    reason: str
-    error: str
-    count: int = 0
-    first_ms: int = 0
-    last_ms: int = 0
-
-    def add(self, letter: DeadLetter) -> None:
-        """Count one more."""
-        self.first_ms = min(self.first_ms, letter.dead_at_ms) if self.count else letter.dead_at_ms
-        self.last_ms = max(self.last_ms, letter.dead_at_ms)
-        self.count += 1
-
-
-def count_into(groups: dict[tuple[str, str], Group], letter: DeadLetter) -> None:
-    """Add `letter` to the group it belongs to."""
-    group = groups.get((letter.action, letter.fingerprint))
-    if group is None:
-        group = groups[letter.action, letter.fingerprint] = Group(
-            action=letter.action, fingerprint=letter.fingerprint, reason=letter.reason, error=letter.error
-        )
-    group.add(letter)

@@ -22,7 +22,7 @@ def noted(recorder: Recorder) -> Happened:
                     root_id=letter.root_id,
                     parent_id=letter.parent_id,
                     action=letter.action,
-                    attempt=letter.attempts - 1,
+                    attempt=letter.attempt,
                     outcome=outcome,
                     at_ms=at_ms,
                     channel=letter.delivery.channel,

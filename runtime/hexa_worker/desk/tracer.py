@@ -10,7 +10,8 @@ from hexa_worker.core.lineage import Lineage, lineage_of
 from hexa_worker.core.message import Delivery
 from hexa_worker.desk.letters import read_letter
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.lineage.store import LineageStore
+from hexa_worker.lineage.base import Store
+from hexa_worker.lineage.finding import find
 from hexa_worker.lineage.tree import Node, Waiting, build
 
 PAGE = 500
@@ -37,7 +38,7 @@ class Tracer:
     """
 
     def __init__(
-        self, driver: Driver, specs: Sequence[SubscriptionSpec], store: LineageStore | None, *, remembers: bool
+        self, driver: Driver, specs: Sequence[SubscriptionSpec], store: Store | None, *, remembers: bool
     ) -> None:
         self._driver = driver
         self._specs = specs
@@ -54,7 +55,7 @@ class Tracer:
 
         Cancellation: safe.
         """
-        entries = self._store.find(event_id) if self._store is not None else []
+        entries = find(self._store, event_id) if self._store is not None else []
         root_id = next((entry.root_id for entry in entries if entry.event_id == event_id), event_id)
         found = await self._search(root_id)
         if not entries and root_id not in {ids.root_id for ids, _, _ in found}:
@@ -62,7 +63,7 @@ class Tracer:
             if not others:
                 return None
             root_id = others[0]
-            entries = self._store.find(root_id) if self._store is not None else []
+            entries = find(self._store, root_id) if self._store is not None else []
             found = await self._search(root_id)
         handled = {(entry.event_id, entry.action) for entry in entries}
         waiting = [one for hit in found for one in self._waiting(hit, handled)]
@@ -98,7 +99,7 @@ class Tracer:
         for spec in self._specs:
             if channel == spec.dead_letter_channel:
                 letter = read_letter(delivery, spec.action)
-                return [_wait(ids, spec.action, delivery, letter.attempts - 1, dead=True, error=letter.error)]
+                return [_wait(ids, spec.action, delivery, letter.attempt, dead=True, error=letter.error)]
             if channel in spec.retry_channels:
                 number = spec.retry_channels.index(channel) + 1
                 return [_wait(ids, spec.action, delivery, number)]

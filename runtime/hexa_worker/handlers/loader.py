@@ -12,7 +12,7 @@ from hexa_worker.handlers.api import Middleware
 from hexa_worker.handlers.clashes import check_clashes
 from hexa_worker.handlers.collect import Marked, lifespan_in, marked_in
 from hexa_worker.handlers.merge import make_plan
-from hexa_worker.handlers.modules import import_named, import_one, put_first
+from hexa_worker.handlers.modules import import_named, named_function, put_first
 from hexa_worker.handlers.plan import Loaded, Plan
 from hexa_worker.handlers.signature import place_of, run_by, short_path
 
@@ -108,15 +108,7 @@ def _middlewares(config: Config, names: Sequence[str], where: str) -> tuple[Midd
 
 def _middleware(config: Config, name: str, where: str) -> Middleware:
     """The function that ``module:function`` names."""
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not attribute.isidentifier():
-        raise ConfigError(f'"{name}" is not of the form "module:function"', where=where)
-    module = import_one(module_name, config.folder, where)
-    function = getattr(module, attribute, None)
-    if function is None:
-        names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
-        hint = suggest(attribute, names, what="it has")
-        raise ConfigError(f'module "{module_name}" has no "{attribute}"', where=where, hint=hint)
+    function = named_function(name, config.folder, where)
     check_middleware(function)
     return function  # type: ignore[no-any-return]  # a user's module is untyped from here
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from hexa_worker.config.mistakes import suggest
 from hexa_worker.errors import ConfigError
@@ -65,6 +66,24 @@ def import_one(name: str, folder: Path, where: str) -> ModuleType:
         raise _failed(name, error, where) from error
     except (Exception, SystemExit) as error:  # a user's module may do anything while it is imported
         raise _failed(name, error, where) from error
+
+
+def named_function(name: str, folder: Path, where: str) -> Any:
+    """What ``module:function`` names; a module of the project is looked for in `folder` first.
+
+    Raises:
+        ConfigError: there is no such module or function, or the module's code failed.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not attribute.isidentifier():
+        raise ConfigError(f'"{name}" is not of the form "module:function"', where=where)
+    module = import_one(module_name, folder, where)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+        hint = suggest(attribute, names, what="it has")
+        raise ConfigError(f'module "{module_name}" has no "{attribute}"', where=where, hint=hint)
+    return function
 
 
 def _failed(name: str, error: BaseException, where: str) -> ConfigError:

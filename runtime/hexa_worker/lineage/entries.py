@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, ROOT_ID, lineage_of
-from hexa_worker.core.message import Delivery, Headers
+from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, REDRIVEN_FROM, ROOT_ID, lineage_of
+from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.settlement import Acked, DeadLettered, Failure, Released, RetryAt, Settlement
 
 Happening = Literal["acked", "dropped", "retried", "dead-lettered", "released", "redriven", "purged"]
@@ -29,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         error: class and message of a failure; the reason of a drop.
         delay_s: seconds until the retry that was asked for.
         next: the channel the event went to: a retry channel or the dead letter.
+        redriven_from: the dead letter that an acknowledged delivery once was.
     """
 
     event_id: str
@@ -43,6 +44,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     error: str | None = None
     delay_s: float | None = None
     next: str | None = None
+    redriven_from: str | None = None
 
 
 class Successes(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -166,11 +168,12 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
     """The entry of any settlement."""
     delivery = settlement.delivery
     outcome: Happening
-    error = delay_s = following = None
+    error = delay_s = following = before = None
     match settlement:
         case Acked():
             outcome = "acked" if settlement.dropped is None else "dropped"
             error = settlement.dropped
+            before = header(delivery.headers, REDRIVEN_FROM) if delivery.attempt else None
         case RetryAt():
             outcome, error, delay_s = "retried", error_text(settlement.failure), settlement.delay_s
             following = settlement.record.channel
@@ -182,7 +185,7 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
     place, message_id = delivery.channel, delivery.message_id
     return Entry(  # in the order of its fields: a failing subscription pays for it twice per event
         event_id, root_id, action, delivery.attempt, outcome, now_ms, place, parent_id, message_id, error, delay_s,
-        following,
+        following, None if before is None else before.decode(errors="replace"),
     )  # fmt: skip
 
 

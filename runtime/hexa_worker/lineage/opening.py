@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.model import Config
+from hexa_worker.lineage.base import Store, StoreError
 from hexa_worker.lineage.recorder import Recorder
-from hexa_worker.lineage.store import LineageStore, StoreError
+from hexa_worker.lineage.store import LineageStore
 
 
 @contextmanager
@@ -16,11 +17,9 @@ def recording(config: Config, clock: Clock | None = None) -> Iterator[Recorder |
     if wanted.store == "off":
         yield None
         return
+    path, maximum = config.folder / wanted.path, wanted.maximum_bytes
     recorder = Recorder(
-        config.folder / wanted.path,
-        clock or SystemClock(),
-        keep_days=wanted.keep_days,
-        maximum_bytes=wanted.maximum_bytes,
+        lambda: LineageStore(path, maximum_bytes=maximum), clock or SystemClock(), keep_days=wanted.keep_days
     )
     try:
         yield recorder
@@ -28,7 +27,7 @@ def recording(config: Config, clock: Clock | None = None) -> Iterator[Recorder |
         recorder.close()
 
 
-def open_store(config: Config) -> LineageStore | None:
+def open_store(config: Config) -> Store | None:
     """The store of `config`, to be read; None where it is off or nothing was recorded yet.
 
     Raises:

@@ -7,13 +7,12 @@ in the meantime is forgotten.
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.settlement import Settlement
+from hexa_worker.lineage.base import Store, StoreError
 from hexa_worker.lineage.entries import Entry, Gathering
-from hexa_worker.lineage.store import LineageStore, StoreError
 
 FLUSH_S = 0.2
 FLUSH_COUNT = 10_000
@@ -33,27 +32,25 @@ class Recorder:
     """Remembers what became of deliveries.
 
     Args:
-        path: the store's file.
+        open_store: opens the store, in the recorder's thread; raises `StoreError`.
         clock: tells what is too old.
         keep_days: how long things are remembered.
-        maximum_bytes: how large the store may become.
 
     Ownership: it has a thread; `close` ends it.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, keep_days: float = 7.0, maximum_bytes: int = 1 << 30) -> None:
+    def __init__(self, open_store: Callable[[], Store], clock: Clock, *, keep_days: float = 7.0) -> None:
         self.forgotten = 0
-        self._path = path
+        self._open_store = open_store
         self._clock = clock
         self._keep_ms = round(keep_days * _DAY_MS)
-        self._maximum_bytes = maximum_bytes
         self._lock = threading.Lock()  # held by the thread only for a swap
         self._gathering = Gathering()
         self._work = threading.Event()
         self._hurry = threading.Event()
         self._closing = False
         self._waiting: deque[tuple[bytes, int, int]] = deque()
-        self._store: LineageStore | None = None
+        self._store: Store | None = None
         self._complained = False
         self._reopen_at = 0.0
         self._expire_at = clock.monotonic() + EXPIRE_EVERY_S
@@ -122,17 +119,17 @@ class Recorder:
         if store is not None:
             self._expire(store)
 
-    def _opened(self) -> LineageStore | None:
+    def _opened(self) -> Store | None:
         """The store; None while it is not worth trying again."""
         if self._store is None and (self._closing or self._clock.monotonic() >= self._reopen_at):
             self._reopen_at = self._clock.monotonic() + REOPEN_S
-            self._store = LineageStore(self._path)
+            self._store = self._open_store()
         return self._store
 
-    def _expire(self, store: LineageStore) -> None:
+    def _expire(self, store: Store) -> None:
         if self._clock.monotonic() < self._expire_at or self._closing:
             return
-        if not store.expire(self._clock.now_ms() - self._keep_ms, self._maximum_bytes):
+        if not store.expire(self._clock.now_ms() - self._keep_ms):
             self._expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
 
     def _complain(self, error: StoreError) -> None:

@@ -11,22 +11,17 @@ from pathlib import Path
 
 import msgspec
 
-from hexa_worker.errors import HexaWorkerError
-from hexa_worker.lineage.entries import Entry, emitted_ms, unpack
+from hexa_worker.lineage.base import StoreError
+from hexa_worker.lineage.entries import Entry, unpack
+from hexa_worker.lineage.finding import find
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pack (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, blob BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS pack_at ON pack (at_ms);
 """
-CLOCK_SKEW_MS = 60_000
-"""Clocks of the machines that emit and handle may differ by this much."""
 EXPIRE_ROWS = 500
 BUSY_TIMEOUT_S = 2.0
-
-
-class StoreError(HexaWorkerError):
-    """The lineage store cannot be used."""
 
 
 class LineageStore:
@@ -35,13 +30,15 @@ class LineageStore:
     Args:
         path: the file; made with mode 0600 when it is not there.
         create: False raises `StoreError` when there is no file.
+        maximum_bytes: how large it may become; `expire` forgets the oldest of what exceeds it.
 
     Raises:
         StoreError: it cannot be opened, is no lineage store, or is one of a newer version.
     """
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, maximum_bytes: int = 1 << 30) -> None:
         self.path = path
+        self._maximum_bytes = maximum_bytes
         try:
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +77,8 @@ class LineageStore:
         except sqlite3.Error as error:
             raise StoreError(f"lineage store {self.path}: {error}") from error
 
-    def expire(self, before_ms: int, maximum_bytes: int) -> int:
-        """Forget packs from before `before_ms`, and the oldest of what exceeds `maximum_bytes`.
+    def expire(self, before_ms: int) -> int:
+        """Forget packs from before `before_ms`, and the oldest of what is too much.
 
         Works in small steps and returns how many packs this one forgot; 0: nothing is left to do.
 
@@ -93,7 +90,7 @@ class LineageStore:
                 "DELETE FROM pack WHERE id IN (SELECT id FROM pack WHERE at_ms < ? ORDER BY at_ms LIMIT ?)",
                 (before_ms, EXPIRE_ROWS),
             ).rowcount
-            if before or self._used_bytes() <= maximum_bytes:
+            if before or self._used_bytes() <= self._maximum_bytes:
                 return before
             oldest = "DELETE FROM pack WHERE id IN (SELECT id FROM pack ORDER BY id LIMIT ?)"
             return self._db.execute(oldest, (EXPIRE_ROWS // 10,)).rowcount
@@ -106,29 +103,24 @@ class LineageStore:
         )
         return int((pages - free) * size)
 
-    def find(self, event_id: str) -> list[Entry]:
-        """Everything that is known of the tree that `event_id` belongs to, in order of time.
+    def mentioning(self, text: str, since_ms: int) -> Iterator[Entry]:
+        """Everything in packs that hold `text` and were written since `since_ms`.
 
         Raises:
             StoreError: the file cannot be read.
         """
         try:
-            own = [entry for entry in self._scan(event_id) if event_id in {entry.event_id, entry.root_id}]
-            roots = {entry.root_id for entry in own} - {event_id}
-            found = dict.fromkeys(own)
-            for root_id in sorted(roots):
-                found.update(dict.fromkeys(entry for entry in self._scan(root_id) if entry.root_id == root_id))
+            rows = self._db.execute(
+                "SELECT blob FROM pack WHERE at_ms >= ? AND instr(blob, ?)", (since_ms, text.encode(errors="replace"))
+            )
+            for (blob,) in rows:
+                yield from unpack(blob)
         except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
             raise StoreError(f"lineage store {self.path}: {error}") from error
-        return sorted(found, key=lambda entry: (entry.at_ms, entry.attempt))
 
-    def _scan(self, event_id: str) -> Iterator[Entry]:
-        since_ms = (emitted_ms(event_id) or CLOCK_SKEW_MS) - CLOCK_SKEW_MS
-        rows = self._db.execute(
-            "SELECT blob FROM pack WHERE at_ms >= ? AND instr(blob, ?)", (since_ms, event_id.encode())
-        )
-        for (blob,) in rows:
-            yield from unpack(blob)
+    def find(self, event_id: str) -> list[Entry]:
+        """See `hexa_worker.lineage.finding.find`."""
+        return find(self, event_id)
 
     def close(self) -> None:
         """Let go of the file. Idempotent."""

@@ -1,0 +1,56 @@
+"""``hexa-worker dlq list``."""
+
+from typing import Any
+
+import click
+
+from hexa_worker.cli import letters as show
+from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.options import filtered, filters, no_more
+from hexa_worker.cli.project import config_option, find_config, json_option, run_async
+from hexa_worker.clock import SystemClock
+from hexa_worker.desk.desk import Desk
+
+HUMAN_ROWS = 20
+
+
+@click.command("list", short_help="List dead letters, those that look alike together.")
+@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML]")
+@config_option
+@filtered
+@click.option("--limit", type=click.IntRange(0), help=f"At most this many, the newest; on a terminal {HUMAN_ROWS}.")
+@click.option("--groups", is_flag=True, help="Only those that look alike together: counts, first and last seen.")
+@json_option
+def command(
+    arguments: tuple[str, ...],
+    config_path: str | None,
+    limit: int | None,
+    *,
+    groups: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> int:
+    """List the dead letters of all subscriptions, oldest first, and above them the groups that look alike.
+
+    \b
+    Example:
+      hexa-worker dlq list --action check-order --older-than 2h
+      hexa-worker dlq list --groups
+      hexa-worker dlq list --json | jq '.[].error'
+    """
+    path, rest = find_config(config_path, arguments)
+    no_more(rest)
+    meant = filters((), chosen)
+
+    async def run() -> int:
+        async with open_desk(path, meant.action) as project:
+            letters = Desk(project.driver, project.specs, SystemClock()).letters(meant)
+            if groups and as_json:
+                await show.groups_json(letters)
+            elif as_json:
+                await show.list_json(letters, limit)
+            else:
+                await show.list_human(letters, 0 if groups else HUMAN_ROWS if limit is None else limit)
+        return 0
+
+    return run_async(run)

@@ -1,0 +1,70 @@
+"""``hexa-worker dlq purge``."""
+
+from typing import Any
+
+import click
+
+from hexa_worker.cli import letters as show
+from hexa_worker.cli.dlq.changing import Job, ask, conclude, count_of, dry_run, guarded
+from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.options import certain_filters, filtered
+from hexa_worker.cli.project import config_option, find_config, json_option
+from hexa_worker.clock import SystemClock
+from hexa_worker.desk.desk import Desk, Tally, Told, nothing_noted
+from hexa_worker.desk.noting import noted
+from hexa_worker.lineage.opening import recording
+
+
+@click.command("purge", short_help="Delete dead letters for good.")
+@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML] [ID]...")
+@config_option
+@filtered
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many, the oldest.")
+@click.option("--dry-run", "dry", is_flag=True, help="Only say what would happen.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def command(  # noqa: PLR0913 - one parameter per option
+    arguments: tuple[str, ...],
+    config_path: str | None,
+    limit: int | None,
+    *,
+    everything: bool,
+    dry: bool,
+    yes: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> int:
+    """Delete dead letters for good. Asks before it does, unless ids are named or --yes is given.
+
+    \b
+    Example:
+      hexa-worker dlq purge check-order.dlq-17
+      hexa-worker dlq purge --action check-order --older-than 30d --dry-run
+      hexa-worker dlq purge --older-than 30d --yes
+    """
+    path, ids = find_config(config_path, arguments)
+    filters = certain_filters(ids, chosen, everything=everything)
+    job = Job("purge", path, filters, limit, dry, yes or bool(ids), as_json)
+    return guarded(job, lambda told: _purge(job, told))
+
+
+async def _purge(job: Job, told: Told) -> int:
+    clock = SystemClock()
+    async with open_desk(job.path, job.filters.action) as project:
+        desk = Desk(project.driver, project.specs, clock)
+        chosen = await desk.choose(job.filters, job.limit)
+        if job.dry_run:
+            return dry_run(job, chosen)
+        count = count_of(chosen)
+        if count and not job.sure:
+            ask(job.verb, count)
+        with recording(project.config, clock) as recorder, show.progress(job.verb, count) as advance:
+            happened = nothing_noted if recorder is None else noted(recorder)
+
+            def both(tally: Tally) -> None:
+                told(tally)
+                advance(tally.handled)
+
+            tally = await Desk(project.driver, project.specs, clock, happened).purge(chosen, both)
+    return conclude(job, chosen, tally)

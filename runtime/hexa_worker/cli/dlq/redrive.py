@@ -1,0 +1,162 @@
+"""``hexa-worker dlq redrive``."""
+
+from contextlib import closing
+from inspect import iscoroutinefunction
+from typing import Any, NamedTuple
+
+import click
+
+from hexa_worker.cli import letters as show
+from hexa_worker.cli.dlq.changing import Job, ask, conclude, dry_run, guarded
+from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.options import Rate, certain_filters, filtered
+from hexa_worker.cli.project import config_option, find_config, json_option
+from hexa_worker.cli.terminal import clean, iso, local, note, plural
+from hexa_worker.clock import SystemClock
+from hexa_worker.config.model import Config
+from hexa_worker.desk.desk import Tally, Told, nothing_noted
+from hexa_worker.desk.editing import Hook
+from hexa_worker.desk.noting import noted
+from hexa_worker.desk.redriving import Copy, Handled, Held, Plan, Redriver
+from hexa_worker.errors import ConfigError
+from hexa_worker.handlers.modules import named_function
+from hexa_worker.lineage.finding import handled_redrives
+from hexa_worker.lineage.opening import StoreError, open_store, recording
+
+
+class How(NamedTuple):
+    """What only a redrive is told."""
+
+    rate: float | None
+    transform: str | None
+    force: bool
+
+
+@click.command("redrive", short_help="Send dead letters round again.")
+@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML] [ID]...")
+@config_option
+@filtered
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many, the oldest.")
+@click.option("--rate", type=Rate(), metavar="N/s", help="At most so many per second.")
+@click.option("--transform", metavar="MODULE:FUNCTION", help="Change each first, by a function of yours.")
+@click.option("--force", is_flag=True, help="Also those whose failure was seen again after a redrive.")
+@click.option("--dry-run", "dry", is_flag=True, help="Only say what would happen.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
+def command(  # noqa: PLR0913 - one parameter per option
+    arguments: tuple[str, ...],
+    config_path: str | None,
+    limit: int | None,
+    rate: float | None,
+    transform: str | None,
+    *,
+    everything: bool,
+    force: bool,
+    dry: bool,
+    yes: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> int:
+    """Send dead letters round again.
+
+    They go to the first retry of their own subscription, so no other subscription of the same channel sees them
+    twice. Each leaves the dead-letter channel only after the broker has confirmed its new record; a redrive may be
+    interrupted and started again.
+
+    Held back are letters whose failure still happens: one that looked alike was redriven and died of it again.
+
+    \b
+    Example:
+      hexa-worker dlq redrive check-order.dlq-17 check-order.dlq-18
+      hexa-worker dlq redrive --error TimeoutError --newer-than 1d --dry-run
+      hexa-worker dlq redrive --action check-order --transform mending:add_currency
+      hexa-worker dlq redrive --all --yes --rate 100/s
+    """
+    path, ids = find_config(config_path, arguments)
+    filters = certain_filters(ids, chosen, everything=everything)
+    job = Job("redrive", path, filters, limit, dry, yes or not everything, as_json)
+    return guarded(job, lambda told: _redrive(job, How(rate, transform, force), told))
+
+
+async def _redrive(job: Job, how: How, told: Told) -> int:
+    clock = SystemClock()
+    async with open_desk(job.path, job.filters.action) as project:
+        hook = None if how.transform is None else _hook(how.transform, project.config)
+        planner = Redriver(project.driver, project.specs, clock, handled=_memory(project.config))
+        plan = await planner.plan(job.filters, job.limit, force=how.force)
+        _tell_held(plan.held)
+        if job.dry_run:
+            return dry_run(job, plan.chosen, **_plain(plan.held))
+        if plan.count and not job.sure:
+            ask(job.verb, plan.count)
+        with recording(project.config, clock) as recorder, show.progress(job.verb, plan.count) as advance:
+            happened = nothing_noted if recorder is None else noted(recorder)
+
+            def both(tally: Tally) -> None:
+                told(tally)
+                advance(tally.handled)
+
+            redriver = Redriver(project.driver, project.specs, clock, happened)
+            tally = await redriver.run(plan, both, how.rate, hook)
+    return _conclude(job, plan, tally)
+
+
+def _hook(name: str, config: Config) -> Hook:
+    hook: Hook = named_function(name, config.folder, "--transform")
+    if iscoroutinefunction(hook):
+        raise ConfigError(f'"{name}" is async', where="--transform", hint="write a plain function that takes a Draft")
+    return hook
+
+
+def _conclude(job: Job, plan: Plan, tally: Tally) -> int:
+    if tally.already:
+        note(f"removed {plural(tally.already, 'dead letter')} that an interrupted redrive had sent already")
+    if tally.untouched:
+        note(f"left {plural(tally.untouched, 'dead letter')} untouched: the transform failed")
+    waiting = sum(one.count for one in plan.held)
+    more = {"already": tally.already, "untouched": tally.untouched}
+    return conclude(job, plan.chosen, tally, waiting, **more, **_plain(plan.held))
+
+
+def _memory(config: Config) -> Handled:
+    """What the lineage store remembers of redriven records that were handled."""
+
+    def handled(source: str, since_ms: int) -> frozenset[Copy]:
+        try:
+            store = open_store(config)
+            if store is None:
+                return frozenset()
+            with closing(store):
+                return handled_redrives(store, source, since_ms)
+        except StoreError as error:
+            note(f"lineage cannot be read, what an interrupted redrive had sent may be sent again: {error}")
+            return frozenset()
+
+    return handled
+
+
+def _tell_held(held: list[Held]) -> None:
+    for one in held:
+        witness = one.witness
+        note(
+            f"held back {plural(one.count, 'dead letter')} of {one.action}: {one.fingerprint} still fails"
+            f" ({clean(witness.id)} was redriven and died of it again, {local(witness.dead_at_ms)}:"
+            f" {clean(witness.error)}); mend it, then say --force"
+        )
+
+
+def _plain(held: list[Held]) -> dict[str, Any]:
+    return {
+        "held_back": [
+            {
+                "action": one.action,
+                "fingerprint": one.fingerprint,
+                "count": one.count,
+                "died_again": one.witness.id,
+                "died_again_at": iso(one.witness.dead_at_ms),
+                "error": one.witness.error,
+            }
+            for one in held
+        ]
+    }

@@ -1,0 +1,44 @@
+"""Questions to a lineage store."""
+
+from hexa_worker.lineage.base import Store
+from hexa_worker.lineage.entries import Entry, emitted_ms
+
+CLOCK_SKEW_MS = 60_000
+"""Clocks of the machines that emit and handle may differ by this much."""
+
+
+def find(store: Store, event_id: str) -> list[Entry]:
+    """Everything that is known of the tree that `event_id` belongs to, in order of time.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    own = [entry for entry in _mentioning(store, event_id) if event_id in {entry.event_id, entry.root_id}]
+    roots = {entry.root_id for entry in own} - {event_id}
+    found = dict.fromkeys(own)
+    for root_id in sorted(roots):
+        found.update(dict.fromkeys(entry for entry in _mentioning(store, root_id) if entry.root_id == root_id))
+    return sorted(found, key=lambda entry: (entry.at_ms, entry.attempt))
+
+
+def _mentioning(store: Store, event_id: str) -> list[Entry]:
+    since_ms = (emitted_ms(event_id) or CLOCK_SKEW_MS) - CLOCK_SKEW_MS
+    return list(store.mentioning(event_id, since_ms))
+
+
+def handled_redrives(store: Store, source: str, since_ms: int) -> frozenset[tuple[str, str]]:
+    """The dead letters of `source` whose redriven records were acknowledged: their ids, and their events' ids.
+
+    Args:
+        store: what is remembered.
+        source: the stretch of a broker's storage that the letters were in.
+        since_ms: when the oldest of them died.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    return frozenset(
+        (entry.redriven_from, entry.event_id)
+        for entry in store.mentioning(f"{source}-", since_ms - CLOCK_SKEW_MS)
+        if entry.redriven_from is not None
+    )
