@@ -14,3 +14,9 @@ def retry_channels(base: str, count: int) -> tuple[str, ...]:
 def dead_letter_channel(base: str) -> str:
     """The channel that keeps the dead letters."""
     return f"{base}.dlq"
+
+
+def is_retry_channel(base: str, channel: str) -> bool:
+    """Whether `channel` is a retry channel of `base`."""
+    prefix = retry_channel(base, 0)[:-1]
+    return channel.startswith(prefix) and channel[len(prefix) :].isdecimal()

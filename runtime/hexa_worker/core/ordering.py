@@ -12,6 +12,17 @@ class OrderBy(Enum):
     CHANNEL = "channel"
 
 
+OrderKey = bytes | str
+"""What keeps its order: a key, or the name of a channel."""
+
+
+def order_key(order_by: OrderBy, key: bytes | None, channel: str) -> OrderKey | None:
+    """What a delivery with this key from this channel keeps its order with; None: with nothing."""
+    if order_by is OrderBy.KEY:
+        return key
+    return channel if order_by is OrderBy.CHANNEL else None
+
+
 def stripe_of(key: bytes | None, offset: int, stripes: int) -> int:
     """Which of `stripes` a delivery belongs to: one key, one stripe, in every process and on every machine.
 

@@ -4,12 +4,15 @@ Source of the rule: hexa-event's retry policy, without its truncation and overfl
 """
 
 import math
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 MAX_DELAY_S = 365 * 24 * 3600.0
 """No delay is longer than this, whatever the arithmetic or a handler says."""
 _MOST = 1000  # retry channels
+_WAITING_KEYS = 100
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +28,12 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             higher after lowering maximum_attempts, so that records still waiting above it are drained.
         jitter: each delay grows by a random share of up to this much (0.1 = up to 10 % later). A delay
             never shrinks: no retry comes before its time.
+        order: ``free``: a retry waits in a retry channel and is overtaken by later events. ``key``: it is run again
+            in its place; while it waits, later events of its key (or channel: whatever ``order_by`` says) wait behind
+            it, and all others go on. Needs ``order_by``.
+        maximum_waiting_keys: with ``order = "key"``: how many keys of one process may wait for a retry at once.
+            One more, and the lane that it is in stands still until that retry. Default: 100, but no more than half
+            of the mailbox.
     """
 
     initial_interval_s: float = 1.0
@@ -33,6 +42,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     maximum_attempts: int = 4
     retry_topics_count: int | None = None
     jitter: float = 0.0
+    order: Literal["free", "key"] = "free"
+    maximum_waiting_keys: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         for name in ("initial_interval_s", "backoff_coefficient", "jitter"):
@@ -65,6 +76,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         except OverflowError:
             return cap
         return min(delay, cap)
+
+    def waiting_keys(self, mailbox: int) -> int:
+        """How many keys may wait in their place in a process whose mailbox holds `mailbox` deliveries."""
+        return self.maximum_waiting_keys or max(min(_WAITING_KEYS, mailbox // 2), 1)
 
     def next_retry(self, attempt: int) -> int | None:
         """The number of the retry that follows delivery attempt `attempt` (0-based), or None: dead letter."""

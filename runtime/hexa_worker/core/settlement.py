@@ -1,4 +1,4 @@
-"""What is done about an outcome: acknowledge, retry later, dead-letter, release.
+"""What is done about an outcome: acknowledge, retry later, postpone, dead-letter, release.
 
 `settle` is total: every outcome has a settlement. It writes the retry or dead-letter record too, so that
 each driver only has to make that record durable BEFORE it acknowledges the original.
@@ -10,9 +10,10 @@ from typing import assert_never
 import msgspec
 
 from hexa_worker.core import lineage
-from hexa_worker.core.channels import dead_letter_channel, retry_channel
+from hexa_worker.core.channels import dead_letter_channel, is_retry_channel, retry_channel
 from hexa_worker.core.history import FAILURES, with_failure
 from hexa_worker.core.message import Delivery, Headers, Message
+from hexa_worker.core.ordering import OrderBy, order_key
 from hexa_worker.core.outcome import (
     Ack,
     Crashed,
@@ -53,11 +54,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         action: the subscription's name.
         retry_base: what retry channels and dead letter are named after.
         policy: how often and how late.
+        in_place: what a retry keeps its order with: it is run again where it stands, and what follows waits.
     """
 
     action: str
     retry_base: str
     policy: RetryPolicy
+    in_place: OrderBy = OrderBy.NONE
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +105,15 @@ class RetryAt(msgspec.Struct, frozen=True, gc=False):
     failure: Failure
 
 
+class Postponed(msgspec.Struct, frozen=True, gc=False):
+    """Keep the delivery in hand, and run it as `again` (the next attempt of the same record) at ``again.due_ms``."""
+
+    delivery: Delivery
+    again: Delivery
+    delay_s: float
+    failure: Failure
+
+
 class DeadLettered(msgspec.Struct, frozen=True, gc=False):
     """Store `record` in the dead-letter channel; then acknowledge the original."""
 
@@ -116,7 +128,7 @@ class Released(msgspec.Struct, frozen=True, gc=False):
     delivery: Delivery
 
 
-Settlement = Acked | RetryAt | DeadLettered | Released
+Settlement = Acked | RetryAt | Postponed | DeadLettered | Released
 
 
 def settle(  # noqa: PLR0913 - the whole decision is a function of these
@@ -149,7 +161,31 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
         return DeadLettered(delivery, _dead_letter_record(delivery, route, failure, now_ms), failure)
     delay_s = route.policy.delay_s(number) if after_s is None else clamp_delay_s(after_s)
     delay_s *= 1 + route.policy.jitter * jitter
-    return RetryAt(delivery, _retry_record(delivery, route, failure, number, now_ms, delay_s), delay_s, failure)
+    record = _retry_record(delivery, route, failure, number, now_ms, delay_s)
+    if keeps_place(delivery, route):
+        again = msgspec.structs.replace(delivery, headers=record.headers, due_ms=record.due_ms, attempt=number)
+        return Postponed(delivery, again, delay_s, failure)
+    return RetryAt(delivery, record, delay_s, failure)
+
+
+def keeps_place(delivery: Delivery, route: Route) -> bool:
+    """Whether a retry of `delivery` is run where it stands.
+
+    What has no key keeps no order, and what was read from a retry channel has lost its place long ago: both go to
+    retry channels.
+    """
+    if order_key(route.in_place, delivery.key, delivery.channel) is None:
+        return False
+    return not (delivery.attempt and is_retry_channel(route.retry_base, delivery.channel))
+
+
+def resumed(delivery: Delivery, route: Route, now_ms: int) -> Delivery:
+    """A delivery that another process had postponed, as that process had it in hand.
+
+    What its headers say of a retry are claims from outside, for it was read from where it was emitted to.
+    """
+    first = msgspec.structs.replace(delivery, attempt=0)
+    return msgspec.structs.replace(delivery, headers=_route_headers(first, route, delivery.attempt, now_ms))
 
 
 def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:
