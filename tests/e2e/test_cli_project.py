@@ -86,6 +86,15 @@ def test_check_shows_what_would_run(project: Project) -> None:
     assert do["retries"] == [{"channel": "do.retry.1", "delay_s": 0.05}]
     assert do["handler"].startswith("h.py:")
     assert "sibling" in project("check").stdout
+    assert (do["retry_order"], do["maximum_waiting_keys"]) == ("free", None)
+
+
+def test_check_shows_how_many_keys_may_wait_for_a_retry_in_its_place(project: Project) -> None:
+    in_place = '[subscriptions.sibling]\norder_by = "key"\n[subscriptions.sibling.retry]\norder = "key"\n'
+    project.write(worker=WORKER + in_place + "maximum_waiting_keys = 7\n")
+    (sibling,) = [one for one in project.json("check")["subscriptions"] if one["action"] == "sibling"]
+    assert (sibling["retry_order"], sibling["maximum_waiting_keys"]) == ("key", 7)
+    assert "in place: at most 7 keys wait" in " ".join(project("check").stdout.split())
 
 
 def test_check_connect_looks_at_the_broker_and_makes_no_channel(project: Project) -> None:

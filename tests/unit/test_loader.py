@@ -62,6 +62,11 @@ ONE = """
 @subscribe("work", action="do")
 async def do(e: dict, ctx: Context) -> None: ...
 """
+IN_PLACE = """[subscriptions.do]
+order_by = "key"
+[subscriptions.do.retry]
+order = "key"
+"""
 
 
 # What is put together
@@ -101,6 +106,17 @@ def test_a_channel_in_worker_toml_replaces_all_channels_of_the_decorator(project
     project.toml("[subscriptions.do]\npattern = 'x[.].*'")
     plan = project.plan()
     assert (plan.channels, plan.pattern) == ((), "x[.].*")
+
+
+def test_how_many_keys_may_wait_leaves_half_of_the_mailbox_to_others(project: Project) -> None:
+    project.write("h.py", ONE)
+    toml = '[subscriptions.do]\norder_by = "key"\n{}[subscriptions.do.retry]\norder = "key"\n{}'
+    for mailbox, limit, expected in (("", "", 100), ("mailbox = 30\n", "", 15), ("", "maximum_waiting_keys = 7", 7)):
+        project.toml(toml.format(mailbox, limit))
+        plan = project.plan()
+        assert (plan.in_place, plan.retry.waiting_keys(plan.mailbox)) == (OrderBy.KEY, expected)
+    project.toml("")
+    assert project.plan().in_place is OrderBy.NONE
 
 
 def test_a_batch_handler_is_planned(project: Project) -> None:
@@ -317,6 +333,39 @@ def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, hand
             "[subscriptions.do]\nthreads = 1",
             "worker.toml: subscriptions.do.threads: threads, but the handler is async",
         ),
+        (
+            ONE,
+            '[subscriptions.do.retry]\norder = "key"',
+            'worker.toml: subscriptions.do.retry.order: must be "free" while order_by is "none", not "key" (without',
+        ),
+        (
+            ONE.replace('"do"', '"do", batch=5, order_by="key"').replace(
+                "e: dict, ctx: Context", "e: list[dict], ctx: BatchContext"
+            ),
+            '[subscriptions.do.retry]\norder = "key"',
+            'worker.toml: subscriptions.do.retry.order: must be "free" for a batch handler, not "key" (events of one',
+        ),
+        (
+            ONE,
+            "[subscriptions.do.retry]\nmaximum_waiting_keys = 5",
+            'worker.toml: subscriptions.do.retry.maximum_waiting_keys: maximum_waiting_keys without order = "key"',
+        ),
+        (
+            ONE,
+            IN_PLACE.replace("\n", "\nmailbox = 50\n", 1) + "maximum_waiting_keys = 50",
+            "worker.toml: subscriptions.do.retry.maximum_waiting_keys: must be less than mailbox (50), not 50 (what",
+        ),
+        (
+            ONE,
+            '[subscriptions.do.retry]\norder = "keys"',
+            'worker.toml: subscriptions.do.retry.order: must be "free" or "key", not "keys"',
+        ),
+        (
+            ONE,
+            IN_PLACE + "maximum_waiting_keys = 0",
+            "worker.toml: subscriptions.do.retry.maximum_waiting_keys: must be",
+        ),
+        (ONE, IN_PLACE.replace('"key"', '"channel"', 1), None),
         (
             ONE,
             "[subscriptions.do]\nbatch = 5",

@@ -18,8 +18,8 @@ from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
+from hexa_worker.core.ordering import order_key
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.errors import DriverError
 from hexa_worker.handlers.plan import Plan
@@ -118,19 +118,17 @@ class Claimer:
         """
         size = self._mailbox.hold(batch)
         turns = [
-            Turn(delivery, Ask(self._key(delivery), next(self._names), delivery.attempt), self._order_of(delivery))
+            Turn(
+                delivery,
+                Ask(self._key(delivery), next(self._names), delivery.attempt),
+                order_key(self._order_by, delivery.key, delivery.channel),
+            )
             for delivery in batch
         ]
         self._turns += turns
         await self._ask(turns)
         self._deal()
         return size
-
-    def _order_of(self, delivery: Delivery) -> object:
-        """What keeps its order with this delivery; None: nothing does."""
-        if self._order_by is OrderBy.KEY:
-            return delivery.key
-        return delivery.channel if self._order_by is OrderBy.CHANNEL else None
 
     @property
     def withheld(self) -> bool:
@@ -249,20 +247,33 @@ class Claimer:
     def settled(self, batch: Sequence[Settlement]) -> None:
         """These are settled: failures are handed on to their next attempt."""
         for settlement in batch:
-            if type(settlement) is Acked:
+            if type(settlement) is Acked or type(settlement) is Postponed:
                 continue
             if isinstance(settlement, RetryAt):
                 keep_ms = self._ttl_ms + round(settlement.delay_s * 1000)
                 self._over(settlement.delivery, settlement.delivery.attempt + 1, keep_ms)
+            elif isinstance(settlement, DeadLettered):
+                self._over(settlement.delivery, None)
             else:
-                done = isinstance(settlement, DeadLettered)
-                self._over(settlement.delivery, None if done else settlement.delivery.attempt)
+                self._hand_back(settlement.delivery)
             self._to_end.set()
 
-    def lost(self, settlement: Settlement) -> None:
-        """The lease of its delivery was lost: somebody else has it."""
-        self._over(settlement.delivery, settlement.delivery.attempt)
+    def postponed(self, delivery: Delivery, again: Delivery) -> None:
+        """`again` is what `delivery` was: its claim is held on, so that it is no duplicate of its own."""
+        held = self._held.pop(id(delivery), None)
+        if held is not None:
+            self._held[id(again)] = held[0], again
+
+    def lost(self, delivery: Delivery) -> None:
+        """Its lease was lost: somebody else has it."""
+        self._hand_back(delivery)
         self._to_end.set()
+
+    def _hand_back(self, delivery: Delivery) -> None:
+        """Whoever gets it next may get it as the attempt that it was here at first."""
+        held = self._held.get(id(delivery))
+        if held is not None:
+            self._over(delivery, held[0].attempt)
 
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""

@@ -6,9 +6,11 @@ waits for room, lanes wait for work. A delivery costs a deque append and pop; ev
 
 from collections import deque
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import anyio
 
+from hexa_worker.actors.waits import Waits
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.window import next_window
@@ -25,17 +27,23 @@ class Mailbox:
         lanes: how many lanes take from it.
         order_by: with an order, a stripe's deliveries always go to the same lane.
         busy: how many deliveries keep all lanes busy (concurrency x batch).
+        waits: what waits for a retry in its place; None: nothing does.
     """
 
-    def __init__(self, *, limit: int, limit_bytes: int, lanes: int, order_by: OrderBy, busy: int) -> None:
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self, *, limit: int, limit_bytes: int, lanes: int, order_by: OrderBy, busy: int, waits: Waits | None = None
+    ) -> None:
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._floor = min(2 * busy, limit)
         self._window = min(max(4 * busy, 64), limit)
         self._order_by = order_by
         self._shared = order_by is OrderBy.NONE
+        self._waits = waits
         first: Queue = deque()
         self.queues: list[Queue] = [first if self._shared else deque() for _ in range(lanes)]
+        if waits is not None:
+            self.queues = [line.ready for line in waits.lines]
         self._idle: dict[int, anyio.Event] = {}
         self._room_event = anyio.Event()
         self.held = 0
@@ -55,6 +63,8 @@ class Mailbox:
                 self._window = next_window(self._window, self._handled, elapsed, floor=self._floor, ceiling=self._limit)
             self._handled, self._measured_at = 0, now
         room = self._window - self.held
+        if self._waits is not None:  # what waits shall not take the place of what could run
+            room = min(room + self._waits.held_back, self._limit - self.held)
         room_bytes = self._limit_bytes - self.held_bytes
         if room_bytes <= 0 or room <= 0:
             return 0, 0
@@ -90,16 +100,18 @@ class Mailbox:
             self._deal(batch)
 
     def _deal(self, batch: Sequence[Delivery]) -> None:
-        queues, touched = self.queues, set[int]()
-        by_channel = self._order_by is OrderBy.CHANNEL
+        queues, waits, touched = self.queues, self._waits, set[int]()
         for delivery in batch:
-            if by_channel:
-                lane = stripe_of(delivery.channel.encode(), 0, len(queues))
+            lane = self._lane_of(delivery)
+            if waits is None:
+                queues[lane].append(delivery)
             else:
-                lane = stripe_of(delivery.key, delivery.offset, len(queues))
-            queues[lane].append(delivery)
+                waits.put(lane, delivery)
             touched.add(lane)
-        for lane in touched & self._idle.keys():
+        self._wake(touched)
+
+    def _wake(self, lanes: AbstractSet[int]) -> None:
+        for lane in lanes & self._idle.keys():
             self._idle.pop(lane).set()
 
     def _wake_one(self) -> None:
@@ -126,6 +138,30 @@ class Mailbox:
                 self._wake_one()
         return not self.closed or bool(self.queues[lane])
 
+    def _lane_of(self, delivery: Delivery) -> int:
+        if self._order_by is OrderBy.CHANNEL:
+            return stripe_of(delivery.channel.encode(), 0, len(self.queues))
+        return stripe_of(delivery.key, delivery.offset, len(self.queues))
+
+    # -- retries in their place
+
+    def postpone(self, again: Delivery) -> None:
+        """A delivery that a lane had in hand waits, until `again` is due, to be run as that; it keeps its room."""
+        if self._waits is not None:
+            lane = self._lane_of(again)
+            self._waits.postpone(lane, again)
+            self._wake({lane})
+
+    async def run_waits(self) -> None:
+        """Let go on what waits when it is due, for ever."""
+        if self._waits is not None:
+            await self._waits.run(self.let_go_on)
+
+    def let_go_on(self, lanes: AbstractSet[int]) -> None:
+        """Something in `lanes` waits no longer."""
+        self._wake(lanes)
+        self._room_event.set()
+
     # -- the settler's side
 
     def release(self, count: int, size: int) -> None:
@@ -144,6 +180,8 @@ class Mailbox:
 
     def take_queued(self, sources: frozenset[str] | None = None) -> list[Delivery]:
         """Take back what no lane has started: all of it, or what came from `sources`."""
+        if self._waits is not None:
+            return self._waits.take(sources)
         taken: list[Delivery] = []
         for queue in self.queues[:1] if self._shared else self.queues:
             kept = [] if sources is None else [one for one in queue if one.source not in sources]

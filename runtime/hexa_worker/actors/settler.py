@@ -14,9 +14,10 @@ from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.clock import Clock
-from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Source, Unsettled
-from hexa_worker.errors import DriverRejected, DriverUnavailable, LeaseLost
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 from hexa_worker.faults import fault
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
@@ -36,6 +37,8 @@ class Settler:
         clock: stamps what the recorder gets.
         record: told of every batch that took effect (lineage); must not block.
         claimer: told of every settlement before and after; None without deduplication.
+        keeps_attempts: the source is told of postponed deliveries, too.
+        lost: told of a postponed delivery that is somebody else's by now.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -47,6 +50,9 @@ class Settler:
         clock: Clock,
         record: Recorder | None = None,
         claimer: Claimer | None = None,
+        *,
+        keeps_attempts: bool = False,
+        lost: Callable[[Delivery], None] | None = None,
     ) -> None:
         self.pending: list[Settlement] = []
         self._source = source
@@ -56,6 +62,9 @@ class Settler:
         self._clock = clock
         self._record = record
         self._claimer = claimer
+        self._keeps_attempts = keeps_attempts
+        self._lost = lost
+        self._postpones = lost is not None
         self._work = anyio.Event()
         self.sleeping = False
         self._under_way: list[Settlement] = []
@@ -144,7 +153,7 @@ class Settler:
             try:
                 await fault("before-settle")
                 with anyio.CancelScope(shield=True):
-                    unsettled = await self._source.settle(batch)
+                    unsettled = await self._source.settle(self._concerning_source(batch))
                 await fault("after-settle")
             except DriverUnavailable as error:
                 self._log.broker_away(error)
@@ -162,16 +171,23 @@ class Settler:
             if again:
                 await backoff.wait()
 
+    def _concerning_source(self, batch: list[Settlement]) -> list[Settlement]:
+        if not self._postpones or self._keeps_attempts:
+            return batch
+        return [settlement for settlement in batch if type(settlement) is not Postponed]
+
     def _sort_out(
         self, batch: list[Settlement], unsettled: Sequence[Unsettled], again: list[Settlement]
     ) -> list[Settlement]:
         """The settlements that took effect; the others are forgotten, parked or put into `again`."""
         failed = {id(one.settlement) for one in unsettled}
         for one in unsettled:
-            if isinstance(one.error, LeaseLost):
+            if isinstance(one.settlement, Postponed):
+                self._sort_out_postponed(one.settlement, one.error, again)
+            elif isinstance(one.error, LeaseLost):
                 self._stats.lost += 1
                 if self._claimer is not None:
-                    self._claimer.lost(one.settlement)
+                    self._claimer.lost(one.settlement.delivery)
                 self._log.lease_lost(one.settlement.delivery)
                 self._mailbox.release(1, len(one.settlement.delivery.payload))
             elif isinstance(one.error, DriverRejected):
@@ -179,6 +195,13 @@ class Settler:
             else:
                 again.append(one.settlement)
         return [settlement for settlement in batch if id(settlement) not in failed]
+
+    def _sort_out_postponed(self, settlement: Postponed, error: DriverError, again: list[Settlement]) -> None:
+        """Its source could not note the attempt; the delivery itself is still in hand, if it was not lost."""
+        if isinstance(error, DriverUnavailable):
+            again.append(settlement)
+        elif isinstance(error, LeaseLost) and self._lost is not None:
+            self._lost(settlement.again)
 
     def _park(self, settlement: Settlement, error: DriverRejected) -> None:
         self._parked.append(settlement)
@@ -188,13 +211,17 @@ class Settler:
 
     def _count(self, batch: Sequence[Settlement]) -> None:
         stats = self._stats
-        acked = size = 0
+        acked = size = kept = 0
         for settlement in batch:
             size += len(settlement.delivery.payload)
             if type(settlement) is Acked and settlement.dropped is None:
                 acked += 1
             elif isinstance(settlement, RetryAt):
                 stats.retried += 1
+            elif isinstance(settlement, Postponed):
+                stats.retried += 1
+                kept += 1
+                size -= len(settlement.delivery.payload)
             elif isinstance(settlement, DeadLettered):
                 stats.dead_lettered += 1
             elif isinstance(settlement, Released):
@@ -204,4 +231,4 @@ class Settler:
             else:
                 stats.dropped += 1
         stats.acked += acked
-        self._mailbox.release(len(batch), size)
+        self._mailbox.release(len(batch) - kept, size)

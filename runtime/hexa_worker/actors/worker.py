@@ -20,10 +20,21 @@ from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.sweeper import sweep
+from hexa_worker.actors.waits import Waits
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
+from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import Crashed, Interrupted, Outcome, Raised
-from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, RetryAt, settle
+from hexa_worker.core.settlement import (
+    DUPLICATE,
+    Acked,
+    DeadLettered,
+    Postponed,
+    RetryAt,
+    keeps_place,
+    resumed,
+    settle,
+)
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.errors import DriverUnavailable, HandlerCancelled
 from hexa_worker.faults import fault
@@ -54,6 +65,7 @@ def spec_of(plan: Plan) -> SubscriptionSpec:
         options=plan.options,
         wire=plan.wire,
         retry_delays_ms=tuple(round(plan.retry.delay_s(number) * 1000) for number in retries),
+        in_place=plan.in_place is not OrderBy.NONE,
     )
 
 
@@ -90,13 +102,24 @@ class Worker:
         self._stopping = False
         self._hurried = False
         self._lane_scope = anyio.CancelScope()
+        self._leaving = set[str]()  # sources that are being revoked
         self.source: Source | None = None
+        self._waits: Waits | None = None
+        if plan.in_place is not OrderBy.NONE:
+            self._waits = Waits(
+                order_by=plan.order_by,
+                lanes=plan.concurrency,
+                maximum_keys=plan.retry.waiting_keys(plan.mailbox),
+                now_ms=env.clock.now_ms,
+                stats=stats,
+            )
         self._mailbox = Mailbox(
             limit=plan.mailbox,
             limit_bytes=plan.mailbox_bytes,
             lanes=plan.concurrency,
             order_by=plan.order_by,
             busy=plan.concurrency * plan.batch,
+            waits=self._waits,
         )
         self._claimer: Claimer | None = None
         if env.claiming is not None and plan.effect_key is not None:
@@ -119,7 +142,15 @@ class Worker:
                 return
             record = None if self._env.record is None else partial(self._env.record, self._plan.action)
             settler = self._settler = Settler(
-                source, self._mailbox, self._stats, self._log, self._env.clock, record, self._claimer
+                source,
+                self._mailbox,
+                self._stats,
+                self._log,
+                self._env.clock,
+                record,
+                self._claimer,
+                keeps_attempts=self._env.driver.capabilities.keeps_attempts,
+                lost=None if self._waits is None else self._lost,
             )
             lanes = self._make_lanes(settler)
             self._running()
@@ -138,6 +169,8 @@ class Worker:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._guard, settler.run)
                 background.start_soon(self._guard, self._sweep)
+                if self._waits is not None:
+                    background.start_soon(self._guard, self._mailbox.run_waits)
                 if self._claimer is not None:
                     background.start_soon(self._guard, self._claimer.run_waiting)
                     background.start_soon(self._guard, self._claimer.run_extending)
@@ -268,6 +301,8 @@ class Worker:
                 self._running()
             await fault("received")
             self._stats.received += len(batch)
+            if self._waits is not None:
+                batch = self._resume(batch)
             if self._env.suspects is not None and self._env.suspects.any():
                 batch = self._mark_suspects(batch)
             if self._claimer is None:
@@ -286,6 +321,11 @@ class Worker:
 
     def _skip(self, delivery: Delivery) -> None:
         self._settler.add(Acked(delivery, dropped=DUPLICATE))
+
+    def _resume(self, batch: list[Delivery]) -> list[Delivery]:
+        """Those that another process had postponed, as it had them."""
+        route = self._plan.route
+        return [resumed(one, route) if one.attempt and keeps_place(one, route) else one for one in batch]
 
     def _mark_suspects(self, batch: list[Delivery]) -> list[Delivery]:
         """Note on each delivery how many crashes it was in; those over the limit are dead-lettered here."""
@@ -314,6 +354,9 @@ class Worker:
             jitter=random.random() if self._plan.retry.jitter else 0.0,  # noqa: S311 - spreads load
             traceback=traceback,
         )
+        if isinstance(settlement, Postponed):
+            self._postpone(settlement)
+            return
         if isinstance(settlement, RetryAt):
             number = settlement.record.channel.rpartition(".")[2]
             self._log.failure(delivery, settlement.failure, f"retry {number} in {settlement.delay_s:g} s")
@@ -323,6 +366,33 @@ class Worker:
             self._log.dropped(delivery, settlement.dropped)
         self._settler.add(settlement)
 
+    def _postpone(self, settlement: Postponed) -> None:
+        """Run it again later, in its place; whoever has it by then."""
+        delivery, again = settlement.delivery, settlement.again
+        self._log.failure(
+            delivery, settlement.failure, f"retry {again.attempt} in {settlement.delay_s:g} s, in its place"
+        )
+        if self._claimer is not None:
+            self._claimer.postponed(delivery, again)
+        self._settler.add(settlement)
+        if self._stopping or again.source in self._leaving:
+            self._conclude(again, Interrupted())
+        else:
+            self._mailbox.postpone(again)
+
+    def _lost(self, again: Delivery) -> None:
+        """What was postponed is somebody else's by now; if it is running, its own settlement will tell."""
+        assert self._waits is not None  # noqa: S101 - nothing is postponed without it
+        lane = self._waits.drop(again)
+        if lane is None:
+            return
+        self._stats.lost += 1
+        self._log.lease_lost(again)
+        if self._claimer is not None:
+            self._claimer.lost(again)
+        self._mailbox.release(1, len(again.payload))
+        self._mailbox.let_go_on({lane})
+
     def _release_queued(self, sources: frozenset[str] | None = None) -> None:
         waiting = [] if self._claimer is None else self._claimer.take(sources)
         for delivery in (*self._mailbox.take_queued(sources), *waiting):
@@ -330,9 +400,13 @@ class Worker:
 
     async def _revoked(self, sources: frozenset[str]) -> None:
         """Forget what is queued of `sources`; wait until what is in hand of them is settled."""
-        self._release_queued(sources)
-        while self._in_hand(sources):
-            await self._mailbox.wait_room()
+        self._leaving |= sources
+        try:
+            self._release_queued(sources)
+            while self._in_hand(sources):
+                await self._mailbox.wait_room()
+        finally:
+            self._leaving -= sources
 
     def _in_hand(self, sources: frozenset[str]) -> bool:
         running = any(delivery.source in sources for lane in self._lanes for delivery in lane.current)

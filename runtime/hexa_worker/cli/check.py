@@ -105,6 +105,8 @@ def plain(plan: "Plan") -> dict[str, Any]:
             for number in range(1, plan.retry.channels_count + 1)
         ],
         "maximum_attempts": plan.retry.maximum_attempts,
+        "retry_order": plan.retry.order,
+        "maximum_waiting_keys": plan.retry.waiting_keys(plan.mailbox) if plan.retry.order == "key" else None,
         "dead_letter": dead_letter_channel(plan.retry_base),
     }
 
@@ -149,7 +151,11 @@ def ladder(plan: "Plan") -> str:
     delays = [f"{plan.retry.delay_s(number):g}" for number in range(1, count + 1)]
     if count > SHOWN_DELAYS:
         delays = [*delays[: SHOWN_DELAYS - 2], "…", delays[-1]]
-    return f"{count} after {', '.join(delays)} s\n{end}"
+    words = f"{count} after {', '.join(delays)} s"
+    if plan.retry.order == "key":
+        keys = plan.retry.waiting_keys(plan.mailbox)
+        words += f"\nin place: at most {keys} {plan.order_by.value}s wait"
+    return f"{words}\n{end}"
 
 
 def _short(path: Path) -> str:

@@ -36,6 +36,7 @@ FINGERPRINT = "hexa-fingerprint"
 DEAD_AT = "hexa-dead-at"
 FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, FAILURES})
+_TIMES = frozenset({lineage.FIRST_FAILED_AT, FAILURES})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID}
 _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
@@ -179,13 +180,14 @@ def keeps_place(delivery: Delivery, route: Route) -> bool:
     return not (delivery.attempt and is_retry_channel(route.retry_base, delivery.channel))
 
 
-def resumed(delivery: Delivery, route: Route, now_ms: int) -> Delivery:
-    """A delivery that another process had postponed, as that process had it in hand.
+def resumed(delivery: Delivery, route: Route) -> Delivery:
+    """A delivery that another process had postponed, as that process had it in hand, as far as can be known.
 
     What its headers say of a retry are claims from outside, for it was read from where it was emitted to.
     """
     first = msgspec.structs.replace(delivery, attempt=0)
-    return msgspec.structs.replace(delivery, headers=_route_headers(first, route, delivery.attempt, now_ms))
+    headers = lineage.without(_route_headers(first, route, delivery.attempt, 0), _TIMES)
+    return msgspec.structs.replace(delivery, headers=headers)
 
 
 def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:

@@ -46,6 +46,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
             no process knows what another one has in hand.
         header_order: it keeps the order of headers.
         header_duplicates: it keeps all headers of one name; otherwise the last one wins.
+        keeps_attempts: what waits for a retry in its place keeps its attempt and its time when another process gets
+            it; otherwise its ladder begins anew.
         empty_keys: it keeps an empty key apart from no key.
         notes: other differences a user should know, one sentence each.
     """
@@ -63,6 +65,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     revokes: bool = False
     header_order: bool = True
     header_duplicates: bool = True
+    keeps_attempts: bool = False
     empty_keys: bool = True
     notes: tuple[str, ...] = ()
 
@@ -83,6 +86,7 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
         wire: what its records look like, see `hexa_worker.wire`; None: as in the rest of the broker.
         retry_delays_ms: how long the records of each retry channel wait when they do not say it themselves
             (hexa-event writes such records); without it they are due at once.
+        in_place: retries wait in their place, for any time: what does not wait behind them must go on coming.
     """
 
     action: str
@@ -96,6 +100,7 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: Any = None
     wire: Wire | None = None
     retry_delays_ms: tuple[int, ...] = ()
+    in_place: bool = False
 
     @property
     def retry_channels(self) -> tuple[str, ...]:
@@ -195,6 +200,10 @@ class Source(Protocol):
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """Make settlements take effect, each retry or dead-letter record durable before its acknowledgement.
+
+        `Postponed` comes only to drivers that keep attempts: the delivery stays in hand. If it is handed out again,
+        here or elsewhere, it has the attempt and ``due_ms`` of ``again``; its place does not change, and it comes
+        at once: waiting is the runtime's business.
 
         Returns:
             What did not take effect; empty when all is well.

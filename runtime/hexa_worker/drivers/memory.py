@@ -18,7 +18,7 @@ from msgspec import structs
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import (
     Backlog,
     Capabilities,
@@ -45,6 +45,7 @@ CAPABILITIES = Capabilities(
     patterns=True,
     max_payload=MAX_PAYLOAD,
     virtual_time=True,
+    keeps_attempts=True,
     notes=("Nothing outlives the process.",),
 )
 
@@ -330,22 +331,36 @@ class MemorySource:
                 if id(settlement.delivery) in self._taken_away:
                     failed.append(Unsettled(settlement, LeaseLost("the lease was lost")))
                 continue  # settled before
-            if not isinstance(settlement, Acked):
-                wake = True
-                if isinstance(settlement, RetryAt | DeadLettered):
-                    try:
-                        self._store.append(settlement.record)
-                    except DriverRejected as error:
-                        failed.append(Unsettled(settlement, error))
-                        continue
+            if isinstance(settlement, Postponed):
+                self._postpone(settlement)
+                continue
+            error = self._store_record(settlement)
+            if error is not None:
+                failed.append(Unsettled(settlement, error))
+                continue
             stripe, delivery = self._let_go(settlement.delivery)
             if isinstance(settlement, Released):
                 released.append((stripe, delivery))
-            wake = wake or stripe >= 0
+            wake = wake or stripe >= 0 or not isinstance(settlement, Acked)
         self._hand_back(released)
         if wake:
             self._store.wake()
         return failed
+
+    def _store_record(self, settlement: Settlement) -> DriverRejected | None:
+        if isinstance(settlement, RetryAt | DeadLettered):
+            try:
+                self._store.append(settlement.record)
+            except DriverRejected as error:
+                return error
+        return None
+
+    def _postpone(self, settlement: Postponed) -> None:
+        """Whoever gets it after us gets it as the next attempt."""
+        place = settlement.delivery.source, settlement.delivery.offset
+        stripe, delivery = self._held[place]
+        again = settlement.again
+        self._held[place] = stripe, structs.replace(delivery, attempt=again.attempt, due_ms=again.due_ms)
 
     def _let_go(self, delivery: Delivery) -> tuple[int, Delivery]:
         held = self._held.pop((delivery.source, delivery.offset))

@@ -153,7 +153,10 @@ class WiredSource:
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """As the source's."""
         form = self._form
-        return [from_wire(one, form) for one in await self._source.receive(max_count, max_bytes)]
+        return [
+            from_wire(one, form, ladder=one.attempt > 0 and _LADDER.fullmatch(one.channel) is not None)
+            for one in await self._source.receive(max_count, max_bytes)
+        ]
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """As the source's, retry and dead-letter records in their form. What comes back is what was given."""

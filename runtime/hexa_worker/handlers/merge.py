@@ -57,6 +57,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
             hint=f'write @subscribe("channel"), or channel = "…" under [{key_path(("subscriptions", mark.action))}]',
         )
     _check_settings(settings, handler, where)
+    _check_retry_order(settings, handler, written, where)
     channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
     group = written.group or mark.action
     concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
@@ -131,7 +132,10 @@ class _Places:
     def of(self, key: str) -> str:
         if getattr(self._written, key) is None:
             return self._handler.where
-        return f"{short_path(str(self._config.path))}: {key_path(('subscriptions', self._action, key))}"
+        return self.in_file(key)
+
+    def in_file(self, *keys: str) -> str:
+        return f"{short_path(str(self._config.path))}: {key_path(('subscriptions', self._action, *keys))}"
 
 
 def _said_by(marked: Marked) -> Subscription:
@@ -177,4 +181,38 @@ def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Place
             "threads, but the handler is async",
             where=where.of("threads"),
             hint="an async handler runs on the loop: leave threads out, or make it a plain def",
+        )
+
+
+def _check_retry_order(settings: Mapping[str, Any], handler: Handler, written: Subscription, where: _Places) -> None:
+    """A retry in its place: something must keep its order, one event at a time, and leave room for others."""
+    retry = written.retry
+    if retry.order == "free":
+        if retry.maximum_waiting_keys is not None:
+            raise ConfigError(
+                'maximum_waiting_keys without order = "key"',
+                where=where.in_file("retry", "maximum_waiting_keys"),
+                hint='no key waits with order = "free": leave it out, or set order',
+            )
+        return
+    place = where.in_file("retry", "order")
+    order_by = settings["order_by"] or "none"
+    if order_by == "none":
+        raise ConfigError(
+            'must be "free" while order_by is "none", not "key"',
+            where=place,
+            hint='without an order there is none to keep: set order_by = "key" (or "channel")',
+        )
+    if handler.batch:
+        raise ConfigError(
+            'must be "free" for a batch handler, not "key"',
+            where=place,
+            hint="events of one batch are handled at once, so none can wait for another: leave batch out",
+        )
+    mailbox = written.mailbox or DEFAULT_MAILBOX
+    if retry.maximum_waiting_keys is not None and retry.maximum_waiting_keys >= max(mailbox, 2):
+        raise ConfigError(
+            f"must be less than mailbox ({mailbox}), not {retry.maximum_waiting_keys}",
+            where=where.in_file("retry", "maximum_waiting_keys"),
+            hint="what waits is in the mailbox: raise mailbox, or lower it",
         )

@@ -80,7 +80,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def route(self) -> Route:
         """Where its failures go."""
-        return Route(action=self.action, retry_base=self.retry_base, policy=self.retry)
+        return Route(action=self.action, retry_base=self.retry_base, policy=self.retry, in_place=self.in_place)
+
+    @property
+    def in_place(self) -> OrderBy:
+        """What a retry keeps its order with, waiting in its place; nothing where retry channels are used."""
+        return self.order_by if self.retry.order == "key" else OrderBy.NONE
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, REDRIVEN_FROM, ROOT_ID, lineage_of
 from hexa_worker.core.message import Delivery, Headers, header
-from hexa_worker.core.settlement import Acked, DeadLettered, Failure, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Failure, Postponed, Released, RetryAt, Settlement
 
 Happening = Literal["acked", "dropped", "retried", "dead-lettered", "released", "redriven", "purged"]
 
@@ -28,7 +28,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         message_id: the delivery's; None where it was not kept.
         error: class and message of a failure; the reason of a drop.
         delay_s: seconds until the retry that was asked for.
-        next: the channel the event went to: a retry channel or the dead letter.
+        next: the channel the event went to: a retry channel, its own (a retry in its place), or the dead letter.
         redriven_from: the dead letter that an acknowledged delivery once was.
     """
 
@@ -177,6 +177,9 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
         case RetryAt():
             outcome, error, delay_s = "retried", error_text(settlement.failure), settlement.delay_s
             following = settlement.record.channel
+        case Postponed():
+            outcome, error, delay_s = "retried", error_text(settlement.failure), settlement.delay_s
+            following = delivery.channel
         case DeadLettered():
             outcome, error, following = "dead-lettered", error_text(settlement.failure), settlement.record.channel
         case Released():

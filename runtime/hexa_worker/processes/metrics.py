@@ -116,6 +116,11 @@ def _gauges(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
         ("hexa_worker_running_deliveries", "Deliveries that handlers run now.", "in_hand"),
     ):
         yield name, "gauge", help_text, [("", labels, getattr(one, field)) for labels, one in present]
+    for name, help_text, field in (
+        ("hexa_worker_waiting_keys", "Keys that wait for a retry in its place.", "waiting_keys"),
+        ("hexa_worker_held_back_deliveries", "Deliveries that stand aside because their key waits.", "held_back"),
+    ):
+        yield name, "gauge", help_text, [("", labels, getattr(one.counters, field)) for labels, one in present]
     slots = [({"process": str(process.slot)}, process) for process in view.processes]
     yield (
         "hexa_worker_process_ready",

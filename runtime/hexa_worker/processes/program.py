@@ -7,7 +7,7 @@ from pathlib import Path
 from hexa_worker.app import serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
-from hexa_worker.core.settlement import Released, Settlement
+from hexa_worker.core.settlement import Postponed, Released, Settlement
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
@@ -34,7 +34,7 @@ async def _serve(session: Session, loaded: Loaded) -> int:
             if recorder is not None:
                 recorder.record(action, settlements, now_ms)
             if suspects.any():
-                done = (one.delivery for one in settlements if not isinstance(one, Released))
+                done = (one.delivery for one in settlements if not isinstance(one, Released | Postponed))
                 suspects.settled(action, ((delivery.source, delivery.offset) for delivery in done))
 
         return await serve(

@@ -27,7 +27,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         duplicates: done, because the event was handled before.
         unclaimed: handled without looking for duplicates, because the claim store was away.
         overtaken: whose claim somebody else had taken over before they were done.
-        retried: stored for a retry.
+        retried: stored for a retry, or kept in their place for it.
         dead_lettered: stored as dead letters.
         released: handed back undone.
         failed: handler calls that raised.
@@ -35,6 +35,8 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         undecodable: deliveries whose payload was not what the handler asks for.
         lost: deliveries whose lease was lost before they were settled.
         parked: deliveries kept back now because the broker refuses their retry or dead-letter record.
+        waiting_keys: keys that wait now for a retry in its place.
+        held_back: deliveries that stand aside now because their key waits, the retries among them.
         restarts: how often the subscription's worker broke.
         duration_buckets: handler calls by duration, one count per bound of `DURATION_BOUNDS_S` and one for what
             is longer; not cumulative.
@@ -56,6 +58,8 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
     undecodable: int = 0
     lost: int = 0
     parked: int = 0
+    waiting_keys: int = 0
+    held_back: int = 0
     restarts: int = 0
     duration_buckets: list[int] = msgspec.field(default_factory=_no_calls)
     duration_sum_s: float = 0.0

@@ -24,6 +24,7 @@ _ROWS: tuple[tuple[str, Callable[[Capabilities], str]], ...] = (
     ("many processes share a subscription", lambda one: _yes(one.shared)),
     ("order kept across processes", lambda one: ", ".join(sorted(order.value for order in one.order))),
     ("a retry comes at most this late, never early", lambda one: f"{one.delay_accuracy_s:g} s"),
+    ("attempts of retries in their place outlive their process", lambda one: _yes(one.keeps_attempts)),
     ("deliveries of a dead process come again", lambda one: _redelivery(one.redelivery_s)),
     ("the broker counts deliveries that ended in a crash", lambda one: _yes(one.counts_deliveries)),
     ("a process that joins takes work over (rebalance)", lambda one: _yes(one.revokes)),

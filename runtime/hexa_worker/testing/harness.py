@@ -21,7 +21,7 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config, File, Memory, Subscription, Worker
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Message
-from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.emitter import Emitter
@@ -54,7 +54,7 @@ class Harness:
 
     Attributes:
         acked: deliveries that are done, in the order they were settled; dropped ones are among them.
-        retried: deliveries that failed and were stored for a retry.
+        retried: deliveries that failed and were stored for a retry, or kept in their place for it.
         dead_letters: deliveries that were given up.
         emitted: events that handlers emitted.
 
@@ -173,7 +173,12 @@ class Harness:
 
     def _record(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
         for one in settlements:
-            lists = {Acked: self.acked, RetryAt: self.retried, DeadLettered: self.dead_letters}
+            lists = {
+                Acked: self.acked,
+                RetryAt: self.retried,
+                Postponed: self.retried,
+                DeadLettered: self.dead_letters,
+            }
             kept = lists.get(type(one))
             if kept is not None:
                 kept.append(settled(action, self._decoders[action], one, now_ms))

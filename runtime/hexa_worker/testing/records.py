@@ -7,7 +7,7 @@ import msgspec
 
 from hexa_worker.core.lineage import PREFIX, Lineage, lineage_of
 from hexa_worker.core.message import Delivery, Headers, Message
-from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.handlers.plan import Decode
 
 
@@ -89,10 +89,10 @@ def settled(action: str, decode: Decode, settlement: Settlement, at_ms: int) -> 
 
 
 def _end(settlement: Settlement) -> dict[str, Any]:
-    if isinstance(settlement, RetryAt | DeadLettered):
+    if isinstance(settlement, RetryAt | Postponed | DeadLettered):
         failure = settlement.failure
         end: dict[str, Any] = {"error": failure.error, "message": failure.message, "reason": failure.reason}
-        if isinstance(settlement, RetryAt):
+        if isinstance(settlement, RetryAt | Postponed):
             end["delay_s"] = settlement.delay_s
         return end
     if isinstance(settlement, Acked) and settlement.dropped is not None:
