@@ -4,6 +4,7 @@ The libraries are imported where they are used, so that one which is missing sto
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ async def _with_jetstream(address: str, use: Callable[[Any], Any]) -> Any:
 def _pulsar_write(address: str, channel: str, records: Sequence[bytes]) -> None:
     import pulsar
 
-    client = pulsar.Client(address, logger=_silent())
+    client = pulsar.Client(address, logger=pulsar_silence())
     try:
         producer = client.create_producer(channel)
         for record in records:
@@ -85,7 +86,7 @@ def _pulsar_write(address: str, channel: str, records: Sequence[bytes]) -> None:
 def _pulsar_read(address: str, channel: str, count: int) -> list[bytes]:
     import pulsar
 
-    client = pulsar.Client(address, logger=_silent())
+    client = pulsar.Client(address, logger=pulsar_silence())
     try:
         reader = client.create_reader(channel, pulsar.MessageId.earliest)
         return [reader.read_next(10_000).data() for _ in range(count)]
@@ -93,12 +94,15 @@ def _pulsar_read(address: str, channel: str, count: int) -> list[bytes]:
         client.close()
 
 
-def _silent() -> Any:
-    import logging
+def pulsar_silence() -> Any:
+    """A logger for pulsar-client, never one of Python's.
 
-    logger = logging.getLogger("pulsar-client")
-    logger.setLevel(logging.CRITICAL)
-    return logger
+    The library keeps the first logger it is given for the whole process; one of Python's makes its threads wait for
+    the interpreter, also while a client that is shut down waits for them.
+    """
+    import pulsar
+
+    return pulsar.FileLogger(pulsar.LoggerLevel.Error, os.devnull)
 
 
 def _redis_write(address: str, channel: str, records: Sequence[bytes]) -> None:

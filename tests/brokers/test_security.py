@@ -28,6 +28,7 @@ from tests.brokers.nats import Nats
 from tests.brokers.proxy import Proxy
 from tests.brokers.pulsar import Pulsar
 from tests.brokers.redis import Redis
+from tests.brokers.round_trips import pulsar_silence
 
 pytestmark = pytest.mark.slow
 
@@ -229,14 +230,6 @@ def pulsar_send(address: str, broker: Pulsar, topic: str, authentication: Any, *
         client.create_producer(topic).send(b"secret")
     finally:
         client.close()
-
-
-def pulsar_silence() -> Any:
-    import logging
-
-    logger = logging.getLogger("pulsar-client")
-    logger.setLevel(logging.CRITICAL)
-    return logger
 
 
 def test_pulsar_takes_tokens_and_client_certificates(get_broker: GetBroker, unique_name: Callable[..., str]) -> None:

@@ -15,6 +15,7 @@ from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.errors import DriverUnavailable
 from tests.brokers.base import Broker
+from tests.brokers.round_trips import pulsar_silence
 
 T = TypeVar("T")
 PLENTY = 64 * 1024 * 1024
@@ -105,7 +106,7 @@ async def patiently(call: Callable[[], Awaitable[T]], within_s: float = 30.0) ->
 @contextmanager
 def raw_client(node: Broker, **more: Any) -> Iterator[Any]:
     """pulsar-client's own client."""
-    client = pulsar.Client(node.address, logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, "/dev/null"), **more)
+    client = pulsar.Client(node.address, logger=pulsar_silence(), **more)
     try:
         yield cast("Any", client)
     finally:
