@@ -159,6 +159,20 @@ async def test_a_late_handler_is_cancelled_and_retried() -> None:
     assert first.failure.reason == "timeout"
 
 
+async def test_whoever_follows_a_late_handler_has_all_of_its_time() -> None:
+    stage = Stage()
+
+    async def handle(number: int, ctx: Context) -> None:
+        if number == 1 and not ctx.attempt:
+            await anyio.sleep(60)
+        await anyio.sleep(0.2)  # some looks of the sweeper, and much less than the timeout
+
+    stage.emit(1)
+    stage.emit(2)
+    await stage.run(plan_of(handle, timeout_s=1.0, concurrency=1))
+    assert sorted(stage.kinds()) == ["Acked", "Acked", "RetryAt"]
+
+
 async def test_a_lane_goes_on_after_a_late_handler() -> None:
     stage, seen = Stage(), list[int]()
 

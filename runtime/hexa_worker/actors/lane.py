@@ -177,7 +177,8 @@ class Lane:
         call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
         runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
         observe, begin = parts.stats.observe, self._cells[0].begin
-        now = slice_end = 0.0
+        now = monotonic()  # there may be work already: its time begins now
+        slice_end = now + SLICE_S
         while True:
             if now > slice_end or gate.closed or not queue:
                 if not await self._let_others_run():
