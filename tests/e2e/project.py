@@ -2,10 +2,19 @@
 
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LIMIT_S = 90.0
+"""How long anything may take on a busy machine."""
 
 WORKER = """
 [worker]
@@ -73,7 +82,7 @@ class Project:
             cwd=folder or self.folder,
             input=given,
             capture_output=True,
-            timeout=60,
+            timeout=LIMIT_S,
             check=False,
             env=self.environment() | ({"HEXA_WORKER_FAULTS": faults} if faults else {}),
         )
@@ -81,6 +90,24 @@ class Project:
         assert done.returncode == code, f"exit code {done.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+    @contextmanager
+    def running(self, *arguments: str) -> "Iterator[Running]":
+        """Start a command that goes on beside the test; it is killed at the end of the block."""
+        with subprocess.Popen(
+            [sys.executable, "-u", "-m", "hexa_worker", *arguments],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self.environment(),
+        ) as process:
+            running = Running(process)
+            try:
+                yield running
+            finally:
+                process.kill()
+                running.finish()
 
     def json(self, *arguments: str, given: bytes = b"") -> Any:
         """Run one command with ``--json``."""
@@ -93,3 +120,51 @@ class Project:
     def drain(self) -> None:
         """Handle everything."""
         self("run", "--until-idle")
+
+
+class Running:
+    """A command that runs: what it says, signals, its end.
+
+    Args:
+        process: it, with one pipe for everything it says.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.lines: list[str] = []
+        self._process = process
+        self._said: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.put(line.decode())
+
+    def hear(self, text: str) -> str:
+        """Wait for a line with `text` that was not waited for before; returns it."""
+        end = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                line = self._said.get(timeout=max(end - time.monotonic(), 0))
+            except queue.Empty:
+                raise AssertionError(f"waited in vain for {text!r}; said:\n{''.join(self.lines)}") from None
+            self.lines.append(line)
+            if text in line:
+                return line
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for the end; the exit code. Everything it said is in `lines` then."""
+        code = self._process.wait(LIMIT_S)
+        self.finish()
+        return code
+
+    def finish(self) -> None:
+        """Read what is left."""
+        self._reader.join(LIMIT_S)
+        while not self._said.empty():
+            self.lines.append(self._said.get())

@@ -58,6 +58,7 @@ class Letters:
         self._last = -1
         self._consumer = self._open()
         self._producer: Any = None
+        self._markers: dict[str, Any] = {}  # written and not come back yet, with their ids
 
     def _open(self) -> Any:
         deadline = monotonic() + self._patience_s
@@ -121,6 +122,7 @@ class Letters:
                     self._take(read_one(message, self._origin))
                     continue
                 self._consumer.acknowledge(message)  # whoever wrote it
+                self._markers.pop(found, None)
                 if found == marker:
                     return
         except pulsar.PulsarException as error:
@@ -137,11 +139,16 @@ class Letters:
                 self._topic, batching_enabled=False, send_timeout_millis=max(round(self._patience_s * 1000), 1)
             )
         marker = uuid.uuid4().hex
-        self._producer.send(b"", properties={MARKER: marker})
+        self._markers[marker] = self._producer.send(b"", properties={MARKER: marker})
         return marker
 
     def close(self) -> None:
-        """Give back what was not removed; removals are sent off."""
+        """Give back what was not removed; removals are sent off, and so is a marker that was not reached."""
+        for marker in self._markers.values():
+            try:
+                self._consumer.acknowledge(marker)
+            except pulsar.PulsarException:
+                continue
         for one in (self._producer, self._consumer):
             try:
                 if one is not None:

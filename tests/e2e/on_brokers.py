@@ -1,0 +1,206 @@
+"""One project on every broker: the same handlers and the same worker.toml, only ``[broker]`` is another.
+
+The claims are functions; the file of each broker (``test_cli_kafka.py``, …) takes them over and says where it is.
+"""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.brokers.ports import reserve_port
+from tests.e2e.project import Project
+
+WORKER = """
+[worker]
+name = "sample"
+handlers = ["h"]
+processes = 2
+
+[broker]
+{broker}
+
+[subscriptions.{name}-do.retry]
+initial_interval_s = 0.2
+maximum_attempts = 1
+
+[subscriptions.{name}-sibling.retry]
+maximum_attempts = 1
+
+[subscriptions.{name}-grow.retry]
+maximum_attempts = 1
+"""
+HANDLERS = """
+from pathlib import Path
+
+import anyio
+from hexa_worker import Context, subscribe
+
+
+@subscribe("{name}.work", action="{name}-do")
+async def do(e: dict, ctx: Context) -> None:
+    print("begun", e["id"], ctx.attempt, flush=True)
+    if e.get("fail") and not Path("mended").exists():
+        raise ValueError(f"order {{e['id']}} is bad")
+    if e.get("child"):
+        await ctx.emit("{name}.child", {{"of": e["id"]}})
+    while e.get("slow") and not Path("go").exists():
+        await anyio.sleep(0.02)
+    with open("done.txt", "a") as file:
+        file.write(f"{{e['id']}} {{ctx.key}} {{ctx.headers.get('colour', '')}}\\n")
+
+
+@subscribe("{name}.work", action="{name}-sibling")
+async def sibling(e: dict, ctx: Context) -> None:
+    with open("sibling.txt", "a") as file:
+        file.write(f"{{ctx.event_id}}\\n")
+
+
+@subscribe("{name}.child", action="{name}-grow")
+async def grow(e: dict, ctx: Context) -> None:
+    pass
+"""
+
+
+class Place(NamedTuple):
+    """Where a broker is.
+
+    Attributes:
+        broker: the lines of ``[broker]``.
+        nowhere: the same for an address where nothing listens.
+        name: what all names of this test begin with.
+        progress: what the broker calls the place where progress is kept.
+    """
+
+    broker: str
+    nowhere: str
+    name: str
+    progress: str
+
+    def project(self, folder: Path) -> Project:
+        """A project there."""
+        project = Project(folder / "project")
+        return project.write(WORKER.format(broker=self.broker, name=self.name), HANDLERS.format(name=self.name))
+
+
+def free_port() -> int:
+    """A port where nothing listens, for long enough."""
+    port = reserve_port()
+    port.release()
+    return port.number
+
+
+def lag(project: Project, place: Place) -> dict[str, tuple[int, int, int]]:
+    """For each action: ready or in hand, delayed, dead letters."""
+    return {
+        one["action"].removeprefix(f"{place.name}-"): (
+            one["ready"] + one["leased"],
+            one["delayed"],
+            one["dead_letters"],
+        )
+        for one in project.json("lag")
+    }
+
+
+def done(project: Project) -> list[str]:
+    """The lines that ended handlers of ``do`` wrote."""
+    path = project.folder / "done.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_check_connect_shows_the_broker_and_what_a_worker_would_make(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    before = project.json("check", "--connect")
+    assert before["broker"]["address"] in place.broker
+    assert any(character.isdigit() for character in before["broker"]["versions"])
+    found = [one for subscription in before["subscriptions"] for one in subscription["findings"]]
+    assert not any(one["exists"] or one["problem"] for one in found), found
+    project("emit", f"{place.name}.work", "--payload", '{"id": 1}')  # makes what is missing
+    project("run", "--until-idle")
+    after = project.json("check", "--connect")
+    found = [one for subscription in after["subscriptions"] for one in subscription["findings"]]
+    assert all(one["exists"] and not one["problem"] for one in found), found
+    assert {one["kind"] for one in found} == {"channel", "retry channel", "dead letter", place.progress}
+    drawn = project("check", "--connect")
+    assert f"{place.name}.work" in drawn.stdout
+    assert "the broker is ready" in drawn.stderr
+
+
+def test_events_are_emitted_handled_retried_dead_lettered_traced_and_counted(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    work = f"{place.name}.work"
+    assert set(lag(project, place).values()) == {(0, 0, 0)}
+    printed = project("emit", work, "--payload", '{"id": 0}', "--key", "k", "--header", "colour=red").stdout
+    lines = [{"channel": work, "key": f"k{n}", "payload": {"id": n}} for n in range(1, 41)]
+    lines[6]["payload"] |= {"child": True}  # type: ignore[operator]  # a dict
+    lines[7]["payload"] |= {"fail": True}  # type: ignore[operator]  # as above
+    (project.folder / "events.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ids = [printed.strip(), *project("emit", "--file", "events.jsonl").stdout.split()]
+    assert lag(project, place) == {"do": (41, 0, 0), "sibling": (41, 0, 0), "grow": (0, 0, 0)}
+
+    ran = project("run", "--processes", "2", "--until-idle")
+    assert {line.split()[0] for line in done(project)} == {str(n) for n in range(41)} - {"8"}
+    assert "0 k red" in done(project)
+    assert set((project.folder / "sibling.txt").read_text().split()) == set(ids)
+    assert [line.split()[2] for line in ran.stdout.splitlines() if line.startswith("begun 8 ")] == ["0", "1"]
+
+    (letter,) = project.json("dlq", "list")
+    assert (letter["action"], letter["channel"], letter["root_id"]) == (f"{place.name}-do", work, ids[8])
+    assert (letter["attempts"], letter["error"]) == (2, "ValueError: order 8 is bad")
+    assert project.json("dlq", "show", letter["id"], "--payload")["payload"] == {"id": 8, "fail": True}
+    assert lag(project, place) == {"do": (0, 0, 1), "sibling": (0, 0, 0), "grow": (0, 0, 0)}
+    assert outcomes(project.json("trace", ids[8]), place)["do"] == ["retried", "dead-lettered"]
+    tree = project.json("trace", ids[7])
+    (child,) = tree["children"]
+    assert outcomes(child, place) == {"grow": ["acked"]}
+    assert project.json("trace", child["event_id"]) == tree
+
+
+def outcomes(tree: dict[str, Any], place: Place) -> dict[str, list[str]]:
+    """What became of one event of a trace, for each action."""
+    return {
+        one["action"].removeprefix(f"{place.name}-"): [step["outcome"] for step in one["steps"]]
+        for one in tree["actions"]
+    }
+
+
+def test_lag_disturbs_no_worker_and_a_drain_lets_handlers_end(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    project("emit", f"{place.name}.work", "--payload", '{"id": 1, "slow": true}')
+    with project.running("run") as worker:
+        worker.hear("begun 1 0")
+        assert lag(project, place)["do"] == (1, 0, 0)
+        project("check", "--connect")
+        worker.signal(signal.SIGTERM)
+        worker.hear("draining")
+        (project.folder / "go").touch()
+        assert worker.ended() == 0, worker.lines
+    assert [line.split()[0] for line in done(project)] == ["1"]
+    assert sum(line.startswith("begun") for line in worker.lines) == 1, "".join(worker.lines)
+    assert lag(project, place)["do"] == (0, 0, 0)
+
+
+def test_a_second_sigterm_cancels_and_the_event_comes_again(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    project("emit", f"{place.name}.work", "--payload", '{"id": 1, "slow": true}')
+    with project.running("run") as worker:
+        worker.hear("begun 1 0")
+        worker.signal(signal.SIGTERM)
+        worker.hear("draining")
+        worker.signal(signal.SIGTERM)
+        worker.hear("cancelling")
+        assert worker.ended() == 0, worker.lines
+    assert done(project) == []
+    (project.folder / "go").touch()
+    assert "begun 1 0" in project("run", "--until-idle").stdout  # a release takes no attempt
+    assert [line.split()[0] for line in done(project)] == ["1"]
+
+
+def test_a_broker_that_is_away_is_one_line_and_exit_code_1(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    project.write(WORKER.format(broker=place.nowhere, name=place.name), HANDLERS.format(name=place.name))
+    for command in (("check", "--connect"), ("lag",), ("emit", f"{place.name}.work", "--payload", "1")):
+        said = project(*command, code=1)
+        assert said.stdout == ""
+        (line,) = said.stderr.splitlines()
+        assert "127.0.0.1:" in line

@@ -1,0 +1,25 @@
+"""The command line on NATS JetStream."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.brokers.base import Broker
+from tests.e2e.on_brokers import (  # noqa: F401 - the claims
+    Place,
+    free_port,
+    test_a_broker_that_is_away_is_one_line_and_exit_code_1,
+    test_a_second_sigterm_cancels_and_the_event_comes_again,
+    test_check_connect_shows_the_broker_and_what_a_worker_would_make,
+    test_events_are_emitted_handled_retried_dead_lettered_traced_and_counted,
+    test_lag_disturbs_no_worker_and_a_drain_lets_handlers_end,
+)
+
+pytestmark = pytest.mark.nats
+
+
+@pytest.fixture
+def place(nats: Broker, unique_name: Callable[..., str]) -> Place:
+    broker = 'driver = "nats"\ncreate_channels = true\nservers = ["{}"]'
+    away = broker.format(f"nats://127.0.0.1:{free_port()}")
+    return Place(broker.format(nats.address), away, unique_name("e"), "durable")
