@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.cli.lines import BATCH, CHUNK, LINE_OVERHEAD, BadLine, LineReader, parse_line
+from hexa_worker.cli.lines import BATCH, CHUNK, LINE_OVERHEAD, BadLine, event_lines, parse_line
 from hexa_worker.handlers.api import Event
 
 JSON = st.recursive(
@@ -84,10 +84,10 @@ def test_any_bytes_are_an_event_or_a_bad_line(line: bytes) -> None:
 def read_all(path: Path, first: int = 1, max_payload: int | None = None) -> tuple[list[int], BadLine | None, int]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        reader = LineReader(descriptor, "work", max_payload, first)
+        reader = event_lines(descriptor, "work", max_payload, first)
         numbers: list[int] = []
         while (batch := reader.read_batch()) is not None:
-            assert len(batch.events) == len(batch.numbers) <= BATCH
+            assert len(batch.items) == len(batch.numbers) <= BATCH
             numbers += batch.numbers
             if batch.bad is not None:
                 return numbers, batch.bad, batch.read_to
@@ -145,7 +145,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_a_pipe_that_pauses_is_not_kept_waiting_for_a_full_batch(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    reader = LineReader(reading, "work", None)
+    reader = event_lines(reading, "work", None)
     os.write(writing, b'{"payload": 1}\n{"payload": 2}\n{"pay')
     batch = reader.read_batch()
     assert batch is not None

@@ -3,18 +3,20 @@
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from hexa_worker.cli.lines import Batch, LineReader
+from hexa_worker.cli.lines import Batch, event_lines
+from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import run_async
-from hexa_worker.cli.terminal import console, fail, note, plural
+from hexa_worker.cli.terminal import fail, note, plural
 from hexa_worker.errors import DriverError
+from hexa_worker.handlers.api import Event
 
 if TYPE_CHECKING:
     from hexa_worker.emitter import Emitter
@@ -80,7 +82,7 @@ class Bulk:
         self._emitted = 0
         self._rejected = 0
         self._done_to = source.from_line - 1
-        self._under_way: Batch | None = None
+        self._under_way: Batch[Event] | None = None
 
     def run(self) -> int:
         """Emit everything; returns the exit code. Says on stderr what was emitted, and how to go on."""
@@ -105,8 +107,8 @@ class Bulk:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         async with open_emitter(self._source.path) as (emitter, max_payload):
             source = self._source
-            reader = LineReader(self._descriptor, source.channel, max_payload, source.from_line)
-            with _progress(reader.size, source.name) as advance:
+            reader = event_lines(self._descriptor, source.channel, max_payload, source.from_line)
+            with reading(reader.size, source.name, "events") as advance:
                 while (batch := reader.read_batch()) is not None:
                     await self._emit(emitter, batch)
                     advance(reader.place, self._emitted)
@@ -114,13 +116,13 @@ class Bulk:
                         return str(batch.bad)
         return None
 
-    async def _emit(self, emitter: "Emitter", batch: Batch) -> None:
-        self._under_way = batch if batch.events else None
-        answers = await emitter.emit_many(batch.events) if batch.events else []
+    async def _emit(self, emitter: "Emitter", batch: Batch[Event]) -> None:
+        self._under_way = batch if batch.items else None
+        answers = await emitter.emit_many(batch.items) if batch.items else []
         self._under_way = None
         self._done_to = batch.read_to
         ids: list[bytes] = []
-        for event, number, answer in zip(batch.events, batch.numbers, answers, strict=True):
+        for event, number, answer in zip(batch.items, batch.numbers, answers, strict=True):
             if isinstance(answer, DriverError):
                 self._refused(number, answer)
                 continue
@@ -154,26 +156,3 @@ class Bulk:
             note(f"unknown: lines {numbers[0]} to {numbers[-1]} were under way and may have been stored")
         note(f"to go on: {self._source.resume(self._done_to + 1)}")
         return code
-
-
-Advance = Callable[[int, int], None]
-
-
-@contextmanager
-def _progress(size: int | None, name: str) -> Iterator[Advance]:
-    """A progress bar on a terminal, nothing elsewhere. Yields what is told of bytes read and events emitted."""
-    if not sys.stderr.isatty():
-        yield lambda _read, _emitted: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 - lazy by design
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %" if size else ""),
-        TextColumn("{task.fields[emitted]:,} events"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=size, emitted=0)
-        yield lambda read, emitted: progress.update(task, completed=read, emitted=emitted)

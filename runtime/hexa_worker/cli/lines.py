@@ -8,7 +8,9 @@ import os
 import re
 import select
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -21,6 +23,7 @@ CHUNK = 1024 * 1024
 LINE_OVERHEAD = 1024 * 1024
 """A line may be this much longer than the largest payload: channel, key, headers, escapes."""
 DEFAULT_MAX_PAYLOAD = 64 * 1024 * 1024
+T = TypeVar("T")
 _BOM = b"\xef\xbb\xbf"
 _ID = re.compile(r"[!-~]{1,200}")
 
@@ -52,10 +55,11 @@ class BadLine(Exception):
         self.reason = reason
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Some events, the numbers of their lines, and the bad line that ended them (None: none did)."""
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[T]):
+    """What some lines spell, the numbers of those lines, and the bad line that ended them (None: none did)."""
 
-    events: list[Event]
+    items: list[T]
     numbers: list[int]
     read_to: int
     bad: BadLine | None = None
@@ -103,21 +107,35 @@ def event_of(line: Line, number: int, channel: str | None, max_payload: int) -> 
     return Event(channel=name, payload=payload, key=line.key, headers=line.headers or {}, id=line.id)
 
 
-class LineReader:
-    """Reads an input in batches of events.
+def event_lines(descriptor: int, channel: str | None, max_payload: int | None, first: int = 1) -> "LineReader[Event]":
+    """Reads an input of events.
 
     Args:
         descriptor: of the open file or pipe.
         channel: for lines that name none.
         max_payload: bytes of the largest payload the broker takes; None: no limit of its own.
+        first: the number of the first line that is wanted.
+    """
+    limit = max_payload or DEFAULT_MAX_PAYLOAD
+    return LineReader(
+        descriptor, lambda line, number: parse_line(line, number, channel, limit), limit + LINE_OVERHEAD, first
+    )
+
+
+class LineReader(Generic[T]):
+    """Reads an input in batches of lines.
+
+    Args:
+        descriptor: of the open file or pipe.
+        parse: what a line with this number spells; raises `BadLine`.
+        max_line: bytes of the longest line; a longer one is bad.
         first: the number of the first line that is wanted; lines before it are passed over unread.
     """
 
-    def __init__(self, descriptor: int, channel: str | None, max_payload: int | None, first: int = 1) -> None:
+    def __init__(self, descriptor: int, parse: Callable[[bytes, int], T], max_line: int, first: int = 1) -> None:
         self._descriptor = descriptor
-        self._channel = channel
-        self._max_payload = max_payload or DEFAULT_MAX_PAYLOAD
-        self._max_line = self._max_payload + LINE_OVERHEAD
+        self._parse = parse
+        self._max_line = max_line
         self._first = first
         self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._buffer = bytearray()
@@ -136,29 +154,29 @@ class LineReader:
         """Bytes of the whole input, where that is known."""
         return os.fstat(self._descriptor).st_size if self._regular else None
 
-    def read_batch(self) -> Batch | None:
-        """The next events; fewer than a full batch when a pipe has no more to offer just now. None is the end.
+    def read_batch(self) -> Batch[T] | None:
+        """The next lines; fewer than a full batch when a pipe has no more to offer just now. None is the end.
 
         Blocks while there is nothing at all.
         """
-        events: list[Event] = []
+        items: list[T] = []
         numbers: list[int] = []
         size = 0
         try:
-            while len(events) < BATCH and size < BATCH_BYTES:
-                if events and not self._regular and not self._at_hand():
+            while len(items) < BATCH and size < BATCH_BYTES:
+                if items and not self._regular and not self._at_hand():
                     break
                 line = self._next()
                 if line is None:
                     break
                 if self.number < self._first or not line.strip():
                     continue
-                events.append(parse_line(line, self.number, self._channel, self._max_payload))
+                items.append(self._parse(line, self.number))
                 numbers.append(self.number)
                 size += len(line)
         except BadLine as bad:
-            return Batch(events, numbers, bad.number - 1, bad)
-        return Batch(events, numbers, self.number) if events else None
+            return Batch(items, numbers, bad.number - 1, bad)
+        return Batch(items, numbers, self.number) if items else None
 
     def _at_hand(self) -> bool:
         """Whether something can be read without waiting."""

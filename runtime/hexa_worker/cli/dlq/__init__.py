@@ -9,6 +9,8 @@ COMMANDS = {
     "show": ("showing", "Show one dead letter, whole."),
     "redrive": ("redrive", "Send dead letters round again."),
     "purge": ("purge", "Delete dead letters for good."),
+    "export": ("export", "Write dead letters to a file of JSON lines."),
+    "import": ("importing", "Put exported dead letters back."),
 }
 
 
@@ -32,9 +34,9 @@ class DeskGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.command("dlq", cls=DeskGroup, short_help="List, show, redrive or purge dead letters.")
+@click.command("dlq", cls=DeskGroup, short_help="List, show, redrive, purge, export or import dead letters.")
 def command() -> None:
-    """List, show, redrive or purge dead letters.
+    """List, show, redrive, purge, export or import dead letters.
 
     \b
     Example:
