@@ -48,6 +48,7 @@ FLUSH_S = 5.0
 """How long the last settlements may take when a worker ends."""
 HURRIED_FLUSH_S = 0.8
 """The same after a second stop signal."""
+_FAILED = (RetryAt, DeadLettered)
 
 
 def spec_of(plan: Plan) -> SubscriptionSpec:
@@ -357,11 +358,8 @@ class Worker:
         if isinstance(settlement, Postponed):
             self._postpone(settlement)
             return
-        if isinstance(settlement, RetryAt):
-            number = settlement.record.channel.rpartition(".")[2]
-            self._log.failure(delivery, settlement.failure, f"retry {number} in {settlement.delay_s:g} s")
-        elif isinstance(settlement, DeadLettered):
-            self._log.failure(delivery, settlement.failure, "dead letter")
+        if isinstance(settlement, _FAILED):
+            self._log.failure(settlement)
         elif isinstance(settlement, Acked) and settlement.dropped is not None:
             self._log.dropped(delivery, settlement.dropped)
         self._settler.add(settlement)
@@ -369,9 +367,7 @@ class Worker:
     def _postpone(self, settlement: Postponed) -> None:
         """Run it again later, in its place; whoever has it by then."""
         delivery, again = settlement.delivery, settlement.again
-        self._log.failure(
-            delivery, settlement.failure, f"retry {again.attempt} in {settlement.delay_s:g} s, in its place"
-        )
+        self._log.failure(settlement)
         if self._claimer is not None:
             self._claimer.postponed(delivery, again)
         self._settler.add(settlement)

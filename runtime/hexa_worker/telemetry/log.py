@@ -4,13 +4,13 @@ Error texts are the user's own words about their own failure and are shown; ever
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import Lineage, lineage_of
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Failure
+from hexa_worker.core.settlement import DeadLettered, Failure, Postponed, RetryAt
 from hexa_worker.errors import DriverError
 
 FIELDS = "hexa_worker_fields"
@@ -56,7 +56,7 @@ class SubscriptionLog:
         self._clock = clock
         self._repeat_s = repeat_s
         self._logger = logging.getLogger("hexa_worker.delivery")
-        self._last: dict[str, tuple[float, int]] = {}
+        self._last: dict[Hashable, tuple[float, int]] = {}
 
     @property
     def debug(self) -> bool:
@@ -67,15 +67,28 @@ class SubscriptionLog:
         """What `ctx.logger` is."""
         return DeliveryLogger(logging.getLogger("hexa_worker.handler"), coordinates(self.action, delivery, lineage))
 
-    def failure(self, delivery: Delivery, failure: Failure, next_step: str) -> None:
-        """A delivery was not acknowledged; `next_step` says what happens now."""
-        fields = {"next": next_step, "error": failure.error, "reason": failure.reason}
+    def failure(self, settlement: RetryAt | Postponed | DeadLettered) -> None:
+        """A delivery was not acknowledged. Most calls write nothing, so the line is only made once it is wanted."""
+        failure = settlement.failure
+        quiet = self._suppressed((failure.error, failure.reason, type(settlement)), self._repeat_s)
+        if quiet is not None:
+            self._tell_failure(settlement, failure, quiet)
+
+    def _tell_failure(self, settlement: RetryAt | Postponed | DeadLettered, failure: Failure, quiet: int) -> None:
+        if isinstance(settlement, Postponed):
+            level = logging.WARNING
+            following = f"retry {settlement.again.attempt} in {settlement.delay_s:g} s, in its place"
+        elif isinstance(settlement, RetryAt):
+            number = settlement.record.channel.rpartition(".")[2]
+            level, following = logging.WARNING, f"retry {number} in {settlement.delay_s:g} s"
+        else:
+            level, following = logging.ERROR, "dead letter"
+        fields: dict[str, object] = {"next": following, "error": failure.error, "reason": failure.reason}
         if failure.traceback and self.debug:
             fields["traceback"] = failure.traceback
-        kind = f"{failure.error}|{failure.reason}|{next_step[:5]}"
-        level = logging.ERROR if next_step.startswith("dead letter") else logging.WARNING
-        text = failure.message or failure.error
-        self._limited(kind, level, lambda: f"handler failed: {text}", delivery, fields)
+        if quiet:
+            fields["repeated"] = quiet
+        self._write(level, f"handler failed: {failure.message or failure.error}", settlement.delivery, fields)
 
     def dropped(self, delivery: Delivery, reason: str) -> None:
         """The handler did not want it."""
@@ -131,7 +144,7 @@ class SubscriptionLog:
         """Something worth knowing about the subscription as a whole."""
         self._logger.info(text, extra={FIELDS: {"action": self.action, **fields}})
 
-    def _suppressed(self, kind: str, repeat_s: float) -> int | None:
+    def _suppressed(self, kind: Hashable, repeat_s: float) -> int | None:
         """None: stay quiet now; else how many lines of this kind were kept quiet before."""
         now = self._clock.monotonic()
         last, quiet = self._last.get(kind, (None, 0))
