@@ -48,9 +48,12 @@ def read_id(headers: Headers, name: str) -> str | None:
 
 def valid_id(value: bytes | None) -> str | None:
     """The id that a header's value spells; None when it is absent or not 1 to 200 visible ASCII characters."""
-    if value is None or _ID.fullmatch(value) is None:
-        return None
-    return value.decode("ascii")
+    return value.decode("ascii") if value is not None and _ID.fullmatch(value) is not None else None
+
+
+def is_id(value: bytes | None) -> bool:
+    """Whether a header's value is a `valid_id`."""
+    return value is not None and _ID.fullmatch(value) is not None
 
 
 def lineage_of(delivery: Delivery) -> Lineage:

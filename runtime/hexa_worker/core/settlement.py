@@ -5,9 +5,12 @@ each driver only has to make that record durable BEFORE it acknowledges the orig
 """
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from hexa_worker.core import lineage
 from hexa_worker.core.channels import dead_letter_channel, is_retry_channel, retry_channel
@@ -164,7 +167,7 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
     delay_s *= 1 + route.policy.jitter * jitter
     record = _retry_record(delivery, route, failure, number, now_ms, delay_s)
     if keeps_place(delivery, route):
-        again = msgspec.structs.replace(delivery, headers=record.headers, due_ms=record.due_ms, attempt=number)
+        again = replace(delivery, headers=record.headers, due_ms=record.due_ms, attempt=number)
         return Postponed(delivery, again, delay_s, failure)
     return RetryAt(delivery, record, delay_s, failure)
 
@@ -185,9 +188,9 @@ def resumed(delivery: Delivery, route: Route) -> Delivery:
 
     What its headers say of a retry are claims from outside, for it was read from where it was emitted to.
     """
-    first = msgspec.structs.replace(delivery, attempt=0)
+    first = replace(delivery, attempt=0)
     headers = lineage.without(_route_headers(first, route, delivery.attempt, 0), _TIMES)
-    return msgspec.structs.replace(delivery, headers=headers)
+    return replace(delivery, headers=headers)
 
 
 def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:
@@ -199,12 +202,8 @@ def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Cra
             return Failure(error="DeadLetter", message=_bounded(outcome.reason), reason="asked", permanent=True)
         case Raised():
             error = outcome.error
-            return Failure(
-                error=type(error).__qualname__,
-                message=_bounded(_text_of(error)),
-                reason="failed",
-                traceback=traceback[-TRACEBACK_LIMIT:],
-            )
+            failure = _failure(type(error).__qualname__, _bounded(_text_of(error)))
+            return replace(failure, traceback=traceback[-TRACEBACK_LIMIT:]) if traceback else failure
         case TimedOut():
             message = f"still running after {outcome.timeout_s:g} s"
             return Failure(error="HandlerTimeout", message=message, reason="timeout")
@@ -230,63 +229,81 @@ def _bounded(text: str) -> str:
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
 
 
+# A failing subscription writes the same few values again and again: their header pairs are made once and shared.
+
+
 def _header_text(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
+@lru_cache(maxsize=256)
+def _pairs(*names_and_texts: str) -> Headers:
+    """Header pairs of names and texts that follow one another."""
+    return tuple(zip(names_and_texts[::2], map(_header_text, names_and_texts[1::2]), strict=True))
+
+
+@lru_cache(maxsize=16)
+def _first_times(now_ms: int) -> Headers:
+    """When an event failed that had not failed before."""
+    return (lineage.FIRST_FAILED_AT, b"%d" % now_ms), (FAILURES, with_failure(None, 0, now_ms))
+
+
+def _later_times(found: Mapping[str, bytes], attempt: int, now_ms: int) -> Headers:
+    first_failed = found.get(lineage.FIRST_FAILED_AT) or b"%d" % now_ms
+    return (lineage.FIRST_FAILED_AT, first_failed), (FAILURES, with_failure(found.get(FAILURES), attempt, now_ms))
+
+
+@lru_cache(maxsize=256)
+def _failure(error: str, message: str) -> Failure:
+    return Failure(error=error, message=message, reason="failed")
+
+
 def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) -> Headers:
     """Headers that keep an event's identity on its way through retry channels; user headers are kept."""
-    found = dict(delivery.headers)
-    written: list[tuple[str, bytes]] = []
+    headers = delivery.headers
+    found = dict(headers)
     first_hop = delivery.attempt == 0
     tells_origin = first_hop or lineage.ORIGIN_CHANNEL not in found
     replaced = _REPLACED_AT_FIRST if first_hop else _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
-    if lineage.valid_id(found.get(lineage.EVENT_ID)) is None:
+    identity: Headers = ()
+    if not lineage.is_id(found.get(lineage.EVENT_ID)):
         replaced |= {lineage.EVENT_ID}
-        written.append((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")))
+        identity = ((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")),)
     if tells_origin:
-        written.append((lineage.ORIGIN_CHANNEL, _header_text(delivery.channel)))
-        written.append((lineage.ORIGIN_ID, _header_text(delivery.message_id)))
-    first_failed, failures = (None, None) if first_hop else (found.get(lineage.FIRST_FAILED_AT), found.get(FAILURES))
-    written.append((lineage.ACTION, _header_text(route.action)))
-    written.append((lineage.ATTEMPT, b"%d" % attempt))
-    written.append((lineage.FIRST_FAILED_AT, first_failed or b"%d" % now_ms))
-    written.append((FAILURES, with_failure(failures, delivery.attempt, now_ms)))
-    if replaced.isdisjoint(found):
-        return (*delivery.headers, *written)
-    return (*[pair for pair in delivery.headers if pair[0] not in replaced], *written)
+        origin_id = (lineage.ORIGIN_ID, _header_text(delivery.message_id))
+        identity = (*identity, *_pairs(lineage.ORIGIN_CHANNEL, delivery.channel), origin_id)
+    if not replaced.isdisjoint(found):
+        headers = tuple([pair for pair in headers if pair[0] not in replaced])
+    return (
+        *headers,
+        *identity,
+        *_pairs(lineage.ACTION, route.action, lineage.ATTEMPT, str(attempt)),
+        *(_first_times(now_ms) if first_hop else _later_times(found, delivery.attempt, now_ms)),
+    )
 
 
-def _failure_headers(failure: Failure, now_ms: int, at: str | None = None) -> Headers:
-    pairs: list[tuple[str, bytes]] = [
-        (ERROR, _header_text(failure.error)),
-        (ERROR_MESSAGE, _header_text(failure.message)),
-        (REASON, _header_text(failure.reason)),
-    ]
-    if at is not None:
-        pairs.append((FINGERPRINT, failure.fingerprint.encode()))
-        pairs.append((at, b"%d" % now_ms))
-        if failure.traceback:
-            pairs.append((TRACEBACK, _header_text(failure.traceback)))
-    return tuple(pairs)
+def _failure_headers(failure: Failure) -> Headers:
+    return _pairs(ERROR, failure.error, ERROR_MESSAGE, failure.message, REASON, failure.reason)
 
 
 def _retry_record(  # noqa: PLR0913 - as `settle`
     delivery: Delivery, route: Route, failure: Failure, number: int, now_ms: int, delay_s: float
 ) -> Message:
-    headers = _route_headers(delivery, route, number, now_ms) + _failure_headers(failure, now_ms)
     return Message(
         channel=retry_channel(route.retry_base, number),
         payload=delivery.payload,
         key=delivery.key,
-        headers=headers,
+        headers=_route_headers(delivery, route, number, now_ms) + _failure_headers(failure),
         timestamp_ms=now_ms,
         due_ms=now_ms + round(delay_s * 1000),
     )
 
 
 def _dead_letter_record(delivery: Delivery, route: Route, failure: Failure, now_ms: int) -> Message:
-    headers = _route_headers(delivery, route, delivery.attempt, now_ms) + _failure_headers(failure, now_ms, DEAD_AT)
+    headers = _route_headers(delivery, route, delivery.attempt, now_ms) + _failure_headers(failure)
+    headers += (*_pairs(FINGERPRINT, failure.fingerprint), (DEAD_AT, b"%d" % now_ms))
+    if failure.traceback:
+        headers += ((TRACEBACK, _header_text(failure.traceback)),)
     return Message(
         channel=dead_letter_channel(route.retry_base),
         payload=delivery.payload,
