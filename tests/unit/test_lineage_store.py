@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple, replace
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.core.ids import IdSource
-from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, ROOT_ID, lineage_of
+from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, REDRIVEN_FROM, ROOT_ID, lineage_of
 from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.core.outcome import DeadLetter, Drop, Interrupted, Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, Settlement, settle
 from hexa_worker.lineage.base import StoreError
-from hexa_worker.lineage.entries import Gathering, emitted_ms, entry_of, unpack
+from hexa_worker.lineage.entries import Entry, emitted_ms, entry_of
+from hexa_worker.lineage.packs import Gathering, unpack
 from hexa_worker.lineage.recorder import Recorder
 from hexa_worker.lineage.store import LineageStore
 
@@ -25,7 +27,7 @@ ROUTE = Route(action="do", retry_base="do", policy=RetryPolicy())
 IDS = st.text(alphabet="ab1-", min_size=1, max_size=6).map(str.encode) | st.sampled_from(
     [b"a b", b"x\ny", b"", b"\xff"]
 )
-NAMES = st.sampled_from([EVENT_ID, ROOT_ID, PARENT_ID, "mine"])
+NAMES = st.sampled_from([EVENT_ID, ROOT_ID, PARENT_ID, REDRIVEN_FROM, "mine"])
 
 
 def delivery(
@@ -54,14 +56,15 @@ def settled(one: Delivery, outcome: object) -> Settlement:
 def test_a_pack_holds_every_settlement_with_its_lineage(settlements: list[Settlement]) -> None:
     gathering = Gathering()
     gathering.add("do", settlements, 42)
-    unpacked = sorted(
-        (e.event_id, e.root_id, e.parent_id or "", e.attempt, e.outcome, e.channel, e.error or "")
-        for e in unpack(gathering.pack())
-    )
-    expected = [entry_of("do", one, 42) for one in settlements]
-    assert unpacked == sorted(
-        (e.event_id, e.root_id, e.parent_id or "", e.attempt, e.outcome, e.channel, e.error or "") for e in expected
-    )
+    unpacked = sorted(map(told, unpack(gathering.pack())))
+    assert unpacked == sorted(told(entry_of("do", one, 42)) for one in settlements)
+
+
+def told(entry: Entry) -> tuple[str, ...]:
+    """All that an entry says, less the message id of a first delivery that succeeded: that is not kept."""
+    if entry.outcome == "acked" and not entry.attempt:
+        entry = replace(entry, message_id=None)
+    return tuple(map(repr, astuple(entry)))
 
 
 @given(st.integers(0, 2**47), st.integers(0, 2**64))

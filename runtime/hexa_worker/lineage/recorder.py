@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from hexa_worker.clock import Clock
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.lineage.base import Store, StoreError
-from hexa_worker.lineage.entries import Entry, Gathering
+from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.packs import Gathering
 
 FLUSH_S = 0.2
 FLUSH_COUNT = 10_000

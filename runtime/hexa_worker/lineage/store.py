@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from hexa_worker.lineage.base import StoreError
-from hexa_worker.lineage.entries import Entry, unpack
+from hexa_worker.lineage.entries import Entry
 from hexa_worker.lineage.finding import find
+from hexa_worker.lineage.packs import unpack
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
