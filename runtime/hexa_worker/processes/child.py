@@ -50,6 +50,10 @@ as two different signals, because two of one kind may melt into one."""
 SWITCH_INTERVAL_S: Final = 0.0005
 """A driver's thread asks for the interpreter per row or batch; with Python's 5 ms it would mostly wait."""
 
+COLLECT_AFTER: Final = 10_000
+"""New objects between two collections. What a delivery is made of has no cycles, so Python's 700 would look at the
+same thousands of queued deliveries dozens of times a second and find nothing."""
+
 log = logging.getLogger("hexa_worker.processes")
 
 
@@ -131,6 +135,7 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program) -
     )
     serve = program.prepare(session)
     gc.freeze()  # modules and handlers stay: no collection needs to look at them again
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
     gc.enable()
     return run_loop(
         partial(_serve, serve, link, early, session),
