@@ -1,11 +1,34 @@
 """Notes on finished work in commit metadata, and keys to partitions as other clients place them."""
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition, murmur2_partition
-from hexa_worker.drivers.kafka.progress import NOTE_LIMIT, Finished, read_note, runs_of, write_note
+from hexa_worker.drivers.kafka.progress import (
+    NOTE_LIMIT,
+    Finished,
+    read_note,
+    read_postponed,
+    runs_of,
+    write_note,
+)
+
+
+@dataclass
+class Record:
+    """A record as the client library gives it."""
+
+    offset: int
+    key: bytes | None = b"k"
+    value: bytes = b"{}"
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: int = 1
+
 
 delivered = st.lists(st.integers(0, 50_000), unique=True, min_size=1, max_size=200).map(sorted)
 
@@ -30,6 +53,61 @@ def test_a_note_that_is_cut_short_claims_nothing_that_is_not_finished(
     note = write_note(position, runs)
     assert len(note) <= NOTE_LIMIT
     assert read_note(position, note) == runs[: len(read_note(position, note))]
+
+
+postponed = st.dictionaries(st.integers(0, 10**9), st.tuples(st.integers(0, 1000), st.integers(0, 2**45)), max_size=400)
+
+
+@given(postponed, st.lists(st.tuples(st.integers(1, 99), st.integers(0, 99)), max_size=900), st.integers(0, 2**40))
+def test_a_note_brings_back_what_waits_beside_what_is_finished(
+    waiting: dict[int, tuple[int, int]], steps: list[tuple[int, int]], position: int
+) -> None:
+    later = {position + offset: known for offset, known in waiting.items()}
+    runs: list[tuple[int, int]] = []
+    at = position
+    for gap, length in steps:
+        runs.append((at + gap, at + gap + length))
+        at += gap + length
+    note = write_note(position, runs, postponed=later)
+    assert len(note) <= NOTE_LIMIT
+    found = read_postponed(position, note)
+    assert found == dict(sorted(later.items())[: len(found)])
+    assert len(found) == len(later) or len(found) >= 75
+    read = read_note(position, note)
+    assert read == runs[: len(read)]
+    assert len(read) == len(runs) or len(read) >= 150
+
+
+@pytest.mark.parametrize(
+    "note", ["hw1:1.0", "hw1:1.0;", "hw1:;1.2", "hw1:;1.-2.3", "hw1:;x.y.z,", "hw2:;1.2.3", ";1.2.3"]
+)
+def test_notes_of_others_and_damaged_ones_count_as_nothing_postponed(note: str) -> None:
+    assert read_postponed(10, note) == {}
+
+
+def test_a_partition_hands_on_what_waits_until_it_is_finished() -> None:
+    first = Partition("events", 0, 0, committed=0)
+    one, two = first.accept([Record(0), Record(1)])
+    first.postpone(structs.replace(one, attempt=2, due_ms=9_000))
+    first.finish([two.offset])
+    point = first.commit_point()
+    assert point is not None
+    second = Partition("events", 0, 0, *point)
+    (again,) = second.accept([Record(0), Record(1)])
+    assert (again.offset, again.attempt, again.due_ms) == (0, 2, 9_000)
+    second.finish([0])
+    assert second.commit_point() == (2, "")
+
+
+def test_what_waits_and_is_gone_from_the_broker_is_noted_no_longer() -> None:
+    first = Partition("events", 0, 0, committed=0)
+    (one,) = first.accept([Record(0)])
+    first.postpone(structs.replace(one, attempt=1, due_ms=9_000))
+    point = first.commit_point()
+    assert point is not None
+    second = Partition("events", 0, 0, *point)
+    second.skip_to(5)
+    assert second.commit_point() == (5, "")
 
 
 def test_a_note_holds_hundreds_of_runs() -> None:

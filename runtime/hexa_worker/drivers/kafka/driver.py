@@ -52,6 +52,7 @@ def capabilities(options: Kafka) -> Capabilities:
         delay_accuracy_s=0.75,
         redelivery_s=options.session_timeout_s + options.heartbeat_s,
         counts_deliveries=False,
+        keeps_attempts=True,
         patterns=True,
         max_payload=options.max_payload,
         revokes=True,

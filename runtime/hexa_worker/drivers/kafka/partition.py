@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import structs
+
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.watermark import Watermark
-from hexa_worker.drivers.kafka.progress import Finished, read_note, runs_of, write_note
+from hexa_worker.drivers.kafka.progress import Finished, read_note, read_postponed, runs_of, write_note
 from hexa_worker.drivers.kafka.records import deliveries_of
 
 CommitPoint = tuple[int, str]
@@ -23,7 +25,7 @@ class Partition:
         note: the note of that commit.
     """
 
-    __slots__ = ("_committed", "_finished", "attempt", "lost", "source", "topic", "watermark")
+    __slots__ = ("_committed", "_finished", "_postponed", "attempt", "lost", "source", "topic", "watermark")
 
     def __init__(self, topic: str, number: int, attempt: int, committed: int | None, note: str = "") -> None:
         self.topic = topic
@@ -33,6 +35,7 @@ class Partition:
         self.watermark: Watermark | None = None if committed is None else Watermark(committed)
         runs = [] if committed is None else read_note(committed, note)
         self._finished: Finished | None = Finished(runs) if runs else None
+        self._postponed = {} if committed is None else dict(read_postponed(committed, note))
         self._committed: CommitPoint | None = None if committed is None else (committed, note)
 
     def accept(self, records: Sequence[Any]) -> list[Delivery]:
@@ -44,7 +47,21 @@ class Partition:
         deliveries = deliveries_of(records, self.topic, self.source, self.attempt, self)
         if self._finished is not None:
             deliveries = self._without_finished(deliveries, self._finished, offsets[-1])
-        return deliveries
+        return self._resumed(deliveries) if self._postponed else deliveries
+
+    def _resumed(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Deliveries as whoever had them before would have run them next."""
+        resumed = list(deliveries)
+        for index, delivery in enumerate(deliveries):
+            known = self._postponed.get(delivery.offset)
+            if known is not None:
+                resumed[index] = structs.replace(delivery, attempt=known[0], due_ms=known[1])
+        return resumed
+
+    def postpone(self, again: Delivery) -> None:
+        """A delivery of it is kept in hand, to be run later as `again`."""
+        if not self.is_finished(again.offset):
+            self._postponed[again.offset] = (again.attempt, again.due_ms)
 
     def _without_finished(self, deliveries: list[Delivery], finished: Finished, last: int) -> list[Delivery]:
         assert self.watermark is not None  # noqa: S101 - accept() has made it
@@ -65,6 +82,9 @@ class Partition:
         """Deliveries of it are settled; repeating one is harmless."""
         if self.watermark is not None:
             self.watermark.finish(offsets)
+        if self._postponed:
+            for offset in self._postponed.keys() & offsets:
+                del self._postponed[offset]
 
     def is_finished(self, offset: int) -> bool:
         """Whether a delivery of it was settled before."""
@@ -94,7 +114,9 @@ class Partition:
         runs = runs_of(watermark.beyond, watermark.delivered) if watermark.outstanding < watermark.ahead else []
         if self._finished is not None:
             runs += self._finished.above(runs[-1][1] if runs else position - 1)
-        point = (position, write_note(position, runs))
+        if self._postponed:  # less what is gone from the broker
+            self._postponed = {offset: known for offset, known in self._postponed.items() if offset >= position}
+        point = (position, write_note(position, runs, postponed=self._postponed))
         return None if point == self._committed else point
 
     def committed(self, point: CommitPoint) -> None:

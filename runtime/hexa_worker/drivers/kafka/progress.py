@@ -1,18 +1,22 @@
 """How far one assigned partition is finished, and the note about it in the commit's metadata. Pure.
 
 A commit says "everything below this offset is done"; what is done beyond it is noted as runs of offsets, so
-that whoever takes the partition over does not do it again. The note may be cut short (brokers take 4096
-bytes): what is left out is merely done again.
+that whoever takes the partition over does not do it again. Behind them stands what waits for a retry in its place:
+offset, next attempt, due time. The note may be cut short (brokers take 4096 bytes): what is left out is merely done
+again, or tried again from the first attempt.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Run = tuple[int, int]
 """First and last offset, inclusive."""
+Postponed = Mapping[int, tuple[int, int]]
+"""Next attempt and due time by offset."""
 
 NOTE_LIMIT = 4096
 _MARK = "hw1:"
+_LATER = ";"
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -39,10 +43,14 @@ def runs_of(offsets: Sequence[int], delivered: Sequence[int]) -> list[Run]:
     return runs
 
 
-def write_note(position: int, runs: Iterable[Run], limit: int = NOTE_LIMIT) -> str:
-    """The metadata for a commit of `position`: empty without runs, never longer than `limit`."""
+def write_note(position: int, runs: Iterable[Run], limit: int = NOTE_LIMIT, postponed: Postponed | None = None) -> str:
+    """The metadata for a commit of `position`: empty if there is nothing to say, never longer than `limit`.
+
+    What is postponed gets half of it at most.
+    """
+    later = _written(position, postponed, limit // 2) if postponed else ""
     parts: list[str] = []
-    size, before = len(_MARK), position
+    size, before = len(_MARK) + len(later), position
     for first, last in runs:
         part = f"{_base36(first - before)}.{_base36(last - first)}"
         size += len(part) + 1
@@ -50,7 +58,39 @@ def write_note(position: int, runs: Iterable[Run], limit: int = NOTE_LIMIT) -> s
             break
         parts.append(part)
         before = last
-    return _MARK + ",".join(parts) if parts else ""
+    return _MARK + ",".join(parts) + later if parts or later else ""
+
+
+def _written(position: int, postponed: Postponed, limit: int) -> str:
+    parts: list[str] = []
+    size, before = 0, position
+    for offset, (attempt, due_ms) in sorted(postponed.items()):
+        part = f"{_base36(offset - before)}.{_base36(attempt)}.{_base36(due_ms)}"
+        size += len(part) + 1
+        if size > limit:
+            break
+        parts.append(part)
+        before = offset
+    return _LATER + ",".join(parts) if parts else ""
+
+
+def read_postponed(position: int, note: str) -> Postponed:
+    """What `note` says is postponed; nothing in a note that is not ours or is damaged."""
+    _, found, later = note.partition(_LATER)
+    if not (note.startswith(_MARK) and found):
+        return {}
+    postponed: dict[int, tuple[int, int]] = {}
+    offset = position
+    try:
+        for part in later.split(","):
+            gap, attempt, due_ms = (int(number, 36) for number in part.split("."))
+            offset += gap
+            if min(gap, attempt, due_ms) < 0:
+                return {}
+            postponed[offset] = (attempt, due_ms)
+    except ValueError:
+        return {}
+    return postponed
 
 
 def read_note(position: int, note: str) -> list[Run]:
@@ -59,8 +99,9 @@ def read_note(position: int, note: str) -> list[Run]:
         return []
     runs: list[Run] = []
     before = position
+    written = note[len(_MARK) :].partition(_LATER)[0]
     try:
-        for part in note[len(_MARK) :].split(","):
+        for part in written.split(",") if written else ():
             gap, _, length = part.partition(".")
             first = before + int(gap, 36)
             last = first + int(length, 36)

@@ -15,7 +15,7 @@ from aiokafka.errors import ConsumerStoppedError
 from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.errors import driver_error
@@ -292,6 +292,8 @@ class KafkaSource:
                 offsets.append(delivery.offset)
             elif isinstance(settlement, Released):
                 self._release(delivery)
+            elif isinstance(settlement, Postponed):
+                partition.postpone(settlement.again)
             elif not partition.is_finished(delivery.offset):
                 written.append(settlement)  # type: ignore[arg-type]  # only these two are left
         if written:
