@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hexa_worker.core.message import Message
 from hexa_worker.drivers.embedded import EmbeddedDriver
 from hexa_worker.drivers.embedded.files import file_system_of
 from hexa_worker.drivers.embedded.schema import VERSION
@@ -63,6 +64,23 @@ async def test_a_file_of_a_newer_version_is_refused(driver: EmbeddedDriver, path
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
     assert "newer hexa-worker" in await refused(path)
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(driver: EmbeddedDriver, path: Path) -> None:
+    await driver.publish([Message(channel="c", payload=b"kept")])
+    await driver.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE postponed")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    again = EmbeddedDriver(path)
+    await again.open()
+    assert [one.payload for one in await again.browse("c", -1, 10)] == [b"kept"]
+    await again.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    assert connection.execute("SELECT count(*) FROM postponed").fetchone() == (0,)
+    connection.close()
 
 
 async def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from hexa_worker.drivers.embedded import leases
 from hexa_worker.drivers.embedded.leases import DelayedLease, Lease
+from hexa_worker.drivers.embedded.postponed import notes
 from hexa_worker.drivers.embedded.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS, SEQUENCE_MASK, STRIPES
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
@@ -47,6 +48,7 @@ _STRIPES = f"""
     WHERE s.subscription = ?4 AND s.channel = ?5 AND NOT EXISTS (
         SELECT 1 FROM leases l
         WHERE l.subscription = s.subscription AND l.channel = s.channel AND l.stripe IN ({NO_STRIPE}, s.stripe)
+        AND (l.stripe = {NO_STRIPE} OR l.owner != ?6)
     )"""  # noqa: S608 - constants of ours
 
 
@@ -68,7 +70,7 @@ def promising(connection: sqlite3.Connection, subscribers: Sequence[Subscriber],
     return [subscriber for subscriber in subscribers if subscriber.id in groups or subscriber.base in due]
 
 
-def claimable(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: int) -> bool:
+def claimable(connection: sqlite3.Connection, subscriber: Subscriber, owner: int, now_ms: int) -> bool:
     """Whether `claim` would find something. Reads only."""
     due_ms = next_due_ms(connection, subscriber.base)
     if due_ms is not None and due_ms <= now_ms:
@@ -77,7 +79,7 @@ def claimable(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: in
         return True
     for channel, _, _, end in _unread(connection, subscriber):
         if subscriber.by_key:
-            if _stripes(connection, subscriber, channel, end, 1):
+            if _stripes(connection, subscriber, owner, channel, end, 1):
                 return True
         elif not (subscriber.ordered and _outstanding(connection, subscriber, channel)):
             return True
@@ -100,6 +102,8 @@ def claim(  # noqa: PLR0913 - who, what for, how much, when
         if room <= 0:
             return taken
         connection.execute("UPDATE leases SET owner = ? WHERE id = ?", (owner, free.id))
+        if subscriber.spec.in_place:
+            free.postponed = notes(connection, subscriber.id, free.channel, free.low, free.high)
         taken.append(free)
         room -= free.remaining
     if room > 0:
@@ -209,11 +213,15 @@ def _claim_range(
     return Lease(id_, owner, channel, name, offsets, ordered=subscriber.ordered)
 
 
-def _stripes(
-    connection: sqlite3.Connection, subscriber: Subscriber, channel: int, end: int, depth: int
+def _stripes(  # noqa: PLR0913 - as `claim`
+    connection: sqlite3.Connection, subscriber: Subscriber, owner: int, channel: int, end: int, depth: int
 ) -> list[tuple[int, list[int]]]:
-    """Stripes that nobody holds and that have unread records, with up to `depth` row ids each."""
-    rows = connection.execute(_STRIPES, (channel << SEQUENCE_BITS, end, depth, subscriber.id, channel)).fetchall()
+    """Stripes that can be read on and have unread records, with up to `depth` row ids each.
+
+    Nobody holds them; or, where retries wait in their place, only we do: the other keys of a stripe go on.
+    """
+    ours = owner if subscriber.spec.in_place else -1
+    rows = connection.execute(_STRIPES, (channel << SEQUENCE_BITS, end, depth, subscriber.id, channel, ours)).fetchall()
     return [(stripe, _ids(found)) for stripe, found in rows if found != "[]"]
 
 
@@ -227,16 +235,18 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
 ) -> list[Lease]:
     channel, name, end = place
     share = -(-STRIPES // max(peers, 1))
-    held = len({lease.stripe for lease in subscriber.leases if lease.channel == channel})
-    if held >= share:
+    held = {lease.stripe for lease in subscriber.leases if lease.channel == channel}
+    free = share - len(held)
+    if free < 0 or (free == 0 and not subscriber.spec.in_place):
         return []
     depth = max(-(-room // share), 1)
-    found = _stripes(connection, subscriber, channel, end, depth)
+    found = _within(_stripes(connection, subscriber, owner, channel, end, depth), held, free)
     if found and len(found) * depth < room:  # few stripes have anything: take more of each
-        found = _stripes(connection, subscriber, channel, end, -(-room // min(len(found), share - held)))
+        depth = -(-room // len(found))
+        found = _within(_stripes(connection, subscriber, owner, channel, end, depth), held, free)
     found.sort(key=lambda stripe: (stripe[0] - subscriber.rotation) % STRIPES)
     taken: list[Lease] = []
-    for stripe, ids in found[: share - held]:
+    for stripe, ids in found:
         if room <= 0:
             break
         offsets = [id_ & SEQUENCE_MASK for id_ in ids]
@@ -254,3 +264,10 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
         (counted, subscriber.id, channel),
     )
     return taken
+
+
+def _within(found: list[tuple[int, list[int]]], held: set[int], free: int) -> list[tuple[int, list[int]]]:
+    """Stripes of `found` that we hold, and `free` others."""
+    others = [stripe for stripe, _ in found if stripe not in held]
+    left_out = set(others[free:])
+    return [one for one in found if one[0] not in left_out]

@@ -6,6 +6,7 @@ import sqlite3
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.embedded.append import create_channel, place, stripe_positions
+from hexa_worker.drivers.embedded.postponed import forget_all
 from hexa_worker.drivers.embedded.records import check_name
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, SEQUENCE_MASK, STRIPES
 from hexa_worker.errors import DriverRejected
@@ -34,6 +35,8 @@ def declare(connection: sqlite3.Connection, spec: SubscriptionSpec) -> tuple[int
         held = connection.execute("SELECT channel, next FROM positions WHERE subscription = ?", (group,)).fetchall()
         for channel, position in held:
             stripe_positions(connection, group, channel, position)
+    if not spec.in_place:
+        forget_all(connection, group)
     for channel, first, end in _channels(connection, spec):
         _place(connection, group, channel, end if spec.start == "latest" else first, by_key=by_key)
     return group, base, by_key

@@ -25,6 +25,7 @@ CAPABILITIES = Capabilities(
     delay_accuracy_s=0.05,
     redelivery_s=TICK_S,
     counts_deliveries=False,
+    keeps_attempts=True,
     patterns=True,
     max_payload=MAX_PAYLOAD,
     notes=(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from hexa_worker.drivers.embedded.ids import by_ids, is_dense, schedule
+from hexa_worker.drivers.embedded.postponed import Notes
 from hexa_worker.drivers.embedded.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -27,6 +28,7 @@ class Lease:
         lost: another owner has it by now.
         returned: released offsets of an ordered lease, which is only given back whole.
         ordered: while it lasts nobody may read on behind it.
+        postponed: what its last owner noted of retries in their place.
     """
 
     __slots__ = (
@@ -41,6 +43,7 @@ class Lease:
         "offsets",
         "ordered",
         "owner",
+        "postponed",
         "remaining",
         "returned",
         "stripe",
@@ -76,6 +79,7 @@ class Lease:
         self.apply(self.finishing(finished))
         self.unread = self.low
         self.returned: set[int] = set()
+        self.postponed: Notes = {}
 
     def finishing(self, offsets: Iterable[int]) -> "Change":
         """What finishing `offsets` would change; those finished before and those of others are ignored."""

@@ -6,6 +6,7 @@ from typing import Any
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.embedded.ids import by_ids
 from hexa_worker.drivers.embedded.leases import DelayedLease, Lease
+from hexa_worker.drivers.embedded.postponed import resumed
 from hexa_worker.drivers.embedded.records import COLUMNS, delayed_deliveries, log_deliveries
 from hexa_worker.drivers.embedded.schema import NO_STRIPE, SEQUENCE_BITS, SEQUENCE_MASK
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -86,7 +87,8 @@ def _deliveries(lease: Lease, rows: list[Any]) -> list[Delivery]:
     lease.unread = end
     if isinstance(lease, DelayedLease):
         return delayed_deliveries(rows, lease.name, lease)
-    return log_deliveries(rows, lease.name, lease)
+    deliveries = log_deliveries(rows, lease.name, lease)
+    return resumed(deliveries, lease.postponed) if lease.postponed else deliveries
 
 
 def _skip(lease: Lease, present: list[int], end: int) -> None:

@@ -12,19 +12,30 @@
 - *Delayed* records wait for their time: each that nobody has leased is in the *schedule*. A record is written
   once and deleted once, and neither a million of them nor their payloads are ever looked at to find the next
   one due.
+- *Postponed* records wait for a retry in their place: they stay leased; what is noted is for whoever has them next.
 """
 
 import sqlite3
 
 from hexa_worker.errors import DriverRejected
 
-VERSION = 1
+VERSION = 2
 SEQUENCE_BITS = 40
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 STRIPES = 64
 NO_STRIPE = -1
 NOBODY = 0
 
+_POSTPONED = """
+CREATE TABLE postponed (
+    subscription INTEGER NOT NULL,
+    channel INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    due_ms INTEGER NOT NULL,
+    PRIMARY KEY (subscription, channel, sequence)
+) WITHOUT ROWID;
+"""
 _TABLES = """
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY,
@@ -125,8 +136,8 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     try:
         version = _version(connection)  # another process may have been faster
         _refuse_foreign(connection, path, version)
-        if version == 0:
-            for statement in _TABLES.split(";\n"):
+        if version < VERSION:
+            for statement in (_TABLES * (version == 0) + _POSTPONED).split(";\n"):
                 if statement.strip():
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")

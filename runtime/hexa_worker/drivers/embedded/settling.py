@@ -8,9 +8,9 @@ import sqlite3
 from collections.abc import Sequence
 
 from hexa_worker.core.message import Delivery, Message
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
-from hexa_worker.drivers.embedded import leases
+from hexa_worker.drivers.embedded import leases, postponed
 from hexa_worker.drivers.embedded.append import append
 from hexa_worker.drivers.embedded.leases import Change, DelayedLease, Lease
 from hexa_worker.drivers.embedded.records import check
@@ -75,20 +75,40 @@ class Settling:
         records: list[Message] = []
         if len(finished) < len(group):
             records = self._sort(lease, group, finished, released)
+        later: list[Postponed] = []
+        if self._subscriber.spec.in_place:
+            later = [one for one in group if isinstance(one, Postponed) and lease.is_open(one.delivery.offset)]
         kept = released if lease.ordered else []
         change = lease.finishing(finished if kept else finished + released)
-        if change.remaining == lease.remaining and not kept:
+        if change.remaining == lease.remaining and not kept and not later:
             return  # all settled before
         if not leases.advance(connection, lease, change):
             self._lose(group, lost=lease)
             return
         self._changes.append((lease, change))
         self._records += records
+        if self._subscriber.spec.in_place and not isinstance(lease, DelayedLease):
+            self._note(connection, lease, later, [one.delivery for one in group if one.delivery.attempt], finished)
         self._give_back(connection, lease, change, released)
         if isinstance(lease, DelayedLease):
             leases.delete_delayed(connection, lease, set(finished).difference(released) if released else finished)
         elif lease.ordered and not change.remaining:
             self.wakes = True
+
+    def _note(
+        self,
+        connection: sqlite3.Connection,
+        lease: Lease,
+        later: Sequence[Postponed],
+        retried: Sequence[Delivery],
+        finished: Sequence[int],
+    ) -> None:
+        """Keep what was postponed for whoever comes after us; forget what is finished of it."""
+        if later:
+            postponed.note(connection, self._subscriber.id, lease.channel, later)
+        if retried:
+            over = {one.offset for one in retried}.intersection(finished)
+            postponed.forget(connection, self._subscriber.id, lease.channel, over)
 
     def _sort(self, lease: Lease, group: list[Settlement], finished: list[int], released: list[int]) -> list[Message]:
         """Sort what was not simply acknowledged; returns the records to store."""
@@ -96,7 +116,7 @@ class Settling:
         seen: set[int] = set()
         for settlement in group:
             offset = settlement.delivery.offset
-            if type(settlement) is Acked or offset in seen or not lease.is_open(offset):
+            if isinstance(settlement, Acked | Postponed) or offset in seen or not lease.is_open(offset):
                 continue
             seen.add(offset)
             if isinstance(settlement, Released):
