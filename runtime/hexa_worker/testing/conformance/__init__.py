@@ -11,6 +11,7 @@ from hexa_worker.testing.conformance import (  # noqa: F401 - importing a module
     receiving,
     retrying,
     settling,
+    waiting,
 )
 from hexa_worker.testing.conformance.bench import Bench, DriverUnderTest
 from hexa_worker.testing.conformance.suite import Claim, Report, check_driver, claim, claims
