@@ -4,7 +4,7 @@ No client tries anything twice by itself: how long a call may take is known, and
 """
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
@@ -26,7 +26,7 @@ log = logging.getLogger("hexa_worker.dedup")
 class Client(Protocol):
     """What is needed of redis-py's clients."""
 
-    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]:
+    def evalsha(self, sha: Any, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]:
         """Run a script that the server knows."""
         ...
 
@@ -71,6 +71,23 @@ def make_client(options: Dedup) -> Client:
     except ValueError as error:
         raise ConfigError("is no URL of a Redis server", where="dedup.url") from error
     return cast("Client", Redis(connection_pool=pool))
+
+
+async def send(client: Redis, command: Sequence[bytes]) -> Any:
+    """Send a command of very many arguments and return the answer.
+
+    redis-py copies what it has of a command for each argument of it; here each costs a fifth of that. A connection that
+    an error or a cancellation leaves out of step is closed by redis-py's own send and read.
+    """
+    packed = [b"*%d\r\n" % len(command)]
+    packed += [b"$%d\r\n%b\r\n" % (len(part), part) for part in command]
+    pool = client.connection_pool
+    connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's
+    try:
+        await connection.send_packed_command([b"".join(packed)])
+        return await connection.read_response()
+    finally:
+        await pool.release(connection)
 
 
 class _BlockingPool(SentinelConnectionPool, BlockingConnectionPool):

@@ -10,7 +10,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hashlib import sha1
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from zlib import crc32
 
 import anyio
@@ -30,7 +30,7 @@ from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.secret import scrub
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.dedup import scripts
-from hexa_worker.dedup.clients import Client, make_client
+from hexa_worker.dedup.clients import Client, make_client, send
 from hexa_worker.drivers.island import Island, on_asyncio
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
@@ -49,16 +49,23 @@ class Script:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._sha = sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
     async def run(self, client: Client, keys: Sequence[bytes], lease_ms: int, given: list[Any]) -> list[Any]:
         """Run it once over `keys`; one answer for each."""
         blob = msgspec.msgpack.encode((lease_ms, given))
         try:
-            answer = await client.evalsha(self._sha, len(keys), *keys, blob)
+            if isinstance(client, Redis):
+                answer = await send(client, (b"EVALSHA", self._sha, b"%d" % len(keys), *keys, blob))
+            else:
+                answer = await client.evalsha(self._sha, len(keys), *keys, blob)
         except NoScriptError:
             answer = await client.eval(self._text, len(keys), *keys, blob)
-        return cast("list[Any]", msgspec.msgpack.decode(answer))
+        common, *others = msgspec.msgpack.decode(answer)
+        answers = [common] * len(keys)
+        for place, other in zip(others[::2], others[1::2], strict=True):
+            answers[place - 1] = other
+        return answers
 
 
 CLAIM, END, EXTEND = Script(scripts.CLAIM), Script(scripts.END), Script(scripts.EXTEND)
@@ -99,7 +106,8 @@ class AsyncioRedisClaims:
     async def claim(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         """See `hexa_worker.dedup.base.ClaimStore.claim`."""
         fences = await self._bounded(self._run, CLAIM, asks, lambda one: one.key, _asking)
-        return [Run(fence) if fence > 0 else WAIT if fence == 0 else SKIP for fence in fences]
+        known: dict[int, Answer] = {0: WAIT, -1: SKIP}  # what one script grants has one fence
+        return [known.get(fence) or known.setdefault(fence, Run(fence)) for fence in fences]
 
     async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.end`."""
@@ -143,7 +151,9 @@ class AsyncioRedisClaims:
         prefix: str,
     ) -> list[Any]:
         keys = [(prefix + key(item)).encode() for item in items]
-        flat = [value for item in items for value in given(item)]
+        flat: list[Any] = []
+        for item in items:
+            flat += given(item)
         return await script.run(self._client, keys, self._lease_ms, flat)
 
     async def _bounded(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -157,8 +167,8 @@ class AsyncioRedisClaims:
             raise _told(error) from error
 
 
-def _asking(one: Ask) -> tuple[str, int]:
-    return f":{one.attempt}:{one.owner}", one.attempt
+def _asking(one: Ask) -> tuple[str]:
+    return (f":{one.attempt}:{one.owner}",)
 
 
 def _kept(held: Held) -> str:
