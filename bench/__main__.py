@@ -56,6 +56,18 @@ def _pulsar() -> list[Figure]:
     return _on("pulsar", pulsar.measure)
 
 
+def _dedup() -> list[Figure]:
+    from bench import dedup
+    from tests.brokers.lab import Lab
+
+    lab = Lab()
+    try:
+        redis = lab.get("redis")
+        return dedup.measure(redis.address, redis.pid)
+    finally:
+        lab.close()
+
+
 def _on(broker: str, measure: Callable[[str], list[Figure]]) -> list[Figure]:
     from bench import idle
     from tests.brokers.lab import Lab
@@ -76,6 +88,7 @@ SECTIONS = {
     "worker": ("Start-up, memory, idle", _worker),
     "retries": ("Retries and delayed events", _retries),
     "growth": ("Growth", _growth),
+    "dedup": ("Deduplication (memory driver, local Redis, all defaults)", _dedup),
     "kafka": ("Kafka (one node of the lab, 200-byte JSON to a Struct, all defaults)", _kafka),
     "nats": ("NATS JetStream (one server of the lab, 200-byte JSON to a Struct, all defaults)", _nats),
     "pulsar": ("Pulsar (standalone of the lab, 200-byte JSON to a Struct, all defaults)", _pulsar),

@@ -13,6 +13,7 @@ import msgspec
 
 from bench.figures import Figure, rate
 from hexa_worker import Context, app, subscribe
+from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.model import Config, File, Memory, Worker
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
@@ -51,7 +52,7 @@ def measure() -> list[Figure]:
 def _measure(name: str) -> Figure:
     options = {"use_uvloop": True} if name == "uvloop" else {}
     backend = "trio" if name == "trio" else "asyncio"
-    ours = anyio.run(_drain, backend=backend, backend_options=options)
+    ours = anyio.run(drain, backend=backend, backend_options=options)
     bare = anyio.run(_bare, backend=backend, backend_options=options)
     return Figure(
         name=f"memory driver, {name}",
@@ -63,15 +64,15 @@ def _measure(name: str) -> Figure:
     )
 
 
-def _records() -> list[Message]:
+def _records(count: int) -> list[Message]:
     return [
         Message(channel="orders", payload=PAYLOAD, key=b"ada", headers=(("hexa-event-id", b"%032x" % number),))
-        for number in range(COUNT)
+        for number in range(count)
     ]
 
 
 async def _bare() -> float:
-    records = _records()
+    records = _records(COUNT)
     decode = msgspec.json.Decoder(Order).decode
     begin = time.perf_counter()
     for record in records:
@@ -79,14 +80,15 @@ async def _bare() -> float:
     return time.perf_counter() - begin
 
 
-async def _drain() -> float:
+async def drain(count: int = COUNT, dedup: Dedup | None = None) -> float:
     """Seconds from the first delivery received to the last one settled, with crash journal and metrics on."""
     worker = Worker(name="bench", handlers=("bench.memory",))
-    config = Config(path=Path(__file__).parent.parent / "worker.toml", file=File(worker=worker, broker=Memory()))
+    file = File(worker=worker, broker=Memory(), dedup=dedup or Dedup())
+    config = Config(path=Path(__file__).parent.parent / "worker.toml", file=file)
     loaded = load_plans(config)
     store = MemoryStore()
     store.declare(app.specs(loaded)[0])
-    for record in _records():
+    for record in _records(count):
         store.append(record)
     ends: list[float] = []
     stop = StopSignals()
@@ -100,7 +102,7 @@ async def _drain() -> float:
     def report(_report: Report) -> None:
         """Reports are made as in a worker process; nobody reads them here."""
 
-    left = [COUNT]
+    left = [count]
     with TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal")
         begin = time.perf_counter()
