@@ -70,6 +70,7 @@ def test_subscriptions_keep_what_they_say() -> None:
         ("shutdown_grace_s = -1", "worker.shutdown_grace_s: must be a number of at least 0, not -1"),
         ("shutdown_grace_s = nan", "worker.shutdown_grace_s: must be a number of at least 0, not nan"),
         ("shutdown_grace_s = inf", "worker.shutdown_grace_s: must be a number of at least 0, not inf"),
+        ("maximum_crashes = 1", "worker.maximum_crashes: must be an integer of at least 2, not 1"),
         ("watchdog_s = 0", "worker.watchdog_s: must be a number above 0, not 0"),
         ('uvloop = "yes"', 'worker.uvloop: must be true or false, not "yes"'),
         ('backend = "tiro"', 'worker.backend: must be "asyncio" or "trio", not "tiro" (did you mean trio?)'),

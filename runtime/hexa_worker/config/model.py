@@ -64,7 +64,8 @@ class Worker(Table, frozen=True):
         backend: the event loop: asyncio (with uvloop where it is installed) or trio.
         uvloop: whether asyncio runs on uvloop.
         shutdown_grace_s: how long running handlers may take to finish after a stop was asked.
-        maximum_crashes: a delivery that was in hand at this many crashes goes to the dead letter.
+        maximum_crashes: a delivery that was in hand at this many crashes goes to the dead letter; at least 2, for at
+            a first crash nobody can tell which of the deliveries in hand was to blame.
         watchdog_s: a process whose loop does not answer for this long is killed.
         middlewares: ``module:function`` names, run around every handler, first is outermost.
         state_dir: where the worker keeps small files that must survive a crash of its processes.
@@ -78,7 +79,7 @@ class Worker(Table, frozen=True):
     backend: Literal["asyncio", "trio"] = "asyncio"
     uvloop: bool = True
     shutdown_grace_s: Seconds = 30.0
-    maximum_crashes: Positive = 3
+    maximum_crashes: Annotated[int, Meta(ge=2)] = 3
     watchdog_s: Annotated[float, Meta(gt=0)] = 30.0
     middlewares: tuple[str, ...] = ()
     state_dir: str = "var"
