@@ -172,6 +172,101 @@ def test_silence_after_a_fault_is_found_only_while_something_is_ready() -> None:
     assert history.judge(faults=(kill(history.now + 1),), recovery_s=1.0) == set()
 
 
+def test_a_subscription_that_is_silent_beside_a_busy_one_is_found() -> None:
+    both = {**ACTIONS, "other": ACTIONS["do"]}
+    history = History().emit("a")
+    fault = Fault(at=history.now + 0.1, until=history.now + 0.2)
+    history.handle("start", "a", after=0.5).handle("ok", "a")
+    history.handle("start", "a", after=5.0, action="other").handle("ok", "a", action="other")
+    assert history.judge(actions=both, faults=(fault,), recovery_s=1.0) == {"I4"}
+    assert history.judge(actions=both, faults=(fault,), recovery_s=6.0) == set()
+
+
+def test_recovery_is_not_judged_when_the_broker_goes_away_again_before() -> None:
+    history = History().emit("a")
+    first = Fault(at=history.now + 0.1, until=history.now + 0.2)
+    again = Fault(at=history.now + 0.5, until=history.now + 4.8)
+    history.handle("start", "a", after=5.0).handle("ok", "a")
+    assert history.judge(faults=(first,), recovery_s=1.0) == {"I4"}
+    assert history.judge(faults=(first, again), recovery_s=1.0) == set()
+
+
+def test_a_process_that_died_gives_recovery_the_brokers_redelivery_time_more() -> None:
+    history = History().emit("a")
+    away = Fault(at=history.now + 0.1, until=history.now + 0.2)
+    history.handle("start", "a", pid=2, after=3.0).handle("ok", "a", pid=2)
+    died = kill(away.until)
+    assert history.judge(faults=(away, died), recovery_s=1.0, redelivery_s=3.0) == set()
+    assert history.judge(faults=(away, died), recovery_s=1.0, redelivery_s=0.5) == {"I4"}
+    assert history.judge(faults=(away,), recovery_s=1.0, redelivery_s=3.0) == {"I4"}
+
+
+def test_a_broker_may_forget_acknowledgements_only_as_far_back_as_it_says() -> None:
+    history = History().emit("a").handle("start", "a").handle("ok", "a")
+    outage = {"at": history.now + 20.0, "until": history.now + 21.0}
+    history.handle("start", "a", pid=2, after=22.0).handle("ok", "a", pid=2)
+    assert history.judge(faults=(Fault(**outage, forgets_s=60.0),)) == set()
+    assert history.judge(faults=(Fault(**outage, forgets_s=10.0),)) == {"I2", "I7"}
+
+
+def test_what_was_forgotten_does_not_count_as_in_hand() -> None:
+    history = History()
+    for number in range(3):
+        history.emit(str(number)).handle("start", str(number)).handle("ok", str(number))
+    outage = {"at": history.now + 0.1, "until": history.now + 0.2}
+    for number in range(3):
+        history.handle("start", str(number), pid=2, after=0.5).handle("ok", str(number), pid=2)
+    assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_hand=1) == {"I3"}
+    assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_hand=1, processes=3) == set()
+    assert history.judge(faults=(Fault(**outage, forgets_s=60.0),), in_hand=1) == set()
+
+
+def test_claims_may_be_lost_a_little_after_the_fault_where_that_is_said() -> None:
+    history = History().emit("a")
+    outage = {"at": history.now - 5.0, "until": history.now}
+    history.handle("start", "a").handle("ok", "a").handle("start", "a", pid=2).handle("ok", "a", pid=2)
+    assert history.judge(faults=(Fault(**outage),)) == {"I2", "I7"}
+    assert history.judge(faults=(Fault(**outage, lingers_s=1.0),)) == set()
+
+
+def _forked() -> tuple[History, Fault]:
+    """Attempt 0 runs again after a kill; far from it both retries run, and fail for good."""
+    history = History().emit("a").handle("start", "a").handle("error", "a", error="ValueError")
+    fault = kill(history.now)
+    history.handle("start", "a", pid=2).handle("error", "a", pid=2, error="ValueError")
+    for _ in range(2):
+        history.handle("start", "a", 1, pid=3, after=2.0).handle("error", "a", 1, pid=3, error="DeadLetter")
+    return history, fault
+
+
+def test_a_second_copy_of_a_retry_is_allowed_where_storing_and_acknowledging_are_two_steps() -> None:
+    history, fault = _forked()
+    letters = (record("a", 1), record("a", 1))
+    assert history.judge(faults=(fault,), dead=letters, republishes=True) == set()
+    assert history.judge(faults=(fault,), dead=letters) == {"I2", "I7"}
+    assert history.judge(dead=letters, republishes=True) == {"I7"}
+
+
+def test_no_more_copies_are_allowed_than_were_made() -> None:
+    history, fault = _forked()
+    history.handle("start", "a", 1, pid=3).handle("error", "a", 1, pid=3, error="DeadLetter")
+    letters = (record("a", 1), record("a", 1))
+    assert history.judge(faults=(fault,), dead=letters, republishes=True) == {"I7"}
+    assert "I2" in history.judge(faults=(fault,), dead=letters * 3, republishes=True)
+
+
+def test_an_event_may_be_stored_twice_only_when_the_broker_was_away_while_it_was_emitted() -> None:
+    history = History().emit("a").line("emit_begin", pid=9, token="b", channel="in", payload="p", event="b")
+    away = Fault(at=history.now, until=history.now + 2.0)
+    history.line("emit_ok", pid=9, token="b", event="b", after=2.5)
+    for event in "ab":
+        for _ in range(2):
+            history.handle("start", event, after=3.0).handle("ok", event)
+    found = history.violations(faults=(away,), republishes=True)
+    assert {one.event for one in found} == {"a"}
+    assert {one.event for one in history.violations(faults=(away,))} == {"a", "b"}
+
+
 def test_what_is_left_at_the_end_is_unfinished_and_not_lost() -> None:
     history = History().emit("a").handle("start", "a").handle("error", "a", error="ValueError")
     assert history.judge(waiting=(record("a", 1),), backlog=1) == {"I9"}

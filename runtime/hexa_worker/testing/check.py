@@ -28,7 +28,11 @@ from hexa_worker.core import lineage
 from hexa_worker.core.lineage import lineage_of
 from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.testing.ledger import CANCELLED, Entry, payload_hash
+from hexa_worker.testing.causes import Causes, Fault, Repeat, runs_of
+from hexa_worker.testing.ledger import Entry, payload_hash
+from hexa_worker.testing.recovery import silences
+
+__all__ = ["Expected", "Fault", "Scan", "Stored", "Subscribed", "Violation", "check", "stored"]
 
 EARLY_TOLERANCE_S = 0.002
 """Due times are whole milliseconds of another clock."""
@@ -48,20 +52,6 @@ class Subscribed(msgspec.Struct, frozen=True, kw_only=True):
     order_by: Literal["none", "key", "channel"] = "none"
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Something the test did.
-
-    Attributes:
-        at: when it began, seconds of the monotonic clock.
-        until: when it was over; a kill is over at once.
-        pid: the process it was done to; None: all of them (the broker was away).
-    """
-
-    at: float
-    until: float
-    pid: int | None = None
-
-
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What the run was like.
 
@@ -70,8 +60,13 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
         faults: what was done to it, process kills included; processes that killed themselves are known
             from the ledger.
         in_hand: how many deliveries one process holds at most (mailbox; running ones are part of it).
+        processes: how many processes there are at most; after a fault of the broker each may repeat `in_hand`.
         settle_s: within this time a finished handler's settlement has taken effect, faults aside.
-        recovery_s: within this time after a fault something ready is consumed (I4); None: not checked.
+        recovery_s: within this time after a fault every subscription consumes what is ready (I4); None: not
+            checked.
+        redelivery_s: how long the broker keeps what a dead process had in hand; added to `recovery_s` when one died.
+        republishes: a retry or dead letter and the acknowledgement of its original are two steps, and so are storing
+            a record and hearing of it: a fault in between leaves two records. Two are allowed then, only there.
         finish_s: within this time after the last emit and the last fault everything is done (I9); None: not
             checked.
     """
@@ -79,8 +74,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     actions: Mapping[str, Subscribed]
     faults: Sequence[Fault] = ()
     in_hand: int = 2_000
+    processes: int = 1
     settle_s: float = 5.0
     recovery_s: float | None = None
+    redelivery_s: float = 0.0
+    republishes: bool = False
     finish_s: float | None = None
 
 
@@ -181,21 +179,24 @@ class _Judge:
         self.waiting = {(record.event, record.action) for record in scan.waiting}
         dying = [Fault(at=one.at, until=one.at, pid=one.pid) for one in entries if one.what == "dying"]
         self.faults = sorted([*expected.faults, *dying], key=lambda fault: fault.at)
-        self._faults_of: dict[int | None, list[Fault]] = defaultdict(list)
-        for fault in self.faults:
-            self._faults_of[fault.pid].append(fault)
+        self.causes = Causes(self.faults, expected.settle_s, republishes=expected.republishes)
+        self.repeats = self._find_repeats()
+
+    def _find_repeats(self) -> dict[_Pair, list[Repeat]]:
+        """What ran more than once in one attempt."""
+        emitted = {one.event: (one.begun.at, one.confirmed_at) for one in self.emitted}
+        found: dict[_Pair, list[Repeat]] = {}
+        for pair, entries in self.handled.items():
+            starts = [entry.attempt for entry in entries if entry.what == "handle_start"]
+            if len(starts) > len(set(starts)):
+                found[pair] = self.causes.repeats(runs_of(entries), emitted.get(pair[0]))
+        return found
 
     def _match_emits(self, entries: list[Entry]) -> list[_Emitted]:
         confirmed = ((one, self.begun.get(one.token)) for one in entries if one.what == "emit_ok")
         return [
             _Emitted(ok.event, begun.channel, begun.key, begun, ok.at) for ok, begun in confirmed if begun is not None
         ]
-
-    def disturbed(self, entry: Entry, until: float | None = None) -> bool:
-        """Whether a fault may have hit what `entry`'s process did from then until `until` (and settling it)."""
-        end = (entry.at if until is None else until) + self.expected.settle_s
-        mine = (*self._faults_of[entry.pid], *self._faults_of[None])
-        return any(fault.at <= end and fault.until >= entry.at for fault in mine)
 
     # -- I1, I2
 
@@ -213,41 +214,41 @@ class _Judge:
 
     def _ended_twice(self, pair: _Pair) -> Iterable[Violation]:
         dead, done = self.dead.get(pair, []), [one for one in self.handled.get(pair, ()) if one.what == "handle_ok"]
-        if len(dead) > 1:
-            yield Violation("I2", f"{len(dead)} dead letters", *pair)
-        certain = [one for one in done if not self.disturbed(one)]
-        if dead and certain:
+        copies = self._copies(pair)
+        if len(dead) > 1 + copies:
+            yield Violation("I2", f"{len(dead)} dead letters{self._story(pair)}", *pair)
+        certain = [one for one in done if not self.causes.disturbed(one.pid, one.at, one.at)]
+        if dead and certain and not copies:
             yield Violation("I2", f"done and dead-lettered{self._story(pair)}", *pair)
-        if len(certain) > 1:
+        if len(certain) > 1 + copies:
             yield Violation("I2", f"done {len(done)} times, {len(certain)} of them without a fault", *pair)
+
+    def _copies(self, pair: _Pair) -> int:
+        """How many second records of the event there may be: each goes its own way to its end."""
+        if not self.expected.republishes:
+            return 0
+        copies = sum(one.copied or one.fault is not None for one in self.repeats.get(pair, ()))
+        if len(self.dead.get(pair, ())) > 1 + copies:
+            runs = runs_of(self.handled.get(pair, ()))
+            copies += self.causes.written_twice(runs, max((run.attempt for run in runs), default=0) + 1, None)
+        return copies
 
     # -- I3, I7: what ran more than once
 
     def repeated(self) -> Iterable[Violation]:
         by_fault: dict[Fault, int] = defaultdict(int)
-        for pair, entries in self.handled.items():
-            for earlier, later in pairwise(_runs(entries)):
-                if earlier.attempt != later.attempt or earlier.end == CANCELLED:
-                    continue
-                causes = self._causes(earlier, later.start)
-                if not causes:
-                    text = f"attempt {later.attempt} ran again without a fault{self._story(pair)}"
+        for pair, repeats in self.repeats.items():
+            for repeat in repeats:
+                if repeat.fault is not None:
+                    by_fault[repeat.fault] += repeat.in_hand
+                elif not repeat.copied:
+                    text = f"attempt {repeat.run.attempt} ran again without a fault{self._story(pair)}"
                     yield Violation("I7", text, *pair)
-                for fault in causes[:1]:
-                    by_fault[fault] += 1
         for fault, count in by_fault.items():
-            if count > self.expected.in_hand:
+            limit = self.expected.in_hand * (1 if fault.pid is not None else self.expected.processes)
+            if count > limit:
                 text = f"{count} runs were repeated after the fault at {fault.at:.3f} (pid {fault.pid})"
-                yield Violation("I3", f"{text}, at most {self.expected.in_hand} were in hand")
-
-    def _causes(self, earlier: "_Run", before: Entry) -> list[Fault]:
-        """Faults that explain why `earlier` was run again by `before`."""
-        first = earlier.start
-        end = (earlier.ended_at or before.at) + self.expected.settle_s
-        # A process that stood still goes on with what is somebody else's by now: the fault is the later one's.
-        pids = dict.fromkeys((first.pid, before.pid, None))
-        mine = sorted((fault for pid in pids for fault in self._faults_of[pid]), key=lambda fault: fault.at)
-        return [fault for fault in mine if first.at <= fault.until and fault.at <= min(end, before.at)]
+                yield Violation("I3", f"{text}, at most {limit} were in hand")
 
     # -- I7
 
@@ -319,26 +320,25 @@ class _Judge:
     def recovery(self) -> Iterable[Violation]:
         if self.expected.recovery_s is None:
             return
-        ready = self._ready_spans()
-        starts = [entry.at for entry in self.starts]
-        for fault in self.faults:
-            limit = fault.until + self.expected.recovery_s
-            if any(fault.until < at <= limit for at in starts):
-                continue
-            waiting = sum(1 for since, until in ready if since <= fault.until and until > limit)
-            if waiting:
-                text = f"nothing was consumed for {self.expected.recovery_s:g} s after the fault at {fault.at:.3f}"
-                yield Violation("I4", f"{text}, though {waiting} events were ready")
-
-    def _ready_spans(self) -> list[tuple[float, float]]:
-        """For each confirmed event and action: since when it was ready, and when it was first started."""
-        spans: list[tuple[float, float]] = []
+        starts: dict[str, list[float]] = defaultdict(list)
+        for entry in self.starts:
+            starts[entry.action].append(entry.at)
         for action, subscribed in self.expected.actions.items():
-            for event in self.emitted:
-                if event.channel in subscribed.channels:
-                    entries = self.handled.get((event.event, action), [])
-                    if entries or (event.event, action) not in self.dead:
-                        spans.append((event.confirmed_at, entries[0].at if entries else float("inf")))
+            ready = self._ready_spans(action, subscribed)
+            for silence in silences(
+                self.faults, starts[action], ready, self.expected.recovery_s, self.expected.redelivery_s
+            ):
+                text = f"nothing was consumed for {silence.waited_s:g} s after the fault at {silence.fault.at:.3f}"
+                yield Violation("I4", f"{text}, though {silence.ready} events were ready", action=action)
+
+    def _ready_spans(self, action: str, subscribed: Subscribed) -> list[tuple[float, float]]:
+        """For each confirmed event of an action: since when it was ready, and when it was first started."""
+        spans: list[tuple[float, float]] = []
+        for event in self.emitted:
+            if event.channel in subscribed.channels:
+                entries = self.handled.get((event.event, action), [])
+                if entries or (event.event, action) not in self.dead:
+                    spans.append((event.confirmed_at, entries[0].at if entries else float("inf")))
         return spans
 
     def finish(self) -> Iterable[Violation]:
@@ -361,33 +361,6 @@ class _Judge:
         entries = self.handled.get(pair, [])
         lines = [f"{one.at:.3f} pid {one.pid} {one.what} attempt {one.attempt} {one.error}" for one in entries[-6:]]
         return "".join(f"\n    {line}" for line in lines) or " (no handler ever saw it)"
-
-
-class _Run(NamedTuple):
-    """One run of a handler: its start, and how and when it ended, as far as the ledger knows."""
-
-    start: Entry
-    end: str
-    ended_at: float | None
-
-    @property
-    def attempt(self) -> int:
-        return self.start.attempt
-
-
-def _runs(entries: Sequence[Entry]) -> list[_Run]:
-    """The runs of one (event, action), in the order of (attempt, start)."""
-    open_runs: dict[tuple[int, int], list[int]] = defaultdict(list)
-    runs: list[_Run] = []
-    for entry in entries:
-        mine = open_runs[entry.pid, entry.attempt]
-        if entry.what == "handle_start":
-            mine.append(len(runs))
-            runs.append(_Run(entry, "", None))
-        elif mine:
-            place = mine.pop(0)
-            runs[place] = _Run(runs[place].start, entry.error or "ok", entry.at)
-    return sorted(runs, key=lambda run: (run.attempt, run.start.at))
 
 
 def _failed_before(entries: Sequence[Entry], start: Entry) -> bool:
