@@ -112,6 +112,19 @@ async def test_channels_share_a_configured_stream(server: Broker, unique_name: N
         assert (await source.backlog()).idle
 
 
+async def test_what_is_left_can_be_asked_while_an_ordered_channel_changes_hands(
+    server: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name(), order_by=OrderBy.KEY)
+    async with opened(server.address) as driver:
+        await driver.declare([one])
+        await publish(driver, one.channels[0], b"1", b"2")
+        for _ in range(3):
+            async with subscribed(driver, one) as source:
+                backlog = await source.backlog()  # the consumer of its term is not made yet
+                assert backlog.ready + backlog.leased == 2
+
+
 async def test_the_wrong_stream_for_a_subscription_is_refused(server: Broker, unique_name: Name) -> None:
     one = spec(unique_name(), options=NatsSubscription(stream="ELSEWHERE"))
     async with opened(server.address) as driver:

@@ -25,6 +25,7 @@ from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 HAND_BACK_S = 1.0
 AWAY_S = 0.5
+CHANGING_HANDS_S = 0.05
 DISCOVER_S = 2.0
 """How soon a new channel that matches a pattern is found."""
 log = logging.getLogger("hexa_worker.drivers.nats")
@@ -342,12 +343,22 @@ class NatsSource:
         return Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
 
     async def _consumer_info(self, feed: Feed) -> dict[str, Any]:
-        try:
-            exclusive = self._exclusives.get(feed.number)
+        """What the server says of a feed's consumer.
+
+        Where order holds it is missing for a moment, whenever a channel goes from one holder to the next.
+        """
+        exclusive = self._exclusives.get(feed.number)
+        deadline = monotonic() + self._connection.options.timeout_s
+        while True:
             durable = feed.durable if exclusive is None else await exclusive.current_durable()
-            return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{durable}")
-        except ApiError as error:
-            raise error.as_driver_error(f"look at durable {feed.durable!r} of stream {feed.stream!r}") from error
+            try:
+                return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{durable}")
+            except ApiError as error:
+                if exclusive is None or error.number != CONSUMER_NOT_FOUND:
+                    raise error.as_driver_error(f"look at durable {durable!r} of stream {feed.stream!r}") from error
+                if monotonic() > deadline:
+                    raise DriverUnavailable(f"nats: nobody reads {feed.channel!r} at the moment") from error
+            await asyncio.sleep(CHANGING_HANDS_S)
 
     # -- the end
 
