@@ -9,14 +9,17 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiokafka.admin import NewTopic
 
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.kafka import KafkaDriver
+from hexa_worker.drivers.kafka.connection import Connection
+from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.brokers.base import Broker
-from tests.drivers.kafka_tools import PLENTY, ack, opened, patiently, publish, spec, subscribed, take
+from tests.drivers.kafka_tools import PLENTY, ack, opened, options, patiently, publish, spec, subscribed, take
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]
@@ -100,6 +103,30 @@ async def test_after_a_frozen_node_thaws_consuming_goes_on(kafka: Broker, unique
             source.stop()
         assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
         assert frozen_s < 5 or consumer.unavailable, "a node that was away for long was never reported"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # it is about the node, and the loop is ours
+async def test_while_a_thawed_node_is_not_let_in_yet_topics_wait_for_it(kafka: Broker, unique_name: Name) -> None:
+    """For a moment its controller counts it as gone: nothing can hold a topic, which time mends."""
+    thawed = anyio.Event()
+
+    async def make_topics() -> None:
+        topics = Topics(Connection(options(kafka.address, timeout_s=20.0)))
+        while not thawed.is_set():
+            await topics.create([NewTopic(unique_name(), 1, 1)])
+        await topics.create([NewTopic(unique_name(), 1, 1)])
+        await topics.close()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(make_topics)
+        for _ in range(2):
+            await anyio.sleep(0.5)
+            kafka.freeze()
+            await anyio.sleep(3.5)  # the session of a node is 2 s
+            kafka.thaw()
+        thawed.set()
 
 
 @pytest.mark.timeout(180)

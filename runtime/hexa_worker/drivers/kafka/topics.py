@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
@@ -18,6 +18,9 @@ T = TypeVar("T")
 _NEW_TOPIC_POLL_S = 0.05
 _AUTHORIZATION_FAILED = 29
 _LEADERLESS = -1
+_REPLICATION = InvalidReplicationFactorError.errno
+_FENCED = "currently fenced"
+"""What the brokers' error says when it is not the replication factor that is wrong."""
 
 
 class Topics:
@@ -96,8 +99,7 @@ class Topics:
         """
         if not topics:
             return
-        timeout_ms = round(self._connection.timeout_s * 1000)
-        answer = await self._ask("creating topics", lambda client: client.create_topics(topics, timeout_ms=timeout_ms))
+        answer = await self._created(topics)
         hidden: list[str] = []
         for name, code, *rest in answer.topic_errors:
             if code == TopicAlreadyExistsError.errno:
@@ -106,6 +108,27 @@ class Topics:
                 error = for_code(code)(*rest[:1])
                 raise driver_error(error, f"creating topic {name}") from error
         await self.partitions(wait_leaders_of=[topic.name for topic in topics], hidden=hidden)
+
+    async def _created(self, topics: Sequence[NewTopic]) -> Any:
+        """The cluster's answer to a request for topics, once it has a broker that could hold one.
+
+        Brokers that have just started, or stood still, are fenced for a moment: that is no lack of brokers.
+        """
+        timeout_s = self._connection.timeout_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        timeout_ms = round(timeout_s * 1000)
+        while True:
+            answer = await self._ask(
+                "creating topics", lambda client: client.create_topics(topics, timeout_ms=timeout_ms)
+            )
+            fenced = [
+                name for name, code, *rest in answer.topic_errors if code == _REPLICATION and _FENCED in str(rest)
+            ]
+            if not fenced:
+                return answer
+            if asyncio.get_running_loop().time() > deadline:
+                raise DriverUnavailable(f"kafka: creating topic {min(fenced)}: all brokers are fenced")
+            await asyncio.sleep(_NEW_TOPIC_POLL_S)
 
     async def group_offsets(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """What the group has committed, with the notes."""
