@@ -36,8 +36,10 @@ docs: $(VENV)/.installed-dev  ## the pages that are made from the code
 	$(BIN)/python -m hexa_worker.config.reference
 	$(BIN)/python -m hexa_worker.testing.drivers_page
 
-chaos: $(VENV)/.installed-dev  ## the long form: hundreds of kills, a ledger that must balance
-	$(BIN)/python -m tests.chaos
+CHAOS ?= embedded kafka nats pulsar
+
+chaos: $(VENV)/.installed-dev  ## the long form: hundreds of kills and outages, a ledger that must balance
+	set -e; for broker in $(CHAOS); do $(BIN)/python -m tests.chaos --broker $$broker; done
 
 bench: $(VENV)/.installed-bench  ## measure beside the raw limits, write bench/RESULTS.md
 	$(BIN)/python -m bench

@@ -64,4 +64,4 @@ async def ordered(job: Job, ctx: Context) -> None:
 async def spread(job: Job, ctx: Context) -> None:
     """Emit a child event now and then."""
     if job.number % 10 == 0 and job.does == "ok":
-        await ctx.emit("children", {"number": job.number, "does": "ok"})
+        await ctx.emit(os.environ.get("HEXA_CHAOS_CHILDREN", "children"), {"number": job.number, "does": "ok"})

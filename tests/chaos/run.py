@@ -1,67 +1,68 @@
-"""The chaos run: emit, kill at random, wait until all is done, and let the ledger judge.
+"""The chaos run: emit, break things by plan, wait until all is done, and let the ledger judge.
 
-Everything is seen from outside: real processes started by the real command line, SIGKILL to children and to
-the parent, a ledger written by handlers and emitter, and a scan of the broker at the end.
+Everything is seen from outside: real processes started by the real command line, SIGKILL to children, to the
+parent and to the broker, a proxy that spoils the network, a ledger written by handlers and emitter, and a scan of
+the broker at the end.
 """
 
-import os
-import random
-import signal
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import msgspec
-import psutil
 
-from hexa_worker import Event
 from hexa_worker.app import make_driver, opened, specs
-from hexa_worker.clock import SystemClock
-from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
+from hexa_worker.core.message import Delivery
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.emitter import Emitter
-from hexa_worker.errors import DriverUnavailable
+from hexa_worker.drivers.base import Driver
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.testing import check as judge
-from hexa_worker.testing.ledger import VARIABLE, Ledger, read
+from hexa_worker.testing.ledger import VARIABLE, read
+from tests.chaos.emitting import Emitting
+from tests.chaos.fleet import Fleet
+from tests.chaos.plan import SIZES, Amounts, Blow, Round, expected_s, make_plan
+from tests.chaos.stages import Stage
+from tests.chaos.watch import Watch
 
+ACTIONS = ("work", "ordered", "spread")
 MAILBOX = 200
-BATCH = 100
-KEYS = 50
-MIX = [("ok", 880), ("fail-once", 40), ("slow", 50), ("later", 20), ("fail", 5), ("hopeless", 5)]
+RECOVERY_S = 10.0
+"""Consuming again so soon after the broker is back."""
 POLICY = RetryPolicy(initial_interval_s=0.1, backoff_coefficient=2, maximum_attempts=3)
 WORKER_TOML = """
 [worker]
-name = "chaos"
+name = "{name}"
 handlers = ["tests.chaos.crew"]
 processes = {processes}
 middlewares = ["hexa_worker.testing.ledger:middleware"]
 backend = "{backend}"
 shutdown_grace_s = 5
 process_restart = {{ max_restarts = 1000, window_s = 60, initial_delay_s = 0.05, maximum_delay_s = 0.2 }}
-log = {{ level = "error" }}
+log = {{ level = "{log}" }}
 
 [broker]
-driver = "embedded"
-path = "var/hexa.db"
-durability = "{durability}"
+{table}
 
 [subscriptions.work]
+channel = "{name}.jobs"
+group = "{name}.work"
 mailbox = 200
 [subscriptions.work.retry]
 initial_interval_s = 0.1
 backoff_coefficient = 2
 maximum_attempts = 3
 [subscriptions.ordered]
+channel = "{name}.jobs"
+group = "{name}.ordered"
 mailbox = 200
 [subscriptions.spread]
+channel = "{name}.jobs"
+group = "{name}.spread"
 mailbox = 200
 """
 
@@ -72,151 +73,193 @@ class Chaos:
 
     Args:
         folder: where everything is kept.
-        events: how many are emitted.
-        kills: how many processes are killed, about one in ten a parent.
+        stage: which broker.
+        amounts: what is broken, and how often.
+        events: how many are emitted, at least.
         killers: how many events kill the process of the handler that gets them.
-        seed: makes the choices repeatable (not the times).
+        seed: makes the plan and the events repeatable (not the times).
+        name: of the worker and its channels; nobody else on the broker has it.
     """
 
     folder: Path
+    stage: Stage
+    amounts: Amounts
     events: int
-    kills: int
     killers: int = 5
     seed: int = 0
     processes: int = 3
     backend: str = "asyncio"
-    durability: str = "normal"
-    pause_s: float = 0.4
+    name: str = "chaos"
+    log: str = "error"
     finish_s: float = 90.0
     faults: list[judge.Fault] = field(default_factory=list)
+    changes: list[judge.Fault] = field(default_factory=list)
+    broken: list[judge.Violation] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def run(self) -> list[judge.Violation]:
         """Do it; the violations found."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "worker.toml").write_text(
-            WORKER_TOML.format(processes=self.processes, backend=self.backend, durability=self.durability)
+        text = WORKER_TOML.format(
+            name=self.name, processes=self.processes, backend=self.backend, table=self.stage.table, log=self.log
         )
-        self._random = random.Random(self.seed)
-        load_config(self.folder / "worker.toml")
-        with ThreadPoolExecutor(1, "emitter") as pool, self._worker() as first:
-            emitted = pool.submit(anyio.run, self._emit_all)
-            last = self._kill_at_random(first)
+        (self.folder / "worker.toml").write_text(text)
+        plan = make_plan(self.seed, self.amounts)
+        self._rate = self.events / (expected_s(plan, self.stage.restart_s) + len(plan))
+        self.emitting = emitting = Emitting(
+            self.folder, f"{self.name}.jobs", self.events, self.killers, self.seed, self._rate
+        )
+        with ExitStack() as stack:
+            self._proxy = None if self.stage.broker is None else stack.enter_context(self.stage.broker.open_proxy())
+            pool = stack.enter_context(ThreadPoolExecutor(2, "chaos"))
+            emitted = pool.submit(emitting.run)
+            stack.callback(emitting.hurry.set)
+            self._wait_declared(emitting, emitted)
+            environment = {VARIABLE: str(self.folder / "ledger"), "HEXA_CHAOS_CHILDREN": f"{self.name}.children"}
+            self._fleet = Fleet(self.folder, self.processes, environment)
+            stack.callback(self._fleet.end)
+            self._storm(plan, pool)
+            emitting.hurry.set()
             emitted.result(timeout=self.finish_s)
-            self._finish(last)
-        return self._judge()
-
-    # -- the emitter
-
-    async def _emit_all(self) -> None:
-        config = load_config(self.folder / "worker.toml")
-        ledger = Ledger(self.folder / "ledger")
-        chance = random.Random(self.seed + 1)
-        names, weights = zip(*MIX, strict=True)
-        killers = set(chance.sample(range(self.events), self.killers))
-        clock = SystemClock()
-        pace = self.kills * self.pause_s / self.events
-        async with opened(make_driver(config)) as driver:
-            await driver.declare(specs(load_plans(config)))
-            emit = Emitter(driver, clock, encode).emit_many
-            for start in range(0, self.events, BATCH):
-                events = []
-                for number in range(start, min(start + BATCH, self.events)):
-                    does = "kill" if number in killers else chance.choices(names, weights)[0]
-                    events.append(
-                        Event(
-                            channel="jobs",
-                            payload={"number": number, "does": does},
-                            key=f"k{number % KEYS}",
-                            id=f"job-{number}",
-                        )
-                    )
-                tokens = [
-                    ledger.emit_begin("jobs", msgspec.json.encode(one.payload), str(one.key), one.id or "")
-                    for one in events
-                ]
-                try:
-                    for token, answer in zip(tokens, await emit(events), strict=True):
-                        ledger.emit_ok(token, str(answer))
-                except DriverUnavailable:
-                    for token in tokens:
-                        ledger.emit_unknown(token)
-                await anyio.sleep(pace * BATCH * 0.8)
-
-    # -- the worker and its end
-
-    @contextmanager
-    def _worker(self) -> Iterator[psutil.Popen]:
-        worker = self._start("run")
-        try:
-            yield worker
-        finally:
-            for process in self._family(worker.pid):
-                process.kill()
-
-    def _start(self, *arguments: str) -> psutil.Popen:
-        environment = {**os.environ, VARIABLE: str(self.folder / "ledger"), "PYTHONPATH": str(Path.cwd())}
-        log = (self.folder / "worker.log").open("ab")
-        return psutil.Popen(
-            [sys.executable, "-m", "hexa_worker", *arguments], cwd=self.folder, env=environment, stderr=log, stdout=log
-        )
+            self._finish()
+            return [*self.broken, *self._judge()]
 
     @staticmethod
-    def _family(pid: int) -> list[psutil.Process]:
-        try:
-            parent = psutil.Process(pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+    def _wait_declared(emitting: Emitting, emitted: Future[None]) -> None:
+        while not emitting.declared.wait(0.1):
+            if emitted.done():
+                emitted.result()
 
-    def _kill_at_random(self, worker: psutil.Popen) -> psutil.Popen:
-        done = 0
-        while done < self.kills:
-            time.sleep(self._random.uniform(0.2, 1.8) * self.pause_s)
-            family = self._family(worker.pid)
-            if len(family) < 2:
-                continue
-            victim = family[0] if self._random.random() < 0.1 else self._random.choice(family[1:])
-            doomed = family if victim is family[0] else [victim]
-            at = time.monotonic()
-            try:
-                victim.send_signal(signal.SIGKILL)
-                for one in doomed:
-                    one.wait(timeout=5)
-            except psutil.NoSuchProcess:
-                continue
-            self.faults += [judge.Fault(at=at, until=time.monotonic(), pid=one.pid) for one in doomed]
-            done += 1
-            if victim is family[0]:
-                worker.wait()
-                worker = self._start("run")
-        return worker
+    # -- the storm
 
-    def _finish(self, worker: psutil.Popen) -> None:
+    def _storm(self, plan: list[Round], pool: ThreadPoolExecutor) -> None:
+        self._watch = Watch(self.folder / "ledger")
+        self._fleet.start()
+        if self._watch.wait_consuming(ACTIONS, time.monotonic(), 60.0) is None:
+            raise AssertionError(f"nothing was consumed at all, see {self._fleet.log}")
+        for blows in plan:
+            self._strike(blows, pool)
+            self._recover(blows)
+
+    def _strike(self, blows: Round, pool: ThreadPoolExecutor) -> None:
+        """One round: kills from here, everything else beside it."""
+        begin = time.monotonic()
+        others = []
+        for blow in blows:
+            time.sleep(max(begin + blow.at_s - time.monotonic(), 0.0))
+            match blow.what:
+                case "kill-child":
+                    self._note_kill(blow, self._fleet.kill_child(blow.pick))
+                case "kill-parent":
+                    self._note_kill(blow, self._fleet.kill_parent())
+                case _:
+                    others.append(pool.submit(self._do, blow))
+        for other in others:
+            other.result()
+
+    def _note_kill(self, blow: Blow, faults: list[judge.Fault]) -> None:
+        self.faults += faults
+        self.done[blow.what] += bool(faults)
+
+    def _do(self, blow: Blow) -> None:
+        at = time.monotonic()
+        forgets_s = lingers_s = 0.0
+        match blow.what:
+            case "scale":
+                self._scale(blow.seconds)
+            case "roll":
+                self._check(self._fleet.roll(), "the rolling restart did not end")
+            case "outage":
+                self._outage(blow.seconds)
+                forgets_s = self.stage.forgets_s
+            case _:
+                self._spoil(blow)
+        self.done[blow.what] += 1
+        fault = judge.Fault(at=at, until=time.monotonic())
+        if blow.what in ("scale", "roll"):
+            self.changes.append(fault)
+            return
+        lingers_s = self.stage.lingers_s
+        self.faults.append(msgspec.structs.replace(fault, forgets_s=forgets_s, lingers_s=lingers_s))
+
+    def _outage(self, seconds: float) -> None:
+        broker = self.stage.broker
+        assert broker is not None
+        broker.kill()
+        time.sleep(seconds)
+        broker.start()
+
+    def _spoil(self, blow: Blow) -> None:
+        broker, proxy = self.stage.broker, self._proxy
+        assert broker is not None
+        assert proxy is not None
+        match blow.what:
+            case "freeze":
+                broker.freeze()
+                time.sleep(blow.seconds)
+                broker.thaw()
+            case "cut":
+                proxy.cut()
+            case "black-hole":
+                proxy.black_hole()
+                time.sleep(blow.seconds)
+                proxy.heal()
+
+    def _scale(self, pause_s: float) -> None:
+        for count in (*SIZES, self.processes):
+            self._check(self._fleet.scale(count), f"there were never {count} processes")
+            time.sleep(pause_s)
+
+    def _recover(self, blows: Round) -> None:
+        """Wait until every subscription consumes; the judge finds out by itself whether that took too long."""
+        self._fleet.revive()
+        since = max([one.until for one in (*self.faults, *self.changes)], default=time.monotonic())
+        took = self._watch.wait_consuming(ACTIONS, since, RECOVERY_S + 2 * self.stage.redelivery_s + 1.0)
+        kind = next((blow.what for blow in blows if not blow.what.startswith("kill")), "kill")
+        self.recoveries[kind].append(float("inf") if took is None else took)
+
+    def _check(self, good: bool, text: str) -> None:
+        if not good:
+            self.broken.append(judge.Violation("I9", text))
+
+    def _finish(self) -> None:
         """Stop the worker as an operator would, then run until idle."""
-        worker.send_signal(signal.SIGTERM)
-        worker.wait(timeout=30)
-        last = self._start("run", "--until-idle")
-        try:
-            code = last.wait(timeout=self.finish_s)
-        finally:
-            for process in self._family(last.pid):
-                process.kill()
+        self.broken += [judge.Violation("I9", f"the worker ended by itself, code {one}") for one in self._fleet.ended]
+        code = self._fleet.stop()
+        self._check(code == 0, f"the drained worker ended with {code}")
+        code = self._fleet.run_until_idle(self.finish_s)
         if code != 0:
-            raise AssertionError(f"run --until-idle ended with {code}, see {self.folder / 'worker.log'}")
+            raise AssertionError(f"run --until-idle ended with {code}, see {self._fleet.log}")
+
+    def require_all_done(self) -> None:
+        """Fail if a blow of the plan was not struck, or almost nothing was handled: such a run proves nothing."""
+        wanted = Counter(blow.what for blows in make_plan(self.seed, self.amounts) for blow in blows)
+        assert self.done == wanted
+        assert self.seen["handle_ok"] >= len(ACTIONS) * self.events / 2
+        assert self.dead
 
     # -- the judgement
 
     def _judge(self) -> list[judge.Violation]:
         entries = read(self.folder / "ledger")
         self.seen = Counter(entry.what for entry in entries)
+        stage = self.stage
+        channels = frozenset({f"{self.name}.jobs"})
+        uncommitted = round(len(ACTIONS) * self._rate * stage.uncommitted_s)
         expected = judge.Expected(
             actions={
-                "work": judge.Subscribed(channels=frozenset({"jobs"}), policy=POLICY),
-                "ordered": judge.Subscribed(channels=frozenset({"jobs"}), policy=RetryPolicy(), order_by="key"),
-                "spread": judge.Subscribed(channels=frozenset({"jobs"}), policy=RetryPolicy()),
+                "work": judge.Subscribed(channels=channels, policy=POLICY),
+                "ordered": judge.Subscribed(channels=channels, policy=RetryPolicy(), order_by="key"),
+                "spread": judge.Subscribed(channels=channels, policy=RetryPolicy()),
             },
             faults=self.faults,
-            in_hand=MAILBOX * 3,
+            changes=self.changes,
+            in_hand=MAILBOX * len(ACTIONS) + uncommitted,
+            processes=max(self.processes, *SIZES),
+            recovery_s=None if stage.broker is None else RECOVERY_S,
+            redelivery_s=stage.redelivery_s,
+            republishes=stage.republishes,
             finish_s=self.finish_s,
         )
         return judge.check(entries, anyio.run(self._scan), expected)
@@ -229,7 +272,7 @@ class Chaos:
         async with opened(make_driver(config)) as driver:
             for spec in specs(load_plans(config)):
                 dead += [judge.stored(one) for one in await _all(driver, spec.dead_letter_channel)]
-                for channel in spec.retry_channels:
+                for channel in () if self.stage.keeps_retries else spec.retry_channels:
                     waiting += [judge.stored(one) for one in await _all(driver, channel)]
                 source = await driver.subscribe(spec)
                 left = await source.backlog()
@@ -239,10 +282,10 @@ class Chaos:
         return judge.Scan(dead=dead, waiting=waiting, backlog=backlog)
 
 
-async def _all(driver: object, channel: str) -> list:  # type: ignore[type-arg]  # deliveries
-    found: list = []  # type: ignore[type-arg]  # as above
+async def _all(driver: Driver, channel: str) -> list[Delivery]:
+    found: list[Delivery] = []
     after = -1
-    while page := await driver.browse(channel, after, 1000):  # type: ignore[attr-defined]  # a Driver
+    while page := await driver.browse(channel, after, 1000):
         found += page
         after = page[-1].offset
     return found

@@ -59,6 +59,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
         actions: the subscriptions.
         faults: what was done to it, process kills included; processes that killed themselves are known
             from the ledger.
+        changes: what was done beside them: it must repeat nothing, but consuming must go on after it (I4).
         in_hand: how many deliveries one process holds at most (mailbox; running ones are part of it).
         processes: how many processes there are at most; after a fault of the broker each may repeat `in_hand`.
         settle_s: within this time a finished handler's settlement has taken effect, faults aside.
@@ -73,6 +74,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
     actions: Mapping[str, Subscribed]
     faults: Sequence[Fault] = ()
+    changes: Sequence[Fault] = ()
     in_hand: int = 2_000
     processes: int = 1
     settle_s: float = 5.0
@@ -320,13 +322,14 @@ class _Judge:
     def recovery(self) -> Iterable[Violation]:
         if self.expected.recovery_s is None:
             return
+        disturbances = sorted([*self.faults, *self.expected.changes], key=lambda one: one.at)
         starts: dict[str, list[float]] = defaultdict(list)
         for entry in self.starts:
             starts[entry.action].append(entry.at)
         for action, subscribed in self.expected.actions.items():
             ready = self._ready_spans(action, subscribed)
             for silence in silences(
-                self.faults, starts[action], ready, self.expected.recovery_s, self.expected.redelivery_s
+                disturbances, starts[action], ready, self.expected.recovery_s, self.expected.redelivery_s
             ):
                 text = f"nothing was consumed for {silence.waited_s:g} s after the fault at {silence.fault.at:.3f}"
                 yield Violation("I4", f"{text}, though {silence.ready} events were ready", action=action)
