@@ -16,6 +16,7 @@ run: $(VENV)/.installed  ## emit the sample orders and run two worker processes 
 test: $(VENV)/.installed-dev  ## everything: checks, and all tests on every broker this machine can have
 	$(MAKE) check
 	-$(BIN)/python -m tests.brokers fetch  # a broker that cannot be had is reported by its tests
+	-$(BIN)/python -m tests.peer  # the same for the service in Go
 	$(PYTEST) --numprocesses 4 --dist loadfile tests
 
 test-quick: $(VENV)/.installed-dev  ## tests that need no broker and kill nothing
