@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,7 +26,7 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.emitter import Emitter
-from hexa_worker.errors import DriverUnavailable
+from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.log import SubscriptionLog
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0
 REPORT_S = 1.0
+AWAY_REPEAT_S = 30.0
+"""How often it is said that the broker is still away, for the same reason."""
 log = logging.getLogger("hexa_worker.app")
 
 
@@ -123,6 +126,39 @@ async def _open(driver: Driver, stop: StopSignals | None) -> None:
         await _until_available(driver.open, stop)
 
 
+async def declare(
+    driver: Driver,
+    wanted: Sequence[SubscriptionSpec],
+    ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] | None = None,
+) -> None:
+    """Declare subscriptions; one that is refused does not keep its siblings from what they need.
+
+    Args:
+        driver: an open driver.
+        wanted: the subscriptions.
+        ask: makes a call of the driver.
+
+    Raises:
+        DriverRejected: all are refused.
+        DriverUnavailable: as the driver, or as `ask` does.
+    """
+    ask = ask or _once
+    try:
+        return await ask(partial(driver.declare, wanted))
+    except DriverRejected:
+        served = 0
+        for spec in wanted:
+            with suppress(DriverRejected):  # its worker will say so
+                await ask(partial(driver.declare, (spec,)))
+                served += 1
+        if not served:
+            raise
+
+
+async def _once(call: Callable[[], Awaitable[None]]) -> None:
+    await call()
+
+
 async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignals) -> None:
     """Make a call until the broker is there for it.
 
@@ -130,11 +166,14 @@ async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignal
         DriverUnavailable: a stop was asked first.
     """
     backoff = Backoff(first_s=0.1, longest_s=5.0)
+    said, said_at = "", 0.0
     while True:
         try:
             return await call()
         except DriverUnavailable as error:
-            log.warning("broker is away, trying again: %s", error)
+            if str(error) != said or anyio.current_time() > said_at + AWAY_REPEAT_S:
+                said, said_at = str(error), anyio.current_time()
+                log.warning("broker is away, trying again: %s", error)
             if await _stopped_within(stop, backoff.wait):
                 raise
 
@@ -199,7 +238,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(opened(driver, stop))
-            await _until_available(lambda: driver.declare(specs(loaded)), stop)
+            await declare(driver, specs(loaded), partial(_until_available, stop=stop))
         except DriverUnavailable:
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None

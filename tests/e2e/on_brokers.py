@@ -70,17 +70,26 @@ class Place(NamedTuple):
         nowhere: the same for an address where nothing listens.
         name: what all names of this test begin with.
         progress: what the broker calls the place where progress is kept.
+        too_large: bytes of a payload that is over its limit.
     """
 
     broker: str
     nowhere: str
     name: str
     progress: str
+    too_large: int = 1_200_000
 
-    def project(self, folder: Path) -> Project:
-        """A project there."""
-        project = Project(folder / "project")
-        return project.write(WORKER.format(broker=self.broker, name=self.name), HANDLERS.format(name=self.name))
+    def project(self, folder: Path, broker: str = "", *, child: str = "{name}.child") -> Project:
+        """A project there.
+
+        Args:
+            folder: the test's.
+            broker: lines of another broker.
+            child: the channel of the action ``grow``.
+        """
+        worker = WORKER.format(broker=broker or self.broker, name=self.name)
+        handlers = HANDLERS.replace("{name}.child", child).format(name=self.name)
+        return Project(folder / "project").write(worker, handlers)
 
 
 def free_port() -> int:
@@ -197,10 +206,53 @@ def test_a_second_sigterm_cancels_and_the_event_comes_again(place: Place, tmp_pa
 
 
 def test_a_broker_that_is_away_is_one_line_and_exit_code_1(place: Place, tmp_path: Path) -> None:
-    project = place.project(tmp_path)
-    project.write(WORKER.format(broker=place.nowhere, name=place.name), HANDLERS.format(name=place.name))
+    project = place.project(tmp_path, place.nowhere)
     for command in (("check", "--connect"), ("lag",), ("emit", f"{place.name}.work", "--payload", "1")):
-        said = project(*command, code=1)
-        assert said.stdout == ""
-        (line,) = said.stderr.splitlines()
+        text = project.refusal(*command, code=1)
+        assert "127.0.0.1:" in text
+        assert "Connection refused (is it up, and is broker." in text
+
+
+def test_a_worker_waits_for_a_broker_that_is_away_says_so_once_and_can_be_stopped(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path, place.nowhere)
+    with project.running("run", "--processes", "1") as worker:
+        line = worker.hear("broker is away, trying again")
         assert "127.0.0.1:" in line
+        assert "Connection refused (is it up, and is broker." in line
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0, worker.lines
+    assert sum("broker is away" in one for one in worker.lines) == 1, worker.lines
+
+
+def test_a_payload_that_is_too_large_is_one_line_and_the_worker_never_sees_it(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    large = json.dumps({"channel": f"{place.name}.work", "payload": "x" * (place.too_large - 2)}).encode()
+    done = project("emit", "--file", "-", given=large, code=1)
+    assert f"line 1: payload of {place.too_large:,} bytes is over the broker's limit of" in done.stderr
+    assert set(lag(project, place).values()) == {(0, 0, 0)}
+
+
+def refuse_a_login(project: Project, address: str, secret: str) -> None:
+    """A refused login is one line, exit code 2, whoever asks; a worker does not try again."""
+    for command in (("check", "--connect"), ("run",)):
+        text = project.refusal(*command, code=2)
+        assert address in text
+        assert "the login was refused" in text
+        assert secret not in text
+
+
+def fail_alone(project: Project, place: Place, channel: str, address: str) -> None:
+    """Missing rights on the channel of ``grow`` fail that subscription; its siblings run on, the exit code tells."""
+    project("emit", f"{place.name}.work", "--payload", '{"id": 1}')
+    with project.running("run", "--processes", "1") as worker:
+        refused = worker.hear("subscription failed")
+        worker.hear("given up")
+        assert address in refused
+        assert channel in refused
+        project("emit", f"{place.name}.work", "--payload", '{"id": 2}')
+        while len(done(project)) < 2:
+            worker.hear("begun")
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 1, worker.lines
+    assert sorted(line.split()[0] for line in done(project)) == ["1", "2"]
+    assert "Traceback" not in "".join(worker.lines)

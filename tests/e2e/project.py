@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,20 @@ class Project:
         return {name: value for name, value in os.environ.items() if name not in unwanted}
 
     def __call__(
-        self, *arguments: str, given: bytes = b"", code: int = 0, folder: Path | None = None, faults: str = ""
+        self,
+        *arguments: str,
+        given: bytes = b"",
+        code: int = 0,
+        folder: Path | None = None,
+        faults: str = "",
+        prefix: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command; its exit code must be `code`. `faults` are injected, see `hexa_worker.faults`."""
+        """Run one command, after the words of `prefix`; its exit code must be `code`.
+
+        `faults` are injected, see `hexa_worker.faults`.
+        """
         done = subprocess.run(
-            [sys.executable, "-m", "hexa_worker", *arguments],
+            [*prefix, sys.executable, "-m", "hexa_worker", *arguments],
             cwd=folder or self.folder,
             input=given,
             capture_output=True,
@@ -112,6 +121,14 @@ class Project:
     def json(self, *arguments: str, given: bytes = b"") -> Any:
         """Run one command with ``--json``."""
         return json.loads(self(*arguments, "--json", given=given).stdout)
+
+    def refusal(self, *arguments: str, code: int, prefix: Sequence[str] = ()) -> str:
+        """Run one command that must end with one error and no result; its text."""
+        done = self(*arguments, code=code, prefix=prefix)
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: "), line
+        return line.removeprefix("error: ")
 
     def emit(self, payload: object, channel: str = "work") -> str:
         """Emit one event; returns its id."""

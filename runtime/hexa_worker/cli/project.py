@@ -75,6 +75,7 @@ async def open_project(path: Path, *, declare: bool = True) -> AsyncIterator[Pro
         path: the file.
         declare: make what the subscriptions need; otherwise nothing at the broker is changed.
     """
+    from hexa_worker.app import declare as declare_all  # noqa: PLC0415 - lazy by design
     from hexa_worker.app import make_driver, opened, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
@@ -83,7 +84,7 @@ async def open_project(path: Path, *, declare: bool = True) -> AsyncIterator[Pro
     declared = specs(load_plans(config))
     async with opened(make_driver(config)) as driver:
         if declare:
-            await driver.declare(declared)
+            await declare_all(driver, declared)
         yield Project(config, declared, driver)
 
 

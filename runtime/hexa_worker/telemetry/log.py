@@ -11,7 +11,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import Lineage, lineage_of
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import DeadLettered, Failure, Postponed, RetryAt
-from hexa_worker.errors import DriverError
+from hexa_worker.errors import ConfigError, DriverError, DriverRejected
 
 FIELDS = "hexa_worker_fields"
 """The attribute of a log record that holds its structured fields."""
@@ -136,9 +136,14 @@ class SubscriptionLog:
 
     def crashed(self, error: BaseException, delay_s: float | None) -> None:
         """The subscription's worker failed outside a handler."""
-        step = "given up" if delay_s is None else f"restart in {delay_s:.1f} s"
+        fields = {"action": self.action, "next": "given up" if delay_s is None else f"restart in {delay_s:.1f} s"}
+        if isinstance(error, DriverRejected | ConfigError):  # the text says all there is to say
+            text = f"subscription failed: {error}"
+            if delay_s is None or self._suppressed(text, self._repeat_s) is not None:
+                self._logger.error(text, extra={FIELDS: fields})
+            return
         text = f"subscription failed: {type(error).__qualname__}: {error}"
-        self._logger.error(text, extra={FIELDS: {"action": self.action, "next": step}}, exc_info=error)
+        self._logger.error(text, extra={FIELDS: fields}, exc_info=error)
 
     def info(self, text: str, **fields: object) -> None:
         """Something worth knowing about the subscription as a whole."""

@@ -11,6 +11,7 @@ from aiokafka.conn import create_conn
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.security import security_settings, tls_failure
+from hexa_worker.drivers.placing import reason_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 T = TypeVar("T")
@@ -148,10 +149,9 @@ class Connection:
             return DriverUnavailable(f"kafka: {server} does not answer (is it a Kafka port?)")
         if isinstance(error, OSError):
             dropped = isinstance(error, ConnectionResetError) and self.options.tls is not None
-            hint = " (is it a TLS port?)" if dropped else ""
-            reason = error.strerror or type(error).__name__
-            return DriverUnavailable(f"kafka: {server} cannot be reached: {reason}{hint}")
-        return DriverUnavailable(f"kafka: {server} does not speak Kafka{self._expected()}: {type(error).__name__}")
+            hint = " (is it a TLS port?)" if dropped else " (is it up, and is broker.servers right?)"
+            return DriverUnavailable(f"kafka: {server} cannot be reached: {reason_of(error)}{hint}")
+        return DriverUnavailable(f"kafka: {server} does not speak Kafka{self._expected()}; is it the right port?")
 
     def _expected(self) -> str:
         return " over TLS" if self.options.tls is not None else " in the clear (TLS needs [broker.tls])"

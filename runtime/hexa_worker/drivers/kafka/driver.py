@@ -23,6 +23,7 @@ from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.source import KafkaSource
 from hexa_worker.drivers.kafka.survey import survey
 from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.placing import placed
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -114,7 +115,10 @@ class AsyncioKafkaDriver:
         """See `hexa_worker.drivers.base.Driver.declare`."""
         if not specs:
             return
-        parts = self._opened()
+        with placed("kafka", self._options.servers):
+            await self._declare(specs, self._opened())
+
+    async def _declare(self, specs: Sequence[SubscriptionSpec], parts: "_Parts") -> None:
         for spec in specs:
             _check_pattern(spec)
         await parts.registry.ensure(specs)
@@ -173,7 +177,8 @@ class AsyncioKafkaDriver:
             self._clock,
         )
         self._sources = [one for one in self._sources if not one.closed] + [source]
-        await source.join()
+        with placed("kafka", self._options.servers):
+            await source.join()
         return source
 
     async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:

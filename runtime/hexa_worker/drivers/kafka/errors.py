@@ -53,9 +53,9 @@ _ADVICE: dict[type[BaseException], str] = {
     kafka.InvalidReplicationFactorError: "there are not enough brokers for that replication",
     kafka.InconsistentGroupProtocolError: "the group's other members assign partitions in another way",
     kafka.InvalidSessionTimeoutError: "the broker does not allow that session_timeout_s",
-    kafka.SaslAuthenticationFailed: "the login was refused",
-    kafka.UnsupportedSaslMechanismError: "the broker does not offer that login mechanism",
-    kafka.IncompatibleBrokerVersion: "the broker is too old",
+    kafka.SaslAuthenticationFailed: "the login was refused (look at broker.sasl)",
+    kafka.UnsupportedSaslMechanismError: "the broker does not offer that login mechanism (broker.sasl.mechanism)",
+    kafka.IncompatibleBrokerVersion: "the broker is too old for this client",
     kafka.MessageSizeTooLargeError: "the record is larger than the topic allows",
 }
 

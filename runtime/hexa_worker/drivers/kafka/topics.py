@@ -99,6 +99,10 @@ class Topics:
         """
         if not topics:
             return
+        found, _ = await self.look([topic.name for topic in topics])
+        denied = sorted(name for name, one in found.items() if one["error_code"] == _AUTHORIZATION_FAILED)
+        if denied:  # they may exist, or be made and never seen
+            raise DriverRejected(f"kafka: this login has no rights on topic {', '.join(denied)}: grant them")
         answer = await self._created(topics)
         hidden: list[str] = []
         for name, code, *rest in answer.topic_errors:

@@ -230,7 +230,7 @@ class Connection:
             if isinstance(error, asyncio.CancelledError) and _asked_to_cancel():
                 raise
             cause = next((one for one in reversed(seen) if not isinstance(one, TimeoutError)), error)
-            self._failure = failures.connecting(cause, self.options.servers)
+            self._failure = failures.connecting(cause, self.options.servers, first=not self.generation)
             raise self._failure from cause
         self._adopt(client, parser)
 
@@ -489,6 +489,11 @@ class _Transport(TcpTransport):
 
     def __bool__(self) -> bool:
         return True  # nats-py replaces what is false
+
+    async def connect_tls(self, *args: Any, **options: Any) -> None:
+        """Encrypt; nats-py forgets to tell asyncio's reader, which then complains at each end of a connection."""
+        await super().connect_tls(*args, **options)
+        self._io_writer._protocol._over_ssl = True  # type: ignore[union-attr]  # noqa: SLF001 - asyncio offers no way
 
     def write(self, payload: bytes) -> None:
         """Send, or keep back what is sent with the next piece."""

@@ -18,6 +18,7 @@ from hexa_worker.drivers.nats.looking import Looking
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
 from hexa_worker.drivers.nats.source import NatsSource, Part
 from hexa_worker.drivers.nats.streams import Streams
+from hexa_worker.drivers.placing import placed
 from hexa_worker.errors import DriverError, DriverRejected
 
 SERVERS_MAX_PAYLOAD = 1024 * 1024
@@ -114,8 +115,9 @@ class AsyncioNatsDriver:
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
-        for spec in specs:
-            await self._declare(spec)
+        with placed("nats", self._options.servers):
+            for spec in specs:
+                await self._declare(spec)
 
     async def _declare(self, spec: SubscriptionSpec) -> list[Part]:
         """Make or check all that a subscription needs; returns what there is to read."""
@@ -162,7 +164,8 @@ class AsyncioNatsDriver:
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
-        parts = await self._declare(spec)
+        with placed("nats", self._options.servers):
+            parts = await self._declare(spec)
         options = self._own(spec)
 
         async def redeclare() -> list[Part]:

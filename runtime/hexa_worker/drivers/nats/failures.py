@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hexa_worker.config.secret import scrub
+from hexa_worker.drivers.placing import reason_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 _LOGIN = ("authorization violation", "authorization failed", "authentication", "user authentication expired")
@@ -15,8 +16,10 @@ def addresses(servers: Sequence[str]) -> str:
     return ", ".join(scrub(server) for server in servers)
 
 
-def connecting(error: BaseException, servers: Sequence[str]) -> DriverError:  # noqa: PLR0911 - one for each cause
-    """What failing to connect with `error` means."""
+def connecting(  # noqa: PLR0911 - one for each cause
+    error: BaseException, servers: Sequence[str], *, first: bool = False
+) -> DriverError:
+    """What failing to connect with `error` means; the `first` time the address may be wrong."""
     where = f"nats at {addresses(servers)}"
     text = str(error).removeprefix("nats: ").strip("'\" ")
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -29,9 +32,11 @@ def connecting(error: BaseException, servers: Sequence[str]) -> DriverError:  # 
     if "expecting info" in text.lower() or "json parse" in text.lower() or "protocol" in text.lower():
         return DriverRejected(f"{where}: what answers there does not speak NATS, or wants TLS first")
     if isinstance(error, TimeoutError):
-        return DriverUnavailable(f"{where}: no answer in time")
+        return DriverUnavailable(f"{where}: no answer in time{' (is it a NATS port?)' if first else ''}")
     if isinstance(error, OSError):
-        return DriverUnavailable(f"{where}: {error.strerror or text or type(error).__name__}")
+        return DriverUnavailable(
+            f"{where}: {reason_of(error)}{' (is it up, and is broker.servers right?)' if first else ''}"
+        )
     return DriverUnavailable(f"{where}: {scrub(text) or type(error).__name__}")
 
 

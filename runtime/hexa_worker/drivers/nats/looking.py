@@ -131,8 +131,7 @@ class Looking:
             ("dead letter", f"{base}.dlq", self._streams.dead_letters_wanted(base)),
         )
         for kind, name, wanted in ladder:
-            made = self._options.create_retry_channels
-            one = await self._stream(kind, name, wanted, made=made)
+            one = await self._stream(kind, name, wanted, permissions)
             found.append(structs.replace(one, rights=_rights(permissions, name.replace("*", "1"))))
         return found
 
@@ -144,7 +143,9 @@ class Looking:
         except DriverRejected as error:
             return [Finding(kind="channel", name=channel, exists=None, rights=rights, problem=str(error))]
         if stream is None:
-            problem = "" if self._options.create_channels else _NO_STREAM
+            problem = (
+                _unmade(permissions, names.channel_stream(channel)) if self._options.create_channels else _NO_STREAM
+            )
             return [Finding(kind="channel", name=channel, exists=False, rights=rights, problem=problem)]
         problem = ""
         try:
@@ -176,13 +177,17 @@ class Looking:
         note = f"{info['num_waiting']} waiting pulls, {info['num_ack_pending']} in hand"
         return Finding(kind="durable", name=name, exists=True, problem=problem or "; ".join(differing), note=note)
 
-    async def _stream(self, kind: str, name: str, wanted: dict[str, Any], *, made: bool) -> Finding:
+    async def _stream(
+        self, kind: str, name: str, wanted: dict[str, Any], permissions: Mapping[str, Any] | None
+    ) -> Finding:
         try:
             info = await self._info("STREAM", wanted["name"])
         except DriverRejected as error:
             return Finding(kind=kind, name=name, exists=None, problem=str(error))
         if info is None:
-            problem = "" if made else "its stream does not exist, and create_retry_channels = false"
+            made = self._options.create_retry_channels
+            missing = "its stream does not exist, and create_retry_channels = false"
+            problem = _unmade(permissions, wanted["name"]) if made else missing
             return Finding(kind=kind, name=name, exists=False, problem=problem)
         problem = "; ".join(differences(wanted, info["config"]))
         return Finding(kind=kind, name=name, exists=True, problem=problem, note=f"stream {wanted['name']}")
@@ -208,6 +213,12 @@ def allowed(permissions: Mapping[str, Any] | None, subject: str) -> bool:
     if any(names.covers(one, subject) for one in deny):
         return False
     return not allow or any(names.covers(one, subject) for one in allow)
+
+
+def _unmade(permissions: Mapping[str, Any] | None, stream: str) -> str:
+    """Why a worker could not make a stream; empty: it can, as far as the server told."""
+    asks = f"$JS.API.STREAM.CREATE.{stream}"
+    return "" if allowed(permissions, asks) else f"it does not exist, and this login may not publish to {asks!r}"
 
 
 def _rights(permissions: Mapping[str, Any] | None, channel: str) -> tuple[str, ...] | None:

@@ -204,7 +204,7 @@ class Publisher:
             return  # stays in `records`
         record = records[place]
         if code == FORBIDDEN:
-            answers[place] = DriverRejected(f"this login may not publish to {record.channel!r}")
+            answers[place] = DriverRejected(f"nats: this login may not publish to {record.channel!r}")
             del records[place]
             return
         try:

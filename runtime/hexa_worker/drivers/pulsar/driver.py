@@ -15,6 +15,7 @@ from hexa_worker.config.secret import scrub
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.placing import placed
 from hexa_worker.drivers.pulsar import letters
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
@@ -126,8 +127,9 @@ class PulsarDriver:
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
-        for spec in specs:
-            await self._run(self._declare, spec)
+        with placed("pulsar", [self._options.url]):
+            for spec in specs:
+                await self._run(self._declare, spec)
 
     def _declare(self, spec: SubscriptionSpec) -> None:
         """Let the subscription exist on every topic, and the dead letters be kept."""
@@ -172,6 +174,10 @@ class PulsarDriver:
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> PulsarSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
         del revoked  # nobody tells a process that it has lost something
+        with placed("pulsar", [self._options.url]):
+            return await self._subscribe(spec)
+
+    async def _subscribe(self, spec: SubscriptionSpec) -> PulsarSource:
         self._connection.require()
         assert self._home is not None  # noqa: S101 - it is open
         assert self._threads is not None  # noqa: S101 - it is open

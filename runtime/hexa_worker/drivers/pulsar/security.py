@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.drivers.placing import reason_of
 from hexa_worker.drivers.pulsar.handshake import greet
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
@@ -154,9 +155,9 @@ class Security:
             reason = (error.reason or "TLS failed").replace("_", " ").lower()
             raise DriverRejected(f"{where}: TLS failed: {reason} (is it a TLS port?)") from error
         except TimeoutError as error:
-            raise DriverUnavailable(f"{where}: no answer in time") from error
+            raise DriverUnavailable(f"{where}: no answer in time (is it up, is it a Pulsar port?)") from error
         except OSError as error:
-            raise DriverUnavailable(f"{where}: {error.strerror or type(error).__name__}") from error
+            raise DriverUnavailable(f"{where}: {reason_of(error)} (is it up, and is broker.url right?)") from error
 
 
 def addresses(url: str) -> list[tuple[str, int]]:
