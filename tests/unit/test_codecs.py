@@ -14,7 +14,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from google.protobuf import struct_pb2, timestamp_pb2, wrappers_pb2
+from google.protobuf import api_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +149,24 @@ def test_other_codecs() -> None:
     message = timestamp_pb2.Timestamp(seconds=5)
     binary = make_decoder(timestamp_pb2.Timestamp, "protobuf")
     assert binary.decode(message.SerializeToString()) == message
+
+
+def test_fields_that_a_protobuf_class_does_not_know_are_accepted_in_both_forms() -> None:
+    newer = api_pb2.Method(name="create", request_type_url="types/order", request_streaming=True)
+    as_json = encode(newer)
+    assert json.loads(as_json)["requestTypeUrl"] == "types/order", "protobuf-JSON has its own names"
+    older = api_pb2.Mixin(name="create")  # field 1 is its name, too
+    assert make_decoder(api_pb2.Mixin, "json").decode(as_json) == older
+    decoded = make_decoder(api_pb2.Mixin, "protobuf").decode(newer.SerializeToString())
+    assert decoded.name == "create"
+    assert make_decoder(api_pb2.Method, "protobuf").decode(decoded.SerializeToString()).request_streaming, "kept"
+
+
+def test_an_emitted_protobuf_message_is_decoded_where_it_is_asked_for_in_either_form() -> None:
+    message = struct_pb2.Struct()
+    message.update({"id": 7, "more": [1, None, {"grün": True}]})
+    assert make_decoder(struct_pb2.Struct, "json").decode(encode(message)) == message
+    assert make_decoder(struct_pb2.Struct, "protobuf").decode(encode(message.SerializeToString())) == message
 
 
 @pytest.mark.parametrize(
