@@ -1,5 +1,6 @@
 """A Kafka node that dies, freezes or is cut off, and workers that die, freeze and come: nothing is lost."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -103,6 +104,29 @@ async def test_after_a_frozen_node_thaws_consuming_goes_on(kafka: Broker, unique
             source.stop()
         assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
         assert frozen_s < 5 or consumer.unavailable, "a node that was away for long was never reported"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # it looks at tasks
+async def test_a_publish_that_was_given_up_leaves_nobody_who_still_tries(kafka: Broker, unique_name: Name) -> None:
+    channel = unique_name()
+    async with opened(kafka.address, timeout_s=2.0) as driver:
+        await publish(driver, channel, b"1")
+        await anyio.to_thread.run_sync(kafka.kill)
+        with pytest.raises(DriverUnavailable):
+            await publish(driver, channel, b"given up")
+        with anyio.fail_after(20):
+            while _producer_tasks():
+                await anyio.sleep(0.1)
+        await anyio.to_thread.run_sync(kafka.start)
+        await patiently(lambda: publish(driver, channel, b"2"))
+        stored = {got.payload for got in await patiently(lambda: driver.browse(channel, -1, 10))}
+        assert stored == {b"1", b"2"}
+
+
+def _producer_tasks() -> list[str]:
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]  # coroutines
+    return [name for name in names if name.startswith(("Sender.", "MessageAccumulator."))]
 
 
 @pytest.mark.timeout(180)

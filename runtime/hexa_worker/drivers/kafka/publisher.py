@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import RecordMetadata
 
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.connection import STOP_S, Connection, bounded, cut, stop_client
 from hexa_worker.drivers.kafka.errors import REBUILD_PRODUCER, TOO_LARGE
 from hexa_worker.drivers.kafka.partitioner import PARTITIONERS
 from hexa_worker.drivers.kafka.records import record_headers, size_of
@@ -203,7 +203,7 @@ class Publisher:
             self._discard(producer)
 
     def _discard(self, producer: AIOKafkaProducer) -> None:
-        task = asyncio.ensure_future(stop_client(producer.stop, producer.client))
+        task = asyncio.ensure_future(_end(producer))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
@@ -214,6 +214,25 @@ class Publisher:
             self._retire(self._producer)
         if self._retiring:
             await asyncio.wait(list(self._retiring))
+
+
+async def _end(producer: AIOKafkaProducer) -> None:
+    """Stop a producer: what is on its way may end within `STOP_S`, then nothing is tried any more.
+
+    Its own `stop` waits for ever while the broker is away, and cancelled it leaves the sender behind, which sends
+    what was given up as soon as the broker is back.
+    """
+    producer._closed = True
+    sender = producer._sender.sender_task
+    if sender is not None and not sender.done():
+        flushing = asyncio.ensure_future(producer._message_accumulator.close())
+        await asyncio.wait({flushing, sender}, timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
+        if not flushing.done():
+            cut(producer.client)
+            flushing.cancel()
+        sender.cancel()
+        await asyncio.wait({flushing, sender}, timeout=STOP_S)
+    await stop_client(producer.client.close, producer.client)
 
 
 def _take_batch(builder: Any, queue: deque[_Waiting]) -> list[_Waiting]:
