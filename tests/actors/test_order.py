@@ -12,7 +12,7 @@ from hexa_worker import Context, DeadLetter, Retry, subscribe
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.core import lineage, settlement
 from hexa_worker.core.effects import by_event
-from hexa_worker.core.message import Message, header
+from hexa_worker.core.message import Delivery, Message, header
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DUPLICATE, Acked, Postponed, Released, Settlement
@@ -317,6 +317,43 @@ def test_a_failure_during_a_drain_is_kept_and_released(backend: Backend) -> None
     assert sorted(theatre.stage.kinds()) == ["Postponed", "Released", "Released"]
     theatre.run(plan)
     assert theatre.runs == [("a1", 0), ("a1", 1), ("a2", 0)]
+
+
+class SlowToStop(MemoryDriver):
+    """A driver whose last call of receive ends late."""
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
+        source = await super().subscribe(spec, revoked)
+        receive = source.receive
+
+        async def late(max_count: int, max_bytes: int) -> list[Delivery]:
+            batch = await receive(max_count, max_bytes)
+            if not batch:
+                await anyio.sleep(2)
+            return batch
+
+        source.receive = late  # type: ignore[method-assign]
+        return source
+
+
+def test_nothing_overtakes_a_failure_between_the_wish_to_stop_and_the_end_of_receiving(backend: Backend) -> None:
+    theatre = Theatre(backend)
+    stop = StopSignals()
+
+    async def handle(text: str, ctx: Context) -> None:
+        theatre.note(text, ctx)
+        if ctx.attempt == 0 and text == "a1":
+            stop.ask()
+            await anyio.sleep(0.1)
+            raise Retry(after=5)
+
+    theatre.emit("a1", "a2")
+    plan = in_place(handle)
+    driver = SlowToStop(theatre.stage.store)
+    theatre.play(partial(theatre.stage.serve, [plan], stop, clock=theatre.time, driver=driver))
+    assert [text for text, attempt in theatre.runs if not attempt] == ["a1"]
+    theatre.run(plan)
+    assert theatre.finished() == ["a1", "a2"]
 
 
 def test_when_a_process_dies_another_one_goes_on_in_order(backend: Backend) -> None:

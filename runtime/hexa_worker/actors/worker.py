@@ -104,6 +104,7 @@ class Worker:
         self._hurried = False
         self._lane_scope = anyio.CancelScope()
         self._leaving = set[str]()  # sources that are being revoked
+        self._drained = False  # nothing is queued any more, and nothing will be
         self.source: Source | None = None
         self._waits: Waits | None = None
         if plan.in_place is not OrderBy.NONE:
@@ -181,6 +182,7 @@ class Worker:
                     for lane in lanes:
                         group.start_soon(self._guard, lane.run)
                     await self._guard(lambda: self._pump(source))
+                    self._drained = True
                     self._release_queued()
                     self._mailbox.close()
                     group.cancel_scope.deadline = anyio.current_time() + (0 if self._hurried else self._env.grace_s)
@@ -193,6 +195,7 @@ class Worker:
 
     async def _flush(self, settler: Settler) -> None:
         """Settle what a cancelled or broken run left, so that it is released and not run twice."""
+        self._drained = True
         self._release_queued()
         settler.close()
         if settler.pending:
@@ -365,13 +368,16 @@ class Worker:
         self._settler.add(settlement)
 
     def _postpone(self, settlement: Postponed) -> None:
-        """Run it again later, in its place; whoever has it by then."""
+        """Run it again later, in its place; whoever has it by then.
+
+        It may only be handed back once what is queued behind it was, or that would run before it.
+        """
         delivery, again = settlement.delivery, settlement.again
         self._log.failure(settlement)
         if self._claimer is not None:
             self._claimer.postponed(delivery, again)
         self._settler.add(settlement)
-        if self._stopping or again.source in self._leaving:
+        if self._drained or again.source in self._leaving:
             self._conclude(again, Interrupted())
         else:
             self._mailbox.postpone(again)
