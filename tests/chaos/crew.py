@@ -60,6 +60,13 @@ async def ordered(job: Job, ctx: Context) -> None:
         await anyio.sleep(0.005)
 
 
+@subscribe("jobs", action="steady", order_by="key")
+async def steady(job: Job, ctx: Context) -> None:
+    """Keep each key's order whatever fails: retries wait in their place; nothing that kills, it would kill too late."""
+    if job.does != "kill":
+        await _do(job, ctx)
+
+
 @subscribe("jobs", action="spread")
 async def spread(job: Job, ctx: Context) -> None:
     """Emit a child event now and then."""

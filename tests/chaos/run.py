@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import msgspec
+from msgspec import structs
 
 from hexa_worker.app import make_driver, opened, specs
 from hexa_worker.config.load import load_config
@@ -34,6 +35,7 @@ MAILBOX = 200
 RECOVERY_S = 10.0
 """Consuming again so soon after the broker is back."""
 POLICY = RetryPolicy(initial_interval_s=0.1, backoff_coefficient=2, maximum_attempts=3)
+STEADY = structs.replace(POLICY, order="key")
 WORKER_TOML = """
 [worker]
 name = "{name}"
@@ -64,6 +66,17 @@ mailbox = 200
 channel = "{name}.jobs"
 group = "{name}.spread"
 mailbox = 200
+[subscriptions.steady]
+channel = "{name}.jobs"
+group = "{name}.steady"
+enabled = {steady}
+mailbox = 200
+[subscriptions.steady.retry]
+order = "key"
+maximum_waiting_keys = 20
+initial_interval_s = 0.1
+backoff_coefficient = 2
+maximum_attempts = 3
 """
 
 
@@ -102,7 +115,12 @@ class Chaos:
         """Do it; the violations found."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = WORKER_TOML.format(
-            name=self.name, processes=self.processes, backend=self.backend, table=self.stage.table, log=self.log
+            name=self.name,
+            processes=self.processes,
+            backend=self.backend,
+            table=self.stage.table,
+            log=self.log,
+            steady=str(self.stage.steady).lower(),
         )
         (self.folder / "worker.toml").write_text(text)
         plan = make_plan(self.seed, self.amounts)
@@ -136,7 +154,7 @@ class Chaos:
     def _storm(self, plan: list[Round], pool: ThreadPoolExecutor) -> None:
         self._watch = Watch(self.folder / "ledger")
         self._fleet.start()
-        if self._watch.wait_consuming(ACTIONS, time.monotonic(), 60.0) is None:
+        if self._watch.wait_consuming(self._actions, time.monotonic(), 60.0) is None:
             raise AssertionError(f"nothing was consumed at all, see {self._fleet.log}")
         for blows in plan:
             self._strike(blows, pool)
@@ -215,7 +233,7 @@ class Chaos:
         """Wait until every subscription consumes; the judge finds out by itself whether that took too long."""
         self._fleet.revive()
         since = max([one.until for one in (*self.faults, *self.changes)], default=time.monotonic())
-        took = self._watch.wait_consuming(ACTIONS, since, RECOVERY_S + 2 * self.stage.redelivery_s + 1.0)
+        took = self._watch.wait_consuming(self._actions, since, RECOVERY_S + 2 * self.stage.redelivery_s + 1.0)
         kind = next((blow.what for blow in blows if not blow.what.startswith("kill")), "kill")
         self.recoveries[kind].append(float("inf") if took is None else took)
 
@@ -236,26 +254,32 @@ class Chaos:
         """Fail if a blow of the plan was not struck, or almost nothing was handled: such a run proves nothing."""
         wanted = Counter(blow.what for blows in make_plan(self.seed, self.amounts) for blow in blows)
         assert self.done == wanted
-        assert self.seen["handle_ok"] >= len(ACTIONS) * self.events / 2
+        assert self.seen["handle_ok"] >= len(self._actions) * self.events / 2
         assert self.dead
 
     # -- the judgement
+
+    @property
+    def _actions(self) -> tuple[str, ...]:
+        return (*ACTIONS, "steady") if self.stage.steady else ACTIONS
 
     def _judge(self) -> list[judge.Violation]:
         entries = read(self.folder / "ledger")
         self.seen = Counter(entry.what for entry in entries)
         stage = self.stage
         channels = frozenset({f"{self.name}.jobs"})
-        uncommitted = round(len(ACTIONS) * self._rate * stage.uncommitted_s)
+        uncommitted = round(len(self._actions) * self._rate * stage.uncommitted_s)
+        judged = {
+            "work": judge.Subscribed(channels=channels, policy=POLICY),
+            "ordered": judge.Subscribed(channels=channels, policy=RetryPolicy(), order_by="key"),
+            "steady": judge.Subscribed(channels=channels, policy=STEADY, order_by="key"),
+            "spread": judge.Subscribed(channels=channels, policy=RetryPolicy()),
+        }
         expected = judge.Expected(
-            actions={
-                "work": judge.Subscribed(channels=channels, policy=POLICY),
-                "ordered": judge.Subscribed(channels=channels, policy=RetryPolicy(), order_by="key"),
-                "spread": judge.Subscribed(channels=channels, policy=RetryPolicy()),
-            },
+            actions={action: judged[action] for action in self._actions},
             faults=self.faults,
             changes=self.changes,
-            in_hand=MAILBOX * len(ACTIONS) + uncommitted,
+            in_hand=MAILBOX * len(self._actions) + uncommitted,
             processes=max(self.processes, *SIZES),
             recovery_s=None if stage.broker is None else RECOVERY_S,
             redelivery_s=stage.redelivery_s,

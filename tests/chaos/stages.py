@@ -27,6 +27,7 @@ class Stage:
         republishes: storing a record and acknowledging its original are two steps.
         keeps_retries: records stay in retry channels when they are done, so finding one there means nothing.
         uncommitted_s: what a process settled within so long is repeated when it is killed.
+        steady: the run has a subscription whose retries wait in their place.
     """
 
     table: str
@@ -38,12 +39,13 @@ class Stage:
     republishes: bool = True
     keeps_retries: bool = False
     uncommitted_s: float = 0.0
+    steady: bool = False
 
 
 def embedded(durability: str = "normal") -> Stage:
     """The embedded broker: one file, one transaction."""
     table = f'driver = "embedded"\npath = "var/hexa.db"\ndurability = "{durability}"'
-    return Stage(table=table, republishes=False)
+    return Stage(table=table, republishes=False, steady=True)
 
 
 def stage_of(broker: Broker) -> Stage:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from hexa_worker.core.message import Delivery
@@ -161,6 +162,30 @@ def test_runs_of_one_key_must_not_overlap() -> None:
         History().emit("a", key="x").emit("b", key="x").handle("start", "a", key="x").handle("start", "b", key="x")
     )
     assert history.handle("ok", "a", key="x").handle("ok", "b", key="x").judge(actions=keyed) == {"I8"}
+
+
+STEADY = Subscribed(channels=frozenset({"in"}), policy=msgspec.structs.replace(POLICY, order="key"), order_by="key")
+
+
+@pytest.mark.parametrize(("subscribed", "broken"), [(STEADY, {"I8"}), (None, set())], ids=["in-place", "free"])
+def test_where_retries_keep_their_place_nothing_of_a_key_starts_before_the_last_attempt(
+    subscribed: Subscribed | None, broken: set[str]
+) -> None:
+    free = Subscribed(channels=frozenset({"in"}), policy=POLICY, order_by="key")
+    history = History().emit("a", key="x").emit("b", key="x")
+    history.handle("start", "a", key="x").handle("error", "a", key="x", error="ValueError")
+    history.handle("start", "b", key="x").handle("ok", "b", key="x")
+    history.handle("start", "a", 1, key="x", after=2.0).handle("ok", "a", 1, key="x")
+    assert history.judge(actions={"do": subscribed or free}) == broken
+
+
+@pytest.mark.parametrize(("attempts", "error"), [(3, "ValueError"), (1, "DeadLetter")])
+def test_a_key_goes_on_once_its_event_is_given_up(attempts: int, error: str) -> None:
+    history = History().emit("a", key="x").emit("b", key="x")
+    for attempt in range(attempts):
+        history.handle("start", "a", attempt, key="x", after=3.0).handle("error", "a", attempt, key="x", error=error)
+    history.handle("start", "b", key="x").handle("ok", "b", key="x")
+    assert history.judge(actions={"do": STEADY}, dead=(record("a", attempts - 1),)) == set()
 
 
 def test_silence_after_a_fault_is_found_only_while_something_is_ready() -> None:

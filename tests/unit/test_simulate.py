@@ -56,6 +56,17 @@ def test_order_by_key_holds_whatever_goes_wrong(seed: int) -> None:
     assert result.violations == []
 
 
+IN_PLACE = {"order_by": "key", "retry": {"order": "key", "maximum_waiting_keys": 2}}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_order_by_key_holds_across_retries_whatever_goes_wrong(seed: int) -> None:
+    crashes = Troubles(crash=0.08, stall=0.0, away=0.02)
+    result = run(seed, settings={"check": IN_PLACE, "charge": IN_PLACE}, troubles=crashes)
+    assert result.violations == []
+    assert any(entry.attempt for entry in result.entries)
+
+
 def test_things_do_go_wrong() -> None:
     results = [run(seed) for seed in range(5)]
     assert all(len(result.faults) > 5 for result in results)

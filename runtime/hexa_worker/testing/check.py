@@ -27,6 +27,7 @@ import msgspec
 from hexa_worker.core import lineage
 from hexa_worker.core.lineage import lineage_of
 from hexa_worker.core.message import Delivery, header
+from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.testing.causes import Causes, Fault, Repeat, runs_of
 from hexa_worker.testing.ledger import Entry, payload_hash
@@ -307,11 +308,15 @@ class _Judge:
                     group = event.key if subscribed.order_by == "key" else None
                     groups[event.begun.pid, event.channel, group].append(event)
             for events in groups.values():
-                yield from self._group_order(action, [event.event for event in events])
+                yield from self._group_order(action, subscribed.policy, [event.event for event in events])
 
-    def _group_order(self, action: str, events: list[str]) -> Iterable[Violation]:
-        """First attempts start in the order of emission, each after the end of the one before."""
-        spans = [(event, _first_span(self.handled.get((event, action), []))) for event in events]
+    def _group_order(self, action: str, policy: RetryPolicy, events: list[str]) -> Iterable[Violation]:
+        """First attempts start in the order of emission, each after the end of the one before.
+
+        Where retries keep their place, that is the end of its last attempt.
+        """
+        span = _whole_span if policy.order == "key" else _first_span
+        spans = [(event, span(self.handled.get((event, action), []), policy)) for event in events]
         ran = [(event, span) for event, span in spans if span is not None]
         for (before, (_, ended)), (after, (started, _)) in pairwise(ran):
             if started < ended:
@@ -379,10 +384,25 @@ def _early(pair: _Pair, failed: Entry, start: Entry, policy: RetryPolicy) -> Ite
         yield Violation("early", f"attempt {start.attempt} came after {waited_s:.3f} s, not {delay_s:g} s", *pair)
 
 
-def _first_span(entries: Sequence[Entry]) -> tuple[float, float] | None:
+def _first_span(entries: Sequence[Entry], _policy: RetryPolicy) -> tuple[float, float] | None:
     """When the first attempt of an event was first started and first ended; None if it never was."""
     started = next((one.at for one in entries if one.what == "handle_start" and not one.attempt), None)
     if started is None:
         return None
     ended = next((one.at for one in entries if one.what != "handle_start" and not one.attempt), started)
     return started, ended
+
+
+def _whole_span(entries: Sequence[Entry], policy: RetryPolicy) -> tuple[float, float] | None:
+    """When an event was first started and first done or given up; None if it never was started."""
+    started = next((one.at for one in entries if one.what == "handle_start"), None)
+    if started is None:
+        return None
+    return started, next((one.at for one in entries if _ends(one, policy)), started)
+
+
+def _ends(entry: Entry, policy: RetryPolicy) -> bool:
+    if entry.what == "handle_ok":
+        return True
+    given_up = entry.attempt >= policy.maximum_attempts or entry.error == DeadLetter.__qualname__
+    return entry.what == "handle_error" and given_up
