@@ -100,15 +100,13 @@ class Mailbox:
             self._deal(batch)
 
     def _deal(self, batch: Sequence[Delivery]) -> None:
-        queues, waits, touched = self.queues, self._waits, set[int]()
-        for delivery in batch:
-            lane = self._lane_of(delivery)
+        queues, waits, lanes = self.queues, self._waits, self._lanes_of(batch)
+        for lane, delivery in zip(lanes, batch, strict=True):
             if waits is None:
                 queues[lane].append(delivery)
             else:
                 waits.put(lane, delivery)
-            touched.add(lane)
-        self._wake(touched)
+        self._wake(set(lanes))
 
     def _wake(self, lanes: AbstractSet[int]) -> None:
         for lane in lanes & self._idle.keys():
@@ -138,17 +136,19 @@ class Mailbox:
                 self._wake_one()
         return not self.closed or bool(self.queues[lane])
 
-    def _lane_of(self, delivery: Delivery) -> int:
+    def _lanes_of(self, batch: Sequence[Delivery]) -> list[int]:
+        """The lane of each; those of one key, or one channel, always have the same."""
+        count = len(self.queues)
         if self._order_by is OrderBy.CHANNEL:
-            return stripe_of(delivery.channel.encode(), 0, len(self.queues))
-        return stripe_of(delivery.key, delivery.offset, len(self.queues))
+            return [stripe_of(delivery.channel.encode(), 0, count) for delivery in batch]
+        return [stripe_of(delivery.key, delivery.offset, count) for delivery in batch]
 
     # -- retries in their place
 
     def postpone(self, again: Delivery) -> None:
         """A delivery that a lane had in hand waits, until `again` is due, to be run as that; it keeps its room."""
         if self._waits is not None:
-            lane = self._lane_of(again)
+            (lane,) = self._lanes_of((again,))
             self._waits.postpone(lane, again)
             self._wake({lane})
 
