@@ -13,11 +13,36 @@ OUTSIDE = {"kafka", "nats", "pulsar", "redis", "postgres"}
 """Marks of tests that talk to servers, and names that conformance tests carry in their ids."""
 
 
+BACKENDS = {"asyncio", "uvloop", "trio"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run a test of a real server once more before it counts as failed; the summary says which needed it.
 
     Brokers are killed and frozen beside a machine's other work; a promise that is broken twice in a row is broken.
+
+    Tests of one file run in one process, one after the other, with the brokers of that process. The conformance
+    suite, whose tests mostly wait, is one such group for each driver and event loop; it begins first.
     """
     for item in items:
-        if OUTSIDE & ({mark.name for mark in item.iter_markers()} | set(item.name.replace("[", "-").split("-"))):
+        if OUTSIDE & _words(item):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: (not (_on_servers(item) and _conforming(item)), not _on_servers(item)))
+
+
+def _words(item: pytest.Item) -> set[str]:
+    return {mark.name for mark in item.iter_markers()} | set(item.name.replace("[", "-").rstrip("]").split("-"))
+
+
+def _on_servers(item: pytest.Item) -> bool:
+    return bool(OUTSIDE & _words(item))
+
+
+def _conforming(item: pytest.Item) -> bool:
+    return item.path.parent.name == "conformance"
+
+
+def _group(item: pytest.Item) -> str:
+    file = f"{item.path.parent.name}/{item.path.stem}"
+    return "-".join([file, *sorted(BACKENDS & _words(item))]) if _conforming(item) else file
