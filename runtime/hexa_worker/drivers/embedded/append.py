@@ -24,62 +24,60 @@ _MAX_DELAY_MS = round(MAX_DELAY_S * 1000)
 
 def append(connection: sqlite3.Connection, messages: Sequence[Message], now_ms: int) -> list[str]:
     """Store `messages`; returns the id of each."""
-    if len(messages) == 1:
-        return _append_channel(connection, messages[0].channel, messages, now_ms)
+    offsets = store(connection, messages, [encode_headers(message.headers) for message in messages], now_ms)
+    return [f"{message.channel}-{offset}" for message, offset in zip(messages, offsets, strict=True)]
+
+
+def store(
+    connection: sqlite3.Connection, messages: Sequence[Message], headers: Sequence[bytes | None], now_ms: int
+) -> Sequence[int]:
+    """Store `messages`, whose encoded headers are `headers`; returns the offset of each in its channel."""
     places: dict[str, list[int]] = {}
     for place, message in enumerate(messages):
         places.setdefault(message.channel, []).append(place)
     if len(places) == 1:
-        return _append_channel(connection, messages[0].channel, messages, now_ms)
-    ids = [""] * len(messages)
+        return _store_in(connection, messages[0].channel, messages, headers, now_ms)
+    offsets = [0] * len(messages)
     for channel, indexes in places.items():
-        stored = _append_channel(connection, channel, [messages[index] for index in indexes], now_ms)
-        for index, id_ in zip(indexes, stored, strict=True):
-            ids[index] = id_
-    return ids
+        some, theirs = [messages[index] for index in indexes], [headers[index] for index in indexes]
+        for index, offset in zip(indexes, _store_in(connection, channel, some, theirs, now_ms), strict=True):
+            offsets[index] = offset
+    return offsets
 
 
-def _append_channel(
-    connection: sqlite3.Connection, channel: str, messages: Sequence[Message], now_ms: int
-) -> list[str]:
+def _store_in(
+    connection: sqlite3.Connection,
+    channel: str,
+    messages: Sequence[Message],
+    headers: Sequence[bytes | None],
+    now_ms: int,
+) -> range:
     count = len(messages)
     place = _reserve(connection, channel, count)
     if place is None:
         retry = connection.execute("SELECT base, number FROM retry_channels WHERE name = ?", (channel,)).fetchone()
         if retry is not None:
-            return append_delayed(connection, channel, retry[0], retry[1], messages, now_ms)
+            return _store_delayed(connection, retry, messages, headers, now_ms)
         create_channel(connection, channel)
         place = _reserve(connection, channel, count)
         if place is None:
             raise sqlite3.DatabaseError(f"channel {channel} vanished")
     id_, end, striped = place
     first = end - count
-    stamps = {message.timestamp_ms for message in messages}
-    shared: dict[str, Any] = {"at_ms": stamps.pop() or now_ms} if len(stamps) == 1 else {}
-    columns: tuple[str, ...] = ("key", "headers", "payload")
-    flat: list[Any] = []
-    for message in messages:
-        headers = message.headers
-        flat += (message.key, encode_headers(headers) if headers else None, message.payload)
-    if not shared:
-        flat = _with_column(flat, columns, [message.timestamp_ms or now_ms for message in messages])
-        columns = ("at_ms", *columns)
+    shared: dict[str, Any] = {}
+    columns: dict[str, Sequence[Any]] = {}
     if striped:
-        stripes = [stripe_of(message.key, first + index, STRIPES) for index, message in enumerate(messages)]
-        flat = _with_column(flat, columns, stripes)
-        columns = ("stripe", *columns)
-    insert_rows(connection, "log", (id_ << SEQUENCE_BITS) + first, shared, columns, flat)
-    return [f"{channel}-{offset}" for offset in range(first, end)]
-
-
-def _with_column(flat: list[Any], columns: Sequence[str], values: Sequence[Any]) -> list[Any]:
-    """`flat`, in which the rows follow one another, with one more value in front of each row."""
-    width = len(columns) + 1
-    wider: list[Any] = [None] * (len(values) * width)
-    wider[::width] = values
-    for place in range(width - 1):
-        wider[place + 1 :: width] = flat[place :: width - 1]
-    return wider
+        columns["stripe"] = [stripe_of(message.key, first + index, STRIPES) for index, message in enumerate(messages)]
+    stamps = {message.timestamp_ms for message in messages}
+    if len(stamps) == 1:
+        shared["at_ms"] = stamps.pop() or now_ms
+    else:
+        columns["at_ms"] = [message.timestamp_ms or now_ms for message in messages]
+    columns["key"] = [message.key for message in messages]
+    columns["headers"] = headers
+    columns["payload"] = [message.payload for message in messages]
+    insert_rows(connection, "log", (id_ << SEQUENCE_BITS) + first, shared, columns)
+    return range(first, end)
 
 
 def _reserve(connection: sqlite3.Connection, channel: str, count: int) -> tuple[int, int, int] | None:
@@ -123,10 +121,15 @@ def stripe_positions(connection: sqlite3.Connection, subscription: int, channel:
     connection.execute("UPDATE channels SET striped = iif(next = first, 2, 1) WHERE id = ? AND striped = 0", (channel,))
 
 
-def append_delayed(  # noqa: PLR0913 - one record's place
-    connection: sqlite3.Connection, channel: str, base: int, number: int, messages: Sequence[Message], now_ms: int
-) -> list[str]:
-    """Store records of retry channel `number` of `base`."""
+def _store_delayed(
+    connection: sqlite3.Connection,
+    retry: tuple[int, int],
+    messages: Sequence[Message],
+    headers: Sequence[bytes | None],
+    now_ms: int,
+) -> range:
+    """Store records of a retry channel: its base's row, and its number."""
+    base, number = retry
     count = len(messages)
     reserved: list[tuple[int]] = connection.execute(
         "UPDATE retry_bases SET next = next + ?, waiting = waiting + ? WHERE id = ? RETURNING next",
@@ -134,34 +137,39 @@ def append_delayed(  # noqa: PLR0913 - one record's place
     ).fetchall()
     end = reserved[0][0]
     first = end - count
-    flat: list[Any] = []
-    for message in messages:
-        due_ms = min(max(message.due_ms, now_ms), now_ms + _MAX_DELAY_MS) if message.due_ms else now_ms
-        headers = encode_headers(message.headers)
-        flat += (due_ms, message.timestamp_ms or now_ms, message.key, headers, message.payload)
+    latest = now_ms + _MAX_DELAY_MS
+    due = [message.due_ms for message in messages]
     shared = {"base": base, "attempt": number, "since_ms": now_ms}
-    columns = ("due_ms", "at_ms", "key", "headers", "payload")
+    columns: dict[str, Sequence[Any]] = {
+        "due_ms": [at if now_ms <= at <= latest else now_ms if at < now_ms else latest for at in due],
+        "at_ms": [message.timestamp_ms or now_ms for message in messages],
+        "key": [message.key for message in messages],
+        "headers": headers,
+        "payload": [message.payload for message in messages],
+    }
     row_id = (base << SEQUENCE_BITS) + first
-    insert_rows(connection, "delayed", row_id, shared, columns, flat)
+    insert_rows(connection, "delayed", row_id, shared, columns)
     schedule(connection, range(row_id, row_id + count))
-    return [f"{channel}-{offset}" for offset in range(first, end)]
+    return range(first, end)
 
 
-def insert_rows(  # noqa: PLR0913 - what rows are made of
+def insert_rows(
     connection: sqlite3.Connection,
     table: str,
     first: int,
     shared: Mapping[str, Any],
-    columns: Sequence[str],
-    flat: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
 ) -> None:
     """Insert rows with the ids from `first` on.
 
-    `shared` are the columns in which all rows have one value; those of the others, `columns`, follow one
-    another in `flat`, row by row.
+    `shared` are the columns in which all rows have one value; `columns` are those of the others, all of one length.
     """
     same, names, width = list(shared.values()), tuple(shared), len(columns)
-    start, end = 0, len(flat)
+    end = len(next(iter(columns.values()))) * width
+    flat: list[Any] = [None] * end  # row by row
+    for place, values in enumerate(columns.values()):
+        flat[place::width] = values
+    start = 0
     for size in _CHUNKS:
         step = size * width
         if end - start >= step:

@@ -148,8 +148,13 @@ class DelayedLease(Lease):
 
     def ids_of(self, offsets: Iterable[int]) -> list[int]:
         """The rows of those of `offsets` that are not finished, ascending."""
-        first = self._first_id
-        return [first + offset for offset in sorted({offset for offset in offsets if self.is_open(offset)})]
+        first, flags, ordinals = self._first_id, self._flags, self._ordinals
+        if ordinals is None:
+            low, size = self.offsets[0], len(flags)
+            found = {offset for offset in offsets if 0 <= offset - low < size and not flags[offset - low]}
+        else:
+            found = {offset for offset in offsets if offset in ordinals and not flags[ordinals[offset]]}
+        return [first + offset for offset in sorted(found)]
 
 
 class Change(msgspec.Struct, gc=False):

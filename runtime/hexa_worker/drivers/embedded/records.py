@@ -5,10 +5,12 @@ do not decode are left out (and logged), because a row that cannot be read could
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.drivers.embedded.schema import SEQUENCE_MASK
@@ -21,6 +23,8 @@ COLUMNS = "id, CAST(key AS BLOB), CAST(headers AS BLOB), CAST(payload AS BLOB), 
 """What `deliveries` needs of a row, of the log or of the delayed records."""
 
 Row = tuple[int, bytes | None, bytes | None, bytes, int]
+DelayedRow = tuple[int, bytes | None, bytes | None, bytes, int, int, int]
+"""A row, its due_ms and its attempt."""
 
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 _decode = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
@@ -32,26 +36,27 @@ def encode_headers(headers: Headers) -> bytes | None:
     return _encode(headers) if headers else None
 
 
-def check(message: Message) -> None:
-    """Refuse what could not be stored, its headers included.
+def checked_headers(message: Message) -> bytes | None:
+    """The headers of a message as they are stored; refuses what could not be stored.
 
     Raises:
         DriverRejected: payload too large, a channel name that is no name, headers that do not encode.
     """
     check_place(message)
     try:
-        encode_headers(message.headers)
+        return encode_headers(message.headers)
     except (TypeError, ValueError) as error:
         raise DriverRejected(f"headers cannot be stored: {error}") from error
 
 
 def check_place(message: Message) -> None:
-    """Refuse a channel name that is no name and a payload that is too large; the quick part of `check`."""
+    """Refuse a channel name that is no name and a payload that is too large; the quick part of `checked_headers`."""
     check_name(message.channel)
     if len(message.payload) > MAX_PAYLOAD:
         raise DriverRejected(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
 
 
+@lru_cache(maxsize=1024)
 def check_name(name: str) -> None:
     """Refuse what is no channel name.
 
@@ -107,29 +112,24 @@ def _readable(headers: bytes | None, channel: str, offset: int) -> Headers:
         return ()
 
 
-def delayed_deliveries(
-    rows: Iterable[tuple[int, bytes | None, bytes | None, bytes, int, int, int]], base: str, token: Any
-) -> list[Delivery]:
-    """Rows of delayed records (`COLUMNS`, due_ms, attempt) as deliveries of their retry channels."""
-    names: dict[int, str] = {}
-    found: list[Delivery] = []
-    for id_, key, headers, payload, at_ms, due_ms, attempt in rows:
-        channel = names.get(attempt)
-        if channel is None:
-            channel = names[attempt] = f"{base}.retry.{attempt}"
-        offset = id_ & SEQUENCE_MASK
-        found.append(
+def delayed_deliveries(rows: Sequence[DelayedRow], base: str, token: Any) -> list[Delivery]:
+    """Rows of delayed records as deliveries of their retry channels."""
+    names = {attempt: f"{base}.retry.{attempt}" for attempt in {row[6] for row in rows}}
+    try:
+        return [
             Delivery(
-                channel=channel,
+                channel=names[attempt],
                 payload=payload,
                 key=key,
-                headers=_readable(headers, channel, offset),
+                headers=_decode(headers) if headers else (),
                 timestamp_ms=at_ms,
                 due_ms=due_ms,
-                source=channel,
-                offset=offset,
+                source=names[attempt],
+                offset=id_ & SEQUENCE_MASK,
                 attempt=attempt,
                 token=token,
             )
-        )
-    return found
+            for id_, key, headers, payload, at_ms, due_ms, attempt in rows
+        ]
+    except (msgspec.MsgspecError, UnicodeError):
+        return [replace(_careful(row[:5], names[row[6]], token), due_ms=row[5], attempt=row[6]) for row in rows]

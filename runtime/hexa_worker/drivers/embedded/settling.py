@@ -11,9 +11,9 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
 from hexa_worker.drivers.embedded import leases, postponed
-from hexa_worker.drivers.embedded.append import append
+from hexa_worker.drivers.embedded.append import store
 from hexa_worker.drivers.embedded.leases import Change, DelayedLease, Lease
-from hexa_worker.drivers.embedded.records import check
+from hexa_worker.drivers.embedded.records import checked_headers
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.errors import DriverRejected, LeaseLost
 
@@ -36,11 +36,12 @@ class Settling:
         self._changes: list[tuple[Lease, Change]] = []
         self._returned: list[tuple[Lease, list[int]]] = []
         self._records: list[Message] = []
+        self._headers: list[bytes | None] = []
 
     def run(self, connection: sqlite3.Connection, now_ms: int) -> None:
         """Write everything. Inside a write transaction of the caller; may be run again if that fails."""
         self.unsettled, self.wakes = [], False
-        self._changes, self._returned, self._records = [], [], []
+        self._changes, self._returned, self._records, self._headers = [], [], [], []
         groups: dict[Lease, list[Settlement]] = {}
         last: Lease | None = None
         group: list[Settlement] = []
@@ -53,7 +54,7 @@ class Settling:
             self._settle_lease(connection, lease, group)
         if self._records:
             self.wakes = True
-            append(connection, self._records, now_ms)
+            store(connection, self._records, self._headers, now_ms)
 
     def committed(self) -> None:
         """What was written is durable: the leases may know."""
@@ -72,7 +73,7 @@ class Settling:
             return
         finished = [settlement.delivery.offset for settlement in group if type(settlement) is Acked]
         released: list[int] = []
-        records: list[Message] = []
+        records: list[tuple[Message, bytes | None]] = []
         if len(finished) < len(group):
             records = self._sort(lease, group, finished, released)
         later: list[Postponed] = []
@@ -86,7 +87,8 @@ class Settling:
             self._lose(group, lost=lease)
             return
         self._changes.append((lease, change))
-        self._records += records
+        self._records += [record for record, _ in records]
+        self._headers += [headers for _, headers in records]
         if self._subscriber.spec.in_place and not isinstance(lease, DelayedLease):
             self._note(connection, lease, later, [one.delivery for one in group if one.delivery.attempt], finished)
         self._give_back(connection, lease, change, released)
@@ -110,9 +112,11 @@ class Settling:
             over = {one.offset for one in retried}.intersection(finished)
             postponed.forget(connection, self._subscriber.id, lease.channel, over)
 
-    def _sort(self, lease: Lease, group: list[Settlement], finished: list[int], released: list[int]) -> list[Message]:
-        """Sort what was not simply acknowledged; returns the records to store."""
-        records: list[Message] = []
+    def _sort(
+        self, lease: Lease, group: list[Settlement], finished: list[int], released: list[int]
+    ) -> list[tuple[Message, bytes | None]]:
+        """Sort what was not simply acknowledged; returns the records to store and their encoded headers."""
+        records: list[tuple[Message, bytes | None]] = []
         seen: set[int] = set()
         for settlement in group:
             offset = settlement.delivery.offset
@@ -123,12 +127,10 @@ class Settling:
                 released.append(offset)
             elif isinstance(settlement, _STORED):
                 try:
-                    check(settlement.record)
+                    records.append((settlement.record, checked_headers(settlement.record)))
+                    finished.append(offset)
                 except DriverRejected as error:
                     self.unsettled.append(Unsettled(settlement, error))
-                    continue
-                records.append(settlement.record)
-                finished.append(offset)
         return records
 
     def _give_back(self, connection: sqlite3.Connection, lease: Lease, change: Change, released: list[int]) -> None:
