@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
-import msgspec
 
 from bench.figures import Figure, rate
+from bench.runtime import PAYLOAD, Order, decode
 from hexa_worker import Context, app, subscribe
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.model import Config, File, Memory, Worker
@@ -25,18 +25,6 @@ from hexa_worker.telemetry.report import Report
 
 COUNT = 500_000
 BARS = {"uvloop": 250_000, "asyncio": 200_000, "trio": 200_000}
-
-
-class Order(msgspec.Struct):
-    """About 200 bytes of JSON."""
-
-    id: int
-    customer: str
-    amount: float
-    note: str
-
-
-PAYLOAD = msgspec.json.encode(Order(1, "ada", 12.5, "x" * 150))
 
 
 @subscribe("orders", action="handle")
@@ -73,7 +61,6 @@ def _records(count: int) -> list[Message]:
 
 async def _bare() -> float:
     records = _records(COUNT)
-    decode = msgspec.json.Decoder(Order).decode
     begin = time.perf_counter()
     for record in records:
         await handle(decode(record.payload), None)  # type: ignore[arg-type]  # the bare loop has no context

@@ -12,21 +12,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import anyio
-import msgspec
 
 from bench.figures import Figure, rate
+from bench.runtime import LOOPS, Order
 
 PATIENCE_S = 30
 MISSING = find_spec("faststream") is None
-
-
-class Order(msgspec.Struct):
-    """About 200 bytes of JSON."""
-
-    id: int
-    customer: str
-    amount: float
-    note: str
 
 
 class Watch:
@@ -132,7 +123,7 @@ def compare(name: str, measured: Any, ours: float, bar: float, *arguments: Any) 
     if MISSING:
         return Figure(name=title, value="skipped: FastStream is not installed (group bench)")
     try:
-        took = anyio.run(measured, *arguments, backend_options={"use_uvloop": True})
+        took = anyio.run(measured, *arguments, backend_options=LOOPS["uvloop"])
     except TimeoutError:
         return Figure(name=title, value=f"skipped: FastStream did not finish in {PATIENCE_S} s")
     theirs = arguments[-1] / took
