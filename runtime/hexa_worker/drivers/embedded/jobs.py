@@ -1,13 +1,15 @@
 """What the loop asks of the broker thread."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
 
 from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.embedded.leases import Lease
+from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 
@@ -70,3 +72,11 @@ class Receive:
         self.error: Exception | None = None
         self.abandoned = False
         self.claimed: list[Lease] = []
+
+
+def returning(subscriber: Subscriber, deliveries: Sequence[Delivery]) -> Job:
+    """Hand back what came after its waiter was cancelled."""
+    settling = Settling(subscriber, [Released(delivery) for delivery in deliveries])
+    return Job(
+        lambda connection: settling.run(connection, 0), writes=True, committed=settling.committed, wakes=lambda: True
+    )

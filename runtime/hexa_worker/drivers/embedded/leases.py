@@ -189,6 +189,12 @@ def advance(connection: sqlite3.Connection, lease: Lease, change: Change) -> boo
     return cursor.rowcount == 1
 
 
+def finish(connection: sqlite3.Connection, emptied: Iterable[Lease]) -> None:
+    """Drop leases in which nothing is left."""
+    for lease in emptied:
+        advance(connection, lease, lease.finishing(()))
+
+
 def delete_delayed(connection: sqlite3.Connection, lease: DelayedLease, finished: Iterable[int]) -> None:
     """Delete the records of a lease that are finished. `advance` has found the lease to be ours."""
     ids = lease.ids_of(finished)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,25 @@ from anyio.lowlevel import current_token
 from hexa_worker.clock import Clock
 from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
 from hexa_worker.drivers.embedded.claiming import claimable, due_times, promising
-from hexa_worker.drivers.embedded.clamping import DueTimes
 from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect
-from hexa_worker.drivers.embedded.janitor import Janitor
-from hexa_worker.drivers.embedded.jobs import Job, Receive, unattended
-from hexa_worker.drivers.embedded.leases import Lease
+from hexa_worker.drivers.embedded.jobs import Job, Receive, returning, unattended
+from hexa_worker.drivers.embedded.listening import Listening
 from hexa_worker.drivers.embedded.reading import read
-from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.drivers.embedded.transactions import Transactions
+from hexa_worker.drivers.embedded.upkeep import Upkeep
 from hexa_worker.errors import DriverUnavailable
 
 BUSY = 100
 """More deliveries than this in a tick, and tidying up has to be brief."""
 TICK_S = 0.5
 """How often the dead are looked for."""
-QUIET_S = 0.002
-"""Other processes' commits are looked at this often at most."""
-POLL_S = (0.001, 0.1)
-"""How often to look for other processes' commits after one was heard of, and without inotify when nothing comes."""
+FAILURE_PAUSE_S = 0.1
+"""A file that fails is not asked at once again."""
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 
 
@@ -73,13 +67,8 @@ class BrokerThread:
         self._running = False
         self._sleeping = False
         self._look = False
-        self._poll_s = POLL_S[0]
-        self._version = 0
         self._served = 0
-        self._due_times = DueTimes()
-        self._janitor = Janitor(path)
-        self._due_ms: int | None = None
-        self._next_tick = self._next_beat = self._last_look = 0.0
+        self._next_tick = 0.0
         self._alive_ms = owners.now_ms()
         native: Any = current_token().native_token
         self._post: Callable[..., Any] = getattr(native, "run_sync_soon", None) or native.call_soon_threadsafe
@@ -127,7 +116,7 @@ class BrokerThread:
             result: list[Delivery] = await self._wait(job)
         except BaseException:
             if job.done.is_set() and job.result:
-                self.submit(_return_job(subscriber, job.result))
+                self.submit(returning(subscriber, job.result))
             raise
         return result
 
@@ -160,7 +149,7 @@ class BrokerThread:
         for job in jobs:
             job.done.set()
             if job.abandoned and isinstance(job, Receive) and job.result:
-                self.submit(_return_job(job.subscriber, job.result))
+                self.submit(returning(job.subscriber, job.result))
 
     def _mark_alive(self) -> None:
         self._alive_ms = owners.now_ms()
@@ -215,7 +204,17 @@ class BrokerThread:
         self._transactions.run([job])
         if job.error is not None:
             raise job.error
+        self._upkeep = Upkeep(
+            self._path,
+            self._connection,
+            self._transactions,
+            self._owners,
+            self._clock,
+            self._options.lease_s / 3,
+            self._begin_again,
+        )
         self._bell = Bell(Path(f"{self._path}-wal"))
+        self._listening = Listening(self._bell, self._connection, self._clock)
 
     def _close(self) -> None:
         self._fail_waiting()
@@ -247,7 +246,7 @@ class BrokerThread:
             for job in failed:
                 job.error = job.error or DriverUnavailable(f"{self._path}: {type(error).__name__}: {error}")
             self._tell(failed)
-            time.sleep(POLL_S[1])
+            time.sleep(FAILURE_PAUSE_S)
 
     def _turn(self) -> None:
         """One round: sleep if there is nothing to do, then do all there is."""
@@ -269,52 +268,14 @@ class BrokerThread:
         self._look = False
 
     def _sleep(self) -> None:
-        now = time.monotonic()
         waiting = bool(self._parked)
-        listens = waiting and self._bell.hears_others
-        patience = self._patience(now, waiting=waiting, listens=listens)
         self._sleeping = True
         heard = False
         if not self._jobs and not self._look and not self._stopping:
-            quiet = self._last_look + QUIET_S - now
-            if listens and quiet > 0:
-                self._bell.wait(min(quiet, patience), others=False)
-            else:
-                heard = self._bell.wait(patience, others=listens)
+            heard = self._listening.sleep(self._next_tick - time.monotonic(), waiting=waiting)
         self._sleeping = False
-        if waiting:
-            self._notice(heard=heard)
-
-    def _patience(self, now: float, *, waiting: bool, listens: bool) -> float:
-        """How long to sleep if nobody rings."""
-        patience = self._next_tick - now
-        if waiting and self._due_ms is not None:
-            patience = min(patience, (self._due_ms - self._clock.now_ms()) / 1000 + 0.0005)
-        if waiting and not (listens and self._poll_s > POLL_S[1]):
-            patience = min(patience, self._poll_s)
-        return patience
-
-    def _notice(self, *, heard: bool) -> None:
-        """Find out whether there is a reason to look.
-
-        The log is written before the commit shows, so what was heard is looked for more than once.
-        """
-        if self._others_committed():
+        if waiting and self._listening.notices(heard=heard):
             self._look = True
-            self._poll_s = POLL_S[0]
-        elif heard:
-            self._poll_s = POLL_S[0]
-        else:
-            longest = 1.0 if self._bell.hears_others else POLL_S[1]
-            self._poll_s = min(self._poll_s * 2, longest)
-        if self._due_ms is not None and self._due_ms <= self._clock.now_ms():
-            self._look = True
-
-    def _others_committed(self) -> bool:
-        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        changed = version != self._version
-        self._version = version
-        return changed
 
     def _do(self, jobs: Sequence[Job | Receive]) -> None:
         writes = [job for job in jobs if isinstance(job, Job) and job.writes]
@@ -348,7 +309,7 @@ class BrokerThread:
 
     def _look_again(self) -> None:
         """Look whether there is something now for the receives that wait."""
-        self._last_look = time.monotonic()
+        self._listening.looked()
         parked, self._parked = [job for job in self._parked if not job.abandoned], []
         hungry = self._claimable(parked)
         if hungry:
@@ -379,7 +340,7 @@ class BrokerThread:
             times = [due_ms for base, due_ms in due_times(self._connection).items() if base in bases]
         except sqlite3.Error:
             return  # whoever claims next meets the same error and reports it
-        self._due_ms = min(times, default=None)
+        self._listening.due_ms = min(times, default=None)
 
     def _read_leased(self, job: Receive) -> None:
         subscriber = job.subscriber
@@ -389,7 +350,7 @@ class BrokerThread:
             job.error = translate(error, self._path)
         if subscriber.emptied:
             emptied, subscriber.emptied = subscriber.emptied, []
-            self._transactions.run([unattended(lambda connection: _delete(connection, emptied))])
+            self._transactions.run([unattended(lambda connection: leases.finish(connection, emptied))])
             subscriber.leases.difference_update(emptied)
             self._look = True
 
@@ -409,45 +370,9 @@ class BrokerThread:
         except RuntimeError:
             self._stopping = True
             return
-        jobs: list[Job] = []
-        if now >= self._next_beat:
-            self._next_beat = now + self._options.lease_s / 3
-            jobs.append(unattended(self._beat))
-        try:
-            dead = self._owners.dead(self._connection)
-        except sqlite3.Error:
-            dead = []
-        for owner in dead:
-            jobs.append(unattended(partial(owners.remove, owner=owner)))
-            _log.info("another process is gone (owner %d): what it had in hand is taken over", owner)
-        if jobs:
-            self._transactions.run(jobs)
-        if dead:
+        if self._upkeep.tick(now, self._alive_ms, busy=self._served > BUSY):
             self._look = True
-        self._check_due_times()
-        if self._owners.is_first:
-            self._janitor.sweep(self._connection, self._write_alone, busy=self._served > BUSY)
         self._served = 0
-
-    def _check_due_times(self) -> None:
-        try:
-            went_back = self._due_times.check(
-                self._connection, self._write_alone, self._clock.now_ms(), owners.now_ms()
-            )
-        except sqlite3.Error:
-            return  # whoever claims next meets the same error and reports it
-        if went_back:
-            _log.warning("the wall clock went back; delayed records wait their own delay from now")
-            self._look = True
-
-    def _write_alone(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
-        job = unattended(run)
-        self._transactions.run([job])
-        return job.result
-
-    def _beat(self, connection: sqlite3.Connection) -> None:
-        if not self._owners.beat(connection, self._alive_ms):
-            self._begin_again(connection)
 
     def _begin_again(self, connection: sqlite3.Connection) -> None:
         """Others thought us dead and took everything: go on as a new owner."""
@@ -471,16 +396,3 @@ class BrokerThread:
     def drop(self, subscriber: Subscriber) -> None:
         """It is closed."""
         self._subscribers = self._subscribers - {subscriber}
-
-
-def _delete(connection: sqlite3.Connection, emptied: Iterable[Lease]) -> None:
-    for lease in emptied:
-        leases.advance(connection, lease, lease.finishing(()))
-
-
-def _return_job(subscriber: Subscriber, deliveries: Sequence[Delivery]) -> Job:
-    """Hand back what came after its waiter was cancelled."""
-    settling = Settling(subscriber, [Released(delivery) for delivery in deliveries])
-    return Job(
-        lambda connection: settling.run(connection, 0), writes=True, committed=settling.committed, wakes=lambda: True
-    )
