@@ -29,7 +29,7 @@ def test_the_import_contracts_are_kept() -> None:
         ("core/ids.py", "import anyio", "The core is pure"),
         ("errors.py", "import logging", "The core is pure"),
         ("core/ids.py", "import hexa_worker.codecs", "Imports only go down"),
-        ("drivers/memory.py", "import hexa_worker.actors.lane", "Imports only go down"),
+        ("drivers/memory/driver.py", "import hexa_worker.actors.lane", "Imports only go down"),
         ("handlers/plan.py", "import hexa_worker.app", "Imports only go down"),
     ],
 )

@@ -1,0 +1,195 @@
+"""The broker inside the process. A channel is a list; a group has a position in each of its channels."""
+
+from collections import deque
+from heapq import heappush
+from re import Pattern
+from re import compile as compile_pattern
+from typing import TYPE_CHECKING
+
+from hexa_worker.clock import Clock, SystemClock
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy, stripe_of
+from hexa_worker.drivers.base import Backlog, SubscriptionSpec
+from hexa_worker.errors import DriverRejected, DriverUnavailable
+
+if TYPE_CHECKING:
+    from hexa_worker.drivers.memory.source import MemorySource
+
+STRIPES = 64
+MAX_PAYLOAD = 64 * 1024 * 1024
+TRIM_AFTER = 10_000
+"""Records that all groups have read are forgotten so many at a time."""
+
+
+class Log:
+    """One channel: its records, less what every group has read."""
+
+    __slots__ = ("base", "kept", "name", "records")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.base = 0
+        self.records: list[Message | None] = []
+        self.kept = False  # dead letters stay until they are removed
+
+    @property
+    def end(self) -> int:
+        """The offset of the next record."""
+        return self.base + len(self.records)
+
+
+class Group:
+    """What one group has read, has waiting and has due later."""
+
+    def __init__(self, spec: SubscriptionSpec) -> None:
+        self.spec = spec
+        self.pattern: Pattern[str] | None = compile_pattern(spec.pattern) if spec.pattern else None
+        self.positions: dict[str, int] = {}
+        self.order_by = spec.order_by
+        self.stripes: dict[int, deque[Delivery]] = {}
+        self.delayed: list[tuple[int, int, Delivery]] = []
+        self.retry_sequence = 0
+        self.held_stripes: dict[int, tuple[MemorySource, int]] = {}
+        self.leased = 0
+
+    def reads(self, channel: str) -> bool:
+        """Whether `channel` is one of its own."""
+        if self.pattern is not None:
+            return self.pattern.fullmatch(channel) is not None
+        return channel in self.spec.channels
+
+    def stripe(self, delivery: Delivery) -> int:
+        """The stripe that keeps the delivery's order; -1: it has none."""
+        if self.order_by is OrderBy.NONE or delivery.attempt:
+            return -1
+        if self.order_by is OrderBy.CHANNEL:
+            return stripe_of(delivery.channel.encode(), 0, STRIPES)
+        return stripe_of(delivery.key, delivery.offset, STRIPES)
+
+
+class MemoryStore:
+    """The broker: what several memory drivers share.
+
+    Args:
+        clock: its wall clock decides what is due.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.logs: dict[str, Log] = {}
+        self.groups: dict[str, Group] = {}
+        self.retry_owner: dict[str, tuple[Group, int]] = {}
+        self.sources: dict[MemorySource, None] = {}  # in the order of their arrival: runs can be repeated exactly
+        self._away = False
+
+    @property
+    def away(self) -> bool:
+        """Every call raises `DriverUnavailable`, as when a real broker cannot be reached. May be set."""
+        return self._away
+
+    @away.setter
+    def away(self, away: bool) -> None:
+        self._away = away
+        self.wake()
+
+    def require(self) -> None:
+        """Raise unless the broker can be reached."""
+        if self._away:
+            raise DriverUnavailable("the memory broker is away")
+
+    def log(self, channel: str) -> Log:
+        """The log of `channel`, created on first use."""
+        log = self.logs.get(channel)
+        if log is None:
+            log = self.logs[channel] = Log(channel)
+            for group in self.groups.values():
+                if group.reads(channel):
+                    group.positions[channel] = 0
+        return log
+
+    def declare(self, spec: SubscriptionSpec) -> Group:
+        """The group of `spec`, created or brought up to date."""
+        group = self.groups.get(spec.group)
+        if group is None:
+            group = self.groups[spec.group] = Group(spec)
+        for channel in spec.channels or tuple(self.logs):
+            if channel not in group.positions and (spec.pattern is None or group.reads(channel)):
+                log = self.log(channel)
+                group.positions[channel] = log.end if spec.start == "latest" else log.base
+        group.order_by = spec.order_by
+        for number, name in enumerate(spec.retry_channels, start=1):
+            self.retry_owner[name] = (group, number)
+        self.log(spec.dead_letter_channel).kept = True
+        return group
+
+    def append(self, message: Message) -> str:
+        """Store one message, in its log or among the delayed of the group that owns the retry channel."""
+        if len(message.payload) > MAX_PAYLOAD:
+            raise DriverRejected(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
+        now_ms = self.clock.now_ms()
+        if not message.timestamp_ms:
+            message = _stamped(message, now_ms)
+        owner = self.retry_owner.get(message.channel)
+        if owner is None:
+            log = self.log(message.channel)
+            log.records.append(message)
+            return f"{message.channel}-{log.end - 1}"
+        group, attempt = owner
+        group.retry_sequence += 1
+        delivery = delivery_of(message, message.channel, group.retry_sequence, attempt)
+        heappush(group.delayed, (message.due_ms, group.retry_sequence, delivery))
+        return delivery.message_id
+
+    def backlog(self, name: str) -> Backlog:
+        """What the group called `name` still has to do."""
+        group, now_ms = self.groups[name], self.clock.now_ms()
+        due = sum(1 for due_ms, _, _ in group.delayed if due_ms <= now_ms)
+        unread = sum(self.logs[channel].end - position for channel, position in group.positions.items())
+        return Backlog(
+            ready=unread + due + sum(map(len, group.stripes.values())),
+            delayed=len(group.delayed) - due,
+            leased=group.leased,
+            next_due_ms=group.delayed[0][0] if group.delayed else None,
+        )
+
+    def wake(self) -> None:
+        """Something may be deliverable: waiting sources look again."""
+        for source in self.sources:
+            source.arrived.set()
+
+    def trim(self) -> None:
+        """Forget what every group has read."""
+        for log in self.logs.values():
+            positions = [group.positions[log.name] for group in self.groups.values() if log.name in group.positions]
+            if log.kept or not positions:
+                continue
+            done = min(positions) - log.base
+            if done >= TRIM_AFTER:
+                del log.records[:done]
+                log.base += done
+
+
+def _stamped(message: Message, now_ms: int) -> Message:
+    return Message(
+        channel=message.channel,
+        payload=message.payload,
+        key=message.key,
+        headers=message.headers,
+        timestamp_ms=now_ms,
+        due_ms=message.due_ms,
+    )
+
+
+def delivery_of(message: Message, source: str, offset: int, attempt: int = 0) -> Delivery:
+    """A record at its place, as it is handed out."""
+    return Delivery(
+        channel=message.channel,
+        payload=message.payload,
+        key=message.key,
+        headers=message.headers,
+        timestamp_ms=message.timestamp_ms,
+        due_ms=message.due_ms,
+        source=source,
+        offset=offset,
+        attempt=attempt,
+    )
