@@ -31,15 +31,21 @@ class FakeClock:
 
 
 class World(Protocol):
-    """A store and what can happen to it."""
+    """What two workers share, the store of each, and what can happen to them."""
 
-    store: ClaimStore
+    stores: list[ClaimStore]
 
-    def expire_leases(self, portal: BlockingPortal) -> None: ...
+    def crash(self, portal: BlockingPortal, worker: int) -> None:
+        """A worker's process is gone; another one begins in its place."""
 
-    def flush(self, portal: BlockingPortal) -> None: ...
+    def expire_leases(self, portal: BlockingPortal, dead: str, alive: Sequence[Held]) -> None:
+        """The leases of owners whose names begin with `dead` run out; those of `alive` are extended in time."""
 
-    def close(self, portal: BlockingPortal) -> None: ...
+    def flush(self, portal: BlockingPortal) -> None:
+        """All that was kept is gone."""
+
+    def close(self, portal: BlockingPortal) -> None:
+        """The end."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +101,22 @@ class Model:
         self.known[held.key] = Known(held.owner, held.fence, held.attempt)
         return True
 
-    def expire(self) -> None:
-        """The leases of all owners run out."""
-        self.known = {key: one for key, one in self.known.items() if one.owner is None}
+    def held(self, but: str) -> list[Held]:
+        """What owners hold whose names do not begin with `but`."""
+        return [
+            Held(key, one.owner, one.fence, one.attempt or 0)
+            for key, one in self.known.items()
+            if one.owner is not None and not one.owner.startswith(but)
+        ]
+
+    def expire(self, dead: str) -> None:
+        """The leases of the owners whose names begin with `dead` run out."""
+        self.known = {
+            key: one for key, one in self.known.items() if one.owner is None or not one.owner.startswith(dead)
+        }
 
 
+workers = st.integers(0, 1)
 asks = st.tuples(st.sampled_from(KEYS), st.integers(0, 2))
 
 
@@ -122,13 +139,16 @@ def machine_of(  # noqa: C901 - a class made in a function: its rules add up
         def call(self, function: Callable[..., Any], *args: Any) -> Any:
             return self.portal.call(function, *args)
 
-        @rule(target=granted, wanted=st.lists(asks, min_size=1, max_size=6))
-        def claim(self, wanted: Sequence[tuple[str, int]]) -> Any:
+        def store_of(self, held: Held) -> ClaimStore:
+            return self.world.stores[int(held.owner[0])]
+
+        @rule(target=granted, worker=workers, wanted=st.lists(asks, min_size=1, max_size=6))
+        def claim(self, worker: int, wanted: Sequence[tuple[str, int]]) -> Any:
             batch = []
             for key, attempt in wanted:
                 self.count += 1
-                batch.append(Ask(key, f"owner:{self.count}", attempt))
-            answers = self.call(self.world.store.claim, batch)
+                batch.append(Ask(key, f"{worker}:{self.count}", attempt))
+            answers = self.call(self.world.stores[worker].claim, batch)
             for ask, answer in zip(batch, answers, strict=True):
                 self.model.claim(ask, answer)
             return multiple(
@@ -144,29 +164,43 @@ def machine_of(  # noqa: C901 - a class made in a function: its rules add up
             ask = Ask(held.key, held.owner, held.attempt)
             now = self.model.known.get(held.key)
             if now is not None and now.owner == held.owner:
-                (answer,) = self.call(self.world.store.claim, [ask])
+                (answer,) = self.call(self.store_of(held).claim, [ask])
                 self.model.claim(ask, answer)
 
-        @rule(batch=st.lists(st.tuples(granted, st.sampled_from((None, 0, 1, 2, 3))), min_size=1, max_size=3))
-        def end(self, batch: Sequence[tuple[Held, int | None]]) -> None:
+        @rule(
+            worker=workers,  # whoever says it
+            batch=st.lists(st.tuples(granted, st.sampled_from((None, 0, 1, 2, 3))), min_size=1, max_size=3),
+        )
+        def end(self, worker: int, batch: Sequence[tuple[Held, int | None]]) -> None:
             endings = [Ending(held, following, KEEP_MS) for held, following in batch]
-            answers = self.call(self.world.store.end, endings)
+            answers = self.call(self.world.stores[worker].end, endings)
             assert list(answers) == [self.model.end(one) for one in endings]
 
         @rule(held=consumes(granted))
         def succeed(self, held: Held) -> None:
             ending = Ending(held, None, KEEP_MS)
-            assert list(self.call(self.world.store.end, [ending])) == [self.model.end(ending)]
-            assert list(self.call(self.world.store.end, [ending])) == [self.model.end(ending)]
+            for _ in range(2):  # the first answer may be lost
+                assert list(self.call(self.store_of(held).end, [ending])) == [self.model.end(ending)]
 
         @rule(held=granted)
         def extend(self, held: Held) -> None:
-            assert list(self.call(self.world.store.extend, [held])) == [self.model.extend(held)]
+            assert list(self.call(self.store_of(held).extend, [held])) == [self.model.extend(held)]
+
+        @rule(worker=workers)
+        def a_worker_crashes_and_what_it_held_stays_held(self, worker: int) -> None:
+            self.world.crash(self.portal, worker)
+
+        @rule(worker=workers)
+        def a_worker_crashes_and_its_leases_run_out_while_the_other_one_extends(self, worker: int) -> None:
+            dead = f"{worker}:"
+            self.world.crash(self.portal, worker)
+            self.world.expire_leases(self.portal, dead, self.model.held(but=dead))
+            self.model.expire(dead)
 
         @rule()
-        def owners_die(self) -> None:
-            self.world.expire_leases(self.portal)
-            self.model.expire()
+        def all_leases_run_out(self) -> None:
+            self.world.expire_leases(self.portal, "", [])
+            self.model.expire("")
 
         @rule()
         def flush(self) -> None:

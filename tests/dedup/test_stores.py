@@ -1,7 +1,7 @@
 """Every claim store against one model: two workers, copies, crashes, leases that run out, a store that forgets."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.secret import Secret
+from hexa_worker.core.claims import Held
 from hexa_worker.dedup.embedded import EmbeddedClaims
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.dedup.redis import RedisClaims
@@ -22,59 +23,95 @@ from tests.dedup.model import LEASE_S, FakeClock, machine_of
 QUICK = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
-class MemoryWorld:
+class Clocked:
+    """A world whose stores look at a clock that tests move."""
+
+    stores: list[Any]
+    clock: FakeClock
+
+    def expire_leases(self, portal: BlockingPortal, _dead: str, alive: Sequence[Held]) -> None:
+        self.clock.ms += round(LEASE_S * 600)
+        if alive:
+            assert all(portal.call(self.stores[0].extend, alive))
+        self.clock.ms += round(LEASE_S * 600)
+
+
+class MemoryWorld(Clocked):
+    """Two workers of one process: they share one store."""
+
     def __init__(self, _portal: BlockingPortal) -> None:
         self.clock = FakeClock()
-        self.store = MemoryClaims(lease_s=LEASE_S, clock=self.clock)
+        self.stores = [MemoryClaims(lease_s=LEASE_S, clock=self.clock)] * 2
 
-    def expire_leases(self, _portal: BlockingPortal) -> None:
-        self.clock.ms += round(LEASE_S * 1000) + 1
+    def crash(self, portal: BlockingPortal, worker: int) -> None:
+        """Only the worker is gone."""
 
     def flush(self, _portal: BlockingPortal) -> None:
         self.clock.ms += 1_000
-        self.store.entries.clear()
+        self.stores[0].entries.clear()
 
     def close(self, _portal: BlockingPortal) -> None:
         pass
 
 
-class EmbeddedWorld:
+class EmbeddedWorld(Clocked):
     def __init__(self, portal: BlockingPortal) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.clock = FakeClock()
-        self.store = EmbeddedClaims(Path(self.folder.name) / "claims.db", lease_s=LEASE_S, clock=self.clock)
-        portal.call(self.store.open)
+        self.stores = [self._opened(portal), self._opened(portal)]
 
-    def expire_leases(self, _portal: BlockingPortal) -> None:
-        self.clock.ms += round(LEASE_S * 1000) + 1
+    def _opened(self, portal: BlockingPortal) -> EmbeddedClaims:
+        store = EmbeddedClaims(Path(self.folder.name) / "claims.db", lease_s=LEASE_S, clock=self.clock)
+        portal.call(store.open)
+        return store
+
+    def crash(self, portal: BlockingPortal, worker: int) -> None:
+        portal.call(self.stores[worker].close)
+        self.stores[worker] = self._opened(portal)
 
     def flush(self, portal: BlockingPortal) -> None:
         self.clock.ms += 1_000
-        portal.call(self.store.close)
-        self.store.path.unlink(missing_ok=True)
+        for store in self.stores:
+            portal.call(store.close)
+        self.stores[0].path.unlink(missing_ok=True)
 
     def close(self, portal: BlockingPortal) -> None:
-        portal.call(self.store.close)
+        for store in self.stores:
+            portal.call(store.close)
         self.folder.cleanup()
 
 
 class RedisWorld:
     def __init__(self, portal: BlockingPortal, url: str) -> None:
+        self.url = url
         self.admin = redis_client.Redis.from_url(url)
         self.admin.flushall()
-        self.store = RedisClaims(Dedup(store="redis", url=Secret(url), lease_s=LEASE_S))
-        portal.call(self.store.open)
+        self.stores = [self._opened(portal), self._opened(portal)]
 
-    def expire_leases(self, _portal: BlockingPortal) -> None:
+    def _opened(self, portal: BlockingPortal) -> RedisClaims:
+        store = RedisClaims(Dedup(store="redis", url=Secret(self.url), lease_s=LEASE_S, timeout_s=10.0))
+        portal.call(store.open)
+        return store
+
+    def crash(self, portal: BlockingPortal, worker: int) -> None:
+        """A process that is killed ends its connections, and nothing else."""
+        portal.call(self.stores[worker].close)
+        self.stores[worker] = self._opened(portal)
+
+    def expire_leases(self, portal: BlockingPortal, dead: str, alive: Sequence[Held]) -> None:
+        if alive:
+            assert all(portal.call(self.stores[0].extend, alive))
         for key in self.admin.keys("hexa:dedup:*"):
-            if self.admin.get(key).startswith(b"h:"):
+            phase, _, owner = self.admin.get(key).decode().partition(":")
+            if phase == "h" and owner.split(":", 2)[2].startswith(dead):
                 self.admin.pexpire(key, -1)
 
     def flush(self, _portal: BlockingPortal) -> None:
         self.admin.flushall()
 
     def close(self, portal: BlockingPortal) -> None:
-        portal.call(self.store.close)
+        for store in self.stores:
+            portal.call(store.close)
         self.admin.close()
 
 
