@@ -49,6 +49,17 @@ async def test_retry_topics_are_made_even_where_channels_are_not(kafka: Broker, 
         assert {*one.retry_channels, one.dead_letter_channel} <= set(await driver.channels())
 
 
+async def test_a_browsed_record_has_the_id_of_its_partition_whichever_it_is(kafka: Broker, unique_name: Name) -> None:
+    channel = unique_name()
+    await make_topic(kafka.address, channel, partitions=3)
+    async with opened(kafka.address) as driver:
+        messages = [Message(channel=channel, payload=b"x", key=b"%d" % number) for number in range(12)]
+        ids = await driver.publish(messages)
+        found = await driver.browse(channel, -1, 100)
+    assert len({one.source for one in found}) == 3
+    assert sorted(one.message_id for one in found) == sorted(map(str, ids))
+
+
 async def test_nothing_is_made_where_retry_topics_are_forbidden_too(kafka: Broker, unique_name: Name) -> None:
     one = spec(unique_name())
     async with opened(kafka.address, create_retry_channels=False) as driver:

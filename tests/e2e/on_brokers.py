@@ -158,7 +158,9 @@ def test_events_are_emitted_handled_retried_dead_lettered_traced_and_counted(pla
     assert (letter["attempts"], letter["error"]) == (2, "ValueError: order 8 is bad")
     assert project.json("dlq", "show", letter["id"], "--payload")["payload"] == {"id": 8, "fail": True}
     assert lag(project, place) == {"do": (0, 0, 1), "sibling": (0, 0, 0), "grow": (0, 0, 0)}
-    assert outcomes(project.json("trace", ids[8]), place)["do"] == ["retried", "dead-lettered"]
+    given_up = project.json("trace", ids[8])
+    assert outcomes(given_up, place)["do"] == ["retried", "dead-lettered"]
+    assert sorted(one["state"] for one in given_up["actions"]) == ["dead-lettered", "done"]
     tree = project.json("trace", ids[7])
     (child,) = tree["children"]
     assert outcomes(child, place) == {"grow": ["acked"]}

@@ -170,9 +170,23 @@ class Running:
             if text in line:
                 return line
 
+    def hear_all(self, *texts: str) -> None:
+        """Wait for lines with these texts, in any order; a text that is given twice must come twice."""
+        missing = list(texts)
+        while missing:
+            line = self.hear("")
+            found = next((text for text in missing if text in line), None)
+            if found is not None:
+                missing.remove(found)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """Drain; it must end well."""
+        self.signal(signal.SIGTERM)
+        assert self.ended() == 0, "".join(self.lines)
 
     def ended(self) -> int:
         """Wait for the end; the exit code. Everything it said is in `lines` then."""

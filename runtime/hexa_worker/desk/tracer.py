@@ -66,7 +66,9 @@ class Tracer:
             entries = find(self._store, root_id) if self._store is not None else []
             found = await self._search(root_id)
         handled = {(entry.event_id, entry.action) for entry in entries}
-        waiting = [one for hit in found for one in self._waiting(hit, handled)]
+        # Brokers that keep a log keep a retry after it was handled, too.
+        retried = {entry.message_id for entry in entries if entry.outcome != "released"}
+        waiting = [one for hit in found for one in self._waiting(hit, handled, retried)]
         tree = build(root_id, [entry for entry in entries if entry.root_id == root_id], waiting)
         self._name_channels(tree, found)
         return Traced(tree, tuple(sorted(self._cut)))
@@ -93,14 +95,22 @@ class Tracer:
                 self._cut.add(channel)
                 return
 
-    def _waiting(self, hit: "Hit", handled: set[tuple[str, str]]) -> list[Waiting]:
-        """What the record of `hit` waits for, per action."""
+    def _waiting(self, hit: "Hit", handled: set[tuple[str, str]], retried: set[str | None]) -> list[Waiting]:
+        """What the record of `hit` waits for, per action.
+
+        Args:
+            hit: a record that was found.
+            handled: events and the actions that have handled them.
+            retried: ids of the records that were handled.
+        """
         ids, channel, delivery = hit
         for spec in self._specs:
             if channel == spec.dead_letter_channel:
                 letter = read_letter(delivery, spec.action)
                 return [_wait(ids, spec.action, delivery, letter.attempt, dead=True, error=letter.error)]
             if channel in spec.retry_channels:
+                if delivery.message_id in retried:
+                    return []
                 number = spec.retry_channels.index(channel) + 1
                 return [_wait(ids, spec.action, delivery, number)]
         if not self._remembers:

@@ -35,6 +35,15 @@ def number_of(partition: int, offset: int) -> int:
     return (partition << _PARTITION_BITS) | offset
 
 
+class Browsed(Delivery, frozen=True, gc=False, kw_only=True):
+    """A record whose `offset` is the desk's number of it; its id is what Kafka calls it all the same."""
+
+    @property
+    def message_id(self) -> str:
+        """See `hexa_worker.core.message.Delivery.message_id`."""
+        return f"{self.source}-{self.offset & _LOW}"
+
+
 class Desk:
     """Reads and removes for one driver.
 
@@ -81,7 +90,7 @@ class Desk:
     def _delivery(self, record: Any, place: TopicPartition) -> Delivery:
         attempt = self._attempts.get(place.topic, -1)  # never 0: browsed records show their due time, as retries do
         one = delivery_of(record, place.topic, f"{place.topic}-{place.partition}", attempt, None)
-        return Delivery(
+        return Browsed(
             channel=one.channel,
             payload=one.payload,
             key=one.key,
