@@ -103,8 +103,8 @@ class Desk:
         )
 
     async def _places(self, channel: str) -> list[TopicPartition]:
-        known = await self._registry.refresh()
-        return [TopicPartition(channel, number) for number in range(known.get(channel, 0))]
+        found, _ = await self._topics.look([channel])  # by name: a cluster may have very many topics
+        return [TopicPartition(channel, number) for number in range(len(found[channel]["partitions"]))]
 
     async def _notes(self, channel: str) -> set[int]:
         """The numbers of the removed records of a channel; what was read before is not read again."""

@@ -96,10 +96,13 @@ async def _read(consumer: AIOKafkaConsumer, place: TopicPartition, first: int, e
     consumer.assign([place])
     consumer.seek(place, first)
     records: list[Any] = []
-    while len(records) < limit:
-        fetched = await consumer.getmany(place, timeout_ms=200, max_records=min(limit - len(records), _PAGE))
-        records += [record for record in fetched.get(place, ()) if record.offset < end]
-        # The position also moves over transaction markers and compacted records, which never come.
-        if await consumer.position(place) >= end:
-            break
+    try:
+        while len(records) < limit:
+            fetched = await consumer.getmany(place, timeout_ms=200, max_records=min(limit - len(records), _PAGE))
+            records += [record for record in fetched.get(place, ()) if record.offset < end]
+            # The position also moves over transaction markers and compacted records, which never come.
+            if await consumer.position(place) >= end:
+                break
+    finally:
+        consumer.unsubscribe()  # or questions about offsets wait behind its long poll
     return records
