@@ -52,6 +52,11 @@ class Emitting:
         self.hurry = threading.Event()
         self.emitted = self.unknown = 0
 
+    @property
+    def killers(self) -> frozenset[str]:
+        """The ids of the events that kill the process that handles them."""
+        return frozenset(f"{self._channel}-{number}" for number in self._killers)
+
     def run(self) -> None:
         """Emit them."""
         anyio.run(self._run)

@@ -34,6 +34,10 @@ ACTIONS = ("work", "ordered", "spread")
 MAILBOX = 200
 RECOVERY_S = 10.0
 """Consuming again so soon after the broker is back."""
+MAXIMUM_CRASHES = 3
+KILLERS_S = 30.0
+CALM_S = 2.0
+"""A process that died so long ago has its successor."""
 POLICY = RetryPolicy(initial_interval_s=0.1, backoff_coefficient=2, maximum_attempts=3)
 STEADY = structs.replace(POLICY, order="key")
 WORKER_TOML = """
@@ -243,6 +247,7 @@ class Chaos:
 
     def _finish(self) -> None:
         """Stop the worker as an operator would, then run until idle."""
+        self._outlive_killers()
         self.broken += [judge.Violation("I9", f"the worker ended by itself, code {one}") for one in self._fleet.ended]
         code = self._fleet.stop()
         self._check(code == 0, f"the drained worker ended with {code}")
@@ -256,6 +261,18 @@ class Chaos:
         assert self.done == wanted
         assert self.seen["handle_ok"] >= len(self._actions) * self.events / 2
         assert self.dead
+
+    def _outlive_killers(self) -> None:
+        """Let the killers be given up first, for a while: one that is handled in the drain would make it fail."""
+        deadline = time.monotonic() + KILLERS_S
+        while time.monotonic() < deadline:
+            entries = read(self.folder / "ledger")
+            starts = Counter(one.event for one in entries if one.what == "handle_start" and one.action == "work")
+            last = max((one.at for one in entries if one.what == "dying"), default=0.0)
+            over = all(starts[killer] >= MAXIMUM_CRASHES for killer in self.emitting.killers)
+            if over and time.monotonic() - last > CALM_S:
+                return
+            time.sleep(0.5)
 
     # -- the judgement
 
