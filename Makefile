@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev  ## everything: checks, and all tests on every brok
 	$(MAKE) check
 	-$(BIN)/python -m tests.brokers fetch  # a broker that cannot be had is reported by its tests
 	-$(BIN)/python -m tests.peer  # the same for the service in Go
-	$(PYTEST) --numprocesses 4 --dist loadgroup --no-loadscope-reorder tests
+	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder tests
 
 test-quick: $(VENV)/.installed-dev  ## tests that need no broker and kill nothing
 	$(PYTEST) tests/unit tests/actors tests/typing
