@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hexa_worker.clock import SystemClock
 from hexa_worker.core.lineage import EVENT_ID, REDRIVEN_FOR, REDRIVEN_FROM
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.outcome import Raised
@@ -113,6 +114,12 @@ async def test_a_stranger_s_record_with_a_letter_s_name_suppresses_no_redrive(dr
     (waiting,) = await driver.browse("do.retry.1", -1, 10)
     assert not {REDRIVEN_FROM, REDRIVEN_FOR} & dict(waiting.headers).keys()
     assert (await redrive(driver)).done == 1
+
+
+async def test_a_broker_that_is_slower_than_the_rate_is_not_waited_for(driver: Weak) -> None:
+    await driver.publish([dead(number) for number in range(300)])
+    redriver = Redriver(driver, SPECS, SystemClock())
+    assert (await redriver.run(await redriver.plan(Filters()), ignore, rate=1e9)).done == 300
 
 
 async def test_a_refused_letter_stays_and_is_named(driver: Weak) -> None:

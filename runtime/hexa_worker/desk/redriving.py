@@ -151,7 +151,7 @@ class Redriver:
                     await self._send(one.spec, letters, plan.copies, hook, tally)
                     told(tally)
                     if rate is not None:
-                        await anyio.sleep(began + tally.handled / rate - self._clock.monotonic())
+                        await anyio.sleep(max(began + tally.handled / rate - self._clock.monotonic(), 0))
         return tally
 
     async def _find_copies(self, spec: SubscriptionSpec, copies: set[Copy]) -> None:

@@ -1,0 +1,19 @@
+"""The dead-letter desk on the embedded broker."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
+    test_a_redrive_that_is_killed_before_it_removes_is_run_again_without_doubles,
+    test_copies_that_were_handled_meanwhile_are_not_sent_again,
+    test_exported_letters_come_back_byte_for_byte_and_never_twice,
+    test_letters_are_listed_shown_and_redriven_by_id_fingerprint_action_and_age,
+    test_what_still_fails_is_held_back_and_a_hook_mends_it,
+)
+from tests.e2e.on_brokers import Place
+
+
+@pytest.fixture
+def place(unique_name: Callable[..., str]) -> Place:
+    return Place('driver = "embedded"\npath = "var/hexa.db"', "", unique_name("e"), "position")
