@@ -13,6 +13,7 @@ from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
+from hexa_worker.config.secret import Secret
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.wire.form import Wire
@@ -180,19 +181,30 @@ class Subscription(Table, frozen=True):
 
 
 class Lineage(Table, frozen=True):
-    """What `trace` is told from: a file of its own, written beside the worker.
+    """What `trace` is told from, written beside the worker: the worker never waits for it.
 
     Attributes:
-        store: ``embedded`` keeps it in one SQLite file per machine; ``off`` keeps nothing.
-        path: that file.
+        store: ``embedded`` keeps it in one SQLite file per machine, ``postgres`` in a database that services share;
+            ``off`` keeps nothing.
+        path: the file of the embedded store.
+        url: of PostgreSQL, ``postgresql://user:password@host/database``. The certificate and host name of a server
+            on another machine are checked, unless the URL says another ``sslmode``; ``sslrootcert`` names the
+            authorities to trust.
         keep_days: how long things are remembered.
-        maximum_bytes: how large the file may become; the oldest is forgotten first.
+        maximum_bytes: how large the file of the embedded store may become; the oldest is forgotten first.
     """
 
-    store: Literal["embedded", "off"] = "embedded"
+    store: Literal["embedded", "postgres", "off"] = "embedded"
     path: str = "var/lineage.db"
+    url: Secret | None = None
     keep_days: Annotated[float, Meta(gt=0)] = 7.0
     maximum_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.store == "postgres" and self.url is None:
+            raise ValueError('store "postgres" needs a url')
+        if self.url is not None and not self.url.reveal().startswith(("postgresql://", "postgres://")):
+            raise ValueError("url must begin with postgresql://")
 
 
 class File(Table, frozen=True):

@@ -11,6 +11,10 @@ class StoreError(HexaWorkerError):
     """The lineage store cannot be used."""
 
 
+class NothingRecorded(StoreError):
+    """Nobody has ever written to the lineage store."""
+
+
 class Store(Protocol):
     """Keeps packs of entries. Blocking, and not for two threads at once; every method raises `StoreError`."""
 

@@ -2,25 +2,30 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.model import Config
-from hexa_worker.lineage.base import Store, StoreError
+from hexa_worker.config.secret import Secret
+from hexa_worker.errors import ConfigError
+from hexa_worker.lineage.base import NothingRecorded, Store, StoreError
 from hexa_worker.lineage.recorder import Recorder
-from hexa_worker.lineage.store import LineageStore
 
 
 @contextmanager
 def recording(config: Config, clock: Clock | None = None) -> Iterator[Recorder | None]:
-    """A recorder that writes to the store of `config`; None where lineage is off. Closed at the end."""
+    """A recorder that writes to the store of `config`; None where lineage is off. Closed at the end.
+
+    Raises:
+        ConfigError: the database's client library is not installed.
+    """
     wanted = config.file.lineage
     if wanted.store == "off":
         yield None
         return
-    path, maximum = config.folder / wanted.path, wanted.maximum_bytes
-    recorder = Recorder(
-        lambda: LineageStore(path, maximum_bytes=maximum), clock or SystemClock(), keep_days=wanted.keep_days
-    )
+    if wanted.store == "postgres":
+        _require_client()
+    recorder = Recorder(lambda: _open(config, create=True), clock or SystemClock(), keep_days=wanted.keep_days)
     try:
         yield recorder
     finally:
@@ -31,13 +36,38 @@ def open_store(config: Config) -> Store | None:
     """The store of `config`, to be read; None where it is off or nothing was recorded yet.
 
     Raises:
+        ConfigError: the database's client library is not installed.
         StoreError: it cannot be read.
     """
     wanted = config.file.lineage
-    path = config.folder / wanted.path
-    if wanted.store == "off" or not path.is_file():
+    if wanted.store == "postgres":
+        _require_client()
+    elif wanted.store == "off" or not (config.folder / wanted.path).is_file():
         return None
-    return LineageStore(path, create=False)
+    try:
+        return _open(config, create=False)
+    except NothingRecorded:
+        return None
+
+
+def _open(config: Config, *, create: bool) -> Store:
+    """Open the store; its library is imported here, in a worker by the recorder's own thread."""
+    wanted = config.file.lineage
+    if wanted.store == "postgres":
+        try:
+            from hexa_worker.lineage.postgres import PostgresStore  # noqa: PLC0415 - lazy by design
+        except ImportError as error:  # psycopg without libpq
+            raise StoreError(f"lineage store: psycopg cannot be used: {error}") from error
+        return PostgresStore(wanted.url or Secret(""), create=create)
+    from hexa_worker.lineage.store import LineageStore  # noqa: PLC0415 - lazy by design
+
+    return LineageStore(config.folder / wanted.path, create=create, maximum_bytes=wanted.maximum_bytes)
+
+
+def _require_client() -> None:
+    if find_spec("psycopg") is None:
+        hint = "pip install 'hexa-worker[postgres]'"
+        raise ConfigError("the postgres client is not installed", where="lineage.store", hint=hint)
 
 
 __all__ = ["StoreError", "open_store", "recording"]

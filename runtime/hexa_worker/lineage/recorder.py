@@ -1,7 +1,7 @@
 """Writes lineage beside the worker: gathers in memory; packs and stores in a thread of its own.
 
-The worker never waits for the file. Whatever goes wrong with it is logged once and counted, and what cannot be kept
-in the meantime is forgotten.
+The worker never waits for the store. While it is away, which is logged once, what happens waits in memory; what exceeds
+that is forgotten, oldest first, counted, and told when the store is back.
 """
 
 import logging
@@ -19,8 +19,8 @@ FLUSH_S = 0.2
 FLUSH_COUNT = 10_000
 GATHER_LIMIT = 100_000
 """What is gathered while a write takes too long; beyond it things are forgotten."""
-WAITING_PACKS = 20
-"""Packs kept in memory while the file cannot be written; older ones are forgotten."""
+WAITING_BYTES = 32 * 1024 * 1024
+"""Packs kept in memory while the store is away; older ones are forgotten."""
 REOPEN_S = 10.0
 EXPIRE_EVERY_S = 60.0
 CLOSE_S = 5.0
@@ -51,15 +51,17 @@ class Recorder:
         self._hurry = threading.Event()
         self._closing = False
         self._waiting: deque[tuple[bytes, int, int]] = deque()
+        self._waiting_bytes = 0
         self._store: Store | None = None
         self._complained = False
+        self._told_forgotten = 0
         self._reopen_at = 0.0
         self._expire_at = clock.monotonic() + EXPIRE_EVERY_S
         self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
         self._thread.start()
 
     def record(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
-        """Remember settlements of `action` that took effect at `now_ms`. Never waits for the file."""
+        """Remember settlements of `action` that took effect at `now_ms`. Never waits for the store."""
         with self._lock:
             gathering = self._gathering
             if gathering.count >= GATHER_LIMIT:
@@ -69,9 +71,12 @@ class Recorder:
         self._told(gathering)
 
     def put(self, entry: Entry) -> None:
-        """Remember one thing. Never waits for the file."""
+        """Remember one thing. Never waits for the store."""
         with self._lock:
             gathering = self._gathering
+            if gathering.count >= GATHER_LIMIT:
+                self.forgotten += 1
+                return
             gathering.put(entry)
         self._told(gathering)
 
@@ -90,12 +95,13 @@ class Recorder:
 
     def _run(self) -> None:
         while not self._closing:
-            self._work.wait()
+            self._work.wait(REOPEN_S if self._waiting else None)
             self._hurry.wait(FLUSH_S)
             self._hurry.clear()
             self._work.clear()
             self._flush()
         self._flush()
+        self._give_up()
         if self._store is not None:
             self._store.close()
 
@@ -103,22 +109,37 @@ class Recorder:
         with self._lock:
             gathering, self._gathering = self._gathering, Gathering()
         if gathering.count:
-            self._waiting.append((gathering.pack(), self._clock.now_ms(), gathering.count))
+            self._keep(gathering)
         try:
             self._store_waiting()
         except StoreError as error:
             self._complain(error)
 
+    def _keep(self, gathering: Gathering) -> None:
+        """Pack what was gathered, and forget the oldest of what is too much to wait."""
+        blob = gathering.pack()
+        self._waiting.append((blob, self._clock.now_ms(), gathering.count))
+        self._waiting_bytes += len(blob)
+        while self._waiting_bytes > WAITING_BYTES and len(self._waiting) > 1:
+            self._forget()
+
+    def _forget(self) -> None:
+        blob, _, count = self._waiting.popleft()
+        self._waiting_bytes -= len(blob)
+        with self._lock:
+            self.forgotten += count
+
     def _store_waiting(self) -> None:
         store = self._opened()
-        while store is not None and self._waiting:
+        if store is None:
+            return
+        while self._waiting:
             blob, at_ms, _ = self._waiting[0]
             store.append(blob, at_ms)
             self._waiting.popleft()
-        while len(self._waiting) > WAITING_PACKS:
-            self.forgotten += self._waiting.popleft()[2]
-        if store is not None:
-            self._expire(store)
+            self._waiting_bytes -= len(blob)
+        self._tell_forgotten()
+        self._expire(store)
 
     def _opened(self) -> Store | None:
         """The store; None while it is not worth trying again."""
@@ -134,12 +155,26 @@ class Recorder:
             self._expire_at = self._clock.monotonic() + EXPIRE_EVERY_S
 
     def _complain(self, error: StoreError) -> None:
-        """Say it once; go on without the file for a while."""
-        while len(self._waiting) > WAITING_PACKS:
-            self.forgotten += self._waiting.popleft()[2]
+        """Say it once; go on without the store for a while."""
         if not self._complained:
             self._complained = True
             log.warning("lineage is not kept, trace will not show everything: %s", error)
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _tell_forgotten(self) -> None:
+        """All that waited is stored: say that it is, and what is missing."""
+        lost = self.forgotten - self._told_forgotten
+        if self._complained or lost:
+            self._complained = False
+            self._told_forgotten += lost
+            log.warning("lineage is kept again, %d things that happened meanwhile are missing", lost)
+
+    def _give_up(self) -> None:
+        """At the end: what was never stored is forgotten."""
+        while self._waiting:
+            self._forget()
+        lost = self.forgotten - self._told_forgotten
+        if lost:
+            log.info("lineage was not kept to the end: %d things that happened are missing", lost)
