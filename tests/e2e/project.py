@@ -60,6 +60,8 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.variables: dict[str, str] = {}
+        """Added to the environment of its commands."""
 
     def write(self, worker: str = WORKER, handlers: str = HANDLERS) -> "Project":
         """Make the folder a project."""
@@ -71,7 +73,7 @@ class Project:
     def environment(self) -> dict[str, str]:
         """As a user's shell has it, without what would change the output."""
         unwanted = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "HEXA_WORKER_FAULTS"}
-        return {name: value for name, value in os.environ.items() if name not in unwanted}
+        return {name: value for name, value in os.environ.items() if name not in unwanted} | self.variables
 
     def __call__(
         self,

@@ -4,6 +4,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hexa_worker.cli.terminal import clean, console, iso, local
 from hexa_worker.lineage.entries import Entry
 from hexa_worker.lineage.tree import Branch, Node, Waiting
@@ -86,6 +88,17 @@ def draw(root: Node) -> None:
             tree.add(_text(("nothing is known to have handled it", "dim")))
         pending += [(tree.add(_event(child)), child) for child in node.children]
     console().print(top)
+
+
+def tell(entry: Entry, *, as_json: bool) -> None:
+    """Write one thing that happened, on a line of its own, at once."""
+    if as_json:
+        ids = {"event_id": entry.event_id, "root_id": entry.root_id, "parent_id": entry.parent_id}
+        print(msgspec.json.encode({**ids, "action": entry.action, **_plain_step(entry)}).decode(), flush=True)
+        return
+    line = _text((entry.event_id, "dim"), (entry.action, "cyan"), (entry.channel, "bold"))
+    line.append("  ").append_text(_step(entry))
+    console().print(line, soft_wrap=True)
 
 
 def _text(*parts: tuple[str, str] | str | None) -> "Text":
