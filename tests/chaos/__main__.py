@@ -18,7 +18,7 @@ from tests.chaos.run import Chaos
 from tests.chaos.stages import Stage, embedded, stage_of
 
 BROKERS = ("embedded", *(name for name in PLAIN if name.startswith(("kafka", "nats", "pulsar"))))
-LONG = {
+LONG: dict[str, dict[str, float]] = {
     "embedded": {"events": 100_000, "killers": 10, "kills": 200},
     "": {
         "events": 60_000,
@@ -61,13 +61,14 @@ def _chaos(options: argparse.Namespace, folder: Path, stage: Stage) -> Chaos:
     return Chaos(
         folder,
         stage,
-        Amounts(**amounts),  # type: ignore[arg-type]  # the one float among the numbers is where it belongs
+        Amounts(**{name: value if name.endswith("_s") else int(value) for name, value in amounts.items()}),
         int(wanted["events"]),
         killers=int(wanted["killers"]),
         seed=options.seed,
         backend=options.backend,
         processes=options.processes,
         log=options.log,
+        tell=lambda line: print(line, flush=True),
     )
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -129,10 +129,10 @@ class Fleet:
         if self._parent.poll() is None:
             self._parent.send_signal(number)
 
-    def _wait(self, good: object, within_s: float) -> bool:
+    def _wait(self, good: Callable[[set[int]], bool], within_s: float) -> bool:
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
-            if good({one.pid for one in self.family()[1:]}):  # type: ignore[operator]
+            if good({one.pid for one in self.family()[1:]}):
                 return True
             time.sleep(0.05)
         return False

@@ -7,6 +7,7 @@ the broker at the end.
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ class Chaos:
         killers: how many events kill the process of the handler that gets them.
         seed: makes the plan and the events repeatable (not the times).
         name: of the worker and its channels; nobody else on the broker has it.
+        tell: called with a line about each round.
     """
 
     folder: Path
@@ -109,6 +111,7 @@ class Chaos:
     name: str = "chaos"
     log: str = "error"
     finish_s: float = 90.0
+    tell: Callable[[str], None] = lambda _: None
     faults: list[judge.Fault] = field(default_factory=list)
     changes: list[judge.Fault] = field(default_factory=list)
     broken: list[judge.Violation] = field(default_factory=list)
@@ -160,9 +163,10 @@ class Chaos:
         self._fleet.start()
         if self._watch.wait_consuming(self._actions, time.monotonic(), 60.0) is None:
             raise AssertionError(f"nothing was consumed at all, see {self._fleet.log}")
-        for blows in plan:
+        for number, blows in enumerate(plan, start=1):
             self._strike(blows, pool)
-            self._recover(blows)
+            took_s = self._recover(blows)
+            self.tell(f"{number}/{len(plan)} {', '.join(one.what for one in blows)}: consuming after {took_s:.1f} s")
 
     def _strike(self, blows: Round, pool: ThreadPoolExecutor) -> None:
         """One round: kills from here, everything else beside it."""
@@ -233,13 +237,19 @@ class Chaos:
             self._check(self._fleet.scale(count), f"there were never {count} processes")
             time.sleep(pause_s)
 
-    def _recover(self, blows: Round) -> None:
-        """Wait until every subscription consumes; the judge finds out by itself whether that took too long."""
+    def _recover(self, blows: Round) -> float:
+        """Wait until every subscription consumes; the judge finds out by itself whether that took too long.
+
+        Returns:
+            How long it took, infinite when it was not waited for any longer.
+        """
         self._fleet.revive()
         since = max([one.until for one in (*self.faults, *self.changes)], default=time.monotonic())
         took = self._watch.wait_consuming(self._actions, since, RECOVERY_S + 2 * self.stage.redelivery_s + 1.0)
         kind = next((blow.what for blow in blows if not blow.what.startswith("kill")), "kill")
-        self.recoveries[kind].append(float("inf") if took is None else took)
+        took_s = float("inf") if took is None else took
+        self.recoveries[kind].append(took_s)
+        return took_s
 
     def _check(self, good: bool, text: str) -> None:
         if not good:

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.plan import ALONE, PARENTS, Amounts, make_plan
+from tests.chaos.plan import ALONE, PARENTS, Amounts, What, make_plan
 
 small = st.integers(min_value=0, max_value=12)
 amounts = st.builds(
@@ -20,7 +20,7 @@ amounts = st.builds(
     rolls=small,
 )
 seeds = st.integers()
-NAMES = {
+NAMES: dict[What, str] = {
     "outage": "outages",
     "freeze": "freezes",
     "cut": "cuts",
