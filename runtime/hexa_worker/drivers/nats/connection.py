@@ -17,79 +17,28 @@ from time import monotonic
 from typing import Any
 
 from nats.aio.client import Client
-from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 
 from hexa_worker.config.nats import Nats
 from hexa_worker.drivers.nats import failures
+from hexa_worker.drivers.nats.asking import REFUSED, Answers, Asking
 from hexa_worker.drivers.nats.failures import ApiError
-from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, status_of
+from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, Subscribed, status_of
 from hexa_worker.drivers.nats.security import connect_options
+from hexa_worker.drivers.nats.transport import Transport, close_client
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 CONNECT_S = 4.0
-CLOSE_S = 2.0
 SILENT_PINGS = 2.5
 READ_BUFFER = 512 * 1024
 NO_RESPONDERS = 503
 FORBIDDEN = 403
 _FIRST_SID = 1_000_000
-_FORBIDDEN: Frame = (b"", b"", b"NATS/1.0 403 Permissions Violation\r\n\r\n", b"")
-"""Stands for the answer where the server refuses a request for want of rights."""
 _VIOLATION = re.compile(
     r'permissions violation for (?P<what>publish|subscription) to "(?P<subject>[^"]+)"', re.IGNORECASE
 )
 
 log = logging.getLogger("hexa_worker.drivers.nats")
-
-
-class Answers:
-    """The answers to a batch of numbered requests, one slot each.
-
-    Attributes:
-        done: resolved when all are there; fails with DriverUnavailable when the connection ends.
-        frames: the answers so far.
-        subjects: where each request goes.
-        answered_at: when the latest one came (monotonic).
-    """
-
-    __slots__ = ("answered_at", "done", "first", "frames", "left", "subjects")
-
-    def __init__(self, first: int, subjects: Sequence[bytes]) -> None:
-        count = len(subjects)
-        self.first = first
-        self.subjects = subjects
-        self.left = count
-        self.frames: list[Frame | None] = [None] * count
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.answered_at = monotonic()
-
-    def put(self, place: int, frame: Frame) -> None:
-        """One answer has come."""
-        self.frames[place] = frame
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
-
-
-class Subscribed:
-    """A sink and where the server sends what it is for.
-
-    Attributes:
-        inbox: prefix of its subjects; it gets everything below.
-    """
-
-    __slots__ = ("inbox", "sid", "sink")
-
-    def __init__(self, inbox: str, sid: int, sink: Sink) -> None:
-        self.inbox = inbox
-        self.sid = b"%d" % sid
-        self.sink = sink
-
-    @property
-    def command(self) -> bytes:
-        """What subscribes it."""
-        return b"SUB %s.* %s\r\n" % (self.inbox.encode(), self.sid)
 
 
 class Connection:
@@ -119,12 +68,10 @@ class Connection:
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._sids = itertools.count(_FIRST_SID)
         self._subscribed: dict[bytes, Subscribed] = {}
-        self._waiting: dict[int, Answers] = {}
-        self._next_number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[bool], None]] = []
-        self._replies = self.subscribe(self._deliver_replies)
-        self._replies_at = len(self._replies.inbox) + 1
+        self._asking = Asking(options.timeout_s, failures.addresses(options.servers))
+        self._asking.inbox = self.subscribe(self._asking.deliver).inbox
 
     # -- its life
 
@@ -161,7 +108,7 @@ class Connection:
             if task is not asyncio.current_task():
                 task.cancel()
         if client is not None:
-            await _close_client(client)
+            await close_client(client)
 
     def abort(self) -> None:
         """Vanish as a killed process does: no goodbye, nothing flushed."""
@@ -198,7 +145,7 @@ class Connection:
         arguments = connect_options(self.options, self._folder)
         client = Client()
         parser = client._ps = FrameParser(client)  # noqa: SLF001 - the one place to see frames before they are messages
-        client._transport = _Transport()  # noqa: SLF001 - see there
+        client._transport = Transport()  # noqa: SLF001 - see there
         seen: list[Exception] = []
 
         async def failed(error: Exception) -> None:  # nats-py wants a coroutine
@@ -226,7 +173,7 @@ class Connection:
                 if not client.is_connected:
                     raise ConnectionResetError(0, "the connection ended while logging in")
         except (OSError, NatsError, TimeoutError, ValueError, asyncio.CancelledError) as error:
-            await _close_client(client)
+            await close_client(client)
             if isinstance(error, asyncio.CancelledError) and _asked_to_cancel():
                 raise
             cause = next((one for one in reversed(seen) if not isinstance(one, TimeoutError)), error)
@@ -258,11 +205,7 @@ class Connection:
         client, self._client, self._parser, self._writer = self._client, None, None, None
         self._failure = failure
         self._up.clear()
-        waiting, self._waiting = self._waiting, {}
-        for answers in {id(one): one for one in waiting.values()}.values():
-            if not answers.done.done():
-                answers.done.set_exception(self._unavailable())
-                answers.done.exception()  # it may be that nobody waits any more
+        self._asking.fail(self._unavailable())
         for listener in tuple(self._listeners):
             listener(False)  # noqa: FBT003 - see on_change
         return client
@@ -273,7 +216,7 @@ class Connection:
         failure = failures.connecting(error or ConnectionResetError(0, "the connection ended"), self.options.servers)
         log.warning("connection lost: %s", failure)
         self._drop(failure)
-        self._start(_close_client(client))
+        self._start(close_client(client))
         self._start(self._reconnect())
 
     async def _reconnect(self) -> None:
@@ -374,13 +317,7 @@ class Connection:
             raise self._unavailable()
         if self._deaf is not None:
             raise self._deaf
-        first = self._next_number
-        self._next_number += len(subjects)
-        answers = Answers(first, subjects)
-        numbers = range(first, first + len(subjects))
-        self._waiting.update(dict.fromkeys(numbers, answers))
-        prefix = self._replies.inbox.encode()
-        return answers, [b"%s.%d" % (prefix, number) for number in numbers]
+        return self._asking.expect(subjects)
 
     async def gather(self, answers: Answers) -> None:
         """Wait until every answer is there, as long as they keep coming.
@@ -388,47 +325,19 @@ class Connection:
         Raises:
             DriverUnavailable: none came for `timeout_s`, or the connection ended.
         """
-        patience_s = self.options.timeout_s
-        try:
-            while not answers.done.done():
-                left_s = answers.answered_at + patience_s - monotonic()
-                if left_s <= 0:
-                    raise DriverUnavailable(
-                        f"nats at {failures.addresses(self.options.servers)}: no answer within {patience_s:g} s"
-                    )
-                await asyncio.wait([answers.done], timeout=left_s)
-            answers.done.result()
-        finally:
-            if answers.left:
-                for number in range(answers.first, answers.first + len(answers.frames)):
-                    self._waiting.pop(number, None)
-
-    def _deliver_replies(self, frames: list[Frame]) -> None:
-        waiting, at, now = self._waiting, self._replies_at, monotonic()
-        for frame in frames:
-            number = int(frame[0][at:])
-            answers = waiting.pop(number, None)
-            if answers is None:
-                continue
-            answers.answered_at = now
-            answers.put(number - answers.first, frame)
+        await self._asking.gather(answers)
 
     def _refused(self, text: str) -> None:
         """The server refuses something for want of rights: whoever waits for it need not wait longer."""
         found = _VIOLATION.search(text)
         if found is None:
             return
-        subject = found["subject"].encode()
-        if found["what"].lower() == "subscription":
-            if found["subject"].startswith(self._inbox):
-                self._deaf = DriverRejected(
-                    f"nats at {failures.addresses(self.options.servers)}: this login may not subscribe to _INBOX.>"
-                )
-            return
-        for number, answers in tuple(self._waiting.items()):
-            if answers.subjects[number - answers.first] == subject:
-                del self._waiting[number]
-                answers.put(number - answers.first, _FORBIDDEN)
+        if found["what"].lower() != "subscription":
+            self._asking.refuse(found["subject"].encode())
+        elif found["subject"].startswith(self._inbox):
+            self._deaf = DriverRejected(
+                f"nats at {failures.addresses(self.options.servers)}: this login may not subscribe to _INBOX.>"
+            )
 
     async def request(self, subject: str, payload: bytes) -> Frame:
         """Ask one question.
@@ -443,7 +352,7 @@ class Connection:
         await self.gather(answers)
         frame = answers.frames[0]
         assert frame is not None  # noqa: S101 - gather returned
-        if frame is _FORBIDDEN:
+        if frame is REFUSED:
             raise DriverRejected(
                 f"nats at {failures.addresses(self.options.servers)}: this login may not publish to {subject!r}"
             )
@@ -474,50 +383,3 @@ def _asked_to_cancel() -> bool:
     """Whether a CancelledError is meant for this task: foreign ones are failures."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-class _Transport(TcpTransport):
-    """Sends CONNECT and PING as one.
-
-    A server that refuses a login hangs up after its answer to the first, and writing the second would lose that.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._greeting = b""
-        self._greeted = False
-
-    def __bool__(self) -> bool:
-        return True  # nats-py replaces what is false
-
-    async def connect_tls(self, *args: Any, **options: Any) -> None:
-        """Encrypt; nats-py forgets to tell asyncio's reader, which then complains at each end of a connection."""
-        await super().connect_tls(*args, **options)
-        self._io_writer._protocol._over_ssl = True  # type: ignore[union-attr]  # noqa: SLF001 - asyncio offers no way
-
-    def write(self, payload: bytes) -> None:
-        """Send, or keep back what is sent with the next piece."""
-        if not self._greeted:
-            self._greeting += payload
-            if not self._greeting.endswith(b"PING\r\n"):
-                return
-            payload, self._greeted = self._greeting, True
-        super().write(payload)  # type: ignore[no-untyped-call]
-
-
-async def _close_client(client: Client) -> None:
-    """Close a client of nats-py, however dead its server; its transport first, because draining it may hang."""
-    transport = client._transport  # noqa: SLF001 - nats-py offers no way to drop a connection
-    writer = getattr(transport, "_io_writer", None)
-    client._pending_data_size = 0  # noqa: SLF001 - nothing is worth waiting for
-    if writer is not None:
-        writer.close()
-    task = asyncio.get_running_loop().create_task(client.close())
-    await asyncio.wait([task], timeout=CLOSE_S)
-    if writer is not None:
-        writer.transport.abort()
-    if task.done():
-        with suppress(BaseException):
-            task.result()
-    else:
-        task.cancel()

@@ -14,9 +14,9 @@ from time import monotonic
 import msgspec
 
 from hexa_worker.core.message import Delivery, Headers
-from hexa_worker.drivers.nats.connection import Connection, Subscribed
+from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.headers import Decoded
-from hexa_worker.drivers.nats.protocol import Frame, status_of
+from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 
 EXPIRES_S = 30.0

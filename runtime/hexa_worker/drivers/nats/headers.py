@@ -7,9 +7,9 @@ pair (bytes beyond visible ASCII, outer spaces, odd names, names the server itse
 
 import re
 from functools import lru_cache
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from hexa_worker.core.message import Headers, Message
+from hexa_worker.drivers.percent import quoted, quoted_pair, unquoted
 
 KEY = "hexa-key"
 DUE = "hexa-due-ms"
@@ -46,7 +46,7 @@ def encode(message: Message, message_id: str | None, now_ms: int, extra: tuple[t
         lines.append(b"Nats-Msg-Id: " + message_id.encode("ascii"))
     lines.extend([f"{name}: {value}".encode() for name, value in extra])
     if message.key is not None:
-        lines.append(b"hexa-key: " + _percent(message.key))
+        lines.append(b"hexa-key: " + quoted(message.key).encode())
     if message.due_ms:
         lines.append(b"hexa-due-ms: %d" % message.due_ms)
     if message.timestamp_ms and abs(message.timestamp_ms - now_ms) > _STALE_MS:
@@ -56,13 +56,9 @@ def encode(message: Message, message_id: str | None, now_ms: int, extra: tuple[t
         if plain is not None and _VALUE.fullmatch(value) is not None:
             lines.append(plain + b": " + value)
         else:
-            lines.append(b"hexa-pct: " + _percent(name.encode()) + b"=" + _percent(value))
+            lines.append(b"hexa-pct: " + quoted_pair(name, value).encode())
     lines.append(b"\r\n")
     return b"\r\n".join(lines)
-
-
-def _percent(value: bytes) -> bytes:
-    return quote_from_bytes(value, safe="").encode("ascii")
 
 
 @lru_cache(maxsize=4096)
@@ -100,10 +96,10 @@ class Decoded:
     def _control(self, name: bytes, value: bytes, pairs: list[tuple[str, bytes]]) -> bool:
         """Read a header of this module; others are left to the caller."""
         if name == b"hexa-key":
-            self.key = unquote_to_bytes(value)
+            self.key = unquoted(value)
         elif name == b"hexa-pct":
-            quoted, _, rest = value.partition(b"=")
-            pairs.append((unquote_to_bytes(quoted).decode("utf-8", errors="replace"), unquote_to_bytes(rest)))
+            first, _, rest = value.partition(b"=")
+            pairs.append((unquoted(first).decode("utf-8", errors="replace"), unquoted(rest)))
         elif name == b"hexa-due-ms":
             self.due_ms = _number(value)
         elif name == b"hexa-time-ms":

@@ -145,3 +145,23 @@ def status_of(header: bytes | None) -> tuple[int, str]:
     line = header[9 : header.index(b"\r\n")].decode(errors="replace")
     code, _, text = line.partition(" ")
     return (int(code), text) if code.isdecimal() else (0, "")
+
+
+class Subscribed:
+    """A sink and where the server sends what it is for.
+
+    Attributes:
+        inbox: prefix of its subjects; it gets everything below.
+    """
+
+    __slots__ = ("inbox", "sid", "sink")
+
+    def __init__(self, inbox: str, sid: int, sink: Sink) -> None:
+        self.inbox = inbox
+        self.sid = b"%d" % sid
+        self.sink = sink
+
+    @property
+    def command(self) -> bytes:
+        """What subscribes it."""
+        return b"SUB %s.* %s\r\n" % (self.inbox.encode(), self.sid)

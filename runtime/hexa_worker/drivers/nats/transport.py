@@ -1,0 +1,57 @@
+"""The socket under a client of nats-py: its first words, its encryption, its end."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+
+CLOSE_S = 2.0
+
+
+class Transport(TcpTransport):
+    """Sends CONNECT and PING as one.
+
+    A server that refuses a login hangs up after its answer to the first, and writing the second would lose that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._greeting = b""
+        self._greeted = False
+
+    def __bool__(self) -> bool:
+        return True  # nats-py replaces what is false
+
+    async def connect_tls(self, *args: Any, **options: Any) -> None:
+        """Encrypt; nats-py forgets to tell asyncio's reader, which then complains at each end of a connection."""
+        await super().connect_tls(*args, **options)
+        self._io_writer._protocol._over_ssl = True  # type: ignore[union-attr]  # noqa: SLF001 - asyncio offers no way
+
+    def write(self, payload: bytes) -> None:
+        """Send, or keep back what is sent with the next piece."""
+        if not self._greeted:
+            self._greeting += payload
+            if not self._greeting.endswith(b"PING\r\n"):
+                return
+            payload, self._greeted = self._greeting, True
+        super().write(payload)  # type: ignore[no-untyped-call]
+
+
+async def close_client(client: Client) -> None:
+    """Close a client of nats-py, however dead its server; its transport first, because draining it may hang."""
+    transport = client._transport  # noqa: SLF001 - nats-py offers no way to drop a connection
+    writer = getattr(transport, "_io_writer", None)
+    client._pending_data_size = 0  # noqa: SLF001 - nothing is worth waiting for
+    if writer is not None:
+        writer.close()
+    task = asyncio.get_running_loop().create_task(client.close())
+    await asyncio.wait([task], timeout=CLOSE_S)
+    if writer is not None:
+        writer.transport.abort()
+    if task.done():
+        with suppress(BaseException):
+            task.result()
+    else:
+        task.cancel()
