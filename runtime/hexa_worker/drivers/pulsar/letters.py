@@ -80,12 +80,21 @@ class Letters:
 
     def page(self, after: int, limit: int) -> list[Delivery]:
         """The first `limit` letters with offsets above `after`."""
+
+        def enough() -> bool:
+            self._pass(after)
+            return len(self._pending) >= limit
+
+        self._read_until(enough)
+        self._pass(after)
+        return list(islice(self._pending, limit))
+
+    def _pass(self, after: int) -> None:
+        """Put aside the letters that come before the page."""
         while self._pending and self._pending[0].offset <= after:
             passed = self._pending.popleft()
             self._passed[passed.offset] = passed.token
             self._floor = passed.offset
-        self._read_until(lambda: len(self._pending) >= limit)
-        return [one for one in islice(self._pending, limit) if one.offset > after]
 
     def remove(self, offsets: Collection[int]) -> int:
         """Acknowledge letters; how many were there."""

@@ -38,6 +38,19 @@ async def browsing_pages_through_all_records(bench: Bench) -> None:
 
 
 @claim()
+async def a_page_may_begin_anywhere(bench: Bench) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    dead = await _bury(bench, driver, spec, 9)
+    channel = spec.dead_letter_channel
+    for first in (0, 3, 8):  # forward, as a redrive does that leaves letters out and removes the others
+        page = await driver.browse(channel, dead[first].offset - 1, 2)
+        expect_equal([one.offset for one in page], [one.offset for one in dead[first : first + 2]], f"page at {first}")
+        expect_equal(await driver.remove(channel, [dead[first].offset]), 1, f"removed at {first}")
+    again = await driver.browse(channel, -1, 2)
+    expect_equal([one.offset for one in again], [one.offset for one in dead[1:3]], "the first page again")
+
+
+@claim()
 async def browsing_consumes_nothing(bench: Bench) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
