@@ -162,20 +162,20 @@ async def test_redrives_and_purges_are_part_of_the_lineage(driver: Weak, tmp_pat
     store.close()
 
 
-async def test_what_still_fails_after_a_redrive_is_held_back_until_it_is_forced(driver: Weak) -> None:
+async def test_what_still_fails_after_a_redrive_is_withheld_until_it_is_forced(driver: Weak) -> None:
     await driver.publish([dead(1), dead(2), dead(3, error=KeyError)])
     await redrive(driver, Filters(ids=frozenset({"do.dlq-0"})))
     await handle(driver, ValueError("no"))
     redriver = Redriver(driver, SPECS, Stopped())
     plan = await redriver.plan(Filters(), limit=1)
-    assert [(one.action, one.count, one.witness.redriven_from) for one in plan.held] == [("do", 2, "do.dlq-0")]
+    assert [(one.action, one.count, one.witness.redriven_from) for one in plan.withheld] == [("do", 2, "do.dlq-0")]
     tally = await redriver.run(plan, ignore)
     assert tally.done == 1
     assert [letter.event_id for letter in await letters(driver)] == ["e-2", "e-1"]
     assert (await redrive(driver, force=True)).done == 2
 
 
-async def test_a_letter_that_died_of_something_else_after_its_redrive_holds_nothing_back(driver: Weak) -> None:
+async def test_a_letter_that_died_of_something_else_after_its_redrive_withholds_nothing(driver: Weak) -> None:
     await driver.publish([dead(1), dead(2), dead(3, error=KeyError)])
     await redrive(driver, Filters(ids=frozenset({"do.dlq-0"})))
     await handle(driver, KeyError("no"))

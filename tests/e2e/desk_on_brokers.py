@@ -111,13 +111,13 @@ def test_letters_are_listed_shown_and_redriven_by_id_fingerprint_action_and_age(
     assert sorted(map(int, (project.folder / "sibling.txt").read_text().split())) == list(range(9))
 
 
-def test_what_still_fails_is_held_back_and_a_hook_mends_it(place: Place, tmp_path: Path) -> None:
+def test_what_still_fails_is_withheld_and_a_hook_mends_it(place: Place, tmp_path: Path) -> None:
     project = buried(place, tmp_path, 9)
     (first, *_) = letters(project, "--error", "ValueError")
     project("dlq", "redrive", first["id"])
     project.drain()
     held = project("dlq", "redrive", "--error", "ValueError", code=1)
-    assert f"held back 6 dead letters of {place.name}-do: {first['fingerprint']} still fails" in held.stderr
+    assert f"withheld 6 dead letters of {place.name}-do: {first['fingerprint']} still fails" in held.stderr
     (again,) = [one for one in letters(project) if one["redriven_from"]]
     assert (again["redriven_from"], again["event_id"], again["attempts"]) == (first["id"], first["event_id"], 2)
     told = project("dlq", "redrive", "--all", "--yes", "--force", "--transform", "mending:mend", code=1)

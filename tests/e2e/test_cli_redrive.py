@@ -73,7 +73,7 @@ def test_a_redrive_that_is_killed_and_run_again_loses_nothing_and_doubles_nothin
     assert done == Counter(str(number) for number in range(250))
 
 
-def test_what_still_fails_is_held_back_until_it_is_forced(failing: Project) -> None:
+def test_what_still_fails_is_withheld_until_it_is_forced(failing: Project) -> None:
     bury(failing, 3)
     failing("dlq", "redrive", "--all", "--yes", "--limit", "1")
     failing.drain()
@@ -81,8 +81,8 @@ def test_what_still_fails_is_held_back_until_it_is_forced(failing: Project) -> N
     assert (letter["attempts"], letter["attempts_since_redrive"]) == (2, 1)
     assert len(failing.json("dlq", "show", letter["id"])["failed_at"]) == 2
     held = failing("dlq", "redrive", "--all", "--yes", code=1)
-    assert f"held back 3 dead letters of do: {letter['fingerprint']} still fails ({letter['id']}" in held.stderr
-    assert failing.json("dlq", "redrive", "--all", "--dry-run")["held_back"][0]["count"] == 3
+    assert f"withheld 3 dead letters of do: {letter['fingerprint']} still fails ({letter['id']}" in held.stderr
+    assert failing.json("dlq", "redrive", "--all", "--dry-run")["withheld"][0]["count"] == 3
     assert len(failing.json("dlq", "list")) == 3
     (failing.folder / "mended").touch()
     assert failing.json("dlq", "redrive", letter["id"], "--force")["redrove"] == 1

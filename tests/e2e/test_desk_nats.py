@@ -10,7 +10,7 @@ from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
     test_copies_that_were_handled_meanwhile_are_not_sent_again,
     test_exported_letters_come_back_byte_for_byte_and_never_twice,
     test_letters_are_listed_shown_and_redriven_by_id_fingerprint_action_and_age,
-    test_what_still_fails_is_held_back_and_a_hook_mends_it,
+    test_what_still_fails_is_withheld_and_a_hook_mends_it,
 )
 from tests.e2e.on_brokers import Place
 

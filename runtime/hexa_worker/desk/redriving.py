@@ -41,8 +41,8 @@ def nothing_handled(_source: str, _since_ms: int) -> frozenset[Copy]:
     return frozenset()
 
 
-class Held(msgspec.Struct, kw_only=True):
-    """Letters that are held back: one that looked alike was redriven and died of the same failure again.
+class Withheld(msgspec.Struct, kw_only=True):
+    """Letters that are withheld: one that looked alike was redriven and died of the same failure again.
 
     Attributes:
         count: of the letters that would have been redriven.
@@ -60,12 +60,12 @@ class Plan(msgspec.Struct, frozen=True):
 
     Attributes:
         chosen: the letters to be sent.
-        held: those that are not.
+        withheld: those that are not.
         copies: what earlier redrives had sent already; only letters among them matter.
     """
 
     chosen: list[Chosen]
-    held: list[Held]
+    withheld: list[Withheld]
     copies: set[Copy]
 
     @property
@@ -104,8 +104,8 @@ class Redriver:
 
         Args:
             filters: which are meant.
-            limit: of letters to be sent; those held back do not count.
-            force: hold nothing back.
+            limit: of letters to be sent; those withheld do not count.
+            force: withhold nothing.
 
         Cancellation: safe; nothing is changed.
         """
@@ -116,10 +116,10 @@ class Redriver:
                 break
             await self._find_copies(spec, plan.copies)
             picked = await self._pick(spec, filters, plan.copies)
-            held = [] if force else [one for one in picked.held if one.fingerprint in picked.offsets]
-            for one in held:
+            withheld = [] if force else [one for one in picked.withheld if one.fingerprint in picked.offsets]
+            for one in withheld:
                 one.count = len(picked.offsets.pop(one.fingerprint))
-            plan.held.extend(held)
+            plan.withheld.extend(withheld)
             offsets = array("q", sorted(offset for some in picked.offsets.values() for offset in some)[:left])
             left = None if left is None else left - len(offsets)
             if offsets:
@@ -212,15 +212,17 @@ class _Picked:
         self.offsets: dict[str, array[int]] = {}
         self.oldest_ms = 0
         self.sources: set[str] = set()
-        self._held: dict[str, Held] = {}
+        self._withheld: dict[str, Withheld] = {}
 
     @property
-    def held(self) -> list[Held]:
-        return list(self._held.values())
+    def withheld(self) -> list[Withheld]:
+        return list(self._withheld.values())
 
     def add(self, letter: DeadLetter, *, chosen: bool) -> None:
         if letter.still_fails:
-            self._held[letter.fingerprint] = Held(action=letter.action, fingerprint=letter.fingerprint, witness=letter)
+            self._withheld[letter.fingerprint] = Withheld(
+                action=letter.action, fingerprint=letter.fingerprint, witness=letter
+            )
         if chosen:
             self.sources.add(letter.source)
             self.oldest_ms = min(self.oldest_ms or letter.dead_at_ms, letter.dead_at_ms)

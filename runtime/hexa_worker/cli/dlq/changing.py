@@ -86,14 +86,14 @@ def dry_run(job: Job, chosen: Sequence[Chosen], **more: Any) -> int:
     return 0
 
 
-def conclude(job: Job, chosen: Sequence[Chosen], tally: Tally, held: int = 0, **more: Any) -> int:
+def conclude(job: Job, chosen: Sequence[Chosen], tally: Tally, left: int = 0, **more: Any) -> int:
     """Say what was done; returns the exit code.
 
     Args:
         job: what was asked.
         chosen: the letters that were meant.
         tally: what became of them.
-        held: letters that were held back.
+        left: letters that were withheld.
         more: for the JSON object.
     """
     count = count_of(chosen)
@@ -107,6 +107,6 @@ def conclude(job: Job, chosen: Sequence[Chosen], tally: Tally, held: int = 0, **
     if len(tally.errors) > NAMED_FAILURES:
         note(f"left: {len(tally.errors) - NAMED_FAILURES:,} more")
     named = len(job.filters.ids)
-    if count + held < named and not job.limit:
-        return fail(f"only {count + held} of {named} named dead letters were there", EXIT_FAILED)
-    return EXIT_FAILED if tally.refused or tally.untouched or held else 0
+    if count + left < named and not job.limit:
+        return fail(f"only {count + left} of {named} named dead letters were there", EXIT_FAILED)
+    return EXIT_FAILED if tally.refused or tally.untouched or left else 0

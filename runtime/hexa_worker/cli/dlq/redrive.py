@@ -17,7 +17,7 @@ from hexa_worker.config.model import Config
 from hexa_worker.desk.desk import Tally, Told, nothing_noted
 from hexa_worker.desk.editing import Hook
 from hexa_worker.desk.noting import noted
-from hexa_worker.desk.redriving import Copy, Handled, Held, Plan, Redriver
+from hexa_worker.desk.redriving import Copy, Handled, Plan, Redriver, Withheld
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.modules import named_function
 from hexa_worker.lineage.finding import handled_redrives
@@ -64,7 +64,7 @@ def command(  # noqa: PLR0913 - one parameter per option
     twice. Each leaves the dead-letter channel only after the broker has confirmed its new record; a redrive may be
     interrupted and started again.
 
-    Held back are letters whose failure still happens: one that looked alike was redriven and died of it again.
+    Withheld are letters whose failure still happens: one that looked alike was redriven and died of it again.
 
     \b
     Example:
@@ -85,9 +85,9 @@ async def _redrive(job: Job, how: How, told: Told) -> int:
         hook = None if how.transform is None else _hook(how.transform, project.config)
         planner = Redriver(project.driver, project.specs, clock, handled=_memory(project.config))
         plan = await planner.plan(job.filters, job.limit, force=how.force)
-        _tell_held(plan.held)
+        _tell_withheld(plan.withheld)
         if job.dry_run:
-            return dry_run(job, plan.chosen, **_plain(plan.held))
+            return dry_run(job, plan.chosen, **_plain(plan.withheld))
         if plan.count and not job.sure:
             ask(job.verb, plan.count)
         with recording(project.config, clock) as recorder, show.progress(job.verb, plan.count) as advance:
@@ -114,9 +114,9 @@ def _conclude(job: Job, plan: Plan, tally: Tally) -> int:
         note(f"removed {plural(tally.already, 'dead letter')} that an interrupted redrive had sent already")
     if tally.untouched:
         note(f"left {plural(tally.untouched, 'dead letter')} untouched: the transform failed")
-    waiting = sum(one.count for one in plan.held)
+    waiting = sum(one.count for one in plan.withheld)
     more = {"already": tally.already, "untouched": tally.untouched}
-    return conclude(job, plan.chosen, tally, waiting, **more, **_plain(plan.held))
+    return conclude(job, plan.chosen, tally, waiting, **more, **_plain(plan.withheld))
 
 
 def _memory(config: Config) -> Handled:
@@ -136,19 +136,19 @@ def _memory(config: Config) -> Handled:
     return handled
 
 
-def _tell_held(held: list[Held]) -> None:
-    for one in held:
+def _tell_withheld(withheld: list[Withheld]) -> None:
+    for one in withheld:
         witness = one.witness
         note(
-            f"held back {plural(one.count, 'dead letter')} of {one.action}: {one.fingerprint} still fails"
+            f"withheld {plural(one.count, 'dead letter')} of {one.action}: {one.fingerprint} still fails"
             f" ({clean(witness.id)} was redriven and died of it again, {local(witness.dead_at_ms)}:"
             f" {clean(witness.error)}); mend it, then say --force"
         )
 
 
-def _plain(held: list[Held]) -> dict[str, Any]:
+def _plain(withheld: list[Withheld]) -> dict[str, Any]:
     return {
-        "held_back": [
+        "withheld": [
             {
                 "action": one.action,
                 "fingerprint": one.fingerprint,
@@ -157,6 +157,6 @@ def _plain(held: list[Held]) -> dict[str, Any]:
                 "died_again_at": iso(one.witness.dead_at_ms),
                 "error": one.witness.error,
             }
-            for one in held
+            for one in withheld
         ]
     }
