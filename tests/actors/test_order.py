@@ -495,6 +495,35 @@ def test_a_retry_that_was_handed_back_is_not_taken_for_a_duplicate(
     assert theatre.finished() == ["a1", "a2"]
 
 
+class AmnesiacDriver(MemoryDriver):
+    """A driver whose notes of attempts are lost: all that it hands out is a first attempt again."""
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
+        source = await super().subscribe(spec, revoked)
+        receive = source.receive
+
+        async def forgetting(max_count: int, max_bytes: int) -> list[Delivery]:
+            return [msgspec.structs.replace(one, attempt=0, due_ms=0) for one in await receive(max_count, max_bytes)]
+
+        source.receive = forgetting  # type: ignore[method-assign]
+        return source
+
+
+def test_a_retry_that_was_handed_back_and_whose_attempts_were_forgotten_is_not_lost(backend: Backend) -> None:
+    theatre = dedup_theatre(backend)
+    theatre.emit("a1", "a2")
+    plan = with_dedup(in_place(theatre.failing({"a1": 2})))
+
+    async def for_a_while(driver: MemoryDriver) -> None:
+        async with theatre.stage.running(plan, driver=driver, clock=theatre.time):
+            await anyio.sleep(0.5)
+
+    theatre.play(partial(for_a_while, MemoryDriver(theatre.stage.store)))  # attempt 0 fails
+    theatre.play(partial(for_a_while, MemoryDriver(theatre.stage.store)))  # attempt 1 is not due yet
+    theatre.run(plan, driver=AmnesiacDriver(theatre.stage.store))
+    assert theatre.finished() == ["a1", "a2"]
+
+
 class Cells:
     """A crash journal that remembers what is in hand."""
 

@@ -19,7 +19,7 @@ from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import order_key
-from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, keeps_place
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.errors import DriverError
 from hexa_worker.handlers.plan import Plan
@@ -90,6 +90,7 @@ class Claimer:
         assert plan.effect_key is not None  # noqa: S101 - the worker looked
         self._key = plan.effect_key
         self._order_by = plan.order_by
+        self._route = plan.route
         self._store = claiming.store
         self._hold = claiming.on_failure == "hold"
         self._lease_s = claiming.lease_s
@@ -120,7 +121,7 @@ class Claimer:
         turns = [
             Turn(
                 delivery,
-                Ask(self._key(delivery), next(self._names), delivery.attempt),
+                Ask(self._key(delivery), next(self._names), self._attempt(delivery)),
                 order_key(self._order_by, delivery.key, delivery.channel),
             )
             for delivery in batch
@@ -129,6 +130,15 @@ class Claimer:
         await self._ask(turns)
         self._deal()
         return size
+
+    def _attempt(self, delivery: Delivery) -> int:
+        """The attempt that the store hears of: which of an event's records it is.
+
+        What is retried in its place stays the same record, and its broker may forget how often it was tried: told a
+        number, the store would take the same record with a lower one for a copy of an attempt that is over.
+        """
+        attempt = delivery.attempt
+        return 0 if attempt and keeps_place(delivery, self._route) else attempt
 
     @property
     def withheld(self) -> bool:
