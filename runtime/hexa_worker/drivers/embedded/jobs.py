@@ -1,6 +1,7 @@
 """What the loop asks of the broker thread."""
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ class Job:
         run: does the work; inside a write transaction if `writes`. It may be run again after a rollback.
         committed: called by the broker thread after the commit.
         attended: somebody waits for it.
+        changes: whose leases it changes, reckoning from what they were when the last change was committed.
         wakes: tells after the commit whether somebody may have something to receive.
 
     Attributes:
@@ -27,17 +29,19 @@ class Job:
         abandoned: nobody waits any more.
     """
 
-    __slots__ = ("abandoned", "committed", "done", "error", "result", "run", "wakes", "writes")
+    __slots__ = ("abandoned", "changes", "committed", "done", "error", "result", "run", "wakes", "writes")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but one have a default
         self,
         run: Callable[[sqlite3.Connection], Any],
         *,
         writes: bool,
         committed: Callable[[], None] | None = None,
         wakes: Callable[[], bool] | None = None,
+        changes: Subscriber | None = None,
         attended: bool = True,
     ) -> None:
+        self.changes = changes
         self.run = run
         self.writes = writes
         self.committed = committed
@@ -74,9 +78,27 @@ class Receive:
         self.claimed: list[Lease] = []
 
 
+def gather(queue: deque[Job | Receive]) -> list[Job | Receive]:
+    """Take all there is to do, up to a second change of the same leases: it has to see the first one committed."""
+    jobs: list[Job | Receive] = []
+    changed: set[Subscriber] = set()
+    while queue:
+        job = queue[0]
+        if isinstance(job, Job) and job.changes is not None:
+            if job.changes in changed:
+                break
+            changed.add(job.changes)
+        jobs.append(queue.popleft())
+    return jobs
+
+
 def returning(subscriber: Subscriber, deliveries: Sequence[Delivery]) -> Job:
     """Hand back what came after its waiter was cancelled."""
     settling = Settling(subscriber, [Released(delivery) for delivery in deliveries])
     return Job(
-        lambda connection: settling.run(connection, 0), writes=True, committed=settling.committed, wakes=lambda: True
+        lambda connection: settling.run(connection, 0),
+        writes=True,
+        committed=settling.committed,
+        wakes=lambda: True,
+        changes=subscriber,
     )

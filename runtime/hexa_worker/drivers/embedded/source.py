@@ -41,6 +41,7 @@ class EmbeddedSource:
                 lambda connection: settling.run(connection, now_ms),
                 committed=settling.committed,
                 wakes=lambda: settling.wakes,
+                changes=self._subscriber,
             )
         except DriverRejected as error:
             return [Unsettled(settlement, error) for settlement in settlements]
@@ -70,6 +71,7 @@ class EmbeddedSource:
                 lambda connection: self._give_back(connection, given),
                 committed=lambda: self._forget(given),
                 wakes=lambda: True,
+                changes=self._subscriber,
             )
         except DriverError:
             self._forget(list(self._subscriber.leases))  # the others take it over when we are gone

@@ -26,7 +26,7 @@ from hexa_worker.drivers.embedded.bell import Bell
 from hexa_worker.drivers.embedded.claiming import claimable, due_times, promising
 from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect
-from hexa_worker.drivers.embedded.jobs import Job, Receive, returning, unattended
+from hexa_worker.drivers.embedded.jobs import Job, Receive, gather, returning, unattended
 from hexa_worker.drivers.embedded.listening import Listening
 from hexa_worker.drivers.embedded.reading import read
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -101,9 +101,10 @@ class BrokerThread:
         *,
         committed: Callable[[], None] | None = None,
         wakes: Callable[[], bool] | None = None,
+        changes: Subscriber | None = None,
     ) -> Any:
-        """Do `run` in a write transaction, alone or with others."""
-        return await self._wait(Job(run, writes=True, committed=committed, wakes=wakes))
+        """Do `run` in a write transaction, alone or with others; see `Job`."""
+        return await self._wait(Job(run, writes=True, committed=committed, wakes=wakes, changes=changes))
 
     async def read(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         """Do `run`, which only reads."""
@@ -256,9 +257,7 @@ class BrokerThread:
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
-        jobs: list[Job | Receive] = []
-        while self._jobs:
-            jobs.append(self._jobs.popleft())
+        jobs = gather(self._jobs)
         if jobs:
             self._current = jobs
             self._do(jobs)
