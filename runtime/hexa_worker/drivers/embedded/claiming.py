@@ -16,6 +16,7 @@ from hexa_worker.drivers.embedded.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 _ids = msgspec.json.Decoder(list[int]).decode
+_written = msgspec.json.Encoder().encode
 
 _DUE = "SELECT due_ms FROM schedule WHERE base = ? ORDER BY due_ms LIMIT 1"
 _DUE_IDS = """
@@ -48,7 +49,7 @@ _STRIPES = f"""
     WHERE s.subscription = ?4 AND s.channel = ?5 AND NOT EXISTS (
         SELECT 1 FROM leases l
         WHERE l.subscription = s.subscription AND l.channel = s.channel AND l.stripe IN ({NO_STRIPE}, s.stripe)
-        AND (l.stripe = {NO_STRIPE} OR l.owner != ?6)
+        AND (l.stripe = {NO_STRIPE} OR l.id NOT IN (SELECT value FROM json_each(?6)))
     )"""  # noqa: S608 - constants of ours
 
 
@@ -70,7 +71,7 @@ def promising(connection: sqlite3.Connection, subscribers: Sequence[Subscriber],
     return [subscriber for subscriber in subscribers if subscriber.id in groups or subscriber.base in due]
 
 
-def claimable(connection: sqlite3.Connection, subscriber: Subscriber, owner: int, now_ms: int) -> bool:
+def claimable(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: int) -> bool:
     """Whether `claim` would find something. Reads only."""
     due_ms = next_due_ms(connection, subscriber.base)
     if due_ms is not None and due_ms <= now_ms:
@@ -79,7 +80,7 @@ def claimable(connection: sqlite3.Connection, subscriber: Subscriber, owner: int
         return True
     for channel, _, _, end in _unread(connection, subscriber):
         if subscriber.by_key:
-            if _stripes(connection, subscriber, owner, channel, end, 1):
+            if _stripes(connection, subscriber, channel, end, 1):
                 return True
         elif not (subscriber.ordered and _outstanding(connection, subscriber, channel)):
             return True
@@ -103,7 +104,8 @@ def claim(  # noqa: PLR0913 - who, what for, how much, when
             return taken
         connection.execute("UPDATE leases SET owner = ? WHERE id = ?", (owner, free.id))
         if subscriber.spec.in_place:
-            free.postponed = notes(connection, subscriber.id, free.channel, free.low, free.high)
+            known = notes(connection, subscriber.id, free.channel, free.low, free.high)
+            free.postponed = {offset: note for offset, note in known.items() if free.is_open(offset)}
         taken.append(free)
         room -= free.remaining
     if room > 0:
@@ -213,14 +215,15 @@ def _claim_range(
     return Lease(id_, owner, channel, name, offsets, ordered=subscriber.ordered)
 
 
-def _stripes(  # noqa: PLR0913 - as `claim`
-    connection: sqlite3.Connection, subscriber: Subscriber, owner: int, channel: int, end: int, depth: int
+def _stripes(
+    connection: sqlite3.Connection, subscriber: Subscriber, channel: int, end: int, depth: int
 ) -> list[tuple[int, list[int]]]:
     """Stripes that can be read on and have unread records, with up to `depth` row ids each.
 
-    Nobody holds them; or, where retries wait in their place, only we do: the other keys of a stripe go on.
+    Nobody holds them; or, where retries wait in their place, only `subscriber` does: the other keys of a stripe go on.
+    What an earlier subscriber of this process could not give back is not ours: nobody runs it.
     """
-    ours = owner if subscriber.spec.in_place else -1
+    ours = _written([lease.id for lease in subscriber.leases] if subscriber.spec.in_place else []).decode()
     rows = connection.execute(_STRIPES, (channel << SEQUENCE_BITS, end, depth, subscriber.id, channel, ours)).fetchall()
     return [(stripe, _ids(found)) for stripe, found in rows if found != "[]"]
 
@@ -237,13 +240,16 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
     share = -(-STRIPES // max(peers, 1))
     held = {lease.stripe for lease in subscriber.leases if lease.channel == channel}
     free = share - len(held)
-    if free < 0 or (free == 0 and not subscriber.spec.in_place):
+    if free < 0:  # others have come: let go of all but those that cannot be given up, for a retry waits there
+        held = {lease.stripe for lease in subscriber.leases if lease.channel == channel and lease.postponed}
+        free = 0
+    if free == 0 and not (subscriber.spec.in_place and held):
         return []
     depth = max(-(-room // share), 1)
-    found = _within(_stripes(connection, subscriber, owner, channel, end, depth), held, free)
+    found = _within(_stripes(connection, subscriber, channel, end, depth), held, free)
     if found and len(found) * depth < room:  # few stripes have anything: take more of each
         depth = -(-room // len(found))
-        found = _within(_stripes(connection, subscriber, owner, channel, end, depth), held, free)
+        found = _within(_stripes(connection, subscriber, channel, end, depth), held, free)
     found.sort(key=lambda stripe: (stripe[0] - subscriber.rotation) % STRIPES)
     taken: list[Lease] = []
     for stripe, ids in found:
@@ -267,7 +273,7 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
 
 
 def _within(found: list[tuple[int, list[int]]], held: set[int], free: int) -> list[tuple[int, list[int]]]:
-    """Stripes of `found` that we hold, and `free` others."""
+    """Those of `found` that are in `held`, and `free` others."""
     others = [stripe for stripe, _ in found if stripe not in held]
     left_out = set(others[free:])
     return [one for one in found if one[0] not in left_out]

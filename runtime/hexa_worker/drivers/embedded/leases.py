@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from hexa_worker.core.settlement import Postponed
 from hexa_worker.drivers.embedded.ids import by_ids, is_dense, schedule
-from hexa_worker.drivers.embedded.postponed import Notes
+from hexa_worker.drivers.embedded.postponed import Note
 from hexa_worker.drivers.embedded.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -28,7 +29,7 @@ class Lease:
         lost: another owner has it by now.
         returned: released offsets of an ordered lease, which is only given back whole.
         ordered: while it lasts nobody may read on behind it.
-        postponed: what its last owner noted of retries in their place.
+        postponed: what is noted of retries in their place, by its last owner or by us.
     """
 
     __slots__ = (
@@ -76,10 +77,10 @@ class Lease:
         dense = isinstance(offsets, range)
         self._ordinals: dict[int, int] | None = None if dense else {offset: at for at, offset in enumerate(offsets)}
         self.remaining = len(offsets)
+        self.postponed: dict[int, Note] = {}
         self.apply(self.finishing(finished))
         self.unread = self.low
         self.returned: set[int] = set()
-        self.postponed: Notes = {}
 
     def finishing(self, offsets: Iterable[int]) -> "Change":
         """What finishing `offsets` would change; those finished before and those of others are ignored."""
@@ -103,6 +104,12 @@ class Lease:
         self.remaining = change.remaining
         at = change.flags.find(0)
         self.low = self.offsets[at] if at >= 0 else self.high
+        if self.postponed:
+            self.postponed = {offset: note for offset, note in self.postponed.items() if self.is_open(offset)}
+
+    def postpone(self, later: Iterable[Postponed]) -> None:
+        """What was noted of `later` is stored."""
+        self.postponed.update({one.delivery.offset: (one.again.attempt, one.again.due_ms) for one in later})
 
     def progress(self, change: "Change") -> tuple[int, bytes | None]:
         """The `low` and `done` columns after `change`."""

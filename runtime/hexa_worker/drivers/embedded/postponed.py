@@ -12,8 +12,8 @@ from msgspec import structs
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Postponed
 
-Notes = Mapping[int, tuple[int, int]]
-"""Attempt and due time by sequence."""
+Note = tuple[int, int]
+"""Attempt and due time."""
 
 
 def note(connection: sqlite3.Connection, subscription: int, channel: int, settlements: Iterable[Postponed]) -> None:
@@ -38,7 +38,7 @@ def forget_all(connection: sqlite3.Connection, subscription: int) -> None:
     connection.execute("DELETE FROM postponed WHERE subscription = ?", (subscription,))
 
 
-def notes(connection: sqlite3.Connection, subscription: int, channel: int, low: int, high: int) -> Notes:
+def notes(connection: sqlite3.Connection, subscription: int, channel: int, low: int, high: int) -> dict[int, Note]:
     """What is remembered of the stretch ``[low, high)`` of a channel."""
     found = connection.execute(
         "SELECT sequence, attempt, due_ms FROM postponed"
@@ -48,7 +48,7 @@ def notes(connection: sqlite3.Connection, subscription: int, channel: int, low: 
     return {sequence: (attempt, due_ms) for sequence, attempt, due_ms in found}
 
 
-def resumed(deliveries: Sequence[Delivery], known: Notes) -> list[Delivery]:
+def resumed(deliveries: Sequence[Delivery], known: Mapping[int, Note]) -> list[Delivery]:
     """Deliveries as their last process would have run them next."""
     return [_resumed(one, *known[one.offset]) if one.offset in known else one for one in deliveries]
 

@@ -35,13 +35,14 @@ class Settling:
         self._settlements = settlements
         self._changes: list[tuple[Lease, Change]] = []
         self._returned: list[tuple[Lease, list[int]]] = []
+        self._postponed: list[tuple[Lease, Sequence[Postponed]]] = []
         self._records: list[Message] = []
         self._headers: list[bytes | None] = []
 
     def run(self, connection: sqlite3.Connection, now_ms: int) -> None:
         """Write everything. Inside a write transaction of the caller; may be run again if that fails."""
         self.unsettled, self.wakes = [], False
-        self._changes, self._returned, self._records, self._headers = [], [], [], []
+        self._changes, self._returned, self._postponed, self._records, self._headers = [], [], [], [], []
         groups: dict[Lease, list[Settlement]] = {}
         last: Lease | None = None
         group: list[Settlement] = []
@@ -61,6 +62,8 @@ class Settling:
         held = self._subscriber.leases
         for lease, offsets in self._returned:
             lease.returned.update(offsets)
+        for lease, later in self._postponed:
+            lease.postpone(later)
         for lease, change in self._changes:
             lease.apply(change)
             if lease.remaining == len(lease.returned):
@@ -107,6 +110,7 @@ class Settling:
     ) -> None:
         """Keep what was postponed for whoever comes after us; forget what is finished of it."""
         if later:
+            self._postponed.append((lease, later))
             postponed.note(connection, self._subscriber.id, lease.channel, later)
         if retried:
             over = {one.offset for one in retried}.intersection(finished)

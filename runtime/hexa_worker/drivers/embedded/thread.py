@@ -302,7 +302,7 @@ class BrokerThread:
             if len(asking) > 1:
                 likely = set(promising(self._connection, [job.subscriber for job in asking], now_ms))
                 asking = [job for job in asking if job.subscriber in likely]
-            return [job for job in asking if claimable(self._connection, job.subscriber, self.owner, now_ms)]
+            return [job for job in asking if claimable(self._connection, job.subscriber, now_ms)]
         except sqlite3.Error:
             return asking  # the claim meets the same error and reports it
 
