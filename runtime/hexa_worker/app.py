@@ -25,6 +25,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
+from hexa_worker.drivers.clients import require_client
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -49,6 +50,7 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
     Raises:
         ConfigError: the client library is not installed.
     """
+    require_client(config)
     driver = _driver(config, clock)
     subscriptions = config.file.subscriptions
     if all(one in ("plain", None) for one in (config.file.broker.wire, *[one.wire for one in subscriptions.values()])):

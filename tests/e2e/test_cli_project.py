@@ -40,6 +40,20 @@ def test_every_command_explains_itself_with_an_example(
     assert "\n    hexa-worker " in text
 
 
+@pytest.mark.parametrize("command", [("check",), ("check", "--connect"), ("run",), ("dlq", "list"), ("lag",)])
+@pytest.mark.parametrize(("driver", "module"), [("kafka", "aiokafka"), ("nats", "nats"), ("pulsar", "pulsar")])
+def test_a_client_library_that_is_not_installed_is_one_line_that_says_what_to_install(
+    project: Project, driver: str, module: str, command: tuple[str, ...]
+) -> None:
+    project.write(worker=WORKER.replace('"embedded"\npath = "var/hexa.db"', f'"{driver}"'))
+    without = project.folder / "without"
+    without.mkdir()
+    (without / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    project.variables["PYTHONPATH"] = str(without)
+    told = project.refusal(*command, code=2)
+    assert told == f"broker.driver: the {driver} client is not installed (pip install 'hexa-worker[{driver}]')"
+
+
 def test_run_imports_nothing_that_a_worker_does_not_need(project: Project) -> None:
     script = "import sys; from hexa_worker.cli import main; main(['run', '--help']); print(*sys.modules)"
     done = subprocess.run(

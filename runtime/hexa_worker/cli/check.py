@@ -36,10 +36,12 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
       hexa-worker check deploy/worker.toml --json
     """
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.clients import require_client  # noqa: PLC0415 - lazy by design
     from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     path = only_config(config_path, arguments)
     config = load_config(path)
+    require_client(config)
     loaded = load_plans(config)
     found = None
     if connect:
