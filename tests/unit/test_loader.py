@@ -372,6 +372,11 @@ def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, hand
             "h.py:4 do: batch is set, but its first parameter, e, is annotated dict",
         ),
         (ONE, "[subscriptions.do]\ncodec = 'raw'", 'h.py:4 do: codec "raw" hands over bytes or str, not dict'),
+        (
+            ONE + "@subscribe\nasync def bare(e: dict): ...\n",
+            "",
+            'h.py:6: module "h" cannot be imported: ConfigError: @subscribe without a channel: bare',
+        ),
         ("class A:\n    @subscribe('x')\n    def f(self, e): ...\n", "", "h.py:4 A.f: a method is not a handler"),
         (
             "class A:\n    @staticmethod\n    @subscribe('x')\n    def f(e): ...\n",

@@ -68,7 +68,12 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         middlewares: run around this handler, inside the worker's own middlewares.
 
     A plain ``def`` handler runs in a thread of a pool of its own and never blocks the loop.
+
+    Raises:
+        ConfigError: it was used without its parentheses, or what it marks cannot be marked.
     """
+    for bare in filter(callable, channels):
+        raise ConfigError(f"@subscribe without a channel: {bare.__name__}", hint='write @subscribe("channel")')
 
     def mark(function: F) -> F:
         name = action or _name_of(function)

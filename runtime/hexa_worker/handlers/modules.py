@@ -15,6 +15,8 @@ from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.signature import short_path
 
 _DEEPEST = 3
+_OURS = str(Path(__file__).parent.parent)
+"""A mistake is in the module that called us, not here."""
 
 
 def put_first(folder: Path) -> None:
@@ -100,7 +102,8 @@ def _failed(name: str, error: BaseException, where: str) -> ConfigError:
     ]
     if not frames:
         return ConfigError(f'module "{name}" cannot be imported: {text}', where=where)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    own = [frame for frame in frames if not frame.filename.startswith(_OURS)] or frames
+    own = [frame for frame in own if "site-packages" not in frame.filename] or own
     return ConfigError(
         f'module "{name}" cannot be imported: {text}', where=_place(own[-1].filename, own[-1].lineno or 0)
     )
