@@ -56,7 +56,8 @@ def test_a_bad_line_says_where_it_is_and_how_to_go_on_and_going_on_emits_the_res
 
 def test_usage_mistakes_are_told_with_exit_code_2(project: Project, tmp_path: Path) -> None:
     for arguments, text in {
-        ("emit", "work", "--payload", "{"): "--payload is not JSON",
+        ("emit", "work", "--payload", "{"): "--payload is not JSON: Input data was truncated\ntry: ",
+        ("emit", "work", "--payload", "hello"): "a text needs its quotes: --payload '\"text\"'",
         ("emit", "--payload", "1"): "name the channel",
         ("emit", "work", "more", "--payload", "1"): "unexpected argument 'more'",
         ("emit", "work", "--payload", "1", "--file", "x"): "exclude each other",
@@ -64,6 +65,7 @@ def test_usage_mistakes_are_told_with_exit_code_2(project: Project, tmp_path: Pa
         ("emit", "work", "--payload", "1", "--header", "hexa-root-id=x"): "reserved",
         ("emit", "work", "--payload", "1", "--id", "a b"): "visible ASCII",
         ("emit", "work", "--file", "nowhere.jsonl"): "nowhere.jsonl",
+        ("dlq", "list", "--reason", "fialed"): "'fialed' is not one of 'failed', ",
         ("emit", "nowhere.toml", "work", "--payload", "1"): "nowhere.toml",
     }.items():
         assert text in project(*arguments, code=2).stderr

@@ -100,7 +100,8 @@ def _one_line(payload: str, key: str | None, headers: tuple[str, ...], event_id:
     except UnicodeEncodeError:
         raise _usage("--payload is not UTF-8") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _usage(f"--payload is not JSON: {error}; a text needs its quotes: --payload '\"text\"'") from None
+        hint = "" if data[:1] in (b"{", b"[") else "; a text needs its quotes: --payload '\"text\"'"
+        raise _usage(f"--payload is not JSON: {error}{hint}") from None
     return Line(payload=msgspec.Raw(data), key=key, headers=pairs, id=event_id)
 
 

@@ -35,10 +35,12 @@ class Rate(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+REASONS = ("failed", "timeout", "undecodable", "crashed", "asked", "unknown")
+"""See `hexa_worker.core.settlement.Failure`; unknown is that of letters that others wrote."""
 _FILTERS = (
     click.option("--action", help="Of this subscription."),
     click.option("--error", metavar="CLASS", help="Whose error has this class."),
-    click.option("--reason", help="failed, timeout, undecodable, crashed or asked."),
+    click.option("--reason", type=click.Choice(REASONS), metavar="REASON", help=f"One of {', '.join(REASONS)}."),
     click.option("--fingerprint", help="Whose failures look alike; see list."),
     click.option("--root", "root_id", metavar="ID", help="Of this event or of its tree."),
     click.option("--older-than", type=Seconds(), metavar="AGE", help="Dead for longer than this, as 2h."),
