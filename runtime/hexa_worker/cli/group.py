@@ -10,7 +10,7 @@ COMMANDS = {
     "check": "Check worker.toml and its handlers; show the subscriptions.",
     "run": "Run the worker.",
     "emit": "Emit events, one or a file of them.",
-    "dlq": "List, show, redrive or purge dead letters.",
+    "dlq": "List, redrive, purge, export or import dead letters.",
     "trace": "Show everything that came of one event, as a tree.",
     "lag": "Show what each subscription still has to do.",
     "version": "Show versions.",

@@ -1,6 +1,7 @@
 """``hexa-worker init``: a new project that runs at once."""
 
 import re
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -39,7 +40,7 @@ def command(folder: str) -> int:
         raise ConfigError(f"cannot write {error.filename or target}: {error.strerror}") from error
     write(f"made a project in {target.resolve()}\n\nnext:")
     if target.resolve() != Path.cwd():
-        write(f"  cd {folder}")
+        write(f"  cd {shlex.quote(folder)}")
     write("  hexa-worker check\n  hexa-worker emit work --payload '{\"id\": 1}'\n  hexa-worker run --until-idle")
     return 0
 
