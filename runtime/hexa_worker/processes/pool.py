@@ -221,6 +221,9 @@ class Pool:
     def _understand(self, slot: Slot, frame: Frame) -> None:
         if isinstance(frame, Told):
             slot.tell(frame.report)
+            if slot.ready and not slot.announced:
+                slot.announced = True
+                log.info("worker process is ready", extra={FIELDS: {"slot": slot.number, "pid": slot.pid}})
         elif isinstance(frame, Misconfigured):
             slot.misconfigured = frame
         elif isinstance(frame, Settled):

@@ -83,6 +83,7 @@ class Slot:
         inbox: frames of it.
         report: its latest report.
         booted: its process has booted; it stays so when a subscription is restarted.
+        announced: it was said that its process is ready.
         booted_once: some process of this place has booted since the parent started.
         misconfigured: what the present process said is wrong with the configuration.
         heard_at: when its loop last answered, or when it was spawned.
@@ -103,7 +104,7 @@ class Slot:
         self.connection: socket.socket | None = None
         self.inbox = Inbox()
         self.report = Report()
-        self.booted = False
+        self.booted = self.announced = False
         self.booted_once = False
         self.misconfigured: Misconfigured | None = None
         self.heard_at = now
@@ -141,7 +142,7 @@ class Slot:
         self.pid, self.connection = spawned
         self.inbox, self.report, self.misconfigured = Inbox(), Report(), None
         self.heard_at, self.kill_at, self.killed_for = now, None, ""
-        self.booted = self.overdue = False
+        self.booted = self.announced = self.overdue = False
         self.stop_level, self.restart_when_gone = 0, False
         self.restarts += 1
         self.move(Move.SPAWNED)
