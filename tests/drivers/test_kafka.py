@@ -17,7 +17,8 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition
 from hexa_worker.errors import ConfigError, DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
-from tests.drivers.kafka_tools import ack, make_topic, opened, publish, spec, subscribed, take
+from tests.drivers.consuming import ack, publish, subscribed, take
+from tests.drivers.kafka_tools import make_topic, opened, spec
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

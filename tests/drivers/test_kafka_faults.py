@@ -1,10 +1,6 @@
 """A Kafka node that dies, freezes or is cut off, and workers that die, freeze and come: nothing is lost."""
 
 import asyncio
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +11,18 @@ from aiokafka.admin import NewTopic
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
-from hexa_worker.drivers.kafka import KafkaDriver
 from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.brokers.base import Broker
-from tests.drivers.kafka_tools import PLENTY, ack, opened, options, patiently, publish, spec, subscribed, take
+from tests.brokers.proxy import Proxy
+from tests.drivers.consuming import ack, patiently, publish, subscribed, take
+from tests.drivers.doomed import Doomed
+from tests.drivers.kafka_tools import opened, options, spec
+from tests.drivers.outages import Consumer, Outage, keyed, outlive
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]
-BACK_S = 10.0
-"""Consuming again this soon after the broker is back."""
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -33,77 +30,25 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Consumer:
-    """Receives and acknowledges in the background, and notes when what came."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.seen: dict[bytes, float] = {}
-        self.unavailable = 0
-
-    async def run(self) -> None:
-        while True:
-            try:
-                batch = await self.source.receive(500, PLENTY)
-                if not batch:
-                    return
-                for one in batch:
-                    self.seen.setdefault(one.payload, time.monotonic())
-                await patiently(lambda batch=batch: self.source.settle([Acked(one) for one in batch]), 120)  # type: ignore[misc]
-            except DriverUnavailable:
-                self.unavailable += 1
-                await anyio.sleep(0.2)
-
-    async def wait(self, payloads: set[bytes], within_s: float) -> None:
-        with anyio.fail_after(within_s):
-            while not payloads <= self.seen.keys():
-                await anyio.sleep(0.02)
-
-
-async def _emit(driver: KafkaDriver, channel: str, numbers: range) -> set[bytes]:
-    """Publish numbers one by one, each until it is confirmed."""
-    for number in numbers:
-        await patiently(lambda number=number: publish(driver, channel, b"%d" % number, key=b"%d" % (number % 7)), 120)  # type: ignore[misc]
-    return {b"%d" % number for number in numbers}
+async def _outlives(address: str, name: str, outage: Outage) -> Consumer:
+    one = spec(name)
+    async with opened(address, partitions=3) as driver, subscribed(driver, one) as source:
+        consumer = Consumer(source)
+        await outlive(consumer, driver, keyed(one.channels[0]), outage)
+    return consumer
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("outage_s", [0.5, 6.0])
 async def test_after_a_killed_node_is_back_consuming_goes_on(kafka: Broker, unique_name: Name, outage_s: float) -> None:
-    one = spec(unique_name())
-    async with opened(kafka.address, partitions=3) as driver, subscribed(driver, one) as source:
-        consumer = Consumer(source)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(consumer.run)
-            await consumer.wait(await _emit(driver, one.channels[0], range(50)), 20)
-            await anyio.to_thread.run_sync(kafka.kill)
-            await anyio.sleep(outage_s)
-            await anyio.to_thread.run_sync(kafka.start)
-            back = time.monotonic()
-            expected = await _emit(driver, one.channels[0], range(50, 100))
-            await consumer.wait(expected, 30)
-            source.stop()
-        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
+    await _outlives(kafka.address, unique_name(), Outage(kafka.kill, kafka.start, outage_s))
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("frozen_s", [0.5, 8.0])
 async def test_after_a_frozen_node_thaws_consuming_goes_on(kafka: Broker, unique_name: Name, frozen_s: float) -> None:
-    one = spec(unique_name())
-    async with opened(kafka.address, partitions=3) as driver, subscribed(driver, one) as source:
-        consumer = Consumer(source)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(consumer.run)
-            await consumer.wait(await _emit(driver, one.channels[0], range(50)), 20)
-            kafka.freeze()
-            await anyio.sleep(frozen_s)
-            kafka.thaw()
-            back = time.monotonic()
-            expected = await _emit(driver, one.channels[0], range(50, 100))
-            await consumer.wait(expected, 30)
-            source.stop()
-        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
-        assert frozen_s < 5 or consumer.unavailable, "a node that was away for long was never reported"
+    consumer = await _outlives(kafka.address, unique_name(), Outage(kafka.freeze, kafka.thaw, frozen_s))
+    assert frozen_s < 5 or consumer.unavailable, "a node that was away for long was never reported"
 
 
 @pytest.mark.timeout(180)
@@ -155,24 +100,11 @@ async def test_while_a_thawed_node_is_not_let_in_yet_topics_wait_for_it(kafka: B
 
 @pytest.mark.timeout(180)
 async def test_after_a_black_hole_consuming_goes_on(
-    kafka: Broker, unique_name: Name, open_proxy: Callable[[Broker], object]
+    kafka: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
 ) -> None:
-    one = spec(unique_name())
     proxy = open_proxy(kafka)
-    async with opened(kafka.proxied_address, partitions=3) as driver, subscribed(driver, one) as source:
-        consumer = Consumer(source)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(consumer.run)
-            await consumer.wait(await _emit(driver, one.channels[0], range(20)), 20)
-            proxy.black_hole()  # type: ignore[attr-defined]
-            await anyio.sleep(12)
-            proxy.heal()  # type: ignore[attr-defined]
-            back = time.monotonic()
-            expected = await _emit(driver, one.channels[0], range(20, 40))
-            await consumer.wait(expected, 30)
-            source.stop()
-        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
-        assert consumer.unavailable
+    consumer = await _outlives(kafka.proxied_address, unique_name(), Outage(proxy.black_hole, proxy.heal, 12))
+    assert consumer.unavailable
 
 
 async def test_a_member_that_was_frozen_past_its_session_cannot_move_progress_back(
@@ -230,14 +162,11 @@ async def _collect(source: Source, count: int, into: set[bytes]) -> None:
     into.update(one.payload for one in await take(source, count))
 
 
-HANDLER = """
-import os
-from hexa_worker import Context, subscribe
-
-@subscribe("{channel}", action="{action}")
-async def handle(payload: int, ctx: Context) -> None:
-    with open("seen", "a") as file:
-        file.write(f"{{payload}}\\n")
+BROKER = """driver = "kafka"
+servers = ["{}"]
+create_channels = true
+session_timeout_s = 1.0
+heartbeat_s = 0.2
 """
 
 
@@ -245,40 +174,6 @@ async def handle(payload: int, ctx: Context) -> None:
 async def test_killed_workers_lose_nothing(
     kafka: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str
 ) -> None:
-    action = unique_name()
-    channel = f"{action}.in"
-    (tmp_path / "h.py").write_text(HANDLER.format(channel=channel, action=action))
-    (tmp_path / "worker.toml").write_text(
-        f'[worker]\nname = "kill"\nhandlers = ["h"]\nbackend = "{anyio_backend}"\n'
-        f'[broker]\ndriver = "kafka"\nservers = ["{kafka.address}"]\ncreate_channels = true\n'
-        "session_timeout_s = 1.0\nheartbeat_s = 0.2\n"
-    )
-    count = 3_000
+    doomed = Doomed(tmp_path, unique_name(), anyio_backend, BROKER.format(kafka.address))
     async with opened(kafka.address) as driver:
-        worker = _start(tmp_path)
-        try:
-            for number in range(count):
-                if number % 1_000 == 500:
-                    worker.send_signal(signal.SIGKILL)
-                    worker.wait()
-                    worker = _start(tmp_path)
-                await publish(driver, channel, b"%d" % number, key=b"%d" % (number % 50))
-            with anyio.fail_after(60):
-                while len(_seen(tmp_path)) < count:
-                    await anyio.sleep(0.2)
-        finally:
-            worker.terminate()
-            assert worker.wait(30) == 0
-    assert _seen(tmp_path) == set(range(count))
-
-
-def _start(folder: Path) -> "subprocess.Popen[bytes]":
-    with (folder / "log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "hexa_worker", "run"], cwd=folder, stdout=log, stderr=log)
-
-
-def _seen(folder: Path) -> set[int]:
-    try:
-        return {int(line) for line in (folder / "seen").read_text().splitlines()}
-    except FileNotFoundError:
-        return set()
+        await doomed.lose_nothing(driver)

@@ -9,7 +9,8 @@ from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Message, header
 from hexa_worker.errors import DriverRejected
 from tests.brokers.base import Broker
-from tests.drivers.kafka_tools import ack, make_topic, opened, publish, raw_producer, spec, subscribed, take
+from tests.drivers.consuming import ack, publish, subscribed, take
+from tests.drivers.kafka_tools import make_topic, opened, raw_producer, spec
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

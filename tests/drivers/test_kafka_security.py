@@ -16,7 +16,8 @@ from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverU
 from tests.brokers.base import Broker
 from tests.brokers.kafka import Kafka, unsecured_token
 from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
-from tests.drivers.kafka_tools import opened, publish, spec, subscribed, take
+from tests.drivers.consuming import publish, subscribed, take
+from tests.drivers.kafka_tools import opened, spec
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -1,9 +1,6 @@
 """A NATS server that dies, freezes or is cut off, workers that die and freeze: nothing is lost, nothing is early."""
 
 import itertools
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +11,17 @@ import pytest
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
-from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.brokers.base import Broker
 from tests.brokers.proxy import Proxy
-from tests.drivers.nats_tools import PLENTY, ack, opened, patiently, publish, spec, subscribed, take
+from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
+from tests.drivers.doomed import Doomed
+from tests.drivers.nats_tools import opened
+from tests.drivers.outages import Consumer, Outage, outlive
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
 Name = Callable[..., str]
-BACK_S = 10.0
-"""Consuming again this soon after the server is back."""
 RESTARTS = 4
 
 
@@ -33,61 +30,16 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Consumer:
-    """Receives and acknowledges in the background, and notes when what came."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.seen: dict[bytes, float] = {}
-        self.order: list[bytes] = []
-        self.unavailable = 0
-
-    async def run(self) -> None:
-        while True:
-            try:
-                batch = await self.source.receive(500, PLENTY)
-                if not batch:
-                    return
-                for one in batch:
-                    self.seen.setdefault(one.payload, time.monotonic())
-                    self.order.append(one.payload)
-                await patiently(lambda batch=batch: self.source.settle([Acked(one) for one in batch]), 120)  # type: ignore[misc]
-            except DriverUnavailable:
-                self.unavailable += 1
-                await anyio.sleep(0.1)
-
-    async def wait(self, payloads: set[bytes], within_s: float) -> None:
-        with anyio.fail_after(within_s):
-            while not payloads <= self.seen.keys():
-                await anyio.sleep(0.02)
+def identified(channel: str) -> Callable[[int], Message]:
+    """Messages that the server knows again."""
+    return lambda number: Message(channel=channel, payload=b"%d" % number, headers=(("hexa-event-id", b"%d" % number),))
 
 
-async def _emit(driver: NatsDriver, channel: str, numbers: range) -> set[bytes]:
-    """Publish numbers one by one, each until it is confirmed."""
-    for number in numbers:
-        message = Message(channel=channel, payload=b"%d" % number, headers=(("hexa-event-id", b"%d" % number),))
-        await patiently(lambda message=message: driver.publish([message]), 120)  # type: ignore[misc]
-    return {b"%d" % number for number in numbers}
-
-
-async def _through(
-    address: str, name: str, order_by: OrderBy, spoil: Callable[[], object], mend: Callable[[], object], away_s: float
-) -> Consumer:
-    """Consume, spoil something for a while, consume on."""
+async def _outlives(address: str, name: str, outage: Outage, order_by: OrderBy = OrderBy.NONE) -> Consumer:
     one = spec(name, order_by=order_by)
     async with opened(address) as driver, subscribed(driver, one) as source:
         consumer = Consumer(source)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(consumer.run)
-            await consumer.wait(await _emit(driver, one.channels[0], range(50)), 20)
-            await anyio.to_thread.run_sync(spoil)
-            await anyio.sleep(away_s)
-            await anyio.to_thread.run_sync(mend)
-            back = time.monotonic()
-            expected = await _emit(driver, one.channels[0], range(50, 100))
-            await consumer.wait(expected, 40)
-            source.stop()
-        assert min(consumer.seen[payload] for payload in expected) - back < BACK_S
+        await outlive(consumer, driver, identified(one.channels[0]), outage, within_s=40)
     return consumer
 
 
@@ -96,13 +48,13 @@ async def _through(
 async def test_after_a_killed_server_is_back_consuming_goes_on(
     nats: Broker, unique_name: Name, order_by: OrderBy, away_s: float
 ) -> None:
-    consumer = await _through(nats.address, unique_name(), order_by, nats.kill, nats.start, away_s)
+    consumer = await _outlives(nats.address, unique_name(), Outage(nats.kill, nats.start, away_s), order_by)
     assert away_s < 1 or consumer.unavailable, "a server that was away for long was never reported"
 
 
 @pytest.mark.parametrize("away_s", [0.5, 10.0])
 async def test_after_a_frozen_server_thaws_consuming_goes_on(nats: Broker, unique_name: Name, away_s: float) -> None:
-    consumer = await _through(nats.address, unique_name(), OrderBy.NONE, nats.freeze, nats.thaw, away_s)
+    consumer = await _outlives(nats.address, unique_name(), Outage(nats.freeze, nats.thaw, away_s))
     assert away_s < 5 or consumer.unavailable, "a server that was frozen for long was never reported"
 
 
@@ -110,9 +62,7 @@ async def test_after_a_black_hole_consuming_goes_on(
     nats: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
 ) -> None:
     proxy = open_proxy(nats)
-    consumer = await _through(
-        nats.proxied_address, unique_name(), OrderBy.NONE, proxy.black_hole, proxy.heal, away_s=12.0
-    )
+    consumer = await _outlives(nats.proxied_address, unique_name(), Outage(proxy.black_hole, proxy.heal, 12.0))
     assert consumer.unavailable
 
 
@@ -242,13 +192,11 @@ async def test_a_process_that_was_frozen_past_its_lease_cannot_settle_what_is_an
         await source.close()
 
 
-HANDLER = """
-from hexa_worker import Context, subscribe
-
-@subscribe("{channel}", action="{action}")
-async def handle(payload: int, ctx: Context) -> None:
-    with open("seen", "a") as file:
-        file.write(f"{{payload}}\\n")
+BROKER = """driver = "nats"
+servers = ["{}"]
+ack_wait_s = 2.0
+[subscriptions."{}"]
+order_by = "{}"
 """
 
 
@@ -257,39 +205,6 @@ async def test_killed_workers_lose_nothing(
     nats: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str, order_by: str
 ) -> None:
     action = unique_name()
-    channel = f"{action}.in"
-    (tmp_path / "h.py").write_text(HANDLER.format(channel=channel, action=action))
-    (tmp_path / "worker.toml").write_text(
-        f'[worker]\nname = "kill"\nhandlers = ["h"]\nbackend = "{anyio_backend}"\n'
-        f'[broker]\ndriver = "nats"\nservers = ["{nats.address}"]\nack_wait_s = 2.0\n'
-        f'[subscriptions."{action}"]\norder_by = "{order_by}"\n'
-    )
-    count = 3_000
+    doomed = Doomed(tmp_path, action, anyio_backend, BROKER.format(nats.address, action, order_by))
     async with opened(nats.address) as driver:
-        worker = _start(tmp_path)
-        try:
-            for number in range(count):
-                if number % 1_000 == 500:
-                    worker.send_signal(signal.SIGKILL)
-                    worker.wait()
-                    worker = _start(tmp_path)
-                await publish(driver, channel, b"%d" % number, key=b"%d" % (number % 50))
-            with anyio.fail_after(60):
-                while len(_seen(tmp_path)) < count:
-                    await anyio.sleep(0.2)
-        finally:
-            worker.terminate()
-            assert worker.wait(30) == 0
-    assert _seen(tmp_path) == set(range(count))
-
-
-def _start(folder: Path) -> "subprocess.Popen[bytes]":
-    with (folder / "log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "hexa_worker", "run"], cwd=folder, stdout=log, stderr=log)
-
-
-def _seen(folder: Path) -> set[int]:
-    try:
-        return {int(line) for line in (folder / "seen").read_text().splitlines()}
-    except FileNotFoundError:
-        return set()
+        await doomed.lose_nothing(driver)

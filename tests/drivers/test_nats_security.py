@@ -15,7 +15,8 @@ from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverU
 from tests.brokers.base import Broker
 from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
 from tests.brokers.nats import Nats as Server
-from tests.drivers.nats_tools import opened, publish, spec, subscribed, take
+from tests.drivers.consuming import publish, spec, subscribed, take
+from tests.drivers.nats_tools import opened
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

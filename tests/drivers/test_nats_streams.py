@@ -17,7 +17,8 @@ from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, settle
 from hexa_worker.errors import DriverRejected
 from tests.brokers.base import Broker
-from tests.drivers.nats_tools import PLENTY, ack, opened, patiently, publish, spec, subscribed, take
+from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
+from tests.drivers.nats_tools import opened
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

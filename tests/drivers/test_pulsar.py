@@ -14,18 +14,8 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar.entries import MANY
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
-from tests.drivers.pulsar_tools import (
-    PLENTY,
-    ack,
-    expect_quiet,
-    opened,
-    options,
-    publish,
-    raw_client,
-    spec,
-    subscribed,
-    take,
-)
+from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
+from tests.drivers.pulsar_tools import expect_quiet, opened, options, raw_client
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -17,7 +17,8 @@ from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverU
 from tests.brokers.base import Broker
 from tests.brokers.proxy import Proxy
 from tests.brokers.pulsar import Pulsar
-from tests.drivers.pulsar_tools import ack, opened, options, publish, spec, subscribed, take
+from tests.drivers.consuming import ack, publish, spec, subscribed, take
+from tests.drivers.pulsar_tools import opened, options
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]
