@@ -1,9 +1,6 @@
 """TLS and login against a real secured node: each thing that is wrong has one clear error, without the secret."""
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +15,11 @@ from tests.brokers.kafka import Kafka, unsecured_token
 from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
 from tests.drivers.consuming import publish, subscribed, take
 from tests.drivers.kafka_tools import opened, spec
+from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]
 GetBroker = Callable[[str], Broker]
-CANARY = "canary-9c41e7"
 
 
 @pytest.fixture
@@ -50,9 +47,7 @@ async def failure(address: str, **security: Any) -> DriverError:
     with pytest.raises(DriverError) as caught:
         async with opened(address, timeout_s=4.0, **security):
             pass
-    text = str(caught.value)
-    assert "\n" not in text
-    assert CANARY not in text
+    clear_line(caught.value)
     return caught.value
 
 
@@ -146,27 +141,15 @@ async def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_told_apart(node: 
 
 
 async def test_nobody_there_is_unavailable_with_the_address() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-    error = await failure(f"127.0.0.1:{port}")
+    address = nobody()
+    error = await failure(address)
     assert isinstance(error, DriverUnavailable)
-    assert f"127.0.0.1:{port}" in str(error)
+    assert address in str(error)
 
 
 async def test_a_port_that_speaks_something_else_is_named() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-
-        def greet() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                with closing(peer):
-                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        threading.Thread(target=greet, daemon=True).start()
-        error = await failure(f"127.0.0.1:{server.getsockname()[1]}")
+    with greeting() as address:
+        error = await failure(address)
     assert "Kafka" in str(error)
 
 

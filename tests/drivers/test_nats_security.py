@@ -1,9 +1,6 @@
 """TLS and login against real secured servers: each thing that is wrong has one clear error, without the secret."""
 
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -17,10 +14,10 @@ from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD,
 from tests.brokers.nats import Nats as Server
 from tests.drivers.consuming import publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened
+from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]
-CANARY = "canary-9c41e7"
 
 
 @pytest.fixture
@@ -55,9 +52,7 @@ async def failure(address: str, **security: Any) -> DriverError:
     with pytest.raises(DriverError) as caught:
         async with opened(address, timeout_s=4.0, **security):
             pass
-    text = str(caught.value)
-    assert "\n" not in text
-    assert CANARY not in text
+    text = clear_line(caught.value)
     assert address.partition("//")[2] in text
     return caught.value
 
@@ -149,32 +144,13 @@ async def test_missing_rights_on_one_channel_refuse_that_channel_alone(
 
 
 async def test_nobody_there_is_unavailable_with_the_address() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-    error = await failure(f"nats://127.0.0.1:{port}")
+    error = await failure(f"nats://{nobody()}")
     assert isinstance(error, DriverUnavailable)
 
 
-@contextmanager
-def greeting(words: bytes) -> Iterator[str]:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-
-        def greet() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                with closing(peer):
-                    peer.sendall(words)
-
-        threading.Thread(target=greet, daemon=True).start()
-        yield f"nats://127.0.0.1:{server.getsockname()[1]}"
-
-
 async def test_a_port_that_speaks_something_else_is_named() -> None:
-    with greeting(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
-        error = await failure(address)
+    with greeting() as address:
+        error = await failure(f"nats://{address}")
     assert "does not speak NATS" in str(error)
 
 

@@ -1,10 +1,7 @@
 """TLS and login against a real secured broker: each thing that is wrong has one clear error, without the secret."""
 
-import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +16,11 @@ from tests.brokers.proxy import Proxy
 from tests.brokers.pulsar import Pulsar
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import opened, options
+from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]
 GetBroker = Callable[[str], Broker]
-CANARY = "canary-9c41e7"
 
 
 @pytest.fixture
@@ -51,9 +48,7 @@ async def failure(node: Broker, **more: Any) -> DriverError:
     with pytest.raises(DriverError) as caught:
         async with opened(options(node, **{"timeout_s": 3.0, **more})) as driver:
             await driver.publish([Message(channel="any", payload=b"x")])
-    text = str(caught.value)
-    assert "\n" not in text
-    assert CANARY not in text
+    clear_line(caught.value)
     return caught.value
 
 
@@ -142,11 +137,10 @@ async def test_tls_to_a_plain_port_and_plain_to_a_tls_port_are_named(node: Pulsa
 
 
 async def test_nobody_there_is_unavailable_with_the_address() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-    error = await failure(cast("Broker", _Nowhere), url=f"pulsar://127.0.0.1:{port}")
+    address = nobody()
+    error = await failure(cast("Broker", _Nowhere), url=f"pulsar://{address}")
     assert isinstance(error, DriverUnavailable)
-    assert f"127.0.0.1:{port}" in str(error)
+    assert address in str(error)
 
 
 class _Nowhere:
@@ -155,19 +149,8 @@ class _Nowhere:
 
 
 async def test_a_port_that_speaks_something_else_is_named() -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-
-        def greet() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                with closing(peer):
-                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        threading.Thread(target=greet, daemon=True).start()
-        error = await failure(cast("Broker", _Nowhere), url=f"pulsar://127.0.0.1:{server.getsockname()[1]}")
+    with greeting() as address:
+        error = await failure(cast("Broker", _Nowhere), url=f"pulsar://{address}")
     assert isinstance(error, DriverRejected)
     assert "does not speak Pulsar" in str(error)
 
