@@ -15,12 +15,17 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def keep(one: Claim, backend: str) -> None:
+    """Run a claim on an event loop."""
+    if one.skip is not None:
+        pytest.skip(one.skip)
+    name, options = BACKENDS[backend]
+    anyio.run(one, backend=name, backend_options=options)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "one", [pytest.param(one, id=f"{driver.name}-{one.name}") for driver in DRIVERS for one in claims(driver)]
 )
 def test_the_driver_keeps_its_promise(one: Claim, backend: str) -> None:
-    if one.skip is not None:
-        pytest.skip(one.skip)
-    name, options = BACKENDS[backend]
-    anyio.run(one, backend=name, backend_options=options)
+    keep(one, backend)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-import anyio
 import pytest
 
 from hexa_worker.testing import Claim, claims
 from tests.brokers.base import Broker
-from tests.conformance.test_drivers import BACKENDS
+from tests.conformance.test_drivers import BACKENDS, keep
 from tests.conformance.under_nats import NATS, NatsBroker
 
 pytestmark = pytest.mark.nats
@@ -27,7 +26,4 @@ def server(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) 
 )
 @pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in claims(NATS)])
 def test_the_driver_keeps_its_promise(one: Claim, server: None, backend: str) -> None:
-    if one.skip is not None:
-        pytest.skip(one.skip)
-    name, loop_options = BACKENDS[backend]
-    anyio.run(one, backend=name, backend_options=loop_options)
+    keep(one, backend)

@@ -23,6 +23,7 @@ from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
 from tests.brokers.base import Broker
+from tests.conformance.proxied import Proxied
 from tests.conformance.under_kafka import KAFKA, KafkaBroker
 from tests.conformance.under_nats import NATS, NatsBroker
 from tests.conformance.under_pulsar import PULSAR, PulsarBroker
@@ -32,7 +33,7 @@ KEYS = 12
 EACH = 5
 ATTEMPTS = 2
 DEADLINE_S = 60.0
-NODES: dict[str, type[KafkaBroker | NatsBroker | PulsarBroker]] = {
+NODES: dict[str, type[Proxied]] = {
     "kafka": KafkaBroker,
     "nats": NatsBroker,
     "pulsar": PulsarBroker,

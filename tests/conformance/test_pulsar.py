@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-import anyio
 import pytest
 
 from hexa_worker.testing import Claim, claims
 from tests.brokers.base import Broker
-from tests.conformance.test_drivers import BACKENDS
+from tests.conformance.test_drivers import BACKENDS, keep
 from tests.conformance.under_pulsar import PULSAR, PulsarBroker
 
 pytestmark = pytest.mark.pulsar
@@ -24,7 +23,4 @@ def node(pulsar: Broker) -> Iterator[Any]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in claims(PULSAR)])
 def test_the_driver_keeps_its_promise(one: Claim, backend: str, node: None) -> None:
-    if one.skip is not None:
-        pytest.skip(one.skip)
-    name, loop_options = BACKENDS[backend]
-    anyio.run(one, backend=name, backend_options=loop_options)
+    keep(one, backend)

@@ -1,7 +1,5 @@
 """The kafka driver against a real node, as the conformance suite sees it."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import cast
 
 import anyio
@@ -10,8 +8,7 @@ from hexa_worker.config.kafka import Kafka
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.kafka import KafkaDriver, capabilities
 from hexa_worker.testing import DriverUnderTest
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
+from tests.conformance.proxied import Proxied
 
 SESSION_S = 5.0
 COMMIT_S = 0.05
@@ -32,27 +29,12 @@ def options(address: str) -> Kafka:
     )
 
 
-class KafkaBroker:
-    """The node of this test run, behind a proxy of this claim's own."""
-
-    node: Broker | None = None
-
-    def __init__(self, proxy: Proxy, address: str) -> None:
-        self.proxy = proxy
-        self._address = address
+class KafkaBroker(Proxied):
+    """See `Proxied`."""
 
     def driver(self) -> KafkaDriver:
         """A driver that stands for one more process."""
-        return KafkaDriver(options(self._address))
-
-
-@asynccontextmanager
-async def kafka_broker() -> AsyncIterator[KafkaBroker]:
-    """See `KafkaBroker`."""
-    node = KafkaBroker.node
-    assert node is not None
-    with node.open_proxy() as proxy:
-        yield KafkaBroker(proxy, node.proxied_address)
+        return KafkaDriver(options(self.here.proxied_address))
 
 
 async def _kill(_broker: KafkaBroker, driver: Driver) -> None:
@@ -65,23 +47,15 @@ async def _stall(_broker: KafkaBroker, driver: Driver) -> None:
     await cast("KafkaDriver", driver).stall(SESSION_S * 1.5)
 
 
-async def _away(broker: KafkaBroker) -> None:
-    broker.proxy.refuse()
-
-
-async def _back(broker: KafkaBroker) -> None:
-    broker.proxy.heal()
-
-
 KAFKA = DriverUnderTest[KafkaBroker](
     name="kafka",
     capabilities=capabilities(options("")),
-    broker=kafka_broker,
+    broker=KafkaBroker.opened,
     driver=KafkaBroker.driver,
     kill=_kill,
     stall=_stall,
-    away=_away,
-    back=_back,
+    away=KafkaBroker.away,
+    back=KafkaBroker.back,
     quiet_s=0.3,
     delay_s=0.5,
     deadline_s=30.0,
