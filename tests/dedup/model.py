@@ -120,102 +120,111 @@ workers = st.integers(0, 1)
 asks = st.tuples(st.sampled_from(KEYS), st.integers(0, 2))
 
 
-def machine_of(  # noqa: C901 - a class made in a function: its rules add up
-    make_world: Callable[[BlockingPortal], World],
-) -> type[RuleBasedStateMachine]:
+class ClaimsMachine(RuleBasedStateMachine):
+    """Two workers that do what they like with their stores, and a model that says what the stores should answer."""
+
+    granted: Bundle[Held] = Bundle("granted")
+
+    @initialize()
+    def begin(self) -> None:
+        self.running = start_blocking_portal("asyncio")
+        self.portal = self.running.__enter__()
+        self.world = self.make_world(self.portal)
+        self.model = Model()
+        self.count = 0
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.portal.call(function, *args)
+
+    def store_of(self, held: Held) -> ClaimStore:
+        return self.world.stores[int(held.owner[0])]
+
+    @rule(target=granted, worker=workers, wanted=st.lists(asks, min_size=1, max_size=6))
+    def claim(self, worker: int, wanted: Sequence[tuple[str, int]]) -> Any:
+        batch = []
+        for key, attempt in wanted:
+            self.count += 1
+            batch.append(Ask(key, f"{worker}:{self.count}", attempt))
+        answers = self.call(self.world.stores[worker].claim, batch)
+        for ask, answer in zip(batch, answers, strict=True):
+            self.model.claim(ask, answer)
+        return multiple(
+            *(
+                Held(ask.key, ask.owner, answer.fence, ask.attempt)
+                for ask, answer in zip(batch, answers, strict=True)
+                if isinstance(answer, Run)
+            )
+        )
+
+    @rule(held=granted)
+    def claim_again(self, held: Held) -> None:
+        ask = Ask(held.key, held.owner, held.attempt)
+        now = self.model.known.get(held.key)
+        if now is not None and now.owner == held.owner:
+            (answer,) = self.call(self.store_of(held).claim, [ask])
+            self.model.claim(ask, answer)
+
+    @rule(
+        worker=workers,  # whoever says it
+        batch=st.lists(st.tuples(granted, st.sampled_from((None, 0, 1, 2, 3))), min_size=1, max_size=3),
+    )
+    def end(self, worker: int, batch: Sequence[tuple[Held, int | None]]) -> None:
+        endings = [Ending(held, following, KEEP_MS) for held, following in batch]
+        answers = self.call(self.world.stores[worker].end, endings)
+        assert list(answers) == [self.model.end(one) for one in endings]
+
+    @rule(held=consumes(granted))
+    def succeed(self, held: Held) -> None:
+        ending = Ending(held, None, KEEP_MS)
+        for _ in range(2):  # the first answer may be lost
+            assert list(self.call(self.store_of(held).end, [ending])) == [self.model.end(ending)]
+
+    @rule(held=granted)
+    def extend(self, held: Held) -> None:
+        assert list(self.call(self.store_of(held).extend, [held])) == [self.model.extend(held)]
+
+    @rule(worker=workers)
+    def a_worker_crashes_and_what_it_held_stays_held(self, worker: int) -> None:
+        self.world.crash(self.portal, worker)
+
+    @rule(worker=workers)
+    def a_worker_crashes_and_its_leases_run_out_while_the_other_one_extends(self, worker: int) -> None:
+        dead = f"{worker}:"
+        self.world.crash(self.portal, worker)
+        self.world.expire_leases(self.portal, dead, self.model.held(but=dead))
+        self.model.expire(dead)
+
+    @rule()
+    def all_leases_run_out(self) -> None:
+        self.world.expire_leases(self.portal, "", [])
+        self.model.expire("")
+
+    @rule()
+    def flush(self) -> None:
+        self.world.flush(self.portal)
+        self.model.known.clear()
+
+    @invariant()
+    def nothing_is_both_done_and_held(self) -> None:
+        known = getattr(self, "model", Model()).known
+        assert all(one.owner is None or one.attempt is not None for one in known.values())
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.close(self.portal)
+        if hasattr(self, "running"):
+            self.running.__exit__(None, None, None)
+
+    def make_world(self, portal: BlockingPortal) -> World:
+        """The stores."""
+        raise NotImplementedError
+
+
+def machine_of(make_world: Callable[[BlockingPortal], World]) -> type[ClaimsMachine]:
     """A state machine over the stores that `make_world` makes."""
 
-    class Machine(RuleBasedStateMachine):
-        granted: Bundle[Held] = Bundle("granted")
-
-        @initialize()
-        def begin(self) -> None:
-            self.running = start_blocking_portal("asyncio")
-            self.portal = self.running.__enter__()
-            self.world = make_world(self.portal)
-            self.model = Model()
-            self.count = 0
-
-        def call(self, function: Callable[..., Any], *args: Any) -> Any:
-            return self.portal.call(function, *args)
-
-        def store_of(self, held: Held) -> ClaimStore:
-            return self.world.stores[int(held.owner[0])]
-
-        @rule(target=granted, worker=workers, wanted=st.lists(asks, min_size=1, max_size=6))
-        def claim(self, worker: int, wanted: Sequence[tuple[str, int]]) -> Any:
-            batch = []
-            for key, attempt in wanted:
-                self.count += 1
-                batch.append(Ask(key, f"{worker}:{self.count}", attempt))
-            answers = self.call(self.world.stores[worker].claim, batch)
-            for ask, answer in zip(batch, answers, strict=True):
-                self.model.claim(ask, answer)
-            return multiple(
-                *(
-                    Held(ask.key, ask.owner, answer.fence, ask.attempt)
-                    for ask, answer in zip(batch, answers, strict=True)
-                    if isinstance(answer, Run)
-                )
-            )
-
-        @rule(held=granted)
-        def claim_again(self, held: Held) -> None:
-            ask = Ask(held.key, held.owner, held.attempt)
-            now = self.model.known.get(held.key)
-            if now is not None and now.owner == held.owner:
-                (answer,) = self.call(self.store_of(held).claim, [ask])
-                self.model.claim(ask, answer)
-
-        @rule(
-            worker=workers,  # whoever says it
-            batch=st.lists(st.tuples(granted, st.sampled_from((None, 0, 1, 2, 3))), min_size=1, max_size=3),
-        )
-        def end(self, worker: int, batch: Sequence[tuple[Held, int | None]]) -> None:
-            endings = [Ending(held, following, KEEP_MS) for held, following in batch]
-            answers = self.call(self.world.stores[worker].end, endings)
-            assert list(answers) == [self.model.end(one) for one in endings]
-
-        @rule(held=consumes(granted))
-        def succeed(self, held: Held) -> None:
-            ending = Ending(held, None, KEEP_MS)
-            for _ in range(2):  # the first answer may be lost
-                assert list(self.call(self.store_of(held).end, [ending])) == [self.model.end(ending)]
-
-        @rule(held=granted)
-        def extend(self, held: Held) -> None:
-            assert list(self.call(self.store_of(held).extend, [held])) == [self.model.extend(held)]
-
-        @rule(worker=workers)
-        def a_worker_crashes_and_what_it_held_stays_held(self, worker: int) -> None:
-            self.world.crash(self.portal, worker)
-
-        @rule(worker=workers)
-        def a_worker_crashes_and_its_leases_run_out_while_the_other_one_extends(self, worker: int) -> None:
-            dead = f"{worker}:"
-            self.world.crash(self.portal, worker)
-            self.world.expire_leases(self.portal, dead, self.model.held(but=dead))
-            self.model.expire(dead)
-
-        @rule()
-        def all_leases_run_out(self) -> None:
-            self.world.expire_leases(self.portal, "", [])
-            self.model.expire("")
-
-        @rule()
-        def flush(self) -> None:
-            self.world.flush(self.portal)
-            self.model.known.clear()
-
-        @invariant()
-        def nothing_is_both_done_and_held(self) -> None:
-            known = getattr(self, "model", Model()).known
-            assert all(one.owner is None or one.attempt is not None for one in known.values())
-
-        def teardown(self) -> None:
-            if hasattr(self, "world"):
-                self.world.close(self.portal)
-            if hasattr(self, "running"):
-                self.running.__exit__(None, None, None)
+    class Machine(ClaimsMachine):
+        def make_world(self, portal: BlockingPortal) -> World:
+            return make_world(portal)
 
     return Machine
