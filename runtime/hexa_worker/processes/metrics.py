@@ -4,7 +4,7 @@ Names and attributes of the first four metrics are hexa-event's. Written out by 
 add 8 MiB to a parent that has to stay small, to print numbers that are counted elsewhere.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -18,6 +18,10 @@ _FAILED: Final = ("failed", "timeouts", "undecodable")
 Labels = dict[str, str]
 Sample = tuple[str, Labels, float]
 """What is added to the metric's name, labels, value."""
+Family = tuple[str, str, str, Iterable[Sample]]
+"""A metric's name, its kind, what it means, its samples."""
+Counted = Sequence[tuple[Labels, Total]]
+"""Of each subscription its labels and what was counted."""
 
 
 def exposition(view: Overview) -> str:
@@ -29,8 +33,15 @@ def exposition(view: Overview) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _families(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _families(view: Overview) -> Iterator[Family]:
     totals = [(_labels(action, total), total) for action, total in sorted(view.totals.items())]
+    yield from _deliveries(totals)
+    yield from _outcomes(totals)
+    yield from _gauges(view)
+
+
+def _deliveries(totals: Counted) -> Iterator[Family]:
+    """Those of hexa-event."""
     yield (
         "received_events_total",
         "counter",
@@ -65,46 +76,34 @@ def _families(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]
             )
         ],
     )
-    yield (
-        "hexa_worker_settled_events_total",
-        "counter",
-        "Deliveries by what was done about them.",
-        [
-            ("", labels | {"settlement": name}, getattr(total.counters, name))
+
+
+def _outcomes(totals: Counted) -> Iterator[Family]:
+    for name, help_text, label, counters in (
+        ("hexa_worker_settled_events_total", "Deliveries by what was done about them.", "settlement", _SETTLED),
+        ("hexa_worker_failures_total", "Failed deliveries by reason.", "reason", _FAILED),
+        (
+            "hexa_worker_dedup_failures_total",
+            "Deliveries that deduplication could not vouch for: handled unclaimed, or overtaken by another owner.",
+            "kind",
+            ("unclaimed", "overtaken"),
+        ),
+    ):
+        samples = [
+            ("", labels | {label: counter}, getattr(total.counters, counter))
             for labels, total in totals
-            for name in _SETTLED
-        ],
-    )
-    yield (
-        "hexa_worker_failures_total",
-        "counter",
-        "Failed deliveries by reason.",
-        [
-            ("", labels | {"reason": name}, getattr(total.counters, name))
-            for labels, total in totals
-            for name in _FAILED
-        ],
-    )
-    yield (
-        "hexa_worker_dedup_failures_total",
-        "counter",
-        "Deliveries that deduplication could not vouch for: handled unclaimed, or overtaken by another owner.",
-        [
-            ("", labels | {"kind": name}, getattr(total.counters, name))
-            for labels, total in totals
-            for name in ("unclaimed", "overtaken")
-        ],
-    )
+            for counter in counters
+        ]
+        yield name, "counter", help_text, samples
     yield (
         "hexa_worker_subscription_restarts_total",
         "counter",
         "How often the worker of a subscription broke.",
         [("", labels, total.counters.restarts) for labels, total in totals],
     )
-    yield from _gauges(view)
 
 
-def _gauges(view: Overview) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _gauges(view: Overview) -> Iterator[Family]:
     present = [
         ({"process": str(process.slot), "messaging_action_name": one.action}, one)
         for process in view.processes
