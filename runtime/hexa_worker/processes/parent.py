@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from hexa_worker.config.model import Config, Http
+from hexa_worker.config.model import Config, Http, Worker
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes import lock
 from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK, Arguments
@@ -66,32 +66,21 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     worker = config.file.worker
     secure_descriptors()
     configure(level=worker.log.level, style=worker.log.format)
-    state_dir = (config.folder / worker.state_dir).absolute()
-    layout = Layout.of(state_dir, worker.name)
-    rules = Rules(
-        arguments=Arguments(
-            slot=0,
-            parent=os.getpid(),
-            config_path=str(config_path.absolute()),
-            state_dir=str(state_dir),
-            name=worker.name,
-            watchdog_s=worker.watchdog_s,
-            until_idle=until_idle,
-            backend=backend,
-        ),
-        command=command,
-        restart=worker.process_restart,
-        watchdog_s=worker.watchdog_s,
-        grace_s=worker.shutdown_grace_s,
-        until_idle=until_idle,
-    )
+    arguments = _arguments(config_path, config, until_idle=until_idle, backend=backend)
+    layout = Layout.of(Path(arguments.state_dir), worker.name)
+    rules = _rules(worker, command, arguments)
     with ExitStack() as stack:
         stack.callback(os.close, lock.take(layout.lock))
-        book = _open_book(layout)
         selector = stack.enter_context(selectors.DefaultSelector())
-        pool = Pool(rules, processes or worker.processes, layout, book, selector, time.monotonic, first)
-        if worker.http is not None:
-            stack.callback(_serve_status(worker.http, pool))
+        pool = Pool(rules, processes or worker.processes, layout, _open_book(layout), selector, time.monotonic, first)
+        return _run(pool, selector, worker.http)
+
+
+def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None) -> int:
+    """Run a pool until it is over; see `run_parent`."""
+    with ExitStack() as stack:
+        if http is not None:
+            stack.callback(_serve_status(http, pool))
         wakeup = Wakeup()
         stack.enter_context(wakeup.listening())
         stack.enter_context(_no_child_left(pool))
@@ -100,6 +89,32 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         if pool.config_error is not None:
             raise pool.config_error
         return EXIT_FAILED if pool.failed else EXIT_OK
+
+
+def _arguments(config_path: Path, config: Config, *, until_idle: bool, backend: str | None) -> Arguments:
+    """What children are told; each its own slot on top."""
+    worker = config.file.worker
+    return Arguments(
+        slot=0,
+        parent=os.getpid(),
+        config_path=str(config_path.absolute()),
+        state_dir=str((config.folder / worker.state_dir).absolute()),
+        name=worker.name,
+        watchdog_s=worker.watchdog_s,
+        until_idle=until_idle,
+        backend=backend,
+    )
+
+
+def _rules(worker: Worker, command: Command, arguments: Arguments) -> Rules:
+    return Rules(
+        arguments=arguments,
+        command=command,
+        restart=worker.process_restart,
+        watchdog_s=worker.watchdog_s,
+        grace_s=worker.shutdown_grace_s,
+        until_idle=arguments.until_idle,
+    )
 
 
 def _serve_status(config: Http, pool: Pool) -> Callable[[], None]:
