@@ -50,12 +50,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     wire = written.wire or config.file.broker.wire
     handler = _handler(marked, written, wire, batch=settings["batch"] is not None)
     where = _Places(config, mark.action, handler, written)
-    if not (settings["channel"] or settings["channels"] or settings["pattern"]):
-        raise ConfigError(
-            f"subscription {mark.action} has no channel",
-            where=handler.where,
-            hint=f'write @subscribe("channel"), or channel = "…" under [{key_path(("subscriptions", mark.action))}]',
-        )
+    _check_channel(settings, handler, mark.action)
     _check_settings(settings, handler, where)
     _check_retry_order(settings, handler, written, where)
     channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
@@ -85,6 +80,15 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         options=getattr(written, driver_name(config), None),
         wire=wire,
     )
+
+
+def _check_channel(settings: Mapping[str, Any], handler: Handler, action: str) -> None:
+    if not (settings["channel"] or settings["channels"] or settings["pattern"]):
+        raise ConfigError(
+            f"subscription {action} has no channel",
+            where=handler.where,
+            hint=f'write @subscribe("channel"), or channel = "…" under [{key_path(("subscriptions", action))}]',
+        )
 
 
 def _effect_key(config: Config, action: str, written: Subscription) -> EffectKey | None:
