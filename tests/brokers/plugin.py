@@ -1,4 +1,4 @@
-"""Fixtures: the brokers, shared by all tests of a run and started when first asked for.
+"""Fixtures: the brokers, shared by all tests of a run (Kafka: of a file) and started when first asked for.
 
 A test may break the broker it got; afterwards every broker is made to run again. Channels are never shared: take
 their names from `unique_name`. Where a machine cannot have a broker, its tests are skipped with the reason, also in
@@ -76,16 +76,19 @@ def get_broker(lab: Lab) -> Callable[[str], Broker]:
     return get
 
 
-@pytest.fixture(scope="session")
-def kafka(get_broker: Callable[[str], Broker]) -> Broker:
-    """Kafka, newest."""
-    return get_broker("kafka")
+@pytest.fixture(scope="module")
+def kafka(get_broker: Callable[[str], Broker], lab: Lab) -> Iterator[Broker]:
+    """Kafka, newest. Each file has one of its own: with the thousands of partitions of the conformance suite a killed
+    node needs minutes to come back."""
+    yield get_broker("kafka")
+    lab.drop("kafka")
 
 
-@pytest.fixture(scope="session")
-def kafka39(get_broker: Callable[[str], Broker]) -> Broker:
-    """Kafka, the older line."""
-    return get_broker("kafka39")
+@pytest.fixture(scope="module")
+def kafka39(get_broker: Callable[[str], Broker], lab: Lab) -> Iterator[Broker]:
+    """Kafka, the older line; as `kafka`."""
+    yield get_broker("kafka39")
+    lab.drop("kafka39")
 
 
 @pytest.fixture(scope="session")
