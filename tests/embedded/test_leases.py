@@ -1,5 +1,6 @@
 """Leases: several changes of one at once, and stripes that are read on while a retry waits in its place."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -123,3 +124,18 @@ async def test_other_keys_go_on_beside_waiting_retries_in_more_stripes_than_a_pr
             tasks.start_soon(handle, await other.subscribe(in_place()))
     await other.close()
     assert come == expected
+
+
+async def test_what_a_source_could_not_give_back_at_its_end_is_given_back_later(
+    driver: EmbeddedDriver, path: Path
+) -> None:
+    await publish(driver, 2)
+    source = await driver.subscribe(spec())
+    await take(source, 2)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    await source.close()
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    with anyio.fail_after(30):
+        assert numbers(await take(await driver.subscribe(spec()), 2)) == [0, 1]

@@ -8,6 +8,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Unsettled
 from hexa_worker.drivers.embedded.backlog import backlog
+from hexa_worker.drivers.embedded.jobs import Job
 from hexa_worker.drivers.embedded.leases import Lease, give_back
 from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -66,16 +67,19 @@ class EmbeddedSource:
             return
         self._closed = True
         given: list[Lease] = []
+        job = Job(
+            lambda connection: self._give_back(connection, given),
+            writes=True,
+            committed=lambda: self._forget(given),
+            wakes=lambda: True,
+            changes=self._subscriber,
+        )
         try:
-            await self._thread.write(
-                lambda connection: self._give_back(connection, given),
-                committed=lambda: self._forget(given),
-                wakes=lambda: True,
-                changes=self._subscriber,
-            )
-        except DriverError:
-            self._forget(list(self._subscriber.leases))  # the others take it over when we are gone
-        self._thread.drop(self._subscriber)
+            await self._thread.do(job)
+        except DriverError:  # they stay ours for as long as this process lives, and nobody runs them
+            self._thread.drop(self._subscriber, overdue=job)
+        else:
+            self._thread.drop(self._subscriber)
 
     def _give_back(self, connection: sqlite3.Connection, given: list[Lease]) -> None:
         given[:] = self._subscriber.leases

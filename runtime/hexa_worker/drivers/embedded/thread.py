@@ -104,17 +104,17 @@ class BrokerThread:
         changes: Subscriber | None = None,
     ) -> Any:
         """Do `run` in a write transaction, alone or with others; see `Job`."""
-        return await self._wait(Job(run, writes=True, committed=committed, wakes=wakes, changes=changes))
+        return await self.do(Job(run, writes=True, committed=committed, wakes=wakes, changes=changes))
 
     async def read(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         """Do `run`, which only reads."""
-        return await self._wait(Job(run, writes=False))
+        return await self.do(Job(run, writes=False))
 
     async def receive(self, subscriber: Subscriber, room: int, room_bytes: int) -> list[Delivery]:
         """Wait for deliveries; what comes after the waiter was cancelled is handed back."""
         job = Receive(subscriber, room, room_bytes)
         try:
-            result: list[Delivery] = await self._wait(job)
+            result: list[Delivery] = await self.do(job)
         except BaseException:
             if job.done.is_set() and job.result:
                 self.submit(returning(subscriber, job.result))
@@ -133,7 +133,8 @@ class BrokerThread:
         if self._running:
             self._bell.ring()
 
-    async def _wait(self, job: Job | Receive) -> Any:
+    async def do(self, job: Job | Receive) -> Any:
+        """Do `job` and return its result; raises its error."""
         if not self._running:
             raise DriverUnavailable(f"{self._path} is not open")
         self.submit(job)
@@ -257,10 +258,9 @@ class BrokerThread:
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
-        jobs = gather(self._jobs)
-        if jobs:
-            self._current = jobs
-            self._do(jobs)
+        self._current = gather(self._jobs)
+        if self._current:
+            self._do(self._current)
             self._current = []
         if self._look and self._parked:
             self._look_again()
@@ -392,6 +392,8 @@ class BrokerThread:
         """A subscriber whose leases are to be kept alive."""
         self._subscribers = self._subscribers | {subscriber}
 
-    def drop(self, subscriber: Subscriber) -> None:
-        """It is closed."""
+    def drop(self, subscriber: Subscriber, overdue: Job | None = None) -> None:
+        """It is closed; `overdue` failed at its end, and is tried again in every tick."""
         self._subscribers = self._subscribers - {subscriber}
+        if overdue is not None:
+            self._upkeep.overdue.append(overdue)

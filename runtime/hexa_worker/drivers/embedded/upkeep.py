@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,9 @@ class Upkeep:
         clock: tells whether due times can be trusted.
         beat_s: seconds between two heartbeats.
         reborn: called inside a transaction in which this process turns out to have been removed.
+
+    Attributes:
+        overdue: writes that failed and have to be done some time; nobody waits for them.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -47,6 +51,7 @@ class Upkeep:
         self._clock = clock
         self._beat_s = beat_s
         self._reborn = reborn
+        self.overdue: deque[Job] = deque()
         self._next_beat = 0.0
         self._due_times = DueTimes()
         self._janitor = Janitor(path)
@@ -75,10 +80,19 @@ class Upkeep:
             _log.info("another process is gone (owner %d): what it had in hand is taken over", owner)
         if jobs:
             self._transactions.run(jobs)
-        look = self._check_due_times() or bool(dead)
+        look = self._do_overdue()
+        look = self._check_due_times() or bool(dead) or look
         if self._owners.is_first:
             self._janitor.sweep(self._connection, self._write, busy=busy)
         return look
+
+    def _do_overdue(self) -> bool:
+        jobs = [self.overdue.popleft() for _ in range(len(self.overdue))]
+        for job in jobs:  # one by one: two of them may be about the same leases
+            self._transactions.run([job])
+            if job.error is not None:
+                self.overdue.append(job)
+        return bool(jobs)
 
     def _beat(self, connection: sqlite3.Connection, *, alive_ms: int) -> None:
         if not self._owners.beat(connection, alive_ms):
