@@ -42,7 +42,7 @@ class Emitter:
             parent: lineage of the event being handled; None starts a new tree.
 
         Raises:
-            ConfigError: the event itself is wrong (no channel, a reserved header).
+            ConfigError: the event itself is wrong (no channel, a reserved header, a key that is a number).
             DriverUnavailable: not confirmed; it may have been stored.
             DriverRejected: the broker refuses it.
 
@@ -74,24 +74,36 @@ class Emitter:
 
     def prepare(self, event: Event, parent: Lineage | None) -> tuple[str, Message]:
         """The event id and the finished record of an event."""
-        if not event.channel:
+        if not _text("a channel", event.channel):
             raise ConfigError("an event needs a channel")
         now_ms = self._clock.now_ms()
         event_id = _said_id(event) if event.id else self._ids.new(now_ms)
         control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
-        key = event.key.encode() if isinstance(event.key, str) else event.key
         message = Message(
             channel=event.channel,
             payload=self._encode(event.payload),
-            key=key,
+            key=_key(event.key),
             headers=control + _carried(event) + _own_headers(event) + _encoder(event),
             timestamp_ms=now_ms,
         )
         return event_id, message
 
 
+def _key(key: object) -> bytes | None:
+    """A key as it is sent; a number, which no type checker saw, must not reach a driver's batch."""
+    if isinstance(key, str):
+        return key.encode()
+    if key is None or isinstance(key, bytes):
+        return key
+    raise ConfigError(f"a key must be str or bytes, not {type(key).__name__}", hint="write key=str(…)")
+
+
 def _carried(event: Event) -> Headers:
     """Correlation id, user, locale and trace: what the event says itself, and what it took over."""
+    if event.correlation_id is not None:
+        _text("correlation_id", event.correlation_id)
+    if event.locale is not None:
+        _text("locale", event.locale)
     said = carried_headers(correlation_id=event.correlation_id, user=event.user, locale=event.locale)
     if not event.carried:
         return said
@@ -119,4 +131,15 @@ def _own_headers(event: Event) -> Headers:
     for name in event.headers:
         if name.lower().startswith(PREFIX):
             raise ConfigError(f"header {name!r} is reserved", hint=f"names that start with {PREFIX} are the runtime's")
-    return tuple((name, value.encode()) for name, value in event.headers.items())
+    try:
+        return tuple((name, value.encode()) for name, value in event.headers.items())
+    except AttributeError:
+        for name, value in event.headers.items():
+            _text(f"header {name!r}", value)
+        raise
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ConfigError(f"{name} must be str, not {type(value).__name__}")

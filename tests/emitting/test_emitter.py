@@ -155,6 +155,25 @@ async def test_an_event_that_cannot_be_emitted_is_refused_before_it_is_queued() 
     assert driver.batches == []
 
 
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"key": 5}, "a key must be str or bytes, not int"),
+        ({"headers": {"count": 1}}, "header 'count' must be str, not int"),
+        ({"headers": {"raw": b"x"}}, "header 'raw' must be str, not bytes"),
+        ({"correlation_id": 7}, "correlation_id must be str, not int"),
+        ({"locale": 7}, "locale must be str, not int"),
+        ({"channel": 7}, "a channel must be str, not int"),
+    ],
+)
+async def test_what_is_no_text_is_refused_before_it_is_queued(event: dict[str, Any], told: str) -> None:
+    driver = Gated()
+    async with Emitter(driver) as emitter:
+        with pytest.raises(ConfigError, match=told):
+            await emitter.emit(**({"channel": "c"} | event))
+    assert driver.batches == []
+
+
 async def test_leaving_the_emitter_publishes_what_waits() -> None:
     driver = Gated()
     driver.shut()
