@@ -14,8 +14,7 @@ from hexa_worker import Ack, Context, DeadLetter, Drop, Retry
 from hexa_worker.core import settlement
 from hexa_worker.core.message import header
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.core.settlement import DeadLettered, RetryAt
+from hexa_worker.core.settlement import DeadLettered
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
 
@@ -143,79 +142,6 @@ async def test_a_foreign_cancellation_is_a_failure_not_a_stop() -> None:
     assert stage.kinds().count("Acked") == 1
 
 
-async def test_a_late_handler_is_cancelled_and_retried() -> None:
-    stage, tries = Stage(), list[int]()
-
-    async def handle(_payload: Any, ctx: Context) -> None:
-        tries.append(ctx.attempt)
-        if ctx.attempt == 0:
-            await anyio.sleep_forever()
-
-    stage.emit(1)
-    await stage.run(plan_of(handle, timeout_s=0.05))
-    assert tries == [0, 1]
-    first = stage.settled[0]
-    assert isinstance(first, RetryAt)
-    assert first.failure.reason == "timeout"
-
-
-async def test_whoever_follows_a_late_handler_has_all_of_its_time() -> None:
-    stage = Stage()
-
-    async def handle(number: int, ctx: Context) -> None:
-        if number == 1 and not ctx.attempt:
-            await anyio.sleep(60)
-        await anyio.sleep(0.2)  # some looks of the sweeper, and much less than the timeout
-
-    stage.emit(1)
-    stage.emit(2)
-    await stage.run(plan_of(handle, timeout_s=1.0, concurrency=1))
-    assert sorted(stage.kinds()) == ["Acked", "Acked", "RetryAt"]
-
-
-async def test_a_lane_goes_on_after_a_late_handler() -> None:
-    stage, seen = Stage(), list[int]()
-
-    async def handle(number: int, ctx: Context) -> None:
-        if number % 2 and ctx.attempt == 0:
-            await anyio.sleep_forever()
-        seen.append(number)
-
-    for number in range(6):
-        stage.emit(number)
-    await stage.run(plan_of(handle, timeout_s=0.05, concurrency=1))
-    assert sorted(seen) == list(range(6))
-
-
-async def test_extending_gives_a_handler_more_time() -> None:
-    stage = Stage()
-
-    async def handle(_payload: Any, ctx: Context) -> None:
-        ctx.extend(5)
-        await anyio.sleep(0.15)
-
-    stage.emit(1)
-    await stage.run(plan_of(handle, timeout_s=0.05))
-    assert stage.kinds() == ["Acked"]
-
-
-async def test_a_handler_that_ignores_its_cancellation_is_reported_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hexa_worker.app.STUCK_AFTER_S", 0.05)
-    stage = Stage()
-    done = anyio.Event()
-
-    async def handle(_payload: Any, _ctx: Context) -> None:
-        with anyio.CancelScope(shield=True):
-            await done.wait()
-
-    stage.emit(1)
-    async with stage.running(plan_of(handle, timeout_s=0.02)):
-        while not stage.stuck:
-            await anyio.sleep(0.005)
-        done.set()
-    assert stage.stuck[0].offset == 0
-
-
 async def test_plain_functions_run_in_threads_of_their_own_pool() -> None:
     stage, threads = Stage(), set[str]()
     barrier = threading.Barrier(3, timeout=10)
@@ -240,59 +166,6 @@ async def test_a_plain_function_can_emit_from_its_thread() -> None:
     stage.emit(1)
     await stage.run(plan_of(handle, style="sync"))
     assert stage.store.logs["children"].end == 1
-
-
-async def test_a_batch_handler_answers_for_each_item() -> None:
-    stage, sizes = Stage(), list[int]()
-
-    async def handle(numbers: list[int], _ctx: Any) -> list[Any]:
-        sizes.append(len(numbers))
-        return [DeadLetter("odd") if number % 2 else None for number in numbers]
-
-    for number in range(10):
-        stage.emit(number)
-    await stage.run(plan_of(handle, batch=5, concurrency=1))
-    assert sizes == [5, 5]
-    assert sorted(letter.payload for letter in await stage.dead()) == [b"1", b"3", b"5", b"7", b"9"]
-    assert stage.kinds().count("Acked") == 5
-
-
-async def test_a_batch_that_raises_fails_each_of_its_items() -> None:
-    stage = Stage()
-
-    async def handle(_numbers: list[int], _ctx: Any) -> None:
-        raise ValueError("all of them")
-
-    for number in range(3):
-        stage.emit(number)
-    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_attempts=0)))
-    assert len(await stage.dead()) == 3
-
-
-async def test_a_batch_handler_that_answers_for_too_few_items_fails_the_batch() -> None:
-    stage = Stage()
-
-    async def handle(_numbers: list[int], _ctx: Any) -> list[None]:
-        return [None]
-
-    stage.emit(1)
-    stage.emit(2)
-    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_attempts=0)))
-    letters = await stage.dead()
-    assert len(letters) == 2
-    assert header(letters[0].headers, settlement.ERROR_MESSAGE) == b"the batch handler returned 1 results for 2 items"
-
-
-async def test_a_batch_does_not_wait_longer_than_it_may() -> None:
-    stage, sizes = Stage(), list[int]()
-
-    async def handle(numbers: list[int], _ctx: Any) -> None:
-        sizes.append(len(numbers))
-
-    stage.emit(1)
-    with anyio.fail_after(3):
-        await stage.run(plan_of(handle, batch=100, batch_wait_s=0.02, concurrency=1))
-    assert sizes == [1]
 
 
 async def test_children_share_the_root_and_name_their_parent() -> None:
