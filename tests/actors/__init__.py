@@ -1,0 +1,5 @@
+"""The actors, on brokers in memory."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.actors.theatre", "tests.actors.weak_drivers")

@@ -9,6 +9,7 @@ import pytest
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.handlers.plan import Handler, Plan
+from hexa_worker.testing.virtual import Backend
 
 BACKENDS = [
     pytest.param(("asyncio", {}), id="asyncio"),
@@ -20,6 +21,11 @@ BACKENDS = [
 @pytest.fixture(params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return request.param  # type: ignore[no-any-return]
 
 
 def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) -> Plan:
