@@ -45,8 +45,7 @@ class Reading:
         known, done, origins, owner = self._known, self._done, self._origins, self._owner
         only_topic = self._only_topic
         present: Entry | None = None
-        present_key = (-1, -1)
-        last_topic, origin = "", _NOWHERE
+        present_key, last_topic, origin = (-1, -1), "", _NOWHERE
         for message in messages:
             topic = only_topic or message.topic_name()
             if topic is not last_topic:
@@ -74,14 +73,12 @@ class Reading:
                 properties = message.properties()
             except UnicodeDecodeError:  # not from a client that keeps to the protocol
                 properties = {}
-            partition_key = message.partition_key() or message.ordering_key()
+            sorted_by = message.partition_key() or message.ordering_key()
             fresh.append(
                 Delivery(
                     channel=origin.channel,
                     payload=message.data(),
-                    key=key_of(properties, partition_key)
-                    if properties
-                    else (partition_key.encode() if partition_key else None),
+                    key=key_of(properties, sorted_by) if properties else (sorted_by.encode() if sorted_by else None),
                     headers=headers_of(properties) if properties else (),
                     timestamp_ms=message.event_timestamp() or message.publish_timestamp(),
                     due_ms=due_of(properties) if properties else 0,
