@@ -83,6 +83,24 @@ def test_nothing_overtakes_a_failure_between_the_wish_to_stop_and_the_end_of_rec
     assert theatre.finished() == ["a1", "a2"]
 
 
+def test_a_stop_does_not_wait_for_a_retry_that_all_of_a_full_mailbox_waits_behind(backend: Backend) -> None:
+    theatre = Theatre(backend)
+    theatre.emit(*[f"a{number}" for number in range(30)])
+
+    async def handle(text: str, ctx: Context) -> None:
+        theatre.note(text, ctx)
+        raise Retry(after=3600)
+
+    async def scene() -> None:
+        began = theatre.time.monotonic()
+        async with theatre.stage.running(in_place(handle, mailbox=10), clock=theatre.time):
+            await anyio.sleep(1)
+        assert theatre.time.monotonic() - began < 5
+
+    theatre.play(scene)
+    assert theatre.runs == [("a0", 0)]
+
+
 def test_when_a_process_dies_another_one_goes_on_in_order(backend: Backend) -> None:
     theatre = Theatre(backend)
     theatre.emit("a1", "a2", "b1")

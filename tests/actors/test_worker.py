@@ -336,3 +336,17 @@ async def test_a_dead_letter_is_only_written_once_its_original_is_let_go() -> No
     assert all(isinstance(one, DeadLettered) for one in stage.settled)
     assert len(await stage.dead()) == 50
     assert stage.store.groups["act"].leased == 0
+
+
+async def test_the_grace_of_a_stop_begins_at_once_also_while_the_mailbox_is_full() -> None:
+    stage, began = Stage(grace_s=0.1), anyio.Event()
+
+    async def handle(_payload: Any, _ctx: Context) -> None:
+        began.set()
+        await anyio.sleep_forever()
+
+    for number in range(3):
+        stage.emit(number)
+    async with stage.running(plan_of(handle, concurrency=1, mailbox=1, timeout_s=None)):
+        await began.wait()
+    assert stage.kinds() == ["Released"]

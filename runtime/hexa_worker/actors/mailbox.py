@@ -78,6 +78,10 @@ class Mailbox:
             self._room_event = anyio.Event()
         await self._room_event.wait()
 
+    def stop_waiting(self) -> None:
+        """Who waits for room shall look again whether it is still wanted."""
+        self._room_event.set()
+
     def put(self, batch: Sequence[Delivery]) -> int:
         """Queue received deliveries and wake the lanes they are for; returns their bytes of payload."""
         size = self.hold(batch)

@@ -208,6 +208,7 @@ class Worker:
         self._stopping = True
         if self._claimer is not None:
             self._claimer.stop()
+        self._mailbox.stop_waiting()
         if self.source is not None:
             self.source.stop()
 
