@@ -9,35 +9,31 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
-import msgspec
 from anyio import get_current_task
 
-from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.environment import Environment
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.pump import Pump
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.sweeper import sweep
 from hexa_worker.actors.waits import Waits
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.outcome import Crashed, Interrupted, Outcome, Raised
+from hexa_worker.core.outcome import Interrupted, Outcome, Raised
 from hexa_worker.core.settlement import (
     DUPLICATE,
     Acked,
     DeadLettered,
     Postponed,
     RetryAt,
-    keeps_place,
-    resumed,
     settle,
 )
 from hexa_worker.drivers.base import Source, SubscriptionSpec
-from hexa_worker.errors import DriverUnavailable, HandlerCancelled
-from hexa_worker.faults import fault
+from hexa_worker.errors import HandlerCancelled
 from hexa_worker.handlers.api import Event
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
@@ -98,7 +94,6 @@ class Worker:
         self._stats = stats
         self._log = log
         self._running = running
-        self._away = away
         self._lanes: list[Lane] = []
         self._stopping = False
         self._hurried = False
@@ -126,6 +121,17 @@ class Worker:
         self._claimer: Claimer | None = None
         if env.claiming is not None and plan.effect_key is not None:
             self._claimer = Claimer(plan, env.claiming, self._mailbox, stats, log, self._skip)
+        self._pump = Pump(
+            plan,
+            env,
+            self._mailbox,
+            self._claimer,
+            stats,
+            log,
+            running=running,
+            away=away,
+            conclude=self._conclude,
+        )
 
     # -- its life
 
@@ -181,7 +187,7 @@ class Worker:
                     self._lane_scope = group.cancel_scope
                     for lane in lanes:
                         group.start_soon(self._guard, lane.run)
-                    await self._guard(lambda: self._pump(source))
+                    await self._guard(lambda: self._pump.run(source))
                     self._drained = True
                     self._release_queued()
                     self._mailbox.close()
@@ -208,7 +214,7 @@ class Worker:
         self._stopping = True
         if self._claimer is not None:
             self._claimer.stop()
-        self._mailbox.stop_waiting()
+        self._pump.stop()
         if self.source is not None:
             self.source.stop()
 
@@ -281,70 +287,8 @@ class Worker:
         self._log.stuck(delivery, seconds)
         self._env.stuck(delivery)
 
-    async def _pump(self, source: Source) -> None:
-        """Receive whenever there is room, until the source says it is stopped."""
-        mailbox, monotonic, backoff = self._mailbox, self._env.clock.monotonic, Backoff()
-        away = False
-        while not self._stopping:
-            room, room_bytes = mailbox.room(monotonic())
-            if not room:
-                await mailbox.wait_room()
-                continue
-            try:
-                batch = await source.receive(room, room_bytes)
-            except DriverUnavailable as error:
-                self._log.broker_away(error)
-                if not away:
-                    away = True
-                    self._away()
-                await backoff.wait()
-                continue
-            if not batch:
-                return
-            if away:
-                away, backoff = False, Backoff()
-                self._running()
-            await fault("received")
-            self._stats.received += len(batch)
-            if self._waits is not None:
-                batch = self._resume(batch)
-            if self._env.suspects is not None and self._env.suspects.any():
-                batch = self._mark_suspects(batch)
-            if self._claimer is None:
-                self._stats.received_bytes += self._mailbox.put(batch)
-            else:
-                await self._claim(batch, self._claimer)
-
-    async def _claim(self, batch: list[Delivery], claimer: Claimer) -> None:
-        """Let `batch` through the claimer; wait while it withholds deliveries."""
-        self._stats.received_bytes += await claimer.accept(batch)
-        if claimer.withheld and not self._stopping:
-            self._away()
-            await claimer.wait_open()
-            if not self._stopping:
-                self._running()
-
     def _skip(self, delivery: Delivery) -> None:
         self._settler.add(Acked(delivery, dropped=DUPLICATE))
-
-    def _resume(self, batch: list[Delivery]) -> list[Delivery]:
-        """Those that another process had postponed, as it had them."""
-        route = self._plan.route
-        return [resumed(one, route) if one.attempt and keeps_place(one, route) else one for one in batch]
-
-    def _mark_suspects(self, batch: list[Delivery]) -> list[Delivery]:
-        """Note on each delivery how many crashes it was in; those over the limit are dead-lettered here."""
-        assert self._env.suspects is not None  # noqa: S101 - the caller looked
-        kept: list[Delivery] = []
-        for delivery in batch:
-            crashes = self._env.suspects.crashes(self.action, delivery.source, delivery.offset)
-            if crashes >= self._env.maximum_crashes:
-                self._mailbox.held += 1
-                self._mailbox.held_bytes += len(delivery.payload)
-                self._conclude(delivery, Crashed(crashes))
-            else:
-                kept.append(msgspec.structs.replace(delivery, crashes=crashes) if crashes else delivery)
-        return kept
 
     def _conclude(self, delivery: Delivery, outcome: Outcome) -> None:
         """Decide what is done about an outcome, say so, and hand it to the settler."""

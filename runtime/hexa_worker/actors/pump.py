@@ -1,0 +1,137 @@
+"""The pump: receives whenever there is room, and passes on what may run."""
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from hexa_worker.actors.backoff import Backoff
+from hexa_worker.actors.claimer import Claimer
+from hexa_worker.actors.environment import Environment
+from hexa_worker.actors.lane import Conclude
+from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.outcome import Crashed
+from hexa_worker.core.settlement import keeps_place, resumed
+from hexa_worker.drivers.base import Source
+from hexa_worker.errors import DriverUnavailable
+from hexa_worker.faults import fault
+from hexa_worker.handlers.plan import Plan
+from hexa_worker.telemetry.log import SubscriptionLog
+from hexa_worker.telemetry.stats import Counters
+
+
+class Pump:
+    """One worker's pump.
+
+    Args:
+        plan: the subscription.
+        env: its clock, and its suspects.
+        mailbox: gets what may run, and says how much there is room for.
+        claimer: stands between pump and mailbox; None without deduplication.
+        stats: counts what came.
+        log: says that the broker is away.
+        running: called when the broker, or the claim store, is back.
+        away: called when it is away.
+        conclude: settles a suspect that is given up.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        plan: Plan,
+        env: Environment,
+        mailbox: Mailbox,
+        claimer: Claimer | None,
+        stats: Counters,
+        log: SubscriptionLog,
+        *,
+        running: Callable[[], None],
+        away: Callable[[], None],
+        conclude: Conclude,
+    ) -> None:
+        self._action = plan.action
+        self._route = plan.route
+        self._resumes = plan.in_place is not OrderBy.NONE
+        self._monotonic = env.clock.monotonic
+        self._suspects = env.suspects
+        self._maximum_crashes = env.maximum_crashes
+        self._mailbox = mailbox
+        self._claimer = claimer
+        self._stats = stats
+        self._log = log
+        self._running = running
+        self._away = away
+        self._conclude = conclude
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Receive no more; the source is told by others. Idempotent."""
+        self._stopping = True
+        self._mailbox.stop_waiting()
+
+    async def run(self, source: Source) -> None:
+        """Receive whenever there is room, until the source says it is stopped.
+
+        Cancellation: as `Source.receive`.
+        """
+        mailbox, monotonic, backoff = self._mailbox, self._monotonic, Backoff()
+        away = False
+        while not self._stopping:
+            room, room_bytes = mailbox.room(monotonic())
+            if not room:
+                await mailbox.wait_room()
+                continue
+            try:
+                batch = await source.receive(room, room_bytes)
+            except DriverUnavailable as error:
+                self._log.broker_away(error)
+                if not away:
+                    away = True
+                    self._away()
+                await backoff.wait()
+                continue
+            if not batch:
+                return
+            if away:
+                away, backoff = False, Backoff()
+                self._running()
+            await fault("received")
+            await self._pass_on(batch)
+
+    async def _pass_on(self, batch: list[Delivery]) -> None:
+        self._stats.received += len(batch)
+        if self._resumes:
+            batch = self._resume(batch)
+        if self._suspects is not None and self._suspects.any():
+            batch = self._mark_suspects(batch)
+        if self._claimer is None:
+            self._stats.received_bytes += self._mailbox.put(batch)
+        else:
+            await self._claim(batch, self._claimer)
+
+    async def _claim(self, batch: list[Delivery], claimer: Claimer) -> None:
+        """Let `batch` through the claimer; wait while it withholds deliveries."""
+        self._stats.received_bytes += await claimer.accept(batch)
+        if claimer.withheld and not self._stopping:
+            self._away()
+            await claimer.wait_open()
+            if not self._stopping:
+                self._running()
+
+    def _resume(self, batch: list[Delivery]) -> list[Delivery]:
+        """Those that another process had postponed, as it had them."""
+        route = self._route
+        return [resumed(one, route) if one.attempt and keeps_place(one, route) else one for one in batch]
+
+    def _mark_suspects(self, batch: list[Delivery]) -> list[Delivery]:
+        """Note on each delivery how many crashes it was in; those over the limit are dead-lettered here."""
+        assert self._suspects is not None  # noqa: S101 - the caller looked
+        kept: list[Delivery] = []
+        for delivery in batch:
+            crashes = self._suspects.crashes(self._action, delivery.source, delivery.offset)
+            if crashes >= self._maximum_crashes:
+                self._mailbox.hold((delivery,))
+                self._conclude(delivery, Crashed(crashes))
+            else:
+                kept.append(replace(delivery, crashes=crashes) if crashes else delivery)
+        return kept
