@@ -1,0 +1,231 @@
+"""Modules in, no plans out: how every mistake is named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.loader_project import IN_PLACE, ONE, Project, in_project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with in_project(tmp_path) as one:
+        yield one
+
+
+# Mistakes in modules
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("x = (\n", "h.py:3: module \"h\" cannot be imported: SyntaxError: '(' was never closed"),
+        ("def f():\n    1 / 0\nf()\n", 'h.py:4: module "h" cannot be imported: ZeroDivisionError: division by zero'),
+        ("import nowhere\n", "h.py:3: module \"h\" cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        ("from m import gone\n", "h.py:3: module \"h\" cannot be imported: ImportError: cannot import name 'gone'"),
+        ("import sys; sys.exit(3)\n", 'h.py:3: module "h" cannot be imported: SystemExit: 3'),
+        ("raise Exception\n", 'h.py:3: module "h" cannot be imported: Exception'),
+        ("import m2\n", 'm2.py:3: module "h" cannot be imported: NameError'),
+    ],
+)
+def test_an_error_in_a_users_module_is_named_by_its_line(project: Project, source: str, error: str) -> None:
+    project.write("m.py", "")
+    project.write("m2.py", "undefined\n")
+    project.write("h.py", source)
+    assert project.error().startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("handlers", "error"),
+    [
+        ("'handlers.order'", 'there is no module "handlers.order" (did you mean handlers.orders?)'),
+        ("'zzz'", 'there is no module "zzz" (in . there are handlers, handlers.orders)'),
+        ("'handlers/orders.py'", '"handlers/orders.py" is not a module name (did you mean handlers.orders?)'),
+        ("'a b'", '"a b" is not a module name (write it as in an import)'),
+        ("'handlers.orders.*'", '"handlers.orders" is a module, not a package (write "handlers.orders")'),
+        ("'handlers'", "no handlers in handlers (mark functions with @subscribe"),
+    ],
+)
+def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, handlers: str, error: str) -> None:
+    project.write("handlers/__init__.py", "")
+    project.write("handlers/orders.py", ONE)
+    project.toml("", handlers=handlers)
+    assert project.error().startswith(f"worker.toml: worker.handlers: {error}")
+
+
+# Mistakes in subscriptions
+
+
+@pytest.mark.parametrize(
+    ("source", "toml", "error"),
+    [
+        (ONE, "[subscriptions.doo]", "worker.toml: subscriptions.doo: no handler has this action (did you mean do?)"),
+        (
+            ONE,
+            "[subscriptions.zzz]",
+            "worker.toml: subscriptions.zzz: no handler has this action (the handlers' actions are do)",
+        ),
+        (
+            ONE.replace('"work", ', ""),
+            "",
+            'do has no channel (write @subscribe("channel"), or channel = "…" under [subscriptions.do])',
+        ),
+        (ONE, "[subscriptions.do]\nenabled = false", "worker.toml: every subscription is disabled"),
+        (ONE + ONE, "", None),
+        (
+            ONE + ONE.replace("def do", "def redo"),
+            "",
+            'h.py:7 redo: a second handler with action "do"; the first is h.py:4 do (give one of them another name',
+        ),
+        (
+            ONE.replace('"do"', '"d o"'),
+            "",
+            'h.py:4 do: action: must be a name of up to 200 letters, digits, dots, dashes and underscores, not "d o"',
+        ),
+        (
+            ONE.replace('"do"', '"do", concurrency=0'),
+            "",
+            "h.py:4 do: concurrency: must be an integer from 1 to 10000, not 0",
+        ),
+        (
+            ONE.replace('"do"', '"do", order_by="keys"'),
+            "",
+            'h.py:4 do: order_by: must be "channel", "key" or "none", not "keys" (did you',
+        ),
+        (
+            ONE.replace('"do"', '"do", pattern="x"'),
+            "",
+            "h.py:4 do: has channels and pattern (channel, channels and pattern",
+        ),
+        (ONE.replace('"do"', '"do", batch_wait_s=1'), "", "h.py:4 do: batch_wait_s without batch"),
+        (
+            ONE,
+            "[subscriptions.do]\nbatch_wait_s = 1",
+            "worker.toml: subscriptions.do.batch_wait_s: batch_wait_s without batch",
+        ),
+        (
+            ONE,
+            "[subscriptions.do]\nthreads = 1",
+            "worker.toml: subscriptions.do.threads: threads, but the handler is async",
+        ),
+        (
+            ONE,
+            '[subscriptions.do.retry]\norder = "key"',
+            'worker.toml: subscriptions.do.retry.order: must be "free" while order_by is "none", not "key" (without',
+        ),
+        (
+            ONE.replace('"do"', '"do", batch=5, order_by="key"').replace(
+                "e: dict, ctx: Context", "e: list[dict], ctx: BatchContext"
+            ),
+            '[subscriptions.do.retry]\norder = "key"',
+            'worker.toml: subscriptions.do.retry.order: must be "free" for a batch handler, not "key" (events of one',
+        ),
+        (
+            ONE,
+            "[subscriptions.do.retry]\nmaximum_waiting_keys = 5",
+            'worker.toml: subscriptions.do.retry.maximum_waiting_keys: maximum_waiting_keys without order = "key"',
+        ),
+        (
+            ONE,
+            IN_PLACE.replace("\n", "\nmailbox = 50\n", 1) + "maximum_waiting_keys = 50",
+            "worker.toml: subscriptions.do.retry.maximum_waiting_keys: must be less than mailbox (50), not 50 (what",
+        ),
+        (
+            ONE,
+            '[subscriptions.do.retry]\norder = "keys"',
+            'worker.toml: subscriptions.do.retry.order: must be "free" or "key", not "keys"',
+        ),
+        (
+            ONE,
+            IN_PLACE + "maximum_waiting_keys = 0",
+            "worker.toml: subscriptions.do.retry.maximum_waiting_keys: must be",
+        ),
+        (ONE, IN_PLACE.replace('"key"', '"channel"', 1), None),
+        (
+            ONE,
+            "[subscriptions.do]\nbatch = 5",
+            "h.py:4 do: batch is set, but its first parameter, e, is annotated dict",
+        ),
+        (ONE, "[subscriptions.do]\ncodec = 'raw'", 'h.py:4 do: codec "raw" hands over bytes or str, not dict'),
+        (
+            ONE + "@subscribe\nasync def bare(e: dict): ...\n",
+            "",
+            'h.py:6: module "h" cannot be imported: ConfigError: @subscribe without a channel: bare',
+        ),
+        ("class A:\n    @subscribe('x')\n    def f(self, e): ...\n", "", "h.py:4 A.f: a method is not a handler"),
+        (
+            "class A:\n    @staticmethod\n    @subscribe('x')\n    def f(e): ...\n",
+            "",
+            "h.py:4 A.f: a method is not a handler",
+        ),
+        (
+            ONE + "@lifespan\nasync def a():\n    yield\n@lifespan\nasync def b():\n    yield\n",
+            "",
+            "h.py:9 b: a second lifespan; the first is h.py:6 a",
+        ),
+        (ONE + "@lifespan\nasync def a(x):\n    yield\n", "", "h.py:6 a: a lifespan takes no parameters"),
+        (ONE + "@lifespan\nasync def a():\n    return 1\n", "", "h.py:6 a: a lifespan is an async generator function"),
+        (ONE, "middlewares = ['m']", 'worker.toml: worker.middlewares: "m" is not of the form "module:function"'),
+        (ONE, "middlewares = ['mm:f']", 'worker.toml: worker.middlewares: there is no module "mm"'),
+        (ONE, "middlewares = ['h:doo']", 'worker.toml: worker.middlewares: module "h" has no "doo" (did you mean do?)'),
+        (ONE, "middlewares = ['h:do']", "h.py:4 do: cannot be called as a middleware: too many positional arguments"),
+        (ONE, "middlewares = ['h:lifespan']", "a middleware is an async function (write: async def middleware("),
+        (
+            ONE,
+            "[subscriptions.do]\nmiddlewares = ['x']",
+            'worker.toml: subscriptions.do.middlewares: "x" is not of the form',
+        ),
+    ],
+)
+def test_a_mistake_in_a_subscription_names_its_place(
+    project: Project, source: str, toml: str, error: str | None
+) -> None:
+    project.write("h.py", source)
+    project.toml(toml)
+    if error is None:
+        assert project.plan().action == "do"
+    else:
+        assert error in project.error()
+
+
+def test_all_mistakes_of_the_subscriptions_come_at_once(project: Project) -> None:
+    project.write("h.py", "@subscribe('x')\nasync def a(): ...\n@subscribe('x')\nasync def b(e: complex): ...\n")
+    project.toml("[subscriptions.c]")
+    text = project.error()
+    assert text.startswith("worker.toml: 3 mistakes\n")
+    assert all(place in text for place in ("subscriptions.c: ", "h.py:3 a: ", "h.py:5 b: "))
+
+
+# Clashes
+
+TWO = """
+@subscribe("x")
+async def a(e: Any) -> None: ...
+@subscribe("x")
+async def b(e: Any) -> None: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("toml", "error"),
+    [
+        ("", None),
+        ("[subscriptions.a]\ngroup = 'b'", "b and a read x in one group, b: each would get a part of it"),
+        ("[subscriptions.a]\ngroup = 'b'\nchannel = 'y'", "b and a share retry channels: both are named after b"),
+        ("[subscriptions.a]\ngroup = 'b'\nchannel = 'y'\nretry_channel = 'c'", None),
+        ("[subscriptions.a]\nchannel = 'b.retry.1'", "a reads b.retry.1, which belongs to the retries of b"),
+        ("[subscriptions.a]\nchannel = 'b.dlq'", None),
+        ("[subscriptions.a]\nchannel = 'a.dlq'", "a reads a.dlq, which belongs to the retries of a"),
+        ("[subscriptions.a]\nchannel = 'b.retry.5'", None),
+        ("[subscriptions.a]\npattern = '.*'", "the pattern of a matches a.retry.1, which belongs to a"),
+        (r"[subscriptions.a]" + "\npattern = '(?!.*\\.(retry\\.\\d+|dlq)$).*'", None),
+    ],
+)
+def test_subscriptions_that_disturb_each_other_are_refused(project: Project, toml: str, error: str | None) -> None:
+    project.write("h.py", TWO)
+    project.toml(toml)
+    if error is None:
+        assert len(project.load().plans) == 2
+    else:
+        assert error in project.error()
