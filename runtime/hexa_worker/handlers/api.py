@@ -76,9 +76,8 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         raise ConfigError(f"@subscribe without a channel: {bare.__name__}", hint='write @subscribe("channel")')
 
     def mark(function: F) -> F:
-        name = action or _name_of(function)
         made = Mark(
-            action=name,
+            action=action or _name_of(function),
             channels=channels,
             pattern=pattern,
             concurrency=concurrency,
@@ -89,13 +88,17 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
             threads=threads,
             middlewares=tuple(middlewares),
         )
-        try:
-            setattr(function, MARKS, (*getattr(function, MARKS, ()), made))
-        except (AttributeError, TypeError) as error:  # a bound method, a builtin, an object with slots
-            raise ConfigError(f"{function!r} cannot be marked", hint="mark a function of a module") from error
-        return function
+        return _marked(function, made)
 
     return mark
+
+
+def _marked(function: F, made: Mark) -> F:
+    try:
+        setattr(function, MARKS, (*getattr(function, MARKS, ()), made))
+    except (AttributeError, TypeError) as error:  # a bound method, a builtin, an object with slots
+        raise ConfigError(f"{function!r} cannot be marked", hint="mark a function of a module") from error
+    return function
 
 
 def _name_of(function: Any) -> str:
