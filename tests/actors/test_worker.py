@@ -61,6 +61,8 @@ async def test_a_failing_handler_is_retried_and_then_dead_lettered_with_its_stor
     ("verdict", "kinds"),
     [
         (Ack(), ["Acked"]),
+        (DeadLetter, ["DeadLettered"]),
+        (Retry, ["RetryAt", "RetryAt", "DeadLettered"]),
         (Drop("stale"), ["Acked"]),
         (DeadLetter("hopeless"), ["DeadLettered"]),
         (Retry(after=0), ["RetryAt", "RetryAt", "DeadLettered"]),
@@ -166,6 +168,33 @@ async def test_a_plain_function_can_emit_from_its_thread() -> None:
     stage.emit(1)
     await stage.run(plan_of(handle, style="sync"))
     assert stage.store.logs["children"].end == 1
+
+
+async def test_emitting_from_a_thread_is_refused_on_the_loop_with_what_to_write() -> None:
+    stage = Stage()
+
+    async def handle(_payload: Any, ctx: Context) -> None:
+        ctx.emit_sync("children", {"n": 1})
+
+    stage.emit(1)
+    await stage.run(plan_of(handle))
+    (letter,) = await stage.dead()
+    assert b"write await ctx.emit" in (header(letter.headers, settlement.ERROR_MESSAGE) or b"")
+
+
+async def test_a_coroutine_that_nobody_awaited_is_a_failure_for_the_handler_never_ran() -> None:
+    stage = Stage()
+
+    async def handle(_payload: Any, _ctx: Context) -> None:
+        raise AssertionError("it runs")
+
+    async def forgetful(payload: Any, ctx: Any, call_next: Any) -> Any:
+        return call_next(payload, ctx)
+
+    stage.emit(1)
+    await stage.run(plan_of(handle, middlewares=(forgetful,)))
+    (letter,) = await stage.dead()
+    assert b"never awaited" in (header(letter.headers, settlement.ERROR_MESSAGE) or b"")
 
 
 async def test_children_share_the_root_and_name_their_parent() -> None:

@@ -317,8 +317,15 @@ class Context(Generic[S]):
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """`emit` for a plain ``def`` handler, from its own thread."""
+        """`emit` for a plain ``def`` handler, from its own thread.
+
+        Raises:
+            ConfigError: as `emit`, or it was called in an async handler.
+        """
         from anyio import from_thread  # noqa: PLC0415 - this module stays importable without an event loop
+
+        if _on_a_loop():
+            raise ConfigError("emit_sync is for plain functions", hint="in an async handler write await ctx.emit(…)")
 
         carried = carried_from(self.delivery.headers)
         event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=carried)
@@ -327,6 +334,17 @@ class Context(Generic[S]):
     def extend(self, seconds: float) -> None:
         """Give this handler `seconds` from now until its deadline."""
         self._runtime.extend(self.delivery, seconds)
+
+
+def _on_a_loop() -> bool:
+    """Whether this thread runs an event loop just now."""
+    from anyio import get_current_task  # noqa: PLC0415 - as in emit_sync
+
+    try:
+        get_current_task()
+    except RuntimeError:
+        return False
+    return True
 
 
 class BatchContext(Generic[S]):
