@@ -361,6 +361,39 @@ async def test_an_effect_is_done_in_the_store_before_its_delivery_is_acknowledge
     assert stage.kinds() == ["Acked"]
 
 
+async def test_effects_that_ended_while_the_store_was_away_are_told_apart_from_new_ones_and_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hexa_worker.actors.claimer.ENDINGS_AT_ONCE", 20)
+    calls: list[int] = []
+
+    class Counting(Flaky):
+        async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
+            calls.append(len(endings))
+            return await super().end(endings)
+
+    flaky = Counting()
+    stage = stage_of(flaky)
+
+    async def handle(_number: int, _ctx: Context) -> None:
+        pass
+
+    def done() -> int:
+        return sum(one.phase.value == "done" for one in flaky.inner.entries.values())
+
+    async with stage.running(dedup_plan(handle, concurrency=1, mailbox=10)) as stop:
+        flaky.away = True
+        for number in range(100):
+            emit(stage, number, f"event-{number}")
+        while len(stage.settled) < 100:
+            await anyio.sleep(0.01)
+        flaky.away = False
+        while done() < 100:
+            await anyio.sleep(0.01)
+        stop.ask()
+    assert max(calls) <= 20
+
+
 async def test_without_an_effect_key_a_subscription_handles_every_copy(claims: ClaimStore) -> None:
     stage, seen = stage_of(claims), list[int]()
 

@@ -8,6 +8,7 @@ and then forgotten would be carried out again for the next copy. One that failed
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +33,10 @@ EXTENSIONS = 3
 """How often a claim is extended within its lease."""
 UNENDED_LIMIT = 100_000
 """Ends of claims that are kept for a store that is away; beyond it the oldest claims just run out."""
+ENDINGS_AT_ONCE = 5_000
+"""After an outage they are told in so many calls that each ends within the store's deadline."""
 UNCLAIMED = Run(0)
+_End = tuple[Ending, Delivery]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,7 @@ class Claimer:
         self._names = _names()
         self._turns: list[Turn] = []
         self._held: dict[int, tuple[Held, Delivery]] = {}  # by the id of a delivery that the tuple keeps alive
-        self._endings: list[tuple[Ending, Delivery]] = []
+        self._endings = deque[_End](maxlen=UNENDED_LIMIT)
         self._one_at_a_time = anyio.Lock()  # an extension must not overtake the end of its claim
         self._to_end = anyio.Event()
         self._waiting = anyio.Event()
@@ -248,10 +252,9 @@ class Claimer:
 
         Cancellation: a call under way ends first, within the store's own deadline.
         """
-        for settlement in batch:
-            if type(settlement) is Acked:
-                self._over(settlement.delivery, None)
-        if self._endings and not await self._end_some():
+        acked = [self._held.pop(id(one.delivery), None) for one in batch if type(one) is Acked]
+        done = [(Ending(found[0], None, self._ttl_ms), found[1]) for found in acked if found is not None]
+        if done and not await self._tell(done):
             self._to_end.set()
 
     def settled(self, batch: Sequence[Settlement]) -> None:
@@ -305,25 +308,30 @@ class Claimer:
             self._to_end = anyio.Event()
             backoff = Backoff()
             while self._endings:
-                if not await self._end_some():
+                if not await self._tell(self._oldest()):
                     await backoff.wait()
 
     async def flush(self) -> None:
         """Tell the store what is over, once. Cancellation: a call under way ends first."""
-        if self._endings:
-            await self._end_some()
+        while self._endings and await self._tell(self._oldest()):
+            pass
 
-    async def _end_some(self) -> bool:
-        async with self._one_at_a_time:
-            batch, self._endings = self._endings, []
-            if not batch:
-                return True  # told by somebody else meanwhile
-            try:
+    def _oldest(self) -> list[_End]:
+        return [self._endings.popleft() for _ in range(min(len(self._endings), ENDINGS_AT_ONCE))]
+
+    async def _tell(self, batch: Sequence[_End]) -> bool:
+        """Tell the store of ends; False when it is away, and they are kept."""
+        told = False
+        try:
+            async with self._one_at_a_time:
                 with anyio.CancelScope(shield=True):
                     ended = await self._store.end([ending for ending, _ in batch])
-            except DriverError:
-                self._endings = [*batch, *self._endings][-UNENDED_LIMIT:]
-                return False
+            told = True
+        except DriverError:
+            return False
+        finally:
+            if not told:
+                self._endings.extend(batch)  # beyond its limit it forgets the oldest
         for (ending, delivery), own in zip(batch, ended, strict=True):
             if not own and ending.held.fence:
                 self._overtaken(delivery)
