@@ -36,6 +36,13 @@ def test_the_smallest_file_gets_every_default() -> None:
     assert (file.worker.processes, file.worker.backend, file.subscriptions) == (1, "asyncio", {})
 
 
+def test_a_key_of_a_restart_table_leaves_the_defaults_of_the_others() -> None:
+    worker = parsed("[worker.restart]\nwindow_s = 9\n[worker.process_restart]\nwindow_s = 9").file.worker
+    assert (worker.restart.window_s, worker.restart.max_restarts, worker.restart.maximum_delay_s) == (9, 5, 10)
+    processes = worker.process_restart
+    assert (processes.window_s, processes.max_restarts, processes.maximum_delay_s) == (9, 20, 2)
+
+
 def test_a_loaded_file_knows_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "worker.toml").write_text(HEAD)
     monkeypatch.chdir(tmp_path)

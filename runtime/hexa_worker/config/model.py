@@ -14,7 +14,7 @@ from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.secret import Secret
-from hexa_worker.core.restart import RestartPolicy
+from hexa_worker.core.restart import ProcessRestartPolicy, RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.wire.form import Wire
 
@@ -87,9 +87,7 @@ class Worker(Table, frozen=True):
     log: Log = Log()
     http: Http | None = None
     restart: RestartPolicy = RestartPolicy()
-    process_restart: RestartPolicy = RestartPolicy(
-        max_restarts=20, window_s=60.0, initial_delay_s=0.1, maximum_delay_s=2.0
-    )
+    process_restart: ProcessRestartPolicy = ProcessRestartPolicy()
 
 
 class Memory(Table, frozen=True, tag_field="driver", tag="memory"):

@@ -34,6 +34,20 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ValueError(f"{name} must be 0 or more")
 
 
+class ProcessRestartPolicy(RestartPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same for processes, which may die often until a delivery that kills them is found out.
+
+    Attributes:
+        max_restarts: restarts allowed inside the window.
+        window_s: length of the window, in seconds.
+        initial_delay_s: delay before the first restart.
+        maximum_delay_s: cap of the delay, which doubles with every restart inside the window.
+    """
+
+    max_restarts: int = 20
+    maximum_delay_s: float = 2.0
+
+
 class RestartIntensity(msgspec.Struct, frozen=True):
     """The failures inside the window, oldest first (monotonic seconds)."""
 
