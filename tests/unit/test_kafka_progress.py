@@ -11,12 +11,12 @@ from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition, murmur2_partition
 from hexa_worker.drivers.kafka.progress import (
     NOTE_LIMIT,
-    Finished,
     read_note,
     read_postponed,
     runs_of,
     write_note,
 )
+from hexa_worker.drivers.runs import Finished
 
 
 @dataclass

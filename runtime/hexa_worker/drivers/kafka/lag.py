@@ -8,11 +8,12 @@ from aiokafka import TopicPartition
 
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.partition import Partition
-from hexa_worker.drivers.kafka.progress import Finished, read_note
+from hexa_worker.drivers.kafka.progress import read_note
 from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.runs import Finished
 
 INTERNAL = (".dlq.removed", "__consumer_offsets", "__transaction_state", "__share_group_state")
 """Ends of names of topics that are nobody's channels."""

@@ -7,8 +7,9 @@ from msgspec import structs
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.watermark import Watermark
-from hexa_worker.drivers.kafka.progress import Finished, read_note, read_postponed, runs_of, write_note
+from hexa_worker.drivers.kafka.progress import read_note, read_postponed, runs_of, write_note
 from hexa_worker.drivers.kafka.records import deliveries_of
+from hexa_worker.drivers.runs import Finished
 
 CommitPoint = tuple[int, str]
 """Offset and note."""

@@ -6,18 +6,16 @@ offset, next attempt, due time. The note may be cut short (brokers take 4096 byt
 again, or tried again from the first attempt.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
-Run = tuple[int, int]
-"""First and last offset, inclusive."""
+from hexa_worker.drivers.runs import Run, base36, read_runs, write_runs
+
 Postponed = Mapping[int, tuple[int, int]]
 """Next attempt and due time by offset."""
 
 NOTE_LIMIT = 4096
 _MARK = "hw1:"
 _LATER = ";"
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def runs_of(offsets: Sequence[int], delivered: Sequence[int]) -> list[Run]:
@@ -49,23 +47,15 @@ def write_note(position: int, runs: Iterable[Run], limit: int = NOTE_LIMIT, post
     What is postponed gets half of it at most.
     """
     later = _written(position, postponed, limit // 2) if postponed else ""
-    parts: list[str] = []
-    size, before = len(_MARK) + len(later), position
-    for first, last in runs:
-        part = f"{_base36(first - before)}.{_base36(last - first)}"
-        size += len(part) + 1
-        if size > limit:
-            break
-        parts.append(part)
-        before = last
-    return _MARK + ",".join(parts) + later if parts or later else ""
+    written = write_runs(position, runs, limit - len(_MARK) - len(later))
+    return _MARK + written + later if written or later else ""
 
 
 def _written(position: int, postponed: Postponed, limit: int) -> str:
     parts: list[str] = []
     size, before = 0, position
     for offset, (attempt, due_ms) in sorted(postponed.items()):
-        part = f"{_base36(offset - before)}.{_base36(attempt)}.{_base36(due_ms)}"
+        part = f"{base36(offset - before)}.{base36(attempt)}.{base36(due_ms)}"
         size += len(part) + 1
         if size > limit:
             break
@@ -97,55 +87,4 @@ def read_note(position: int, note: str) -> list[Run]:
     """The runs in `note`; none in a note that is not ours or is damaged."""
     if not note.startswith(_MARK):
         return []
-    runs: list[Run] = []
-    before = position
-    written = note[len(_MARK) :].partition(_LATER)[0]
-    try:
-        for part in written.split(",") if written else ():
-            gap, _, length = part.partition(".")
-            first = before + int(gap, 36)
-            last = first + int(length, 36)
-            if first < before or last < first:
-                return []
-            runs.append((first, last))
-            before = last
-    except ValueError:
-        return []
-    return runs
-
-
-class Finished:
-    """Runs that were finished by somebody before, to be asked in ascending order or any other."""
-
-    __slots__ = ("_firsts", "_runs")
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = list(runs)
-        self._firsts = [first for first, _ in runs]
-
-    @property
-    def end(self) -> int:
-        """Nothing at or above it is in here."""
-        return self._runs[-1][1] + 1 if self._runs else 0
-
-    @property
-    def count(self) -> int:
-        """How many offsets are in the runs."""
-        return sum(last - first + 1 for first, last in self._runs)
-
-    def above(self, offset: int) -> list[Run]:
-        """The runs that begin above `offset`."""
-        return self._runs[bisect_right(self._firsts, offset) :]
-
-    def __contains__(self, offset: int) -> bool:
-        place = bisect_right(self._firsts, offset) - 1
-        return place >= 0 and offset <= self._runs[place][1]
-
-
-def _base36(number: int) -> str:
-    digits = ""
-    while True:
-        number, digit = divmod(number, 36)
-        digits = _DIGITS[digit] + digits
-        if not number:
-            return digits
+    return read_runs(position, note[len(_MARK) :].partition(_LATER)[0])
