@@ -27,7 +27,8 @@ NOTES = (
     "A channel is a subject; one that no stream keeps gets a stream of its own, or one of `streams`.",
     (
         "A channel whose order must hold is read by one process at a time; others stand by and take over at once when "
-        "it stops, after ack_wait_s when it dies. A take-over repeats what was done out of order."
+        "it stops, after ack_wait_s when it dies. What a dead one did out of order is repeated; one that stops hands "
+        "on what that was (the last 20,000 events), so nothing is repeated."
     ),
     (
         "Retries of at least 1 s wait in the server where it can (2.12 and newer): they come at most 0.3 s late. "

@@ -5,6 +5,10 @@ holder of the channel's lease reads through a consumer that is made for its term
 unsettled message. Whenever messages may have been lost or would come late (a new connection, a gap, a release), the
 holder begins a new term; what it still has in hand is not run again. Taking a lease deletes the consumer of the
 term before, so a process that was frozen cannot settle any more.
+
+Who stops in an orderly way frees the lease, and leaves in it what is settled beyond the first unsettled message: the
+next holder acknowledges that without running it. A lease that somebody else took cannot be written any more, so
+only the holder leaves such a note.
 """
 
 import asyncio
@@ -21,6 +25,7 @@ from hexa_worker.drivers.nats import consumers, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.feed import Feed
+from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
 from hexa_worker.drivers.nats.leases import Lease, LeaseStore
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
@@ -109,6 +114,7 @@ class Exclusive:
         self._lease: Lease | None = None
         self._seen = (0, 0.0)  # sequence of somebody's lease, and since when
         self._generation = 0
+        self._born = ""  # the stream that the feed has read
         self._task: asyncio.Task[None] | None = None
 
     async def current_durable(self) -> str:
@@ -132,7 +138,19 @@ class Exclusive:
         if lease is not None and self._connection.up:
             with suppress(DriverError, TimeoutError):
                 async with asyncio.timeout(FREE_S):
-                    await self._store.write(structs.replace(lease, owner=""), self._sequence)
+                    await self._free(lease)
+
+    async def _free(self, lease: Lease) -> None:
+        """Make the lease nobody's, with all that the next holder has to know."""
+        feed, floor = self._feed, lease.floor
+        with suppress(DriverError):
+            floor = max(floor, await _floor(self._connection, feed.stream, feed.durable) or 0)
+        done = feed.hand_over(floor) if self._born == lease.born else lease.done
+        free = structs.replace(lease, owner="", floor=floor, done=done)
+        if await self._store.write(free, self._sequence) is None:
+            sequence, found = await self._store.read()
+            if found is not None and found.owner == self._me:  # a write was under way when we were stopped
+                await self._store.write(structs.replace(free, term=found.term), sequence)
 
     async def _run(self) -> None:
         while True:
@@ -148,9 +166,11 @@ class Exclusive:
             except DriverError as error:
                 log.warning("the lease of %s: %s", self._channel, error)
                 self._expire()
-            if not self._feed.rewind_wanted or self._lease is None:
+            if self._lease is None:
+                await asyncio.sleep(POLL_S)
+            elif not self._feed.rewind_wanted:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S if self._lease is None else min(POLL_S, self._lease_s / 6)):
+                    async with asyncio.timeout(min(POLL_S, self._lease_s / 6)):
                         await self._feed.rewind_event.wait()
 
     async def _acquire(self) -> None:
@@ -161,6 +181,8 @@ class Exclusive:
             self._seen = (sequence, now)
         if lease is None or not lease.owner or lease.owner == self._me or now - self._seen[1] > self._lease_s:
             self._sequence, self._lease = sequence, lease or Lease(owner="", term=0, floor=0)
+            if self._lease.owner != self._me:
+                self._feed.handed_over = HandedOver(self._lease.done)
             await self._begin_term(self._lease.term + 1)
 
     async def _begin_term(self, term: int) -> None:
@@ -181,7 +203,11 @@ class Exclusive:
             raise
         if born != lease.born:
             floor = 0
-        if not await self._write(Lease(owner=self._me, term=term, floor=floor, born=born)):
+            feed.handed_over = HandedOver(NOTHING)
+        if self._born not in {"", born}:
+            feed.reset()
+        self._born = born
+        if not await self._write(structs.replace(self._settled_to(floor, lease), owner=self._me, term=term, born=born)):
             return
         for name in await self._consumers():
             await self._delete(name)
@@ -220,7 +246,12 @@ class Exclusive:
         if floor is None:
             self._feed.want_rewind()  # somebody deleted the consumer
             return
-        await self._write(structs.replace(lease, floor=max(floor, lease.floor)))
+        await self._write(self._settled_to(max(floor, lease.floor), lease))
+
+    def _settled_to(self, floor: int, lease: Lease) -> Lease:
+        """The lease at a floor, with what is left of the note of the owner before."""
+        self._feed.handed_over = self._feed.handed_over.beyond(floor)
+        return structs.replace(lease, floor=floor, done=lease.done if self._feed.handed_over else NOTHING)
 
     async def _write(self, lease: Lease) -> bool:
         """Write the lease; False, and it is lost, when others were faster."""

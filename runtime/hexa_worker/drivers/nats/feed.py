@@ -15,8 +15,10 @@ import msgspec
 
 from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
+from hexa_worker.drivers.nats.replies import PARTS, ack_frames, stored_at
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 
 EXPIRES_S = 30.0
@@ -25,8 +27,6 @@ SILENCE_S = 2 * HEARTBEAT_S + 0.5
 SETTLED_KEPT = 20_000
 ACTIVE_S = 1.0
 IDLE_PULL = 16
-PARTS = 9
-"""Of a reply subject: $JS.ACK.stream.consumer.delivered.stream-sequence.consumer-sequence.time.pending."""
 _NO_HEADERS: Headers = ()
 
 log = logging.getLogger("hexa_worker.drivers.nats")
@@ -85,6 +85,7 @@ class Feed:
         self.held: dict[int, bytes] = {}
         self.lost: set[int] = set()
         self.settled: dict[int, bytes] = {}
+        self.handed_over = HandedOver(NOTHING)
         self.delayed: dict[int, int] = {}
         self.renewed_at = monotonic()
         self.active_at = 0.0
@@ -163,6 +164,7 @@ class Feed:
         made: list[Delivery] = []
         again: list[bytes] = []
         held, channel, stream, top, size, came = self.held, self.channel, self.stream, self._top, 0, 0
+        noted = self.handed_over or ()
         for subject, reply, block, payload in frames:
             if not reply:
                 self._status(subject, block)
@@ -173,6 +175,8 @@ class Feed:
                 del parts[2:4]  # domain and account before the stream
             sequence, delivered = int(parts[5]), parts[4]
             if self.exclusive and not self._in_order(parts, sequence, delivered):
+                continue
+            if noted and sequence in noted and self._done_by_others(sequence, reply, again):
                 continue
             if sequence > top:
                 top = sequence
@@ -235,7 +239,7 @@ class Feed:
         before = self.held.get(sequence) or self.settled.get(sequence)
         if before is None:
             return False
-        if _stored_at(before) != _stored_at(reply):  # the stream was made anew, and this is another message
+        if stored_at(before) != stored_at(reply):  # the stream was made anew, and this is another message
             self.reset()
             return False
         if sequence in self.held:
@@ -243,6 +247,17 @@ class Feed:
             self.lost.discard(sequence)
         else:
             again.append(reply)
+        return True
+
+    def _done_by_others(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
+        """Whether a message was settled by an earlier owner, according to the note; it is not run again then."""
+        if not self.handed_over.holds_for(reply):  # the stream gave the sequence to another message: the note is void
+            self.handed_over = HandedOver(NOTHING)
+            return False
+        self.held.pop(sequence, None)
+        self.lost.discard(sequence)
+        self.settled[sequence] = reply
+        again.append(reply)
         return True
 
     def _in_order(self, parts: list[bytes], sequence: int, delivered: bytes) -> bool:
@@ -339,6 +354,7 @@ class Feed:
         self.forget_pulls()
         for kept in (self.buffer, self.held, self.lost, self.settled, self.delayed):
             kept.clear()
+        self.handed_over = HandedOver(NOTHING)
         self._top = 0
         if self.exclusive:
             self.want_rewind()
@@ -390,6 +406,10 @@ class Feed:
             for sequence in [*settled][:excess]:
                 del settled[sequence]
 
+    def hand_over(self, floor: int) -> Done:
+        """What the next owner need not run, beyond a floor."""
+        return self.handed_over.with_settled(self.settled, floor, self._connection.max_payload // 2)
+
     # -- the end
 
     def begin_pulls(self) -> None:
@@ -422,15 +442,3 @@ def _attempt(channel: str) -> int:
     """The number of a retry channel; anybody may have published to one that has none."""
     number = channel.rpartition(".")[2]
     return int(number) if number.isdecimal() and len(number) < 10 else 1  # noqa: PLR2004 - far beyond any policy
-
-
-def _stored_at(reply: bytes) -> bytes:
-    """When the message was stored, as its reply subject says it."""
-    parts = reply.split(b".")
-    return parts[7 if len(parts) == PARTS else 9]
-
-
-def ack_frames(replies: list[bytes], verb: bytes = b"+ACK") -> bytes:
-    """One piece of wire that publishes `verb` to each reply subject."""
-    tail = b" %d\r\n%s\r\n" % (len(verb), verb)
-    return b"PUB " + (tail + b"PUB ").join(replies) + tail

@@ -10,6 +10,7 @@ import msgspec
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import NO_MESSAGE, ApiError
+from hexa_worker.drivers.nats.handover import NOTHING, Done
 from hexa_worker.drivers.nats.protocol import status_of
 from hexa_worker.errors import DriverUnavailable
 
@@ -24,12 +25,14 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         term: counts owners; the consumer of each term has a name of its own, so that nobody can settle for another.
         floor: everything up to this sequence is settled, as far as was known when this was written.
         born: when the stream was made: sequences of one that was made anew mean something else.
+        done: what is settled beyond the floor, as the last orderly stop left it.
     """
 
     owner: str
     term: int
     floor: int
     born: str = ""
+    done: Done = NOTHING
 
 
 class _Answer(msgspec.Struct):

@@ -158,6 +158,24 @@ async def a_take_over_goes_on_where_the_dead_process_was_in_each_key(bench: Benc
     _expect_ordered([*done, *rest], _key)
 
 
+@claim(needs=_by_key_shared, needs_text=KEY)
+async def an_orderly_stop_repeats_nothing_that_was_done_out_of_order(bench: Bench) -> None:
+    spec, done, slow = bench.spec(order_by=OrderBy.KEY), list[Delivery](), b"k0"
+    await _publish_keyed(bench, await bench.driver(), 40, 4)
+    for enough in (9, 18):
+        source = await (await bench.driver()).subscribe(spec)
+        while len(done) < enough:
+            quick = [one for one in await bench.take_some(source, 9) if one.key != slow]
+            await bench.ack(source, quick)
+            done += quick
+        await source.close()
+    last = await (await bench.driver()).subscribe(spec)
+    rest = await _drain(bench, last, 40 - len(done))
+    expect_equal(sorted(int(one.payload) for one in [*done, *rest]), list(range(40)), "all deliveries")
+    _expect_ordered([*done, *rest], _key)
+    await bench.expect_quiet(last)
+
+
 @claim(needs=_by_key, needs_text=KEY)
 async def released_deliveries_keep_their_order(bench: Bench) -> None:
     driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.KEY)

@@ -1,0 +1,169 @@
+"""A channel whose order holds goes from one holder to the next: what is handed on is skipped, and nothing else."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import nats as client_library
+import pytest
+
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.settlement import Released
+from hexa_worker.drivers.base import Source, SubscriptionSpec
+from hexa_worker.drivers.nats import NatsDriver
+from tests.brokers.base import Broker
+from tests.drivers.nats_tools import ack, opened, publish, spec, subscribed, take
+
+pytestmark = [pytest.mark.nats, pytest.mark.anyio]
+Name = Callable[..., str]
+LEASES = "hexa~~leases"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def ordered(name: str) -> SubscriptionSpec:
+    return spec(name, order_by=OrderBy.KEY)
+
+
+def numbers(deliveries: list[Delivery]) -> list[int]:
+    return [int(one.payload) for one in deliveries]
+
+
+async def take_and_do(source: Source, count: int, done: set[int]) -> None:
+    """Take deliveries and acknowledge those whose numbers are in `done`."""
+    await ack(source, [one for one in await take(source, count) if int(one.payload) in done])
+
+
+async def fill(driver: NatsDriver, one: SubscriptionSpec, count: int, first: int = 0) -> None:
+    await publish(driver, one.channels[0], *[b"%d" % (first + number) for number in range(count)])
+
+
+class Leases:
+    """The lease of a subscription's channel, as it stands on the server."""
+
+    def __init__(self, client: Any, one: SubscriptionSpec) -> None:
+        self._stream = one.channels[0].replace(".", "~")
+        self._subject = f"hexa.~~leases.{self._stream}.{one.group}"
+        self._client = client
+
+    async def read(self) -> dict[str, Any]:
+        found = await self._client.jetstream().get_last_msg(LEASES, self._subject)
+        lease: dict[str, Any] = json.loads(found.data)
+        return lease
+
+    async def write(self, lease: dict[str, Any]) -> None:
+        await self._client.jetstream().publish(self._subject, json.dumps(lease).encode())
+
+    async def delete_stream(self) -> None:
+        await self._client.jetstream().delete_stream(self._stream)
+
+    async def born(self) -> str:
+        """When the stream was made, as the server says it."""
+        answer = await self._client.request(f"$JS.API.STREAM.INFO.{self._stream}", b"", timeout=5)
+        return str(json.loads(answer.data)["created"])
+
+
+async def test_a_note_is_handed_on_until_its_messages_are_passed(nats: Broker, unique_name: Name) -> None:
+    one = ordered(unique_name())
+    client = await client_library.connect(nats.address)
+    leases = Leases(client, one)
+    async with opened(nats.address) as driver:
+        await driver.declare([one])
+        await fill(driver, one, 10)
+        async with subscribed(driver, one) as source:
+            await take_and_do(source, 10, {1, 2, 5, 9})
+        async with subscribed(driver, one) as source:
+            again = await take(source, 6)
+            assert numbers(again) == [0, 3, 4, 6, 7, 8]
+            await ack(source, again[1:])
+        assert (await leases.read())["done"]["runs"] == "2.8"
+        async with subscribed(driver, one) as source:
+            await fill(driver, one, 1, first=10)
+            rest = await take(source, 2)
+            assert numbers(rest) == [0, 10]
+            await ack(source, rest)
+            assert (await source.backlog()).idle
+        last = await leases.read()
+        assert (last["owner"], last["floor"], last["done"]["runs"]) == ("", 11, "")
+    await client.close()
+
+
+async def test_a_holder_that_dies_leaves_the_note_of_the_one_before(nats: Broker, unique_name: Name) -> None:
+    one = ordered(unique_name())
+    async with opened(nats.address) as driver:
+        await driver.declare([one])
+        await fill(driver, one, 6)
+        async with subscribed(driver, one) as source:
+            await take_and_do(source, 6, {2, 3})
+        async with opened(nats.address) as dying:
+            assert numbers(await take(await dying.subscribe(one), 4)) == [0, 1, 4, 5]
+            await dying.crash()
+        async with subscribed(driver, one) as source:
+            assert numbers(await take(source, 4)) == [0, 1, 4, 5]
+
+
+async def test_a_stop_while_a_new_term_begins_hands_on_all_the_same(nats: Broker, unique_name: Name) -> None:
+    one = ordered(unique_name())
+    client = await client_library.connect(nats.address)
+    leases = Leases(client, one)
+    async with opened(nats.address) as driver:
+        await driver.declare([one])
+        await fill(driver, one, 30)
+        for step in range(15):
+            async with subscribed(driver, one) as source:
+                first, second, *_ = await take(source, 30 - step)
+                assert numbers([first, second]) == [0, step + 1]
+                await ack(source, [second])
+                await source.settle([Released(first)])  # it must come again before the others: in a new term
+                await anyio.sleep(step / 5_000)  # stopped at each of its steps
+            assert (await leases.read())["owner"] == ""
+    await client.close()
+
+
+async def test_whoever_lost_the_lease_hands_nothing_on(nats: Broker, unique_name: Name) -> None:
+    one = ordered(unique_name())
+    client = await client_library.connect(nats.address)
+    leases = Leases(client, one)
+    async with opened(nats.address) as frozen, opened(nats.address) as driver:
+        await frozen.declare([one])
+        await fill(frozen, one, 4)
+        source = await frozen.subscribe(one)
+        await take_and_do(source, 4, {1, 2})
+        held = await leases.read()
+        await leases.write({**held, "owner": "another", "term": held["term"] + 1})
+        await source.close()
+        assert (await leases.read()) == {**held, "owner": "another", "term": held["term"] + 1}
+        async with subscribed(driver, one) as other:
+            assert numbers(await take(other, 4)) == [0, 1, 2, 3]
+    await client.close()
+
+
+@pytest.mark.parametrize("forged", [False, True], ids=["made anew", "with its numbers given again"])
+async def test_other_messages_with_the_same_sequences_are_not_skipped(
+    nats: Broker, unique_name: Name, *, forged: bool
+) -> None:
+    """A stream that loses its end, as without power, gives numbers again: here by a new one that claims to be old."""
+    one = ordered(unique_name())
+    client = await client_library.connect(nats.address)
+    leases = Leases(client, one)
+    async with opened(nats.address) as driver:
+        await driver.declare([one])
+        await fill(driver, one, 6)
+        async with subscribed(driver, one) as source:
+            await take_and_do(source, 6, {1, 2, 3})
+        assert (await leases.read())["done"]["runs"] == "2.2"
+        await leases.delete_stream()
+        await driver.close()
+    async with opened(nats.address) as driver:
+        await driver.declare([one])
+        await fill(driver, one, 6, first=10)
+        if forged:
+            await leases.write({**await leases.read(), "born": await leases.born()})
+        async with subscribed(driver, one) as source:
+            assert numbers(await take(source, 6)) == [10, 11, 12, 13, 14, 15]
+    await client.close()
