@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -260,11 +259,9 @@ class Chaos:
         """Stop the worker as an operator would, then run until idle."""
         self._outlive_killers()
         self.broken += [judge.Violation("I9", f"the worker ended by itself, code {one}") for one in self._fleet.ended]
-        at = time.monotonic()
         code = self._fleet.stop()
         self._check(code == 0, f"the drained worker ended with {code}")
         code = self._fleet.run_until_idle(self.finish_s)
-        self.changes.append(judge.Fault(at=at, until=time.monotonic()))
         if code != 0:
             raise AssertionError(f"run --until-idle ended with {code}, see {self._fleet.log}")
 
@@ -299,11 +296,10 @@ class Chaos:
         stage = self.stage
         channels = frozenset({f"{self.name}.jobs"})
         uncommitted = round(len(self._actions) * self._rate * stage.uncommitted_s)
-        in_order = partial(judge.Subscribed, channels=channels, order_by="key", takeover_repeats=stage.takeover_repeats)
         judged = {
             "work": judge.Subscribed(channels=channels, policy=POLICY),
-            "ordered": in_order(policy=RetryPolicy()),
-            "steady": in_order(policy=STEADY),
+            "ordered": judge.Subscribed(channels=channels, policy=RetryPolicy(), order_by="key"),
+            "steady": judge.Subscribed(channels=channels, policy=STEADY, order_by="key"),
             "spread": judge.Subscribed(channels=channels, policy=RetryPolicy()),
         }
         expected = judge.Expected(

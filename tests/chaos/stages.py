@@ -25,7 +25,6 @@ class Stage:
         forgets_s: acknowledgements so old are forgotten when it is killed.
         lingers_s: claims may be lost so long after it was away.
         republishes: storing a record and acknowledging its original are two steps.
-        takeover_repeats: who takes an ordered channel over repeats what was done out of order.
         keeps_retries: records stay in retry channels when they are done, so finding one there means nothing.
         uncommitted_s: what a process settled within so long is repeated when it is killed.
         steady: the run has a subscription whose retries wait in their place.
@@ -38,7 +37,6 @@ class Stage:
     forgets_s: float = 0.0
     lingers_s: float = 0.0
     republishes: bool = True
-    takeover_repeats: bool = False
     keeps_retries: bool = False
     uncommitted_s: float = 0.0
     steady: bool = False
@@ -87,7 +85,6 @@ timeout_s = 3.0"""
         redelivery_s=ACK_WAIT_S,
         forgets_s=NATS_FORGETS_S,
         lingers_s=ACK_WAIT_S,
-        takeover_repeats=True,
     )
 
 

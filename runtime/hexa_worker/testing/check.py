@@ -46,14 +46,11 @@ class Subscribed(msgspec.Struct, frozen=True, kw_only=True):
         channels: what it reads.
         policy: its retry policy.
         order_by: the order it promises.
-        takeover_repeats: who takes a channel over, also after an orderly stop, repeats what was done out of
-            order: `Expected.changes` explain repeats, too, each so many as a process has in hand.
     """
 
     channels: frozenset[str]
     policy: RetryPolicy
     order_by: Literal["none", "key", "channel"] = "none"
-    takeover_repeats: bool = False
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,15 +182,8 @@ class _Judge:
         self.waiting = {(record.event, record.action) for record in scan.waiting}
         dying = [Fault(at=one.at, until=one.at, pid=one.pid) for one in entries if one.what == "dying"]
         self.faults = sorted([*expected.faults, *dying], key=lambda fault: fault.at)
-        self._causes = Causes(self.faults, expected.settle_s, republishes=expected.republishes)
-        changes = [*self.faults, *expected.changes]
-        self._takeover_causes = Causes(changes, expected.settle_s, republishes=expected.republishes)
+        self.causes = Causes(self.faults, expected.settle_s, republishes=expected.republishes)
         self.repeats = self._find_repeats()
-
-    def causes(self, action: str) -> Causes:
-        """What may explain that something of an action ran again."""
-        subscribed = self.expected.actions.get(action)
-        return self._takeover_causes if subscribed is not None and subscribed.takeover_repeats else self._causes
 
     def _find_repeats(self) -> dict[_Pair, list[Repeat]]:
         """What ran more than once in one attempt."""
@@ -202,7 +192,7 @@ class _Judge:
         for pair, entries in self.handled.items():
             starts = [entry.attempt for entry in entries if entry.what == "handle_start"]
             if len(starts) > len(set(starts)):
-                found[pair] = self.causes(pair[1]).repeats(runs_of(entries), emitted.get(pair[0]))
+                found[pair] = self.causes.repeats(runs_of(entries), emitted.get(pair[0]))
         return found
 
     def _match_emits(self, entries: list[Entry]) -> list[_Emitted]:
@@ -230,7 +220,7 @@ class _Judge:
         copies = self._copies(pair)
         if len(dead) > 1 + copies:
             yield Violation("I2", f"{len(dead)} dead letters{self._story(pair)}", *pair)
-        certain = [one for one in done if not self.causes(pair[1]).disturbed(one.pid, one.at, one.at)]
+        certain = [one for one in done if not self.causes.disturbed(one.pid, one.at, one.at)]
         if dead and certain and not copies:
             yield Violation("I2", f"done and dead-lettered{self._story(pair)}", *pair)
         if len(certain) > 1 + copies:
@@ -243,7 +233,7 @@ class _Judge:
         copies = sum(one.copied or one.fault is not None for one in self.repeats.get(pair, ()))
         if len(self.dead.get(pair, ())) > 1 + copies:
             runs = runs_of(self.handled.get(pair, ()))
-            copies += self.causes(pair[1]).written_twice(runs, max((run.attempt for run in runs), default=0) + 1, None)
+            copies += self.causes.written_twice(runs, max((run.attempt for run in runs), default=0) + 1, None)
         return copies
 
     # -- I3, I7: what ran more than once
