@@ -14,7 +14,8 @@ from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
 from tests.brokers.base import Broker
-from tests.drivers.nats_tools import ack, opened, publish, spec, subscribed, take
+from tests.drivers.consuming import ack, publish, spec, subscribed, take
+from tests.drivers.nats_tools import opened
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]
