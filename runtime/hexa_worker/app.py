@@ -1,7 +1,7 @@
 """The composition root: configuration in, a running worker process out. Nobody else knows everybody."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -300,20 +300,19 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     report: Callable[[Report], None] | None,
 ) -> int:
     worker = config.file.worker
-    supervisor = Supervisor(
-        loaded.plans,
-        env,
-        policy=worker.restart,
-        log=lambda action: SubscriptionLog(action, env.clock, worker.log.repeat_s),
-    )
+    logs = {plan.action: SubscriptionLog(plan.action, env.clock, worker.log.repeat_s) for plan in loaded.plans}
+    supervisor = Supervisor(loaded.plans, env, policy=worker.restart, log=logs.__getitem__)
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, stop, supervisor)
         if until_idle:
             group.start_soon(_stop_when_idle, supervisor)
         if report is not None:
             group.start_soon(_report, supervisor, report)
+        group.start_soon(_tell_repeats, logs.values())
         await supervisor.run()
         group.cancel_scope.cancel()
+    for one in logs.values():
+        one.tell_repeats(at_end=True)
     if report is not None:
         report(supervisor.report())
     return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
@@ -324,6 +323,13 @@ async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> N
         report(supervisor.report())
         with anyio.move_on_after(REPORT_S):
             await supervisor.wait_changed()
+
+
+async def _tell_repeats(logs: Collection[SubscriptionLog]) -> None:
+    while True:
+        await anyio.sleep(REPORT_S)
+        for one in logs:
+            one.tell_repeats()
 
 
 async def _obey(stop: StopSignals, supervisor: Supervisor) -> None:

@@ -42,8 +42,21 @@ def coordinates(action: str, delivery: Delivery, lineage: Lineage) -> dict[str, 
     }
 
 
+class _Line:
+    """The last line of one kind, and how many like it were kept quiet since."""
+
+    __slots__ = ("fields", "level", "quiet", "since", "text")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.quiet = 0
+        self.level = logging.INFO
+        self.text = ""
+        self.fields: Mapping[str, object] = {}
+
+
 class SubscriptionLog:
-    """Writes a subscription's lines; the same failure once per `repeat_s`, then with a count.
+    """Writes a subscription's lines; the same failure once per `repeat_s`, and how many more there were.
 
     Args:
         action: the subscription's name.
@@ -56,7 +69,7 @@ class SubscriptionLog:
         self._clock = clock
         self._repeat_s = repeat_s
         self._logger = logging.getLogger("hexa_worker.delivery")
-        self._last: dict[Hashable, tuple[float, int]] = {}
+        self._last: dict[Hashable, _Line] = {}
 
     @property
     def debug(self) -> bool:
@@ -70,11 +83,11 @@ class SubscriptionLog:
     def failure(self, settlement: RetryAt | Postponed | DeadLettered) -> None:
         """A delivery was not acknowledged. Most calls write nothing, so the line is only made once it is wanted."""
         failure = settlement.failure
-        quiet = self._suppressed((failure.error, failure.reason, type(settlement)), self._repeat_s)
-        if quiet is not None:
-            self._tell_failure(settlement, failure, quiet)
+        line = self._suppressed((failure.error, failure.reason, type(settlement)), self._repeat_s)
+        if line is not None:
+            self._tell_failure(settlement, failure, line)
 
-    def _tell_failure(self, settlement: RetryAt | Postponed | DeadLettered, failure: Failure, quiet: int) -> None:
+    def _tell_failure(self, settlement: RetryAt | Postponed | DeadLettered, failure: Failure, line: _Line) -> None:
         if isinstance(settlement, Postponed):
             level = logging.WARNING
             following = f"retry {settlement.again.attempt} in {settlement.delay_s:g} s, in its place"
@@ -86,9 +99,9 @@ class SubscriptionLog:
         fields: dict[str, object] = {"next": following, "error": failure.error, "reason": failure.reason}
         if failure.traceback and self.debug:
             fields["traceback"] = failure.traceback
-        if quiet:
-            fields["repeated"] = quiet
-        self._write(level, f"handler failed: {failure.message or failure.error}", settlement.delivery, fields)
+        self._write_kept(
+            line, level, f"handler failed: {failure.message or failure.error}", settlement.delivery, fields
+        )
 
     def dropped(self, delivery: Delivery, reason: str) -> None:
         """The handler did not want it."""
@@ -149,29 +162,50 @@ class SubscriptionLog:
         """Something worth knowing about the subscription as a whole."""
         self._logger.info(text, extra={FIELDS: {"action": self.action, **fields}})
 
-    def _suppressed(self, kind: Hashable, repeat_s: float) -> int | None:
-        """None: stay quiet now; else how many lines of this kind were kept quiet before."""
+    def tell_repeats(self, *, at_end: bool = False) -> None:
+        """Say how many lines were kept quiet, of kinds that were not heard of since; `at_end` of all.
+
+        To be called every now and then: the last of a burst is followed by no line that could tell.
+        """
         now = self._clock.monotonic()
-        last, quiet = self._last.get(kind, (None, 0))
-        if last is not None and now - last < repeat_s:
-            self._last[kind] = (last, quiet + 1)
+        for line in self._last.values():
+            if line.quiet and line.text and (at_end or now - line.since >= self._repeat_s):
+                fields = {"action": self.action, **line.fields, "repeated": line.quiet}
+                self._logger.log(line.level, "%s (and more like it)", line.text, extra={FIELDS: fields})
+                line.quiet = 0
+
+    def _suppressed(self, kind: Hashable, repeat_s: float) -> _Line | None:
+        """None: stay quiet now; else what is known of lines of this kind. Who writes one keeps it there."""
+        now = self._clock.monotonic()
+        line = self._last.get(kind)
+        if line is not None and now - line.since < repeat_s:
+            line.quiet += 1
             return None
-        if len(self._last) >= 1000:  # noqa: PLR2004 - unlimited kinds of failure must not grow this for ever
-            self._last.clear()
-        self._last[kind] = (now, 0)
-        return quiet
+        if line is None:
+            if len(self._last) >= 1000:  # noqa: PLR2004 - unlimited kinds of failure must not grow this for ever
+                self.tell_repeats(at_end=True)
+                self._last.clear()
+            line = self._last[kind] = _Line(now)
+        line.since = now
+        return line
 
     def _limited(
         self, kind: str, level: int, text: Callable[[], str], delivery: Delivery, fields: Mapping[str, object]
     ) -> None:
-        quiet = self._suppressed(kind, self._repeat_s)
-        if quiet is not None:
-            self._write(level, text(), delivery, {**fields, "repeated": quiet} if quiet else fields)
+        line = self._suppressed(kind, self._repeat_s)
+        if line is not None:
+            self._write_kept(line, level, text(), delivery, fields)
 
     def _limited_plain(self, kind: str, level: int, text: str, repeat_s: float) -> None:
-        quiet = self._suppressed(kind, repeat_s)
-        if quiet is not None:
+        line = self._suppressed(kind, repeat_s)
+        if line is not None:
+            line.quiet = 0  # a state that goes on, not so many events
             self._logger.log(level, text, extra={FIELDS: {"action": self.action}})
+
+    def _write_kept(self, line: _Line, level: int, text: str, delivery: Delivery, fields: Mapping[str, object]) -> None:
+        line.level, line.text, line.fields = level, text, fields
+        self._write(level, text, delivery, {**fields, "repeated": line.quiet} if line.quiet else fields)
+        line.quiet = 0
 
     def _write(self, level: int, text: str, delivery: Delivery, fields: Mapping[str, object]) -> None:
         place = coordinates(self.action, delivery, lineage_of(delivery))
