@@ -15,7 +15,7 @@ from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
 from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
-from tests.drivers.nats_tools import opened
+from tests.drivers.nats_tools import opened, options
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -168,3 +168,17 @@ async def test_other_messages_with_the_same_sequences_are_not_skipped(
         async with subscribed(driver, one) as source:
             assert numbers(await take(source, 6)) == [10, 11, 12, 13, 14, 15]
     await client.close()
+
+
+async def test_who_starts_when_the_holder_is_long_dead_takes_over_at_once(nats: Broker, unique_name: Name) -> None:
+    """Processes that are restarted again and again would never have seen the lease unchanged for its whole length."""
+    one, lease_s = ordered(unique_name()), 6.0
+    async with opened(nats.address, ack_wait_s=lease_s) as watcher:
+        holder = NatsDriver(options(nats.address, ack_wait_s=lease_s))
+        await holder.open()
+        await fill(holder, one, 1)
+        await take(await holder.subscribe(one), 1)
+        await holder.crash()
+        await anyio.sleep(lease_s + 0.5)  # the server's clock has to move
+        async with subscribed(watcher, one) as source:
+            assert numbers(await take(source, 1, within_s=lease_s * 0.75)) == [0]

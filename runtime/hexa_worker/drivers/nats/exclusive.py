@@ -178,7 +178,9 @@ class Exclusive:
         sequence, lease = await self._store.read()
         now = monotonic()
         if self._seen[0] != sequence:
-            self._seen = (sequence, now)
+            # Only at first sight: what changes while we look was written just now.
+            before_s = await self._store.idle_s() if lease is not None and not self._seen[0] else 0.0
+            self._seen = (sequence, now - before_s)
         if lease is None or not lease.owner or lease.owner == self._me or now - self._seen[1] > self._lease_s:
             self._sequence, self._lease = sequence, lease or Lease(owner="", term=0, floor=0)
             if self._lease.owner != self._me:

@@ -2,8 +2,11 @@
 
 A lease is the last message on a subject of its own; it is written with the sequence of the one before as a
 condition, so of two writers one fails. Whoever sees it unchanged for its whole length may take it: that needs no
-clocks that agree.
+clocks that agree. How long it stood before is asked of the server, where it can tell: processes that are restarted
+again and again would otherwise never have waited long enough.
 """
+
+from datetime import datetime
 
 import msgspec
 
@@ -64,6 +67,20 @@ class LeaseStore:
         found = answer["message"]
         return int(found["seq"]), _lease(str(found.get("data", "")))
 
+    async def idle_s(self) -> float:
+        """For how long it was not written, by the server's clock; 0 where that is not told (servers before 2.10).
+
+        Raises DriverUnavailable, DriverRejected.
+        """
+        try:
+            answer = await self._connection.api(f"STREAM.MSG.GET.{names.LEASES_STREAM}", last_by_subj=self._subject)
+            info = await self._connection.api(f"STREAM.INFO.{names.LEASES_STREAM}")
+        except ApiError as error:
+            if error.number == NO_MESSAGE:
+                return 0.0
+            raise error.as_driver_error("read a lease") from error
+        return _seconds_between(str(answer["message"].get("time", "")), str(info.get("ts", "")))
+
     async def write(self, lease: Lease, after: int) -> int | None:
         """Replace the lease with sequence `after`; its new sequence, or None when it was replaced by others.
 
@@ -87,6 +104,14 @@ class LeaseStore:
         if failure.number == WRONG_LAST_SEQUENCE:
             return None
         raise failure.as_driver_error("write a lease")
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    """Of two of the server's times; never negative, and 0 if one of them is none."""
+    try:
+        return max((datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return 0.0
 
 
 def _lease(data: str) -> Lease | None:
