@@ -54,12 +54,14 @@ class Part(msgspec.Struct):
         elsewhere: messages that other processes have.
         here: messages that this source has, handed out or not.
         undelivered: messages that no process has, about.
+        attached: whether the brokers know of a consumer of this source.
     """
 
     entries: int = 0
     elsewhere: int = 0
     here: int = 0
     undelivered: int = 0
+    attached: bool = False
 
 
 class Gauge:
@@ -105,7 +107,10 @@ class Gauge:
         """
         part = self._part(self._channels(), bool(in_hand.channels or in_hand.queued))
         leased = in_hand.channels
-        ready = part.undelivered + max(part.here - leased, in_hand.queued)
+        undelivered = part.undelivered
+        if not part.attached:  # its connection was lost: what it has in hand counts as nobody's there
+            undelivered = max(undelivered - leased - in_hand.queued, 0)
+        ready = undelivered + max(part.here - leased, in_hand.queued)
         if part.entries and not (ready or leased or part.elsewhere):
             ready = part.entries
         retry = self._part(self._retries, bool(in_hand.retries))
@@ -150,10 +155,12 @@ class Gauge:
 
     def _add(self, part: Part, topic: str, found: Mapping[str, Any], delivered: bool) -> None:  # noqa: FBT001 - as above
         entries, consumers = int(found.get("msgBacklog", 0)), found.get("consumers") or []
-        here = sum(_unacked(one) for one in consumers if self._is_ours(one))
+        ours = [one for one in consumers if self._is_ours(one)]
+        here = sum(map(_unacked, ours))
         unacked = sum(map(_unacked, consumers))
         part.entries += entries
         part.here += here
+        part.attached = part.attached or bool(ours)
         part.elsewhere += unacked - here
         room = any(int(one.get("availablePermits", 0)) > 0 for one in consumers)
         if not entries or (room and (unacked or delivered)):
