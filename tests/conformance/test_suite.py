@@ -182,7 +182,9 @@ class PublishesUnordered(memory.MemoryDriver):
 
 class RefusesTheWholeBatch(memory.MemoryDriver):
     async def publish(self, messages: Any) -> Sequence[str | DriverError]:
-        answers = await super().publish([one for one in messages if len(one.payload) > memory.MAX_PAYLOAD])
+        answers = await super().publish(
+            [one for one in messages if len(one.payload) > (memory.CAPABILITIES.max_payload or 0)]
+        )
         return [answers[0]] * len(messages) if answers else await super().publish(messages)
 
 
