@@ -87,10 +87,7 @@ class Model:
             return now.fence == held.fence
         if now is not None and now.owner != held.owner:
             return False
-        if ending.following == 0:
-            self.known.pop(held.key, None)
-        else:
-            self.known[held.key] = Known(None, held.fence, ending.following)
+        self.known[held.key] = Known(None, held.fence, ending.following)
         return True
 
     def extend(self, held: Held) -> bool:

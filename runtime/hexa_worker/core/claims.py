@@ -127,8 +127,6 @@ def end(entry: Entry | None, ending: Ending, *, now_ms: int, lease_ms: int) -> t
     until_ms = now_ms + ending.keep_ms
     if ending.following is None:
         return True, Entry(phase=Phase.DONE, fence=held.fence, until_ms=until_ms)
-    if ending.following == 0:
-        return True, None
     return True, Entry(phase=Phase.RETRYING, fence=held.fence, until_ms=until_ms, attempt=ending.following)
 
 

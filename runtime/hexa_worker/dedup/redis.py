@@ -178,9 +178,7 @@ def _kept(held: Held) -> str:
 
 def _ending(one: Ending) -> tuple[str, str, int]:
     held = one.held
-    after = f"d:{held.fence}" if one.following is None else ""
-    if one.following:
-        after = f"r:{held.fence}:{one.following}"
+    after = f"d:{held.fence}" if one.following is None else f"r:{held.fence}:{one.following}"
     return _kept(held), after, max(one.keep_ms, 1)
 
 

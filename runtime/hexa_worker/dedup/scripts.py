@@ -82,17 +82,14 @@ for i = 1, #keys do
       other(i, false)
     end
   end
-  if own and after == '' then
-    call('DEL', keys[i])
-    seen[keys[i]] = false
-  elseif own then
+  if own then
     keep(i, after, ttl)
   end
 end
 return cmsgpack.pack(answers)
 """
 )
-"""Asked: for each the claim as it is kept, what to keep from now on (empty: nothing), and for how long."""
+"""Asked: for each the claim as it is kept, what to keep from now on, and for how long."""
 
 EXTEND = (
     _COMMON
