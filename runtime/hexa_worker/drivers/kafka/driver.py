@@ -37,6 +37,7 @@ NOTES = (
     "Whenever a process joins or leaves, all give up their partitions; what does not end in time runs again.",
     "At most as many processes work on a subscription as its channels have partitions.",
     "Acknowledgements are committed every commit_interval_s; a crash repeats what ended since then.",
+    "Each subscription has a consumer of its own, with two connections: a client can be in one group only.",
     "Records of retry channels are not in the order of their keys; retries in their place are.",
     "Attempts of retries in their place are committed like acknowledgements, as far as 2 KiB hold them.",
     "Lag counts what workers have in hand, and what they have not committed yet, as ready.",
