@@ -1,6 +1,7 @@
 """Logs, leases and positions, seen through one process."""
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import anyio
@@ -8,10 +9,11 @@ import pytest
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Embedded
-from hexa_worker.core.message import Message
+from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked, Released, Settlement
 from hexa_worker.drivers.embedded import EmbeddedDriver
+from hexa_worker.drivers.embedded.thread import BrokerThread
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
 pytestmark = pytest.mark.anyio
@@ -246,3 +248,35 @@ async def test_a_receive_stops_adding_when_the_bytes_are_enough_and_goes_on_wher
     batches = [await source.receive(100, 3_500) for _ in range(5)]
     assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4]
     assert [one.offset for batch in batches for one in batch] == list(range(20))
+
+
+async def test_a_stop_while_the_thread_looks_is_not_overlooked(
+    driver: EmbeddedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await driver.subscribe(spec())
+    looks: list[None] = []
+    looked, stopped = threading.Event(), threading.Event()
+    original = BrokerThread._look_again
+
+    def look_and_dawdle(self: BrokerThread) -> None:
+        original(self)
+        looks.append(None)
+        if len(looks) >= 10:  # its own reasons to look are over by then
+            looked.set()
+            stopped.wait(10)
+
+    monkeypatch.setattr(BrokerThread, "_look_again", look_and_dawdle)
+    ended: list[list[Delivery]] = []
+
+    async def receive() -> None:
+        ended.append(await source.receive(10, PLENTY))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(receive)
+            while not looked.is_set():
+                driver._running.look()
+                await anyio.sleep(0.01)
+            source.stop()
+            stopped.set()
+    assert ended == [[]]

@@ -262,9 +262,10 @@ class BrokerThread:
         if self._current:
             self._do(self._current)
             self._current = []
-        if self._look and self._parked:
-            self._look_again()
-        self._look = False
+        if self._look:
+            self._look = False  # before looking: what is asked for meanwhile is another look
+            if self._parked:
+                self._look_again()
 
     def _sleep(self) -> None:
         waiting = bool(self._parked)
