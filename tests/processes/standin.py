@@ -129,7 +129,7 @@ class StandIn:
             out.write(f"{self.session.arguments.slot} {os.getpid()} {text}\n")
 
     def tell(self, state: State) -> None:
-        """Report first, then say so: who hears it may rely on the parent's knowing."""
+        """Report first, then say so: who hears it may rely on the report's being under way."""
         counters = Counters(acked=self.acked)
         one = SubscriptionReport(action="do", state=state, counters=counters, destination="work", mailbox=10)
         self.session.report(Report(system="embedded", booted=True, subscriptions=(one,)))

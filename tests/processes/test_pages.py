@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -11,7 +13,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes.conftest import MakeStage
-from tests.processes.stage import Stage
+from tests.processes.stage import LIMIT_S, Stage
 
 HTTP = "[worker.http]\nport = 0"
 
@@ -38,12 +40,22 @@ def samples(stage: Stage) -> dict[tuple[str, ...], float]:
     }
 
 
+def seen(look: Callable[[], object]) -> bool:
+    """Look until it is so: what a process reports is on its way for a moment after it says that it did."""
+    end = time.monotonic() + LIMIT_S
+    while not look():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def test_a_running_worker_is_alive_and_ready_and_says_so_for_every_part(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 2\n" + HTTP)
     stage.start()
     stage.hear("running", 2)
     assert fetch(stage, "/live")[0] == 200
-    assert fetch(stage, "/ready")[0] == 200
+    assert seen(lambda: fetch(stage, "/ready")[0] == 200)
     status: dict[str, Any] = json.loads(fetch(stage, "/status")[1])
     assert status["code"] == "app.status"
     assert status["data"]["alive"] is status["data"]["ready"] is True
@@ -64,14 +76,15 @@ def test_counters_of_dead_processes_are_kept(make_stage: MakeStage) -> None:
     stage = make_stage("ack 5", "once a die 70", worker=HTTP)
     stage.start()
     stage.hear("running", 4)
-    found = samples(stage)
     labels = (
         "messaging_action_name=do",
         "messaging_action_root_name=do",
         "messaging_destination=work",
         "messaging_system=embedded",
     )
-    assert found["hexa_worker_settled_events_total", *labels, "settlement=acked"] == 10
+    acked = ("hexa_worker_settled_events_total", *labels, "settlement=acked")
+    assert seen(lambda: samples(stage).get(acked) == 10)
+    found = samples(stage)
     assert found["event_consume_duration_seconds_bucket", "le=+Inf", *labels] == 0
     assert found["received_events_total", *labels] == 0
     assert found["hexa_worker_process_restarts_total", "process=0"] == 1
@@ -101,6 +114,7 @@ def test_a_signal_logs_the_status(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
     (running,) = stage.hear("running")
+    stage.log("worker process is ready")
     stage.signal(signal.SIGUSR1)
     line = stage.log("process is up")
     assert (line["pid"], line["do"]) == (running.pid, "running")
