@@ -13,7 +13,10 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
+from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.errors import DriverUnavailable
 from tests.brokers.base import Broker
+from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened, options
 
@@ -124,6 +127,39 @@ async def test_a_stop_while_a_new_term_begins_hands_on_all_the_same(nats: Broker
                 await anyio.sleep(step / 5_000)  # stopped at each of its steps
             assert (await leases.read())["owner"] == ""
     await client.close()
+
+
+@pytest.mark.parametrize("step", ["STREAM.INFO", "CONSUMER.NAMES", "CONSUMER.DELETE", "CONSUMER.DURABLE.CREATE"])
+async def test_a_term_that_could_not_begin_begins_again(
+    nats: Broker,
+    unique_name: Name,
+    open_proxy: Callable[[Broker], Proxy],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    one, proxy = ordered(unique_name()), open_proxy(nats)
+    async with opened(nats.proxied_address) as driver:
+        await driver.declare([one])
+        await fill(driver, one, 3)
+        async with subscribed(driver, one) as source:
+            await ack(source, await take(source, 3))
+            asked, failed = Connection.api, anyio.Event()
+
+            async def api(connection: Connection, action: str, **body: Any) -> dict[str, Any]:
+                if action.startswith(step) and not failed.is_set():
+                    failed.set()
+                    raise DriverUnavailable("no answer")
+                return await asked(connection, action, **body)
+
+            monkeypatch.setattr(Connection, "api", api)  # one answer is lost, and the connection stays
+            proxy.cut()  # a new connection needs a new term
+            proxy.heal()
+            with anyio.fail_after(10):
+                await failed.wait()
+            await fill(driver, one, 3, first=3)
+            rest = await take(source, 3, within_s=10)
+            assert numbers(rest) == [3, 4, 5]
+            await ack(source, rest)
 
 
 async def test_whoever_lost_the_lease_hands_nothing_on(nats: Broker, unique_name: Name) -> None:

@@ -161,11 +161,12 @@ class Exclusive:
                     await self._begin_term(self._lease.term + 1)
                 else:
                     await self._renew()
-            except DriverUnavailable:
-                self._expire()
             except DriverError as error:
-                log.warning("the lease of %s: %s", self._channel, error)
+                if not isinstance(error, DriverUnavailable):
+                    log.warning("the lease of %s: %s", self._channel, error)
                 self._expire()
+                await asyncio.sleep(POLL_S)
+                continue
             if self._lease is None:
                 await asyncio.sleep(POLL_S)
             elif not self._feed.rewind_wanted:
@@ -188,16 +189,20 @@ class Exclusive:
             await self._begin_term(self._lease.term + 1)
 
     async def _begin_term(self, term: int) -> None:
-        """Write down that the lease is ours, then read on through a consumer of our own."""
+        """Write down that the lease is ours, then read on through a consumer of our own.
+
+        When it fails on the way, it is begun again: until the end a rewind is wanted.
+        """
         lease = self._lease
         assert lease is not None  # noqa: S101 - the callers hold or take one
         feed = self._feed
-        feed.pause()
+        feed.want_rewind()
         self._generation = self._connection.generation
-        old = term_durable(self._durable, lease.term)
         if not await self._write(structs.replace(lease, owner=self._me, term=term)):
             return
-        floor = max(lease.floor, await _floor(self._connection, feed.stream, old) or 0)
+        earlier = await self._consumers()
+        floors = [await _floor(self._connection, feed.stream, name) or 0 for name in earlier]
+        floor = max([lease.floor, *floors])
         try:
             born, _ = await _stream(self._connection, feed.stream)
         except DriverRejected:
@@ -211,7 +216,7 @@ class Exclusive:
         self._born = born
         if not await self._write(structs.replace(self._settled_to(floor, lease), owner=self._me, term=term, born=born)):
             return
-        for name in await self._consumers():
+        for name in earlier:
             await self._delete(name)
         config = _config(self._durable, term, self._channel) | _from(floor)
         await consumers.ensure(self._connection, feed.stream, config)
