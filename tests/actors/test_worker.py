@@ -197,6 +197,22 @@ async def test_a_coroutine_that_nobody_awaited_is_a_failure_for_the_handler_neve
     assert b"never awaited" in (header(letter.headers, settlement.ERROR_MESSAGE) or b"")
 
 
+async def test_a_task_that_nobody_awaited_is_a_failure_for_the_work_is_not_done() -> None:
+    stage = Stage()
+
+    class Task:
+        def __await__(self) -> Any:
+            raise AssertionError("it is awaited")
+
+    async def handle(_payload: Any, _ctx: Context) -> Task:
+        return Task()
+
+    stage.emit(1)
+    await stage.run(plan_of(handle))
+    (letter,) = await stage.dead()
+    assert b"a Task was returned and never awaited" in (header(letter.headers, settlement.ERROR_MESSAGE) or b"")
+
+
 async def test_children_share_the_root_and_name_their_parent() -> None:
     stage, seen = Stage(), dict[str, tuple[str, str, str | None]]()
 

@@ -5,7 +5,7 @@ sweeper cancels the lane's scope when a handler is late, and the lane goes on in
 """
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import anyio
@@ -333,11 +333,11 @@ class Lane:
         elif isinstance(result, BaseException):
             self._parts.stats.failed += 1
             self._parts.conclude(delivery, Raised(result))
-        elif isinstance(result, Coroutine):  # a wrapper or a middleware without its await: the handler never ran
-            result.close()
-            self._returned(
-                delivery, TypeError("a coroutine was returned and never awaited (write async def and await)")
-            )
+        elif isinstance(result, Awaitable):  # a wrapper or a middleware without its await, or work begun and not ended
+            if isinstance(result, Coroutine):
+                result.close()
+            what = type(result).__name__
+            self._returned(delivery, TypeError(f"a {what} was returned and never awaited (write async def and await)"))
         elif isinstance(result, type) and issubclass(result, _VERDICTS):  # the class itself, as it may be raised
             self._returned(delivery, result())
         else:
