@@ -1,5 +1,7 @@
 """What all tests share: the brokers of the lab, and how patient they are."""
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -8,6 +10,9 @@ pytest_plugins = ["tests.brokers.plugin"]
 # A busy machine must not fail a test of what code does: its time is measured elsewhere.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
+
+# Shells let background jobs ignore it, and what tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OUTSIDE = {"kafka", "nats", "pulsar", "redis", "postgres"}
 """Marks of tests that talk to servers, and names that conformance tests carry in their ids."""
