@@ -172,8 +172,10 @@ class BrokerThread:
                 self._turn_safely()
         finally:
             self._running = False
-            self._close()
-            self._tell((self._closed,))
+            try:
+                self._close()
+            finally:
+                self._tell((self._closed,))  # or whoever stops us would wait for ever
 
     def _tell(self, jobs: Sequence[Job | Receive]) -> None:
         if not jobs:
