@@ -38,13 +38,13 @@ def measure(address: str, server: int) -> list[Figure]:
         address: of Redis, flushed between rounds.
         server: its process id.
     """
-    figures = []
+    figures: list[Figure] = []
     for name, (backend, options) in BACKENDS.items():
 
         def run(function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> tuple[float, float, float]:
             return _timed(server, lambda: anyio.run(function, *args, backend=backend, backend_options=options))  # noqa: B023
 
-        rounds = []
+        rounds: list[tuple[tuple[float, ...], ...]] = []
         for _ in range(ROUNDS):  # side by side, so that a busy machine makes all of them slower
             raw = _timed(server, lambda: anyio.run(_raw, address))
             rounds.append((run(drain, COUNT), run(drain, COUNT, _claims(address)), raw))

@@ -155,19 +155,20 @@ def bare(count: int, durability: str, folder: Path) -> tuple[float, float]:
         database.execute("COMMIT")
         del start
     published = time.perf_counter() - begin
-    begin, done, held = time.perf_counter(), 0, None
+    begin, done = time.perf_counter(), 0
+    held: int | None = None
     while True:
         database.execute("BEGIN IMMEDIATE")
         if held is not None:
             database.execute("DELETE FROM lease WHERE lo = ?", (held,))
         held = database.execute("SELECT next FROM position WHERE name = 's'").fetchone()[0]
-        rows = database.execute("SELECT * FROM log WHERE id >= ? ORDER BY id LIMIT 200", (held,)).fetchall()
-        if rows:
-            database.execute("UPDATE position SET next = ? WHERE name = 's'", (rows[-1][0] + 1,))
-            database.execute("INSERT INTO lease VALUES(?, ?, 'me', ?)", (held, rows[-1][0] + 1, time.time() + 30))
+        found = database.execute("SELECT * FROM log WHERE id >= ? ORDER BY id LIMIT 200", (held,)).fetchall()
+        if found:
+            database.execute("UPDATE position SET next = ? WHERE name = 's'", (found[-1][0] + 1,))
+            database.execute("INSERT INTO lease VALUES(?, ?, 'me', ?)", (held, found[-1][0] + 1, time.time() + 30))
         database.execute("COMMIT")
-        done += len(rows)
-        if not rows:
+        done += len(found)
+        if not found:
             break
     drained = time.perf_counter() - begin
     database.close()

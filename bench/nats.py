@@ -63,7 +63,7 @@ async def raw_consume(address: str, channel: str) -> float:
     await client.jetstream().add_consumer(
         stream,
         durable_name=durable,
-        ack_policy="explicit",  # type: ignore[arg-type]  # nats-py takes its value too
+        ack_policy="explicit",  # nats-py takes its value too
         max_ack_pending=50_000,
     )
     inbox, left, asked, begin, done = client.new_inbox(), COUNT, 0, 0.0, asyncio.Event()

@@ -33,7 +33,10 @@ class FakeClock:
 class World(Protocol):
     """What two workers share, the store of each, and what can happen to them."""
 
-    stores: list[ClaimStore]
+    @property
+    def stores(self) -> Sequence[ClaimStore]:
+        """The store of each worker."""
+        ...
 
     def crash(self, portal: BlockingPortal, worker: int) -> None:
         """A worker's process is gone; another one begins in its place."""

@@ -88,7 +88,8 @@ class Watched:
     @property
     def master(self) -> int:
         """The port of the server that the Sentinels name."""
-        return int(self._watcher(self.sentinels[-1]).sentinel_get_master_addr_by_name(MASTER)[1])
+        named: Any = self._watcher(self.sentinels[-1]).sentinel_get_master_addr_by_name(MASTER)
+        return int(named[1])
 
     def wait_for_another(self, than: int) -> int:
         """Return the master's port once it is another one, and writes."""
@@ -159,11 +160,12 @@ class Watched:
         """Sentinels look around each second or each ten; here they need not take their time."""
         wait_until(lambda: self._watcher(port).ping())
         for name in _HURRY:
-            self._watcher(port).execute_command("SENTINEL", "DEBUG", name, "200")
+            watcher: Any = self._watcher(port)
+            watcher.execute_command("SENTINEL", "DEBUG", name, "200")
 
     def _is_ready(self, port: int) -> bool:
-        state: dict[str, Any] = self._watcher(port).sentinel_master(MASTER)
-        return state["num-other-sentinels"] == _SENTINELS - 1 and state["num-slaves"] == 1
+        state: Any = self._watcher(port).sentinel_master(MASTER)
+        return bool(state["num-other-sentinels"] == _SENTINELS - 1 and state["num-slaves"] == 1)
 
 
 def wait_until(look: Callable[[], Any]) -> None:

@@ -102,7 +102,8 @@ class RedisWorld:
         if alive:
             assert all(portal.call(self.stores[0].extend, alive))
         for key in self.admin.keys("hexa:dedup:*"):
-            phase, _, owner = (self.admin.get(key) or b"").decode().partition(":")  # the probe of `open` has just ended
+            state: Any = self.admin.get(key) or b""
+            phase, _, owner = state.decode().partition(":")  # the probe of `open` has just ended
             if phase == "h" and owner.split(":", 2)[2].startswith(dead):
                 self.admin.pexpire(key, -1)
 

@@ -138,7 +138,7 @@ def test_services_that_share_a_database_tell_one_tree(
 ) -> None:
     name = unique_name("lineage").replace("-", "_")
     with psycopg.connect(postgres.address, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]  # a name of ours
+        connection.execute(f"CREATE DATABASE {name}")
     front, back = services(tmp_path, 'store = "postgres"\nurl = "${LINEAGE_URL}"', backend)
     for project in (front, back):
         url = f"{postgres.address.rpartition('/')[0]}/{name}"

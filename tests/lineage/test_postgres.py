@@ -30,7 +30,7 @@ def url(postgres: Broker, unique_name: Callable[..., str]) -> str:
     """A database of its own."""
     name = unique_name("lineage").replace("-", "_")
     with psycopg.connect(postgres.address, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]  # a name of ours
+        connection.execute(f"CREATE DATABASE {name}")
     return f"{postgres.address.rpartition('/')[0]}/{name}"
 
 

@@ -49,7 +49,8 @@ class Peer:
     def emit(self, *events: dict[str, Any]) -> list[dict[str, int]]:
         """Emit events; the place of each."""
         lines = "".join(json.dumps(event) + "\n" for event in events)
-        return self._run("emit", given=lines)
+        places: list[dict[str, int]] = self._run("emit", given=lines)
+        return places
 
     def consume(self, topic: str, action: str, *, count: int = 1, fail: Sequence[int] = (), **policy: Any) -> Any:
         """Handle `count` records as a member of the group `action`, then leave it; what was handled.

@@ -9,7 +9,7 @@ import msgspec
 from hexa_worker import BatchContext, Context
 
 if TYPE_CHECKING:
-    from nowhere import Ghost
+    from nowhere import Ghost  # type: ignore[import-not-found]  # as it happens to users
 
     import hexa_worker as hw
 

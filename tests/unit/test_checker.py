@@ -228,7 +228,7 @@ def test_a_process_that_died_gives_recovery_the_brokers_redelivery_time_more() -
 
 def test_a_broker_may_forget_acknowledgements_only_as_far_back_as_it_says() -> None:
     history = History().emit("a").handle("start", "a").handle("ok", "a")
-    outage = {"at": history.now + 20.0, "until": history.now + 21.0}
+    outage: dict[str, Any] = {"at": history.now + 20.0, "until": history.now + 21.0}
     history.handle("start", "a", pid=2, after=22.0).handle("ok", "a", pid=2)
     assert history.judge(faults=(Fault(**outage, forgets_s=60.0),)) == set()
     assert history.judge(faults=(Fault(**outage, forgets_s=10.0),)) == {"I2", "I7"}
@@ -238,7 +238,7 @@ def test_what_was_forgotten_does_not_count_as_in_hand() -> None:
     history = History()
     for number in range(3):
         history.emit(str(number)).handle("start", str(number)).handle("ok", str(number))
-    outage = {"at": history.now + 0.1, "until": history.now + 0.2}
+    outage: dict[str, Any] = {"at": history.now + 0.1, "until": history.now + 0.2}
     for number in range(3):
         history.handle("start", str(number), pid=2, after=0.5).handle("ok", str(number), pid=2)
     assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_hand=1) == {"I3"}
@@ -248,7 +248,7 @@ def test_what_was_forgotten_does_not_count_as_in_hand() -> None:
 
 def test_claims_may_be_lost_a_little_after_the_fault_where_that_is_said() -> None:
     history = History().emit("a")
-    outage = {"at": history.now - 5.0, "until": history.now}
+    outage: dict[str, Any] = {"at": history.now - 5.0, "until": history.now}
     history.handle("start", "a").handle("ok", "a").handle("start", "a", pid=2).handle("ok", "a", pid=2)
     assert history.judge(faults=(Fault(**outage),)) == {"I2", "I7"}
     assert history.judge(faults=(Fault(**outage, lingers_s=1.0),)) == set()

@@ -53,7 +53,7 @@ def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def properties() -> list[tuple[Any, ...]]:
     """Every key of every table that `GOOD` has, said or not."""
-    found = []
+    found: list[tuple[Any, ...]] = []
     for name, table in (("Worker", ("worker",)), ("Embedded", ("broker",)), ("Subscription", ("subscriptions", "a"))):
         found.extend((*table, key) for key in SCHEMA["$defs"][name]["properties"])
     return [*found, ("worker", "nonsense"), ("subscriptions", "a", "retry", "jitter")]

@@ -38,7 +38,8 @@ def emitted(payload: bytes = b'{"id":1}', *, own: Headers = (), key: bytes | Non
 
 def again(message: Message, **place: Any) -> Delivery:
     fields = {name: getattr(message, name) for name in Message.__struct_fields__}
-    return Delivery(**fields, **({"source": f"{message.channel}-0", "offset": 0} | place))
+    somewhere: dict[str, Any] = {"source": f"{message.channel}-0", "offset": 0}
+    return Delivery(**fields, **(somewhere | place))
 
 
 def read_by_sdk(message: Message) -> Any:

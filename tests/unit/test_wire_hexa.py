@@ -55,7 +55,8 @@ def of(case: str, topic: str, offset: int) -> dict[str, Any]:
 def again(message: Message, **place: Any) -> Delivery:
     """A message as a broker hands it over."""
     fields = {name: getattr(message, name) for name in Message.__struct_fields__}
-    return Delivery(**fields, **({"source": f"{message.channel}-0", "offset": 0} | place))
+    somewhere: dict[str, Any] = {"source": f"{message.channel}-0", "offset": 0}
+    return Delivery(**fields, **(somewhere | place))
 
 
 def test_the_golden_file_holds_every_kind_of_record() -> None:
