@@ -16,21 +16,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OUTSIDE = {"kafka", "nats", "pulsar", "redis", "postgres"}
 """Marks of tests that talk to servers, and names that conformance tests carry in their ids."""
-
-
+COMMANDS = {"chaos", "e2e", "peer", "processes"}
+"""Folders of tests that start real processes, signal and kill them."""
 BACKENDS = {"asyncio", "uvloop", "trio"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run a test of a real server once more before it counts as failed; the summary says which needed it.
+    """Run a test of real servers or processes once more before it counts as failed; the summary says which needed it.
 
-    Brokers are killed and frozen beside a machine's other work; a promise that is broken twice in a row is broken.
+    They are killed and frozen beside a machine's other work; a promise that is broken twice in a row is broken.
 
     Tests of one file run in one process, one after the other, with the brokers of that process. The conformance
     suite, whose tests mostly wait, is one such group for each driver and event loop; it begins first.
     """
     for item in items:
-        if OUTSIDE & _words(item):
+        if _on_servers(item) or item.path.parent.name in COMMANDS:
             item.add_marker(pytest.mark.flaky(reruns=1))
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=lambda item: (not (_on_servers(item) and _conforming(item)), not _on_servers(item)))
