@@ -91,7 +91,7 @@ def _driver(config: Config, clock: Clock | None) -> Driver:
         case Kafka():
             from hexa_worker.drivers.kafka import KafkaDriver  # noqa: PLC0415 - lazy by design
 
-            return KafkaDriver(broker, clock)
+            return KafkaDriver(broker, clock, config.folder)
         case Nats():
             from hexa_worker.drivers.nats import NatsDriver  # noqa: PLC0415 - lazy by design
 

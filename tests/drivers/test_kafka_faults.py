@@ -81,7 +81,7 @@ async def test_while_a_thawed_node_is_not_let_in_yet_topics_wait_for_it(kafka: B
     thawed = anyio.Event()
 
     async def make_topics() -> None:
-        topics = Topics(Connection(options(kafka.address, timeout_s=20.0)))
+        topics = Topics(Connection(options(kafka.address, timeout_s=20.0), Path()))
         while not thawed.is_set():
             await topics.create([NewTopic(unique_name(), 1, 1)])
         await topics.create([NewTopic(unique_name(), 1, 1)])

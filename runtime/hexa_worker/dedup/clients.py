@@ -4,7 +4,9 @@ No client tries anything twice by itself: how long a call may take is known, and
 """
 
 import logging
+import ssl
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
@@ -43,11 +45,11 @@ class Client(Protocol):
         ...
 
 
-def make_client(options: Dedup) -> Client:
-    """The client that `options` ask for; connects when it is used.
+def make_client(options: Dedup, folder: Path) -> Client:
+    """The client that `options` ask for; connects when it is used. Files are relative to `folder`.
 
     Raises:
-        ConfigError: the URL cannot be read.
+        ConfigError: the URL cannot be read, or a file cannot be used.
     """
     settings: dict[str, Any] = {
         "socket_timeout": options.timeout_s,
@@ -58,7 +60,7 @@ def make_client(options: Dedup) -> Client:
         settings["password"] = options.password.reveal()
     url = "" if options.url is None else options.url.reveal()
     if url.startswith("rediss://"):
-        settings |= _tls(options)
+        settings |= _tls(options, folder)
     try:
         if options.sentinels:
             return cast("Client", _watched(options, (parse_url(url) if url else {}) | settings))
@@ -152,15 +154,24 @@ def _watched(options: Dedup, settings: dict[str, Any]) -> _Watched:
     return client
 
 
-def _tls(options: Dedup) -> dict[str, Any]:
+def _tls(options: Dedup, folder: Path) -> dict[str, Any]:
     tls = options.tls
     if tls is None:
         return {}
-    settings: dict[str, Any] = {
-        "ssl_ca_certs": tls.ca_file,
-        "ssl_certfile": tls.cert_file,
-        "ssl_keyfile": tls.key_file,
-    }
+    ca, cert, key = (
+        None if name is None else str(folder / name) for name in (tls.ca_file, tls.cert_file, tls.key_file)
+    )
+    # Tried here: to redis-py a file that it cannot read is a server that it cannot reach.
+    used = "ca_file"
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        used = "cert_file"
+        if cert is not None:
+            context.load_cert_chain(cert, key, password="")  # without it OpenSSL would ask on the terminal
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigError(f"cannot be used: {reason}", where=f"dedup.tls.{used}") from error
+    settings: dict[str, Any] = {"ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
     if tls.insecure:
         log.warning("TLS to redis without checks: insecure = true")
         settings |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}

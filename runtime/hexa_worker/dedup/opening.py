@@ -31,4 +31,4 @@ def make_claims(config: Config, clock: Clock) -> ClaimStore:
             except ImportError as error:
                 hint = "pip install 'hexa-worker[redis]'"
                 raise ConfigError("the redis client is not installed", where="dedup.store", hint=hint) from error
-            return RedisClaims(options)
+            return RedisClaims(options, config.folder)

@@ -10,6 +10,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from hashlib import sha1
+from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -76,16 +77,17 @@ class AsyncioRedisClaims:
 
     Args:
         options: the ``[dedup]`` table.
+        folder: what files in it are relative to.
 
     Raises:
-        ConfigError: the URL cannot be read.
+        ConfigError: the URL cannot be read, or a file cannot be used.
     """
 
-    def __init__(self, options: Dedup) -> None:
+    def __init__(self, options: Dedup, folder: Path) -> None:
         self._cluster = options.cluster
         self._lease_ms = round(options.lease_s * 1000)
         self._deadline_s = 2 * options.timeout_s
-        self._client = make_client(options)
+        self._client = make_client(options, folder)
 
     async def open(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.open`."""
@@ -201,10 +203,12 @@ class RedisClaims:
 
     Args:
         options: the ``[dedup]`` table.
+        folder: what files in it are relative to; default: the current one.
     """
 
-    def __init__(self, options: Dedup) -> None:
+    def __init__(self, options: Dedup, folder: Path | None = None) -> None:
         self._options = options
+        self._folder = folder or Path()
         self._inner: AsyncioRedisClaims | None = None
         self._island: Island | None = None
 
@@ -217,7 +221,7 @@ class RedisClaims:
         await self._call(self._inner.open)
 
     async def _made(self) -> AsyncioRedisClaims:
-        return AsyncioRedisClaims(self._options)
+        return AsyncioRedisClaims(self._options, self._folder)
 
     async def close(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.close`."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
@@ -77,14 +78,15 @@ class Connection:
 
     Args:
         options: the broker table.
+        folder: what files in it are relative to.
 
     Raises:
         ConfigError: a file of the security options cannot be used.
     """
 
-    def __init__(self, options: Kafka) -> None:
+    def __init__(self, options: Kafka, folder: Path) -> None:
         self.options = options
-        self._security = security_settings(options)
+        self._security = security_settings(options, folder)
 
     @property
     def timeout_s(self) -> float:

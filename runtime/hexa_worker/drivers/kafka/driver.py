@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -69,10 +70,12 @@ class AsyncioKafkaDriver:
     Args:
         options: the broker table.
         clock: decides what is due.
+        folder: what files in `options` are relative to.
     """
 
-    def __init__(self, options: Kafka, clock: Clock) -> None:
+    def __init__(self, options: Kafka, clock: Clock, folder: Path) -> None:
         self._options = options
+        self._folder = folder
         self._clock = clock
         self.capabilities = capabilities(options)
         self._parts: _Parts | None = None
@@ -87,7 +90,7 @@ class AsyncioKafkaDriver:
     async def open(self) -> None:
         """See `hexa_worker.drivers.base.Driver.open`."""
         if self._parts is None:
-            parts = _Parts(self._options, self._attempts)
+            parts = _Parts(self._options, self._folder, self._attempts)
             await parts.topics.open()
             self._parts = parts
 
@@ -240,8 +243,8 @@ class AsyncioKafkaDriver:
 class _Parts:
     """What an open driver consists of."""
 
-    def __init__(self, options: Kafka, attempts: Mapping[str, int]) -> None:
-        self.connection = Connection(options)
+    def __init__(self, options: Kafka, folder: Path, attempts: Mapping[str, int]) -> None:
+        self.connection = Connection(options, folder)
         self.topics = Topics(self.connection)
         self.registry = Registry(self.topics, options)
         self.reader = Reader(self.connection)

@@ -1,5 +1,7 @@
 """What the rest of the runtime sees of the driver."""
 
+from pathlib import Path
+
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.drivers.island import OnAsyncio
@@ -15,10 +17,13 @@ class KafkaDriver(OnAsyncio[AsyncioKafkaDriver]):
     Args:
         options: the broker table.
         clock: decides what is due; default: the machine's.
+        folder: what files in `options` are relative to; default: the current one.
     """
 
-    def __init__(self, options: Kafka, clock: Clock | None = None) -> None:
-        super().__init__(lambda: AsyncioKafkaDriver(options, clock or SystemClock()), capabilities(options))
+    def __init__(self, options: Kafka, clock: Clock | None = None, folder: Path | None = None) -> None:
+        super().__init__(
+            lambda: AsyncioKafkaDriver(options, clock or SystemClock(), folder or Path()), capabilities(options)
+        )
 
     async def crash(self) -> None:
         """Die without a goodbye, as ``kill -9`` of the process does: for tests."""

@@ -16,30 +16,31 @@ log = logging.getLogger("hexa_worker.kafka")
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not typed
     """Gives aiokafka the token of the options; a token file is read anew at each login."""
 
-    def __init__(self, sasl: KafkaSasl) -> None:
+    def __init__(self, sasl: KafkaSasl, folder: Path) -> None:
         self._sasl = sasl
+        self._folder = folder
 
     async def token(self) -> str:
         """The token to log in with."""
         if self._sasl.token is not None:
             return self._sasl.token.reveal()
-        return read_token(self._sasl.token_file or "")
+        return read_token(self._folder / (self._sasl.token_file or ""))
 
 
-def read_token(path: str) -> str:
+def read_token(path: Path) -> str:
     """The token in a file.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the token: {error}", where="broker.sasl.token_file") from error
 
 
-def security_settings(options: Kafka) -> dict[str, Any]:
-    """The keyword arguments of every aiokafka client that have to do with security.
+def security_settings(options: Kafka, folder: Path) -> dict[str, Any]:
+    """The keyword arguments of every aiokafka client that have to do with security; `folder` is that of worker.toml.
 
     Raises:
         ConfigError: a file cannot be read or is not what it should be.
@@ -53,28 +54,28 @@ def security_settings(options: Kafka) -> dict[str, Any]:
     }
     settings: dict[str, Any] = {"security_protocol": names[tls is not None, sasl is not None]}
     if tls is not None:
-        settings["ssl_context"] = tls_context(tls)
+        settings["ssl_context"] = tls_context(tls, folder)
     if sasl is None:
         return settings
     settings["sasl_mechanism"] = sasl.mechanism
     if sasl.mechanism == "OAUTHBEARER":
         if sasl.token_file is not None:
-            read_token(sasl.token_file)
-        settings["sasl_oauth_token_provider"] = TokenProvider(sasl)
+            read_token(folder / sasl.token_file)
+        settings["sasl_oauth_token_provider"] = TokenProvider(sasl, folder)
     else:
         settings["sasl_plain_username"] = sasl.username
         settings["sasl_plain_password"] = sasl.password.reveal() if sasl.password is not None else None
     return settings
 
 
-def tls_context(tls: KafkaTls) -> ssl.SSLContext:
+def tls_context(tls: KafkaTls, folder: Path) -> ssl.SSLContext:
     """The TLS settings; certificates and host names are checked unless `insecure`.
 
     Raises:
         ConfigError: a file cannot be read or is not what it should be.
     """
     try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
+        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(folder / tls.ca_file))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"cannot use {tls.ca_file} as certificate authority: {_reason(error)}", where="broker.tls.ca_file"
@@ -83,7 +84,8 @@ def tls_context(tls: KafkaTls) -> ssl.SSLContext:
         try:
             # Without a password the library would ask for one on the terminal.
             password = tls.key_password.reveal() if tls.key_password is not None else ""
-            context.load_cert_chain(tls.cert_file, tls.key_file, password=password)
+            key = None if tls.key_file is None else str(folder / tls.key_file)
+            context.load_cert_chain(str(folder / tls.cert_file), key, password=password)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise ConfigError(
                 f"cannot use {tls.cert_file} with its key: {_reason(error)}",

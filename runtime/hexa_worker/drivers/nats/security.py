@@ -56,10 +56,11 @@ def _context(tls: NatsTls, folder: Path) -> ssl.SSLContext:
             context.load_cert_chain(
                 str(folder / tls.cert_file),
                 None if tls.key_file is None else str(folder / tls.key_file),
-                None if tls.key_password is None else tls.key_password.reveal(),
+                # Without a password the library would ask for one on the terminal.
+                "" if tls.key_password is None else tls.key_password.reveal(),
             )
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
         raise ConfigError(f"cannot load certificates or key: {reason}", where=f"broker.tls.{key}") from error
     if tls.insecure:
         log.warning("the servers' certificates are not checked: tls.insecure is set")
