@@ -11,7 +11,8 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Driver, Source
 from hexa_worker.errors import DriverUnavailable
-from tests.drivers.consuming import PLENTY, confirmed, patiently
+from tests.brokers.proxy import Proxy
+from tests.drivers.consuming import PLENTY, ack, confirmed, patiently, publish, take
 
 BACK_S = 10.0
 """Consuming again this soon after the broker is back."""
@@ -89,3 +90,29 @@ async def outlive(
         consumer.source.stop()
     late_s = min(consumer.seen[payload] for payload in expected) - back
     assert late_s < BACK_S, f"consuming went on {late_s:.1f} s after the broker was back"
+
+
+async def crawl(consumer: Consumer, sender: Driver, channel: str, proxy: Proxy) -> None:
+    """Consume over a line that is slow for longer than the broker's patience with a silent consumer.
+
+    Args:
+        consumer: behind `proxy`.
+        sender: not behind it.
+        channel: what the consumer reads.
+        proxy: made slow.
+    """
+    await publish(sender, channel, b"in hand")
+    held = await take(consumer.source, 1)
+    proxy.delay(0.05)
+    proxy.throttle(60_000)
+    proxy.slice(1_000)
+    payloads = [b"%04d" % number + b"x" * 1_000 for number in range(300)]  # 5 s on that line
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.run)
+        for start in range(0, len(payloads), 50):  # what lies ahead of an answer on the line delays it
+            await publish(sender, channel, *payloads[start : start + 50])
+            await consumer.wait(set(payloads[: start + 50]), 60)
+        await ack(consumer.source, held)
+        consumer.source.stop()
+    assert sorted(consumer.order) == payloads, "something came twice: the broker gave this consumer up"
+    assert not consumer.unavailable

@@ -19,7 +19,7 @@ from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import ack, patiently, publish, subscribed, take
 from tests.drivers.doomed import Doomed
 from tests.drivers.kafka_tools import opened, options, spec
-from tests.drivers.outages import Consumer, Outage, keyed, outlive
+from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]
@@ -105,6 +105,18 @@ async def test_after_a_black_hole_consuming_goes_on(
     proxy = open_proxy(kafka)
     consumer = await _outlives(kafka.proxied_address, unique_name(), Outage(proxy.black_hole, proxy.heal, 12))
     assert consumer.unavailable
+
+
+async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
+    kafka: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
+) -> None:
+    proxy, one = open_proxy(kafka), spec(unique_name())
+    async with (
+        opened(kafka.address) as sender,
+        opened(kafka.proxied_address) as driver,
+        subscribed(driver, one) as source,
+    ):
+        await crawl(Consumer(source), sender, one.channels[0], proxy)
 
 
 async def test_a_member_that_was_frozen_past_its_session_cannot_move_progress_back(

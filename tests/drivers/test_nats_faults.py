@@ -18,7 +18,7 @@ from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
 from tests.drivers.doomed import Doomed
 from tests.drivers.nats_tools import opened
-from tests.drivers.outages import Consumer, Outage, outlive
+from tests.drivers.outages import Consumer, Outage, crawl, outlive
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
 Name = Callable[..., str]
@@ -64,6 +64,18 @@ async def test_after_a_black_hole_consuming_goes_on(
     proxy = open_proxy(nats)
     consumer = await _outlives(nats.proxied_address, unique_name(), Outage(proxy.black_hole, proxy.heal, 12.0))
     assert consumer.unavailable
+
+
+async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
+    nats: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
+) -> None:
+    proxy, one = open_proxy(nats), spec(unique_name())
+    async with (
+        opened(nats.address) as sender,
+        opened(nats.proxied_address) as driver,
+        subscribed(driver, one) as source,
+    ):
+        await crawl(Consumer(source), sender, one.channels[0], proxy)
 
 
 async def test_cut_connections_do_not_break_the_order(

@@ -14,7 +14,7 @@ from hexa_worker.drivers.pulsar import PulsarDriver
 from tests.brokers.base import Broker
 from tests.drivers.consuming import patiently, publish, spec, subscribed
 from tests.drivers.doomed import Doomed
-from tests.drivers.outages import Consumer, Outage, keyed, outlive
+from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.drivers.pulsar_tools import opened, options
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio, pytest.mark.slow]
@@ -107,3 +107,12 @@ async def test_until_idle_ends_when_everything_is_done_retries_included(pulsar: 
         await publish(driver, doomed.channel, *[b"%d" % number for number in range(count)])
         code = await anyio.to_thread.run_sync(lambda: doomed.start("--until-idle").wait())
     assert (code, doomed.seen()) == (0, set(range(count)))
+
+
+async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
+    pulsar: Broker, unique_name: Name, open_proxy: Callable[[Broker], Any]
+) -> None:
+    proxy, one = open_proxy(pulsar), spec(unique_name())
+    proxied = options(pulsar, url=pulsar.proxied_address, listener_name="proxied")
+    async with opened(options(pulsar)) as sender, opened(proxied) as driver, subscribed(driver, one) as source:
+        await crawl(PatientConsumer(source), sender, one.channels[0], proxy)
