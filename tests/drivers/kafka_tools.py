@@ -1,11 +1,12 @@
 """What the tests of the kafka driver share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
@@ -51,6 +52,20 @@ async def make_topic(address: str, name: str, partitions: int = 1, **config: str
     settings = {key.replace("_", "."): value for key, value in config.items()}
     await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=settings)])
     await admin.close()
+
+
+async def topic_settings(address: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The configuration of topics, and under ``partitions`` how many they have."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+        found = {one[3]: {each[0]: str(each[1]) for each in one[4]} for reply in answers for one in reply.resources}
+        for topic in await admin.describe_topics(list(names)):
+            found[topic["topic"]]["partitions"] = str(len(topic["partitions"]))
+    finally:
+        await admin.close()
+    return found
 
 
 def opened(address: str, **more: Any) -> AbstractAsyncContextManager[KafkaDriver]:

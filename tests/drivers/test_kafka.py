@@ -18,7 +18,7 @@ from hexa_worker.drivers.kafka.partitioner import fnv1a_partition
 from hexa_worker.errors import ConfigError, DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, publish, subscribed, take
-from tests.drivers.kafka_tools import make_topic, opened, spec
+from tests.drivers.kafka_tools import make_topic, opened, spec, topic_settings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -92,6 +92,29 @@ async def test_keys_lie_where_a_go_service_would_look_for_them(kafka: Broker, un
     async with opened(kafka.address, partitions=7, partitioner="fnv1a") as driver:
         ids = await driver.publish([Message(channel=channel, payload=b"x", key=key) for key in keys])
     assert [int(str(one).rsplit("-", 2)[1]) for one in ids] == [fnv1a_partition(key, 7) for key in keys]
+
+
+async def test_topics_are_made_as_the_options_say(kafka: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    said = {"retention_s": 100.0, "retry_partitions": 2, "retry_retention_s": 200.0, "dead_letter_retention_s": 300.0}
+    async with opened(kafka.address, partitions=3, **said) as driver:
+        await driver.declare([one])
+    topics = [one.channels[0], *one.retry_channels, one.dead_letter_channel]
+    made = await topic_settings(kafka.address, topics)
+    assert [made[topic]["retention.ms"] for topic in topics] == ["100000", "200000", "200000", "300000"]
+    assert [made[topic]["partitions"] for topic in topics] == ["3", "2", "2", "1"]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_what_is_published_is_compressed(kafka: Broker, unique_name: Name, compression: str) -> None:
+    one, payload = spec(unique_name()), b"0" * 100_000
+    await make_topic(kafka.address, one.channels[0], max_message_bytes="20000")
+    async with opened(kafka.address, compression=compression) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], payload)
+        assert [each.payload for each in await take(source, 1)] == [payload]
+    async with opened(kafka.address) as driver:
+        (answer,) = await driver.publish([Message(channel=one.channels[0], payload=payload)])
+        assert isinstance(answer, DriverRejected), "it fits without compression too"
 
 
 # -- where a subscription begins

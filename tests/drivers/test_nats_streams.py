@@ -232,3 +232,42 @@ async def test_order_can_be_asked_for_later_and_progress_is_kept(server: Broker,
         async with subscribed(driver, spec(shared.group, order_by=OrderBy.KEY)) as source:
             (got,) = await take(source, 1)
             assert got.payload == b"3"
+
+
+async def test_streams_are_made_as_the_options_say(server: Broker, unique_name: Name) -> None:
+    one, second = spec(unique_name()), 1_000_000_000
+    said = {"storage": "memory", "max_age_s": 60.0, "max_bytes": 100_000, "dedup_window_s": 5.0}
+    async with opened(server.address, **said) as driver, raw(server.address) as client:
+        await driver.declare([one])
+        stream = (await api(client, f"STREAM.INFO.{one.channels[0].replace('.', '~')}"))["config"]
+        dead = (await api(client, f"STREAM.INFO.{one.retry_base}~~dlq"))["config"]
+    assert (stream["storage"], stream["duplicate_window"]) == ("memory", 5 * second)
+    assert (stream["max_age"], stream["max_bytes"]) == (60 * second, 100_000)
+    assert (dead["storage"], dead["duplicate_window"]) == ("memory", 5 * second)
+    assert (dead.get("max_age", 0), dead["max_bytes"]) == (0, -1), "a dead letter would go by itself"
+
+
+async def test_retries_are_scheduled_by_the_server_unless_told_otherwise(nats: Broker, unique_name: Name) -> None:
+    for scheduled in (True, False):
+        one = spec(unique_name())
+        async with opened(nats.address, scheduled_retries=scheduled) as driver, raw(nats.address) as client:
+            await driver.declare([one])
+            config = (await api(client, f"STREAM.INFO.{one.retry_base}~~retry"))["config"]
+            assert bool(config.get("allow_msg_schedules")) is scheduled
+
+
+@pytest.mark.parametrize("table", ["broker", "subscription"])
+async def test_acknowledgements_that_nobody_waits_for_count_all_the_same(
+    server: Broker, unique_name: Name, table: str
+) -> None:
+    said: dict[str, Any] = {"ack": "fast"}
+    one = spec(unique_name(), options=NatsSubscription(**(said if table == "subscription" else {})))
+    async with opened(server.address, **(said if table == "broker" else {})) as driver:
+        async with subscribed(driver, one) as source:
+            await publish(driver, one.channels[0], *[b"%d" % number for number in range(100)])
+            taken = await take(source, 100)
+            await ack(source, taken[:99])
+        async with subscribed(driver, one) as source:
+            assert [each.payload for each in await take(source, 1)] == [b"99"]
+            backlog = await source.backlog()
+            assert (backlog.ready, backlog.leased) == (0, 1)

@@ -1,8 +1,11 @@
 """What is special about pulsar, on a real broker: types, standby, partitions, delays, entries, desks."""
 
+import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import anyio
 import pytest
@@ -11,10 +14,11 @@ from hexa_worker.config.pulsar import PulsarSubscription
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
+from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.drivers.pulsar.entries import MANY
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
-from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
+from tests.drivers.consuming import PLENTY, ack, kept_open, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import expect_quiet, opened, options, raw_client
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
@@ -24,6 +28,12 @@ Name = Callable[..., str]
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def ask(url: str) -> Any:
+    """What the admin API answers."""
+    with urlopen(url) as answer:
+        return json.load(answer)
 
 
 async def test_a_second_exclusive_consumer_is_told_why_and_gets_it_later(pulsar: Broker, unique_name: Name) -> None:
@@ -274,3 +284,33 @@ async def _receive_bytes(source: Any) -> list[Any]:
     with anyio.move_on_after(0.2):
         return list(await source.receive(1, PLENTY))
     return []
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zlib", "zstd", "snappy"])
+async def test_what_is_published_is_compressed(pulsar: Broker, unique_name: Name, compression: str) -> None:
+    one, payload = spec(unique_name()), b"0" * 100_000
+    async with opened(options(pulsar, compression=compression)) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], payload)
+        assert [each.payload for each in await take(source, 1)] == [payload]
+    stats = ask(f"{pulsar.admin_address}/admin/v2/persistent/public/default/{one.channels[0]}/stats")
+    assert stats["storageSize"] < len(payload) / 10
+
+
+async def test_the_compacted_form_of_a_channel_can_be_read(pulsar: Broker, unique_name: Name) -> None:
+    said = PulsarSubscription(type="exclusive", read_compacted=True)
+    one = spec(unique_name(), options=said)
+    async with opened(options(pulsar, batching="none")) as driver:
+        for payload in (b"old", b"new"):
+            await publish(driver, one.channels[0], payload, key=b"k")
+        compaction = f"{pulsar.admin_address}/admin/v2/persistent/public/default/{one.channels[0]}/compaction"
+        await anyio.to_thread.run_sync(urlopen, Request(compaction, method="PUT"))
+        with anyio.fail_after(30):
+            while (await anyio.to_thread.run_sync(ask, compaction))["status"] != "SUCCESS":
+                await anyio.sleep(0.1)
+        async with subscribed(driver, one) as source:
+            assert [each.payload for each in await take(source, 1)] == [b"new"]
+
+
+async def test_the_clients_own_log_goes_to_the_file_that_is_named(pulsar: Broker, tmp_path: Path) -> None:
+    async with kept_open(PulsarDriver(options(pulsar, client_log="client.log"), folder=tmp_path)):
+        assert (tmp_path / "client.log").exists()
