@@ -189,6 +189,33 @@ def test_a_mistake_in_a_subscription_names_its_place(
         assert error in project.error()
 
 
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (
+            "order_by = 'key'\npulsar.type = 'shared'",
+            'pulsar.type: "shared" does not keep order_by = "key" (leave it out',
+        ),
+        (
+            "order_by = 'channel'\npulsar.type = 'key_shared'",
+            'pulsar.type: "key_shared" does not keep order_by = "chan',
+        ),
+        ("order_by = 'key'\npulsar.type = 'failover'", None),
+        ("pulsar.type = 'shared'", None),
+        ("pulsar.read_compacted = true", "pulsar.read_compacted: needs one reader of each channel (set type = "),
+        ("pulsar.read_compacted = true\npulsar.type = 'exclusive'", None),
+        ("pulsar.read_compacted = true\norder_by = 'channel'", None),
+    ],
+)
+def test_a_type_of_pulsar_must_fit_the_order_that_is_asked_for(project: Project, said: str, error: str | None) -> None:
+    project.write("h.py", ONE)
+    project.toml(f"[broker]\ndriver = 'pulsar'\n[subscriptions.do]\n{said}")
+    if error is None:
+        assert project.plan().action == "do"
+    else:
+        assert error in project.error()
+
+
 def test_all_mistakes_of_the_subscriptions_come_at_once(project: Project) -> None:
     project.write("h.py", "@subscribe('x')\nasync def a(): ...\n@subscribe('x')\nasync def b(e: complex): ...\n")
     project.toml("[subscriptions.c]")
@@ -199,6 +226,7 @@ def test_all_mistakes_of_the_subscriptions_come_at_once(project: Project) -> Non
 
 # Clashes
 
+PULSAR = "[broker]\ndriver = 'pulsar'\n[subscriptions]\n"
 TWO = """
 @subscribe("x")
 async def a(e: Any) -> None: ...
@@ -220,6 +248,8 @@ async def b(e: Any) -> None: ...
         ("[subscriptions.a]\nchannel = 'b.retry.5'", None),
         ("[subscriptions.a]\npattern = '.*'", "the pattern of a matches a.retry.1, which belongs to a"),
         (r"[subscriptions.a]" + "\npattern = '(?!.*\\.(retry\\.\\d+|dlq)$).*'", None),
+        (PULSAR + "a.pulsar.subscription = 'b'", "b and a read x in one group, b: each would get a part of it"),
+        (PULSAR + "a.group = 'b'\na.retry_channel = 'c'\na.pulsar.subscription = 'a'", None),
     ],
 )
 def test_subscriptions_that_disturb_each_other_are_refused(project: Project, toml: str, error: str | None) -> None:

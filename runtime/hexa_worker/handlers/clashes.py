@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from hexa_worker.config.pulsar import PulsarSubscription
 from hexa_worker.core.channels import dead_letter_channel, retry_channels
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.plan import Plan
@@ -19,10 +20,10 @@ def check_clashes(plans: Sequence[Plan]) -> list[ConfigError]:
 def _between(first: Plan, second: Plan) -> Iterator[ConfigError]:
     where = second.handler.where
     shared = sorted(set(first.channels) & set(second.channels))
-    if first.group == second.group and (shared or (first.pattern and first.pattern == second.pattern)):
+    if _name(first) == _name(second) and (shared or (first.pattern and first.pattern == second.pattern)):
         what = ", ".join(shared) or f"pattern {first.pattern}"
         yield ConfigError(
-            f"{second.action} and {first.action} read {what} in one group, {first.group}: each would get a part of it",
+            f"{second.action} and {first.action} read {what} in one group, {_name(first)}: each would get a part of it",
             where=where,
             hint="give each a group of its own",
         )
@@ -32,6 +33,12 @@ def _between(first: Plan, second: Plan) -> Iterator[ConfigError]:
             where=where,
             hint="give one of them another retry_channel",
         )
+
+
+def _name(plan: Plan) -> str:
+    """What its progress is called in the broker."""
+    own = plan.options.subscription if isinstance(plan.options, PulsarSubscription) else None
+    return own or plan.group
 
 
 def _reads_retries(reader: Plan, plans: Sequence[Plan]) -> Iterator[ConfigError]:

@@ -10,6 +10,7 @@ from hexa_worker.codecs.either import json_or
 from hexa_worker.config.check import Check
 from hexa_worker.config.mistakes import key_path
 from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
+from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.rules import check_channels
 from hexa_worker.core.effects import EffectKey, by_event, by_field, by_header
 from hexa_worker.core.ordering import OrderBy
@@ -29,6 +30,8 @@ from hexa_worker.handlers.signature import place_of, short_path, understand
 from hexa_worker.wire.form import Wire
 
 _CHANNELS = ("channel", "channels", "pattern")
+_KEEPS_ORDER = {"key": ("key_shared", "exclusive", "failover"), "channel": ("exclusive", "failover")}
+"""Which of pulsar's subscription types keep an order."""
 _SETTINGS = ("concurrency", "order_by", "timeout_s", "batch", "batch_wait_s", "threads")
 
 
@@ -53,6 +56,8 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     _check_channel(settings, handler, mark.action)
     _check_settings(settings, handler, where)
     _check_retry_order(settings, handler, written, where)
+    if isinstance(config.file.broker, Pulsar) and written.pulsar is not None:
+        _check_pulsar(settings, written.pulsar, where)
     channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
     group = written.group or mark.action
     concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
@@ -219,4 +224,22 @@ def _check_retry_order(settings: Mapping[str, Any], handler: Handler, written: S
             f"must be less than mailbox ({mailbox}), not {retry.maximum_waiting_keys}",
             where=where.in_file("retry", "maximum_waiting_keys"),
             hint="what waits is in the mailbox: raise mailbox, or lower it",
+        )
+
+
+def _check_pulsar(settings: Mapping[str, Any], own: PulsarSubscription, where: _Places) -> None:
+    """A type that is named keeps the order that is asked for, and can do what else is."""
+    kind, order_by = own.type, settings["order_by"] or "none"
+    keeps = _KEEPS_ORDER.get(order_by, ())
+    if kind is not None and keeps and kind not in keeps:
+        raise ConfigError(
+            f'"{kind}" does not keep order_by = "{order_by}"',
+            where=where.in_file("pulsar", "type"),
+            hint=f"leave it out, or use {' or '.join(keeps)}",
+        )
+    if own.read_compacted and kind not in ("exclusive", "failover") and order_by != "channel":
+        raise ConfigError(
+            "needs one reader of each channel",
+            where=where.in_file("pulsar", "read_compacted"),
+            hint='set type = "exclusive" or "failover" beside it',
         )
