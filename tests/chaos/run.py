@@ -295,7 +295,6 @@ class Chaos:
         self.seen = Counter(entry.what for entry in entries)
         stage = self.stage
         channels = frozenset({f"{self.name}.jobs"})
-        uncommitted = round(len(self._actions) * self._rate * stage.uncommitted_s)
         judged = {
             "work": judge.Subscribed(channels=channels, policy=POLICY),
             "ordered": judge.Subscribed(channels=channels, policy=RetryPolicy(), order_by="key"),
@@ -306,7 +305,8 @@ class Chaos:
             actions={action: judged[action] for action in self._actions},
             faults=self.faults,
             changes=self.changes,
-            in_hand=MAILBOX * len(self._actions) + uncommitted,
+            in_hand=MAILBOX * len(self._actions),
+            uncommitted_s=stage.uncommitted_s,
             processes=max(self.processes, *SIZES),
             recovery_s=None if stage.broker is None else RECOVERY_S,
             redelivery_s=stage.redelivery_s,

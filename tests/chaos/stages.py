@@ -68,6 +68,7 @@ timeout_s = 5.0"""
         restart_s=5.0,
         redelivery_s=SESSION_S + 0.4,
         lingers_s=SESSION_S + 1.0,
+        steady=True,
         keeps_retries=True,
         uncommitted_s=1.0,
     )

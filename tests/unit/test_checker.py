@@ -126,6 +126,20 @@ def test_a_kill_repeats_no_more_than_was_in_hand(in_hand: int, found: set[str]) 
     assert history.judge(in_hand=in_hand, faults=(kill(killed_at),)) == found
 
 
+@pytest.mark.parametrize(("uncommitted_s", "found"), [(0.4, set()), (0.3, {"I3"})])
+def test_what_was_done_shortly_before_a_kill_may_be_repeated_where_that_is_said(
+    uncommitted_s: float, found: set[str]
+) -> None:
+    history = History()
+    for event in "abc":
+        history.emit(event).handle("start", event).handle("ok", event, after=0.05)
+    killed_at = history.now + 0.01
+    for event in "abc":
+        history.handle("start", event, pid=2).handle("ok", event, pid=2)
+    faults = (kill(killed_at),)
+    assert history.judge(in_hand=1, uncommitted_s=uncommitted_s, settle_s=5.0, faults=faults) == found
+
+
 def test_a_retry_before_its_time_is_early() -> None:
     history = History().emit("a").handle("start", "a").handle("error", "a", error="ValueError")
     assert history.handle("start", "a", 1, after=0.99).handle("ok", "a", 1).judge() == {"early"}
