@@ -68,6 +68,8 @@ def cut(client: AIOKafkaClient) -> None:
     if client._sync_task is not None:
         client._sync_task.cancel()
         client._sync_task = None
+    if client._md_update_fut is not None:
+        client._md_update_fut.cancel()  # who waits for fresh metadata would wait for ever
     for connection in list(client._conns.values()):
         connection.close()
     client._conns.clear()
