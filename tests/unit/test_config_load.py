@@ -1,16 +1,20 @@
 """What worker.toml may say, and what is answered when it says something else."""
 
 import os
+import re
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
 from hexa_worker.config.load import load_config, parse_config
-from hexa_worker.config.model import Config, Embedded, Memory
+from hexa_worker.config.model import Config, Embedded, File, Memory, Subscription
 from hexa_worker.errors import ConfigError
 
 HEAD = """
@@ -123,6 +127,38 @@ def test_subscriptions_keep_what_they_say() -> None:
 )
 def test_a_mistake_is_named_with_its_key_path_value_and_what_is_allowed(text: str, error: str) -> None:
     assert f"worker.toml: {error}" in refused(text)
+
+
+def every_key() -> Iterator[tuple[str, str]]:
+    """Each table of worker.toml as a dotted key, and each key in it."""
+
+    def walk(table: str, struct: Any, driver: str = "") -> Iterator[tuple[str, str]]:
+        for field in inspect.type_info(struct).fields:  # type: ignore[attr-defined]  # of a struct
+            kinds = [field.type, *getattr(field.type, "types", ())]
+            tables = [one for one in kinds if isinstance(one, inspect.StructType)]
+            dotted = f"{table}.{field.name}".lstrip(".")
+            if field.name == "subscriptions":
+                yield from walk("subscriptions.a", Subscription)
+            elif field.name == "broker":
+                for one in tables:
+                    yield from walk("broker", one.cls, f'broker.driver = "{one.tag}"\n')
+            elif tables:
+                yield from walk(dotted, tables[0].cls, driver)
+            yield driver, dotted
+
+    return walk("", File)
+
+
+@pytest.mark.parametrize(("driver", "key"), sorted(set(every_key())))
+def test_every_key_is_named_when_its_value_is_of_no_kind_that_it_takes(driver: str, key: str) -> None:
+    said = {"worker.name": 'worker.name = "w"\n', "worker.handlers": 'worker.handlers = ["h"]\n'}
+    said.pop(key, None)
+    rest = "" if key in ("worker", "broker") else "".join(said.values())
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"{rest}{driver if key != 'broker' else ''}{key} = 2020-01-01\n", Path("worker.toml"), {})
+    assert re.search(
+        rf"(?m)(worker\.toml: |^ *){re.escape(key)}: must be .*, not (2020-01-01|\*{{3}})", str(caught.value)
+    )
 
 
 def test_every_mistake_is_reported_at_once() -> None:
