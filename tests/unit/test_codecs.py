@@ -19,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hexa_worker.codecs import encode, make_decoder
+from hexa_worker.core.outcome import Undecodable
+from hexa_worker.core.settlement import describe
 from hexa_worker.errors import ConfigError, DecodeError
 
 
@@ -298,6 +300,38 @@ def test_a_pydantic_error_never_shows_the_payload() -> None:
         make_decoder(Model).decode(b'{"id":"hunter2"}')
     assert "hunter2" not in str(caught.value)
     assert str(caught.value).endswith("at `id`")
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, tag=True):
+    kind: Literal["a"] = "a"
+    number: Literal[1] = 1
+
+
+class Other(msgspec.Struct, tag=True):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("annotation", "payload", "says"),
+    [
+        (Strict, b'{"type":"Strict","kind":"hunter2"}', "Invalid enum value - at `$.kind`"),
+        (Strict, b'{"type":"Strict","kind":"hunter2 - at `$.x`"}', "Invalid enum value - at `$.kind`"),
+        (Strict, b'{"type":"Strict","number":4711}', "Invalid enum value - at `$.number`"),
+        (Strict, b'{"type":"Strict","hunter2":1}', "Object contains unknown field"),
+        (Strict | Other, b'{"type":"hunter2"}', "Invalid value - at `$.type`"),
+        (list[Literal["a"]], b'["hunter2"]', "Invalid enum value - at `$[0]`"),
+        (Literal["a"], b'"hunter2 - at `$.x`"', "Invalid enum value"),
+        (api_pb2.Method, b'{"requestStreaming":"hunter2"}', "Failed to parse requestStreaming field"),
+        (wrappers_pb2.Int32Value, b'"hunter2"', "Failed to parse"),
+    ],
+)
+def test_no_error_shows_what_a_payload_holds(annotation: Any, payload: bytes, says: str) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        make_decoder(annotation).decode(payload)
+    told = describe(Undecodable(caught.value)).message
+    assert told.startswith(says)
+    assert "hunter2" not in told
+    assert "4711" not in told
 
 
 # Encoding

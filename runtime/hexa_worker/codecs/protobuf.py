@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from hexa_worker.errors import ConfigError
+from hexa_worker.errors import ConfigError, DecodeError
 
 
 def protobuf_decoder(cls: type[Message], codec: str) -> Callable[[bytes], Any]:
@@ -21,8 +21,17 @@ def protobuf_decoder(cls: type[Message], codec: str) -> Callable[[bytes], Any]:
     if codec == "protobuf":
         return cls.FromString
     if codec == "json":
-        return lambda payload: json_format.Parse(payload, cls(), ignore_unknown_fields=True)
+        return lambda payload: _parsed(payload, cls())
     raise ConfigError(f'codec "{codec}" does not carry protobuf messages', hint='use codec "protobuf" or "json"')
+
+
+def _parsed(payload: bytes, message: Message) -> Message:
+    """The message out of protobuf-JSON. What does not fit is told without its value, which protobuf shows."""
+    try:
+        return json_format.Parse(payload, message, ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        text = str(error)
+        raise DecodeError(text if text.startswith("Failed to load JSON") else text.partition(":")[0]) from None
 
 
 def encode_protobuf(message: Message) -> bytes:

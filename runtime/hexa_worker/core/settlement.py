@@ -208,7 +208,7 @@ def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Cra
             message = f"still running after {outcome.timeout_s:g} s"
             return Failure(error="HandlerTimeout", message=message, reason="timeout")
         case Undecodable():
-            message = _bounded(_text_of(outcome.error))
+            message = _bounded(_without_values(outcome.error))
             return Failure(error="DecodeError", message=message, reason="undecodable", permanent=True)
         case Crashed():
             message = f"the worker process died {outcome.crashes} times with this delivery in hand"
@@ -223,6 +223,18 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception as second:  # noqa: BLE001 - any error in a user's __str__ must not take the worker down
         return f"<{type(error).__qualname__} whose text raised {type(second).__qualname__}>"
+
+
+_SHOWN = re.compile(r"(Invalid (?:enum )?value|Object contains unknown field) .*?( - at `[^`]*`)?", re.DOTALL)
+
+
+def _without_values(error: Exception) -> str:
+    """What is wrong with a payload, without what it holds: msgspec shows the value where only some are allowed."""
+    text = _text_of(error)
+    if isinstance(error, msgspec.ValidationError):
+        found = _SHOWN.fullmatch(text)
+        return text if found is None else f"{found[1]}{found[2] or ''}"
+    return text
 
 
 def _bounded(text: str) -> str:
