@@ -90,6 +90,7 @@ class Worker:
         self.action = plan.action
         self.state = env.state
         self._plan = plan
+        self._route = plan.route
         self._env = env
         self._stats = stats
         self._log = log
@@ -298,7 +299,7 @@ class Worker:
         settlement = settle(
             outcome,
             delivery,
-            self._plan.route,
+            self._route,
             now_ms=self._env.clock.now_ms(),
             jitter=random.random() if self._plan.retry.jitter else 0.0,  # noqa: S311 - spreads load
             traceback=traceback,

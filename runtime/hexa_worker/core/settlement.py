@@ -6,7 +6,7 @@ each driver only has to make that record durable BEFORE it acknowledges the orig
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import assert_never
 
 import msgspec
@@ -39,7 +39,6 @@ FINGERPRINT = "hexa-fingerprint"
 DEAD_AT = "hexa-dead-at"
 FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, FAILURES})
-_TIMES = frozenset({lineage.FIRST_FAILED_AT, FAILURES})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID}
 _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
@@ -51,7 +50,7 @@ MESSAGE_LIMIT = 1_000
 TRACEBACK_LIMIT = 8_000
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Where the failures of one subscription go.
 
     Attributes:
@@ -65,6 +64,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     retry_base: str
     policy: RetryPolicy
     in_place: OrderBy = OrderBy.NONE
+
+    @cached_property
+    def ladder(self) -> tuple[tuple[str, float], ...]:
+        """Retry channel of each retry, and its delay in seconds without jitter, in order."""
+        numbers = range(1, self.policy.maximum_attempts + 1)
+        return tuple((retry_channel(self.retry_base, number), self.policy.delay_s(number)) for number in numbers)
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,26 +154,36 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
         traceback: of a raised error, already formatted (an exception cannot be formatted purely).
     """
     match outcome:
+        case Raised() | Retry() | DeadLetter() | TimedOut() | Undecodable() | Crashed():
+            failure = describe(outcome, traceback)
         case Ack():
             return Acked(delivery)
         case Drop():
             return Acked(delivery, dropped=outcome.reason or "dropped by the handler")
         case Interrupted():
             return Released(delivery)
-        case Retry() | DeadLetter() | Raised() | TimedOut() | Undecodable() | Crashed():
-            failure = describe(outcome, traceback)
         case _:
             assert_never(outcome)
-    after_s = outcome.after if isinstance(outcome, Retry) else None
-    number = None if failure.permanent else route.policy.next_retry(delivery.attempt)
-    if number is None:
+    if failure.permanent or delivery.attempt >= len(route.ladder):
         return DeadLettered(delivery, _dead_letter_record(delivery, route, failure, now_ms), failure)
-    delay_s = route.policy.delay_s(number) if after_s is None else clamp_delay_s(after_s)
+    channel, delay_s = route.ladder[delivery.attempt]
+    if isinstance(outcome, Retry) and outcome.after is not None:
+        delay_s = clamp_delay_s(outcome.after)
     delay_s *= 1 + route.policy.jitter * jitter
-    record = _retry_record(delivery, route, failure, number, now_ms, delay_s)
+    number = delivery.attempt + 1
+    headers = _record_headers(delivery, route.action, number, failure, now_ms)
+    due_ms = now_ms + round(delay_s * 1000)
     if keeps_place(delivery, route):
-        again = replace(delivery, headers=record.headers, due_ms=record.due_ms, attempt=number)
+        again = replace(delivery, headers=headers, due_ms=due_ms, attempt=number)
         return Postponed(delivery, again, delay_s, failure)
+    record = Message(
+        channel=channel,
+        payload=delivery.payload,
+        key=delivery.key,
+        headers=headers,
+        timestamp_ms=now_ms,
+        due_ms=due_ms,
+    )
     return RetryAt(delivery, record, delay_s, failure)
 
 
@@ -189,8 +204,7 @@ def resumed(delivery: Delivery, route: Route) -> Delivery:
     What its headers say of a retry are claims from outside, for it was read from where it was emitted to.
     """
     first = replace(delivery, attempt=0)
-    headers = lineage.without(_route_headers(first, route, delivery.attempt, 0), _TIMES)
-    return replace(delivery, headers=headers)
+    return replace(delivery, headers=_identity(first, dict(first.headers)) + _step(route.action, delivery.attempt))
 
 
 def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:
@@ -254,65 +268,63 @@ def _pairs(*names_and_texts: str) -> Headers:
     return tuple(zip(names_and_texts[::2], map(_header_text, names_and_texts[1::2]), strict=True))
 
 
-@lru_cache(maxsize=16)
-def _first_times(now_ms: int) -> Headers:
-    """When an event failed that had not failed before."""
-    return (lineage.FIRST_FAILED_AT, b"%d" % now_ms), (FAILURES, with_failure(None, 0, now_ms))
-
-
-def _later_times(found: Mapping[str, bytes], attempt: int, now_ms: int) -> Headers:
-    first_failed = found.get(lineage.FIRST_FAILED_AT) or b"%d" % now_ms
-    return (lineage.FIRST_FAILED_AT, first_failed), (FAILURES, with_failure(found.get(FAILURES), attempt, now_ms))
-
-
 @lru_cache(maxsize=256)
 def _failure(error: str, message: str) -> Failure:
     return Failure(error=error, message=message, reason="failed")
 
 
-def _route_headers(delivery: Delivery, route: Route, attempt: int, now_ms: int) -> Headers:
-    """Headers that keep an event's identity on its way through retry channels; user headers are kept."""
-    headers = delivery.headers
-    found = dict(headers)
-    first_hop = delivery.attempt == 0
-    tells_origin = first_hop or lineage.ORIGIN_CHANNEL not in found
-    replaced = _REPLACED_AT_FIRST if first_hop else _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
-    identity: Headers = ()
-    if not lineage.is_id(found.get(lineage.EVENT_ID)):
-        replaced |= {lineage.EVENT_ID}
-        identity = ((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")),)
-    if tells_origin:
-        origin_id = (lineage.ORIGIN_ID, _header_text(delivery.message_id))
-        identity = (*identity, *_pairs(lineage.ORIGIN_CHANNEL, delivery.channel), origin_id)
-    if not replaced.isdisjoint(found):
-        headers = tuple([pair for pair in headers if pair[0] not in replaced])
-    return (
-        *headers,
-        *identity,
-        *_pairs(lineage.ACTION, route.action, lineage.ATTEMPT, str(attempt)),
-        *(_first_times(now_ms) if first_hop else _later_times(found, delivery.attempt, now_ms)),
-    )
+def _step(action: str, attempt: int) -> Headers:
+    return _pairs(lineage.ACTION, action, lineage.ATTEMPT, str(attempt))
 
 
-def _failure_headers(failure: Failure) -> Headers:
+def _times(first_failed_at: bytes, failures: bytes) -> Headers:
+    return (lineage.FIRST_FAILED_AT, first_failed_at), (FAILURES, failures)
+
+
+def _words(failure: Failure) -> Headers:
     return _pairs(ERROR, failure.error, ERROR_MESSAGE, failure.message, REASON, failure.reason)
 
 
-def _retry_record(  # noqa: PLR0913 - as `settle`
-    delivery: Delivery, route: Route, failure: Failure, number: int, now_ms: int, delay_s: float
-) -> Message:
-    return Message(
-        channel=retry_channel(route.retry_base, number),
-        payload=delivery.payload,
-        key=delivery.key,
-        headers=_route_headers(delivery, route, number, now_ms) + _failure_headers(failure),
-        timestamp_ms=now_ms,
-        due_ms=now_ms + round(delay_s * 1000),
-    )
+@lru_cache(maxsize=64)
+def _first_story(action: str, attempt: int, failure: Failure, now_ms: int) -> Headers:
+    """What is said of an event's first failure: the same of all that fail so in one millisecond."""
+    return _step(action, attempt) + _times(b"%d" % now_ms, with_failure(None, 0, now_ms)) + _words(failure)
+
+
+def _record_headers(delivery: Delivery, action: str, attempt: int, failure: Failure, now_ms: int) -> Headers:
+    """Headers of the record that follows a failure: user headers are kept, `attempt` is that of the record."""
+    found = dict(delivery.headers)
+    identity = _identity(delivery, found)
+    if delivery.attempt == 0:
+        return identity + _first_story(action, attempt, failure, now_ms)
+    first_failed_at = found.get(lineage.FIRST_FAILED_AT) or b"%d" % now_ms
+    times = _times(first_failed_at, with_failure(found.get(FAILURES), delivery.attempt, now_ms))
+    return identity + _step(action, attempt) + times + _words(failure)
+
+
+def _identity(delivery: Delivery, found: Mapping[str, bytes]) -> Headers:
+    """Headers less those that every failure writes anew, with who the event is and where it came from.
+
+    `found` are the delivery's headers by name.
+    """
+    headers = delivery.headers
+    first_hop = delivery.attempt == 0
+    tells_origin = first_hop or lineage.ORIGIN_CHANNEL not in found
+    replaced = _REPLACED_AT_FIRST if first_hop else _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
+    added: Headers = ()
+    if not lineage.is_id(found.get(lineage.EVENT_ID)):
+        replaced |= {lineage.EVENT_ID}
+        added = ((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")),)
+    if tells_origin:
+        origin_id = (lineage.ORIGIN_ID, _header_text(delivery.message_id))
+        added = (*added, *_pairs(lineage.ORIGIN_CHANNEL, delivery.channel), origin_id)
+    if not replaced.isdisjoint(found):
+        headers = tuple([pair for pair in headers if pair[0] not in replaced])
+    return headers + added
 
 
 def _dead_letter_record(delivery: Delivery, route: Route, failure: Failure, now_ms: int) -> Message:
-    headers = _route_headers(delivery, route, delivery.attempt, now_ms) + _failure_headers(failure)
+    headers = _record_headers(delivery, route.action, delivery.attempt, failure, now_ms)
     headers += (*_pairs(FINGERPRINT, failure.fingerprint), (DEAD_AT, b"%d" % now_ms))
     if failure.traceback:
         headers += ((TRACEBACK, _header_text(failure.traceback)),)
