@@ -23,14 +23,14 @@ class DueTimes:
         self._ahead_ms: int | None = None
 
     def check(self, connection: sqlite3.Connection, write: Write, now_ms: int, monotonic_ms: int) -> bool:
-        """Clamp the due times if the wall clock went back since the last call; returns whether it did."""
+        """Clamp the due times if the wall clock went back since the last call that did not raise; whether it did."""
         ahead_ms, before = now_ms - monotonic_ms, self._ahead_ms
-        self._ahead_ms = ahead_ms
         went_back = _stored_later(connection, now_ms) if before is None else ahead_ms < before - TOLERANCE_MS
         if went_back:
             start: int | None = -1
             while start is not None:
                 start = write(partial(clamp_some, start=start, now_ms=now_ms))
+        self._ahead_ms = ahead_ms  # last: what could not be written is tried again
         return went_back
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS
+from hexa_worker.errors import DriverError
 
 BATCH = 1_000
 IDLE_BUDGET_S = 0.15
@@ -60,7 +61,7 @@ class Janitor:
                     write(partial(trim, channel=channel, upto=upto))
             if not busy:
                 self._shrink(connection)
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, DriverError, OSError):
             return  # tidying up can wait; real work meets the same error and reports it
 
     def _shrink(self, connection: sqlite3.Connection) -> None:

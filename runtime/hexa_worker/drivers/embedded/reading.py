@@ -27,7 +27,12 @@ def read(connection: sqlite3.Connection, subscriber: Subscriber, room: int, room
     found: list[Delivery] = []
     while subscriber.unread and len(found) < room and room_bytes > 0:
         lease = subscriber.unread[0]
-        room_bytes -= _read_lease(connection, lease, room - len(found), room_bytes, found)
+        try:
+            room_bytes -= _read_lease(connection, lease, room - len(found), room_bytes, found)
+        except sqlite3.Error:
+            if not found:
+                raise
+            break  # what was read counts as handed out; whoever reads on meets the same error
         if lease.unread >= lease.high:
             subscriber.unread.popleft()
             if not lease.remaining:

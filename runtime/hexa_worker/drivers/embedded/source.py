@@ -76,8 +76,10 @@ class EmbeddedSource:
         )
         try:
             await self._thread.do(job)
-        except DriverError:  # they stay ours for as long as this process lives, and nobody runs them
+        except BaseException as error:  # they may stay ours for as long as this process lives, and nobody runs them
             self._thread.drop(self._subscriber, overdue=job)
+            if not isinstance(error, DriverError):
+                raise
         else:
             self._thread.drop(self._subscriber)
 

@@ -152,6 +152,8 @@ class BrokerThread:
             job.done.set()
             if job.abandoned and isinstance(job, Receive) and job.result:
                 self.submit(returning(job.subscriber, job.result))
+            if job is self._closed:
+                self._fail_waiting()  # what was handed over just as the thread ended
 
     def _mark_alive(self) -> None:
         self._alive_ms = owners.now_ms()
@@ -289,9 +291,8 @@ class BrokerThread:
         if writes or hungry:
             self._transactions.run([*writes, *hungry])
             self._tell(writes)
-            self._look = self._look or any(
-                job.error is None and job.wakes is not None and job.wakes() for job in writes
-            )
+            if any(job.error is None and job.wakes is not None and job.wakes() for job in writes):
+                self._look = True  # and never False: the loop may ask for a look meanwhile
         for read_job in reads:
             self._read(read_job)
         self._tell(reads)
@@ -312,11 +313,13 @@ class BrokerThread:
     def _look_again(self) -> None:
         """Look whether there is something now for the receives that wait."""
         self._listening.looked()
-        parked, self._parked = [job for job in self._parked if not job.abandoned], []
+        parked = [job for job in self._parked if not job.abandoned]
+        self._current, self._parked = [*parked], []
         hungry = self._claimable(parked)
         if hungry:
             self._transactions.run(hungry)
         self._serve(parked)
+        self._current = []
 
     def _serve(self, receives: Sequence[Receive]) -> None:
         """Read what was leased; who gets nothing waits on."""
@@ -352,7 +355,10 @@ class BrokerThread:
             job.error = translate(error, self._path)
         if subscriber.emptied:
             emptied, subscriber.emptied = subscriber.emptied, []
-            self._transactions.run([unattended(lambda connection: leases.finish(connection, emptied))])
+            end = unattended(lambda connection: leases.finish(connection, emptied))
+            self._transactions.run([end])
+            if end.error is not None:  # while their rows are there nobody reads on behind them
+                self._upkeep.overdue.append(end)
             subscriber.leases.difference_update(emptied)
             self._look = True
 

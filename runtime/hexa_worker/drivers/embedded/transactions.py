@@ -70,6 +70,9 @@ class Transactions:
                 failure = translate(error, self._path)
                 for job in jobs:
                     job.error = failure
+            except BaseException:
+                self._roll_back()  # or nobody could write any more
+                raise
             return
 
     def _attempt(self, jobs: Sequence[Job | Receive]) -> None:

@@ -15,6 +15,7 @@ from hexa_worker.drivers.embedded.janitor import Janitor
 from hexa_worker.drivers.embedded.jobs import Job, unattended
 from hexa_worker.drivers.embedded.owners import Owners
 from hexa_worker.drivers.embedded.transactions import Transactions
+from hexa_worker.errors import DriverError
 
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 
@@ -101,7 +102,7 @@ class Upkeep:
     def _check_due_times(self) -> bool:
         try:
             went_back = self._due_times.check(self._connection, self._write, self._clock.now_ms(), owners.now_ms())
-        except sqlite3.Error:
+        except (sqlite3.Error, DriverError):
             return False  # whoever claims next meets the same error and reports it
         if went_back:
             _log.warning("the wall clock went back; delayed records wait their own delay from now")
@@ -110,4 +111,6 @@ class Upkeep:
     def _write(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         job = unattended(run)
         self._transactions.run([job])
+        if job.error is not None:
+            raise job.error
         return job.result
