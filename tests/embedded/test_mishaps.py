@@ -1,5 +1,6 @@
 """What fails half way in the broker thread: nothing is left behind that nobody would run."""
 
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -229,3 +230,41 @@ async def test_a_clock_that_goes_back_while_the_file_is_locked_makes_no_retry_wa
     with anyio.fail_after(20):
         assert numbers(await take(source, 1)) == [0]
     await driver.close()
+
+
+def open_files(name: str) -> int:
+    """How many descriptors of this process are open on files of that name."""
+    found = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    return sum(Path(one).name == name for one in found)
+
+
+def threads_of_brokers() -> int:
+    return sum(one.name == "hexa-worker-broker" for one in threading.enumerate())
+
+
+async def test_an_open_that_failed_keeps_no_file_open(driver: EmbeddedDriver, path: Path) -> None:
+    before = open_files("hexa.db-owners")
+    late = EmbeddedDriver(path)
+    full = "CREATE TRIGGER refuse BEFORE INSERT ON owners BEGIN SELECT RAISE(ABORT, 'not now'); END"
+    await to_thread.run_sync(change, path, full)
+    for _ in range(3):
+        with pytest.raises(DriverError, match="not now"):
+            await late.open()
+    assert open_files("hexa.db-owners") == before
+    await to_thread.run_sync(change, path, "DROP TRIGGER refuse")
+    await late.open()
+    await late.close()
+    assert open_files("hexa.db-owners") == before
+
+
+async def test_an_open_that_was_cancelled_leaves_no_thread_and_no_owner(driver: EmbeddedDriver, path: Path) -> None:
+    late = EmbeddedDriver(path, Embedded(busy_timeout_s=10.0))
+    before = threads_of_brokers()
+    with anyio.fail_after(20):
+        async with locked(path):
+            with anyio.move_on_after(0.2):
+                await late.open()
+        await late.close()
+        while threads_of_brokers() > before:
+            await anyio.sleep(0.05)
+        assert len(await driver._running.read(lambda db: db.execute("SELECT id FROM owners").fetchall())) == 1

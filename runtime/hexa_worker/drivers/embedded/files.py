@@ -1,14 +1,16 @@
 """The file of the embedded broker: made private, refused where SQLite cannot keep it safe, opened."""
 
 import os
+import random
 import sqlite3
 import stat
+import time
 from pathlib import Path
 from typing import Literal
 
 from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.schema import migrate
-from hexa_worker.errors import ConfigError, DriverRejected
+from hexa_worker.errors import ConfigError, DriverRejected, DriverUnavailable
 
 OLDEST_SQLITE = (3, 35, 0)
 """RETURNING came with it."""
@@ -71,6 +73,18 @@ def connect(path: Path, durability: Literal["normal", "full"]) -> sqlite3.Connec
             connection.close()
         raise
     return connection
+
+
+def connect_patiently(path: Path, durability: Literal["normal", "full"], patience_s: float) -> sqlite3.Connection:
+    """As `connect`; while others have the file locked it is tried again, for `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return connect(path, durability)
+        except DriverUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - spreads waiters
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, durability: Literal["normal", "full"]) -> None:

@@ -7,12 +7,12 @@ woken when there is something for it.
 """
 
 import logging
-import random
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
 from hexa_worker.drivers.embedded.claiming import claimable, due_times, promising
 from hexa_worker.drivers.embedded.failures import translate
-from hexa_worker.drivers.embedded.files import connect
+from hexa_worker.drivers.embedded.files import connect_patiently
 from hexa_worker.drivers.embedded.jobs import Job, Receive, gather, returning, unattended
 from hexa_worker.drivers.embedded.listening import Listening
 from hexa_worker.drivers.embedded.reading import read
@@ -70,6 +70,7 @@ class BrokerThread:
         self._served = 0
         self._next_tick = 0.0
         self._alive_ms = owners.now_ms()
+        self._held = ExitStack()  # what is open
         native: Any = current_token().native_token
         self._post: Callable[..., Any] = getattr(native, "run_sync_soon", None) or native.call_soon_threadsafe
         self._thread = threading.Thread(target=self._main, name="hexa-worker-broker", daemon=True)
@@ -79,7 +80,11 @@ class BrokerThread:
     async def start(self) -> None:
         """Open the file. Raises what `files.connect` raises."""
         self._thread.start()
-        await self._opened.done.wait()
+        try:
+            await self._opened.done.wait()
+        except BaseException:
+            self._stopping = True  # nobody will ask it to
+            raise
         if self._opened.error is not None:
             raise self._opened.error
 
@@ -164,6 +169,7 @@ class BrokerThread:
         try:
             self._open()
         except Exception as error:  # noqa: BLE001 - it is raised on the loop
+            self._held.close()
             self._opened.error = error
             self._tell((self._opened,))
             return
@@ -188,16 +194,10 @@ class BrokerThread:
             self._stopping = True
 
     def _open(self) -> None:
-        deadline = time.monotonic() + self._options.busy_timeout_s
-        while True:
-            try:
-                self._connection = connect(self._path, self._options.durability)
-                break
-            except DriverUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - spreads waiters
+        self._connection = connect_patiently(self._path, self._options.durability, self._options.busy_timeout_s)
+        self._held.callback(self._connection.close)
         self._owners = owners.Owners(Path(f"{self._path}-owners"), self._options.lease_s)
+        self._held.callback(self._owners.close)
         self._transactions = Transactions(
             self._connection,
             self._path,
@@ -220,6 +220,7 @@ class BrokerThread:
             self._begin_again,
         )
         self._bell = Bell(Path(f"{self._path}-wal"))
+        self._held.callback(self._bell.close)
         self._listening = Listening(self._bell, self._connection, self._clock)
 
     def _close(self) -> None:
@@ -228,9 +229,7 @@ class BrokerThread:
             if not self._crashing:
                 self._transactions.run([unattended(lambda connection: owners.remove(connection, self._owners.id))])
         finally:
-            self._connection.close()
-            self._owners.close()
-            self._bell.close()
+            self._held.close()
 
     def _fail_waiting(self) -> None:
         waiting = [*self._jobs, *self._parked]
