@@ -26,6 +26,7 @@ from hexa_worker.errors import DriverUnavailable
 from hexa_worker.handlers.plan import Plan
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
+from tests.actors.weak_drivers import RevokingDriver
 
 pytestmark = pytest.mark.anyio
 
@@ -303,6 +304,27 @@ async def test_with_hold_nothing_is_handled_or_received_until_the_store_is_back(
             await anyio.sleep(0.01)
         stop.ask()
     assert seen == [1, 2]
+
+
+async def test_with_hold_a_subscription_that_lost_all_it_held_goes_on_when_the_store_is_back() -> None:
+    flaky = Flaky()
+    flaky.away = True
+    stage, seen = stage_of(flaky, on_store_failure="hold"), list[int]()
+    driver = RevokingDriver(stage.store)
+
+    async def handle(number: int, _ctx: Context) -> None:
+        seen.append(number)
+
+    emit(stage, 1, "event-1")
+    async with stage.running(dedup_plan(handle), driver=driver) as stop:
+        while not any(one.subscriptions[0].state is State.WAITING for one in stage.reports):
+            await anyio.sleep(0.01)
+        await driver.revoke("events")
+        flaky.away = False
+        while not seen:
+            await anyio.sleep(0.01)
+        stop.ask()
+    assert seen == [1]
 
 
 async def test_held_events_are_released_at_a_stop_while_the_store_is_away() -> None:

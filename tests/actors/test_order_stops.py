@@ -146,6 +146,30 @@ def test_a_revocation_hands_back_what_waits_and_what_fails_meanwhile(backend: Ba
         assert theatre.at(f"{key}1", 1) >= 1.0, "early"
 
 
+def test_what_stood_behind_a_revoked_retry_goes_on_at_once(backend: Backend) -> None:
+    theatre = Theatre(backend)
+    driver = RevokingDriver(theatre.stage.store)
+
+    async def handle(text: str, ctx: Context) -> None:
+        theatre.note(text, ctx)
+        if text == "a1":
+            raise ValueError("not yet")
+
+    async def scene() -> None:
+        plan = in_place(handle, channels=("events", "others"))
+        async with theatre.stage.running(plan, driver=driver, clock=theatre.time):
+            await anyio.sleep(0.3)
+            theatre.stage.emit("a2", "others", key=b"a")
+            await anyio.sleep(0.3)
+            driver.keep_away()
+            await driver.revoked(frozenset({"events"}))
+            await anyio.sleep(5)
+
+    theatre.emit("a1")
+    theatre.play(scene)
+    assert theatre.runs == [("a1", 0), ("a2", 0)]
+
+
 def test_what_was_postponed_with_a_lost_lease_is_not_run_again_here(backend: Backend) -> None:
     theatre = Theatre(backend)
 

@@ -54,19 +54,23 @@ class RevokingDriver(MemoryDriver):
 
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(store)
-        self._revoked: Revoked = nothing_revoked
+        self.revoked: Revoked = nothing_revoked
         self._revoking = False
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
-        self._revoked = revoked
+        self.revoked = revoked
         source = await super().subscribe(spec)
         take = source._take
         source._take = lambda *room: [] if self._revoking else take(*room)  # type: ignore[method-assign]
         return source
 
+    def keep_away(self) -> None:
+        """Hand nothing out any more."""
+        self._revoking = True
+
     async def revoke(self, source: str) -> None:
         self._revoking = True
-        await self._revoked(frozenset({source}))
+        await self.revoked(frozenset({source}))
         self._revoking = False
         self.store.wake()
 

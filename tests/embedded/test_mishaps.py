@@ -1,6 +1,5 @@
 """What fails half way in the broker thread: nothing is left behind that nobody would run."""
 
-import os
 import sqlite3
 import threading
 from collections import deque
@@ -234,8 +233,7 @@ async def test_a_clock_that_goes_back_while_the_file_is_locked_makes_no_retry_wa
 
 def open_files(name: str) -> int:
     """How many descriptors of this process are open on files of that name."""
-    found = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
-    return sum(Path(one).name == name for one in found)
+    return sum(one.readlink().name == name for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
 
 
 def threads_of_brokers() -> int:

@@ -163,6 +163,8 @@ class Claimer:
         for turn in taken:
             turn.gone = True
         self._turns = [turn for turn in self._turns if not turn.gone]
+        if not self._turns:
+            self._open.set()  # nobody is left who would ask for the store: what is received next will
         return [turn.delivery for turn in taken]
 
     # -- asking

@@ -185,7 +185,9 @@ class Mailbox:
     def take_queued(self, sources: frozenset[str] | None = None) -> list[Delivery]:
         """Take back what no lane has started: all of it, or what came from `sources`."""
         if self._waits is not None:
-            return self._waits.take(sources)
+            given_back = self._waits.take(sources)
+            self._wake({lane for lane, queue in enumerate(self.queues) if queue})  # behind what is gone now
+            return given_back
         taken: list[Delivery] = []
         for queue in self.queues[:1] if self._shared else self.queues:
             kept = [] if sources is None else [one for one in queue if one.source not in sources]
