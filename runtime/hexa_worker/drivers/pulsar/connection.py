@@ -161,14 +161,13 @@ class Connection:
         while not end.is_set():
             try:
                 self.security.probe(1.0)
+                if self._answers_again():
+                    self.trouble = None
+                    return
             except DriverError as error:
                 self.trouble = DriverUnavailable(str(error))
             except Exception:
                 log.warning("pulsar: cannot prepare a new connection", exc_info=True)
-            else:
-                if self._answers_again():
-                    self.trouble = None
-                    return
             end.wait(0.5)
 
     def _answers_again(self) -> bool:

@@ -163,6 +163,7 @@ class Inlet:
                 self._set_trouble(DriverUnavailable(f"pulsar: reading {self.what} failed: {type(error).__name__}"))
                 self._drop_consumer()
                 self._ending.wait(RETRY_S)
+        self._drop_consumer()  # it may have been made while this was being closed
 
     def _connect(self) -> Any:
         """A new consumer; None while another process has the subscription for itself and that is in order."""
@@ -195,13 +196,14 @@ class Inlet:
             if self._generation != self._connection.generation:
                 self._drop_consumer()
                 return
+            if self.connected:
+                self._send(self._acknowledgements.overdue())
             if self._full():
                 self.room.clear()
                 if self._full():
                     self.room.wait(WAIT_MS / 1000)
+                lost_since = self._look_after(consumer, lost_since)  # or what is in hand could never be settled
                 continue
-            if self.connected:
-                self._send(self._acknowledgements.overdue())
             try:
                 messages = self._receive(consumer._consumer)
             except pulsar.PulsarException as error:

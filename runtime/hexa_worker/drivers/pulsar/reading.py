@@ -42,6 +42,15 @@ class Reading:
     def read(self, messages: Sequence[Any]) -> list[Delivery]:
         """The deliveries of those that are new."""
         fresh: list[Delivery] = []
+        try:
+            self._read(messages, fresh)
+        except BaseException:
+            for one in fresh:  # nobody gets them now: they are new when they come again
+                self._known.pop((one.source, one.offset), None)
+            raise
+        return fresh
+
+    def _read(self, messages: Sequence[Any], fresh: list[Delivery]) -> None:
         known, done, origins, owner = self._known, self._done, self._origins, self._owner
         only_topic = self._only_topic
         present: Entry | None = None
@@ -68,12 +77,14 @@ class Reading:
             at = (source, offset)
             if at in known or at in done:
                 continue
-            known[at] = owner
             try:
                 properties = message.properties()
             except UnicodeDecodeError:  # not from a client that keeps to the protocol
                 properties = {}
-            sorted_by = message.partition_key() or message.ordering_key()
+            try:
+                sorted_by = message.partition_key() or message.ordering_key()
+            except UnicodeDecodeError:  # as above
+                sorted_by = ""
             fresh.append(
                 Delivery(
                     channel=origin.channel,
@@ -88,7 +99,7 @@ class Reading:
                     token=(message_id, entry),
                 )
             )
-        return fresh
+            known[at] = owner
 
     def _new_origin(self, topic: str) -> Origin:
         origin = self._origins[topic] = self._origin_of(topic)

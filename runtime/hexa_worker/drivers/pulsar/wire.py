@@ -142,10 +142,14 @@ def read_one(message: Any, origin: Origin) -> Delivery:
         properties: dict[str, str] = message.properties()
     except UnicodeDecodeError:  # not from a client that keeps to the protocol
         properties = {}
+    try:
+        sorted_by: str = message.partition_key() or message.ordering_key()
+    except UnicodeDecodeError:  # as above
+        sorted_by = ""
     return Delivery(
         channel=origin.channel,
         payload=message.data(),
-        key=key_of(properties, message.partition_key() or message.ordering_key()),
+        key=key_of(properties, sorted_by),
         headers=headers_of(properties),
         timestamp_ms=message.event_timestamp() or message.publish_timestamp(),
         due_ms=due_of(properties),

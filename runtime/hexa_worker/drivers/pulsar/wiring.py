@@ -123,6 +123,8 @@ class Wiring:
         )
         inlet.begin()
         source.inlets.append(inlet)
+        if self._ending.is_set():  # the source was closed meanwhile, and this one was not there yet
+            inlet.close()
 
     def _is_whole(self, topic: str) -> bool:
         """Whether a topic has no partitions."""

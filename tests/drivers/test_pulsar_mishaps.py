@@ -1,0 +1,208 @@
+"""What goes wrong half way on pulsar, on a real broker: no delivery stays behind, and nobody reads for nobody."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from _pulsar import MessageBuilder
+from anyio import to_thread
+
+from hexa_worker.config.pulsar import PulsarSubscription
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Acked
+from hexa_worker.drivers.base import Source
+from hexa_worker.drivers.pulsar import PulsarDriver
+from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements
+from hexa_worker.drivers.pulsar.reading import Reading
+from hexa_worker.drivers.pulsar.wire import Origin
+from hexa_worker.errors import DriverError, DriverUnavailable
+from tests.brokers.base import Broker
+from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
+from tests.drivers.pulsar_tools import opened, options, raw_client
+
+pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
+Name = Callable[..., str]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def ask_until(source: Source, count: int) -> list[Delivery]:
+    """Receive until `count` deliveries came, as a pump does: a broker that is away is asked again."""
+    taken: list[Delivery] = []
+    with anyio.fail_after(20):
+        while len(taken) < count:
+            try:
+                taken += await source.receive(count - len(taken), PLENTY)
+            except DriverError:
+                await anyio.sleep(0.05)
+    return taken
+
+
+async def test_a_key_that_is_no_text_keeps_nothing_from_being_delivered(pulsar: Broker, unique_name: Name) -> None:
+    one = spec(unique_name())
+    with raw_client(pulsar) as client:
+        async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
+            producer = client.create_producer(f"{one.action}.in", batching_enabled=False)
+            for payload, key in ((b"1", b"good"), (b"2", b"\xff\xfe"), (b"3", b"good")):
+                builder = MessageBuilder()
+                builder.content(payload)
+                builder.partition_key(key)
+                producer._producer.send(builder.build())
+            taken = await ask_until(source, 3)
+            assert [each.payload for each in taken] == [b"1", b"2", b"3"]
+            await ack(source, taken)
+
+
+async def test_a_consumer_that_broke_while_enough_was_ready_is_made_anew(pulsar: Broker, unique_name: Name) -> None:
+    one = spec(unique_name(), options=PulsarSubscription(batch_receive=10))
+    async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
+        await publish(driver, f"{one.action}.in", *[b"%d" % number for number in range(200)])
+        taken = await take(source, 5)
+        with anyio.fail_after(10):
+            while not source.full():
+                await anyio.sleep(0.01)
+        await to_thread.run_sync(source.inlets[0]._consumer._consumer.close)  # the client library has given it up
+        with anyio.fail_after(20):
+            while await source.settle([Acked(each) for each in taken]):
+                await anyio.sleep(0.1)
+        come = {each.payload for each in taken}
+        while len(come) < 200:
+            come |= {each.payload for each in await ask_until(source, 1)}
+
+
+async def test_acknowledgements_leave_also_while_enough_is_ready(pulsar: Broker, unique_name: Name) -> None:
+    one = spec(unique_name(), options=PulsarSubscription(batch_receive=10))
+    async with opened(options(pulsar)) as first, opened(options(pulsar)) as second:
+        await first.declare([one])
+        await publish(second, f"{one.action}.in", *[b"%d" % number for number in range(1_000)])
+        source = await first.subscribe(one)
+        taken = await take(source, 2 * MANY)
+        with anyio.fail_after(10):
+            while not source.full():
+                await anyio.sleep(0.01)
+        await ack(source, taken)
+        await anyio.sleep(1.0)
+        await first.crash()
+        async with subscribed(second, one) as other:
+            come = await take(other, 1_000 - len(taken))
+        assert not {each.payload for each in taken} & {each.payload for each in come}
+
+
+async def test_a_channel_found_while_its_source_was_closed_is_read_by_nobody(
+    pulsar: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = unique_name()
+    one = spec(name, channels=(), pattern=rf"{name}.*")
+    found, closed = threading.Event(), threading.Event()
+
+    def dawdle(topic: str) -> None:
+        if topic.endswith(".late"):
+            found.set()
+            closed.wait(20)
+
+    async with opened(options(pulsar)) as driver:
+        monkeypatch.setattr(driver, "_make_partitioned", dawdle)
+        await publish(driver, f"{name}.in", b"x")
+        source = await driver.subscribe(one)
+        await publish(driver, f"{name}.late", b"y")
+        with anyio.fail_after(20):
+            while not found.is_set():
+                await anyio.sleep(0.05)
+            await source.close()
+            closed.set()
+            while any(each.name == "hexa-pulsar-find" for each in threading.enumerate()):
+                await anyio.sleep(0.05)
+        assert await consumers_of(driver, f"{name}.late", name) == 0
+
+
+class Closing(threading.Event):
+    """Lets the end come just after the last look whether it has come."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        super().__init__()
+        self.armed = False
+        self._close = close
+
+    def is_set(self) -> bool:
+        known = super().is_set()
+        if self.armed:
+            self.armed = False
+            threading.Thread(target=self._close, daemon=True).start()
+            self.wait(10)
+            time.sleep(0.3)  # what it closes it has closed by then
+        return known
+
+
+async def test_a_consumer_that_is_made_while_its_source_is_closed_is_closed_too(
+    pulsar: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
+        inlet = source.inlets[0]
+        subscribe, closing = inlet._subscribe, Closing(inlet.close)
+
+        def subscribe_and_arm(client: Any) -> Any:
+            consumer = subscribe(client)
+            closing.armed = True
+            return consumer
+
+        inlet._subscribe, inlet._ending = subscribe_and_arm, closing
+        await to_thread.run_sync(inlet._consumer._consumer.close)  # the client library has given it up
+        with anyio.fail_after(20):
+            while inlet._thread.is_alive():
+                await anyio.sleep(0.05)
+        assert await consumers_of(driver, f"{one.action}.in", one.group) == 0
+
+
+async def consumers_of(driver: PulsarDriver, channel: str, subscription: str) -> int:
+    stats = await to_thread.run_sync(driver._admin.topic_stats, driver._connection.topics.topic(channel))
+    assert stats is not None
+    return len(stats["subscriptions"].get(subscription, {}).get("consumers", ()))
+
+
+async def test_a_connection_that_cannot_be_made_anew_at_first_is_tried_again(
+    pulsar: Broker, unique_name: Name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    async with opened(options(pulsar, token_file=str(token))) as driver:
+        connection = driver._connection
+        probe = connection.security.probe
+
+        def probe_and_vanish(timeout_s: float) -> None:
+            probe(timeout_s)
+            monkeypatch.setattr(connection.security, "probe", probe)
+            token.unlink()
+
+        monkeypatch.setattr(connection.security, "probe", probe_and_vanish)
+        await to_thread.run_sync(connection.client.close)  # the client library has given it up
+        with anyio.fail_after(20):
+            while token.exists():
+                await anyio.sleep(0.05)
+            await anyio.sleep(1.0)
+            token.write_text("secret")
+            while True:
+                try:
+                    await publish(driver, f"{unique_name()}.in", b"x")
+                    break
+                except DriverUnavailable:
+                    await anyio.sleep(0.1)
+
+
+async def test_what_was_read_beside_something_unreadable_comes_again(pulsar: Broker, unique_name: Name) -> None:
+    topic = unique_name()
+    with raw_client(pulsar) as client:
+        consumer = client.subscribe(topic, "raw")
+        client.create_producer(topic).send(b"x")
+        message = consumer.receive(10_000)._message
+        reading = Reading(lambda one: Origin(one, one, 0), {}, object(), Acknowledgements())
+        with pytest.raises(AttributeError):
+            reading.read([message, object()])
+        assert [one.payload for one in reading.read([message])] == [b"x"]
