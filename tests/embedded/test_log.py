@@ -240,6 +240,18 @@ async def test_a_wall_clock_that_goes_back_lets_a_retry_wait_no_longer_than_its_
     await driver.close()
 
 
+async def test_a_retry_that_was_made_before_the_wall_clock_went_back_waits_no_longer_than_its_delay(path: Path) -> None:
+    clock = SetClock(1_800_000_000_000)
+    driver = EmbeddedDriver(path, Embedded(), clock)
+    await driver.open()
+    source = await driver.subscribe(spec())
+    before_ms = clock.wall_ms + 3_600_000
+    retry = Message(channel="do.retry.1", payload=b"x", timestamp_ms=before_ms, due_ms=before_ms + 500)
+    await driver.publish([retry])
+    assert (await source.backlog()).next_due_ms == clock.wall_ms + 500
+    await driver.close()
+
+
 async def test_a_receive_stops_adding_when_the_bytes_are_enough_and_goes_on_where_it_stopped(
     driver: EmbeddedDriver,
 ) -> None:

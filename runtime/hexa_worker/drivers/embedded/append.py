@@ -12,6 +12,7 @@ from typing import Any
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.retry import MAX_DELAY_S
+from hexa_worker.drivers.embedded.clamping import TOLERANCE_MS
 from hexa_worker.drivers.embedded.ids import schedule
 from hexa_worker.drivers.embedded.records import encode_headers
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, STRIPES
@@ -138,7 +139,7 @@ def _store_delayed(
     end = reserved[0][0]
     first = end - count
     latest = now_ms + _MAX_DELAY_MS
-    due = [message.due_ms for message in messages]
+    due = [message.due_ms - _ahead_ms(message, now_ms) for message in messages]
     shared = {"base": base, "attempt": number, "since_ms": now_ms}
     columns: dict[str, Sequence[Any]] = {
         "due_ms": [at if now_ms <= at <= latest else now_ms if at < now_ms else latest for at in due],
@@ -151,6 +152,12 @@ def _store_delayed(
     insert_rows(connection, "delayed", row_id, shared, columns)
     schedule(connection, range(row_id, row_id + count))
     return range(first, end)
+
+
+def _ahead_ms(message: Message, now_ms: int) -> int:
+    """By how much the clock went back after the record was made: its due time then counts from now."""
+    ahead_ms = message.timestamp_ms - now_ms
+    return ahead_ms if ahead_ms > TOLERANCE_MS else 0
 
 
 def insert_rows(
