@@ -86,6 +86,7 @@ timeout_s = 3.0"""
         redelivery_s=ACK_WAIT_S,
         forgets_s=NATS_FORGETS_S,
         lingers_s=ACK_WAIT_S,
+        steady=True,
     )
 
 

@@ -54,6 +54,7 @@ def capabilities(options: Nats) -> Capabilities:
         delay_accuracy_s=0.5,
         redelivery_s=options.ack_wait_s,
         counts_deliveries=False,
+        keeps_attempts=True,
         patterns=True,
         max_payload=SERVERS_MAX_PAYLOAD - HEADER_RESERVE,
         notes=NOTES,

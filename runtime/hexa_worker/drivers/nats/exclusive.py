@@ -7,8 +7,9 @@ holder begins a new term; what it still has in hand is not run again. Taking a l
 term before, so a process that was frozen cannot settle any more.
 
 Who stops in an orderly way frees the lease, and leaves in it what is settled beyond the first unsettled message: the
-next holder acknowledges that without running it. A lease that somebody else took cannot be written any more, so
-only the holder leaves such a note.
+next holder acknowledges that without running it. What waits for a retry in its place is noted whenever the lease is
+written, which is soon after it began to wait: the next holder goes on with the next attempt. A lease that somebody
+else took cannot be written any more, so only the holder leaves such notes.
 """
 
 import asyncio
@@ -115,6 +116,7 @@ class Exclusive:
         self._seen = (0, 0.0)  # sequence of somebody's lease, and since when
         self._generation = 0
         self._born = ""  # the stream that the feed has read
+        self._noted = 0  # of `Feed.postponed`: what the lease tells
         self._task: asyncio.Task[None] | None = None
 
     async def current_durable(self) -> str:
@@ -145,8 +147,9 @@ class Exclusive:
         feed, floor = self._feed, lease.floor
         with suppress(DriverError):
             floor = max(floor, await _floor(self._connection, feed.stream, feed.durable) or 0)
-        done = feed.hand_over(floor) if self._born == lease.born else lease.done
-        free = structs.replace(lease, owner="", floor=floor, done=done)
+        free = structs.replace(lease, owner="", floor=floor)
+        if self._born == lease.born:
+            free = structs.replace(free, done=feed.hand_over(floor), waiting=feed.note_waiting(floor))
         if await self._store.write(free, self._sequence) is None:
             sequence, found = await self._store.read()
             if found is not None and found.owner == self._me:  # a write was under way when we were stopped
@@ -186,6 +189,7 @@ class Exclusive:
             self._sequence, self._lease = sequence, lease or Lease(owner="", term=0, floor=0)
             if self._lease.owner != self._me:
                 self._feed.handed_over = HandedOver(self._lease.done)
+                self._feed.waiting = dict(self._lease.waiting)
             await self._begin_term(self._lease.term + 1)
 
     async def _begin_term(self, term: int) -> None:
@@ -211,6 +215,7 @@ class Exclusive:
         if born != lease.born:
             floor = 0
             feed.handed_over = HandedOver(NOTHING)
+            feed.waiting.clear()
         if self._born not in {"", born}:
             feed.reset()
         self._born = born
@@ -245,9 +250,10 @@ class Exclusive:
                 raise error.as_driver_error(f"delete durable {name!r}") from error
 
     async def _renew(self) -> None:
-        """Say that we live, before it is late."""
+        """Say that we live, before it is late, and what waits, soon."""
         lease = self._lease
-        if lease is None or monotonic() - self._feed.renewed_at < self._lease_s / 3:
+        early = monotonic() - self._feed.renewed_at < self._lease_s / 3
+        if lease is None or (early and self._noted == self._feed.postponed):
             return
         floor = await _floor(self._connection, self._feed.stream, self._feed.durable)
         if floor is None:
@@ -262,14 +268,15 @@ class Exclusive:
 
     async def _write(self, lease: Lease) -> bool:
         """Write the lease; False, and it is lost, when others were faster."""
-        sent_at = monotonic()
+        sent_at, postponed = monotonic(), self._feed.postponed
+        lease = structs.replace(lease, waiting=self._feed.note_waiting(lease.floor))
         sequence = await self._store.write(lease, self._sequence)
         if sequence is None:
             sequence, found = await self._store.read()
             if found != lease:  # otherwise an earlier write of ours was not confirmed
                 self._let_go()
                 return False
-        self._sequence, self._lease = sequence, lease
+        self._sequence, self._lease, self._noted = sequence, lease, postponed
         self._feed.renewed_at = sent_at
         return True
 

@@ -15,7 +15,7 @@ import msgspec
 
 from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver
+from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting, note_of
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
 from hexa_worker.drivers.nats.replies import PARTS, ack_frames, stored_at
@@ -86,6 +86,8 @@ class Feed:
         self.lost: set[int] = set()
         self.settled: dict[int, bytes] = {}
         self.handed_over = HandedOver(NOTHING)
+        self.waiting: dict[int, Waiting] = {}
+        self.postponed = 0
         self.delayed: dict[int, int] = {}
         self.renewed_at = monotonic()
         self.active_at = 0.0
@@ -164,7 +166,7 @@ class Feed:
         made: list[Delivery] = []
         again: list[bytes] = []
         held, channel, stream, top, size, came = self.held, self.channel, self.stream, self._top, 0, 0
-        noted = self.handed_over or ()
+        noted, waiting = self.handed_over or (), self.waiting
         for subject, reply, block, payload in frames:
             if not reply:
                 self._status(subject, block)
@@ -188,7 +190,6 @@ class Feed:
                 decoded = Decoded(block)
                 key, headers = decoded.key, decoded.headers
                 due_ms, timestamp_ms = decoded.due_ms, decoded.timestamp_ms
-            attempt = 0
             if channel is None:
                 place = subject.decode(errors="replace")
                 attempt = _attempt(place)
@@ -196,6 +197,7 @@ class Feed:
                     continue
             else:
                 place = channel
+                attempt, due_ms = self._waits(sequence, parts[7], due_ms) if waiting else (0, due_ms)
             size += len(payload)
             held[sequence] = reply
             made.append(
@@ -272,6 +274,11 @@ class Feed:
             return False
         self._next_number = number + 1
         return True
+
+    def _waits(self, sequence: int, stored: bytes, due_ms: int) -> tuple[int, int]:
+        """Attempt and time of what may have waited for a retry in its place before."""
+        one = self.waiting.get(sequence)
+        return (0, due_ms) if one is None or one.stored != int(stored) else (one.attempt, one.due_ms)
 
     def _early(self, sequence: int, due_ms: int, reply: bytes) -> bool:
         """Send back what is not due yet; whoever gets it again looks again."""
@@ -352,7 +359,7 @@ class Feed:
         """The consumer was made anew, its stream perhaps too: sequences mean nothing any more."""
         self.missing = False
         self.forget_pulls()
-        for kept in (self.buffer, self.held, self.lost, self.settled, self.delayed):
+        for kept in (self.buffer, self.held, self.lost, self.settled, self.waiting, self.delayed):
             kept.clear()
         self.handed_over = HandedOver(NOTHING)
         self._top = 0
@@ -392,11 +399,13 @@ class Feed:
 
     def let_go(self, sequences: Iterable[int], *, done: bool) -> None:
         """These are settled."""
-        held, lost, delayed, settled = self.held, self.lost, self.delayed, self.settled
+        held, lost, delayed, settled, waiting = self.held, self.lost, self.delayed, self.settled, self.waiting
         for sequence in sequences:
             reply = held.pop(sequence, None)
             if done and reply is not None:
                 settled[sequence] = reply
+                if waiting:
+                    waiting.pop(sequence, None)
             if lost:
                 lost.discard(sequence)
             if delayed:
@@ -405,6 +414,19 @@ class Feed:
         if excess > SETTLED_KEPT // 4:
             for sequence in [*settled][:excess]:
                 del settled[sequence]
+
+    def postpone(self, again: Delivery) -> None:
+        """It stays in hand; should it come again, it is to come as `again`."""
+        reply = self.held.get(again.offset)
+        if reply is not None:
+            self.waiting[again.offset] = Waiting(again.attempt, again.due_ms, int(stored_at(reply)))
+            self.postponed += 1
+
+    def note_waiting(self, floor: int) -> dict[int, Waiting]:
+        """What waits beyond a floor, for whoever is next."""
+        for sequence in [one for one in self.waiting if one <= floor]:
+            del self.waiting[sequence]
+        return note_of(self.waiting, self._connection.max_payload // 4)
 
     def hand_over(self, floor: int) -> Done:
         """What the next owner need not run, beyond a floor."""

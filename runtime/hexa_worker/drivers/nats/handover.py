@@ -1,4 +1,7 @@
-"""What an orderly stop hands on: which messages beyond the floor are settled, so that nobody runs them again. Pure.
+"""What is handed on to the next who reads a channel, so that nothing is run again that need not be. Pure.
+
+An orderly stop says which messages beyond the floor are settled. Which wait for a retry in their place, and with which
+attempt, is said every now and then.
 
 A sequence tells which message it was only while the stream is the same and has forgotten nothing. Whoever reads the
 note has compared when the stream was made. A stream that lost its end (a server without power, a restored backup)
@@ -14,6 +17,8 @@ from hexa_worker.drivers.runs import Finished, Run, merged, read_runs, write_run
 
 NOTE_LIMIT = 64 * 1024
 """Of its characters; what does not fit is run again."""
+WAITING_LENGTH = 72
+"""Of one that waits, in JSON."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -29,6 +34,31 @@ class Done(msgspec.Struct, frozen=True):
 
 
 NOTHING = Done()
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True):
+    """A message that waits for a retry in its place.
+
+    Attributes:
+        attempt: its next one.
+        due_ms: when that is to run.
+        stored: when the message was stored, in nanoseconds since 1970.
+    """
+
+    attempt: int
+    due_ms: int
+    stored: int
+
+
+def note_of(waiting: Mapping[int, Waiting], limit: int) -> dict[int, Waiting]:
+    """The first of what waits, by sequence, as much as fits.
+
+    Args:
+        waiting: all, by sequence.
+        limit: how many characters the note may have.
+    """
+    fit = min(limit, NOTE_LIMIT) // WAITING_LENGTH
+    return dict(sorted(waiting.items())[:fit])
 
 
 class HandedOver:

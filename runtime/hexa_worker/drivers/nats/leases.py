@@ -13,7 +13,7 @@ import msgspec
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import NO_MESSAGE, ApiError
-from hexa_worker.drivers.nats.handover import NOTHING, Done
+from hexa_worker.drivers.nats.handover import NOTHING, Done, Waiting
 from hexa_worker.drivers.nats.protocol import status_of
 from hexa_worker.errors import DriverUnavailable
 
@@ -29,6 +29,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
         floor: everything up to this sequence is settled, as far as was known when this was written.
         born: when the stream was made: sequences of one that was made anew mean something else.
         done: what is settled beyond the floor, as the last orderly stop left it.
+        waiting: what waits for a retry in its place, by sequence.
     """
 
     owner: str
@@ -36,6 +37,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     floor: int
     born: str = ""
     done: Done = NOTHING
+    waiting: dict[int, Waiting] = {}
 
 
 class _Answer(msgspec.Struct):

@@ -13,7 +13,7 @@ import msgspec
 from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Acknowledge
 from hexa_worker.core.message import Delivery, Message
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.nats import desk, names
 from hexa_worker.drivers.nats.connection import Connection
@@ -253,6 +253,9 @@ class NatsSource:
         released: dict[int, list[int]] = {}
         for settlement in valid:
             token = settlement.delivery.token
+            if isinstance(settlement, Postponed):
+                self.feeds[token.feed].postpone(settlement.again)
+                continue
             place = released if type(settlement) is Released else done
             place.setdefault(token.feed, []).append(settlement.delivery.offset)
         for number, sequences in released.items():
@@ -264,13 +267,16 @@ class NatsSource:
         return failed
 
     def _sort_out_lost(self, settlements: Sequence[Settlement], failed: list[Unsettled]) -> list[Settlement]:
-        """Those whose claim holds. One that was done all the same is acknowledged when its copy comes here."""
+        """Those whose claim holds. One that was done all the same is acknowledged when its copy comes here.
+
+        What is postponed needs no claim while it is in hand: were it given up, what follows in its key would go on.
+        """
         feeds = self.feeds
         valid: list[Settlement] = []
         for settlement in settlements:
             delivery = settlement.delivery
             feed, sequence = feeds[delivery.token.feed], delivery.offset
-            if sequence in feed.held and (not feed.lost or sequence not in feed.lost):
+            if sequence in feed.held and (sequence not in feed.lost or isinstance(settlement, Postponed)):
                 valid.append(settlement)
             elif sequence not in feed.settled:
                 feed.let_go([sequence], done=type(settlement) is Acked)
