@@ -113,3 +113,34 @@ def test_while_a_write_takes_too_long_only_so_much_is_gathered(monkeypatch: pyte
     go_on.set()
     recorder.close()
     assert shelf.kept == ["first", *(f"e-{number}" for number in range(10))]
+
+
+def test_a_text_that_nobody_could_write_down_does_not_end_the_recording(caplog: pytest.LogCaptureFixture) -> None:
+    shelf = Shelf()
+    recorder = Recorder(shelf.open, SystemClock())
+    unreadable = Delivery(channel="work", payload=b"", source="work", offset=1)
+    recorder.record("do", [Acked(unreadable, dropped="no such file: \udcff")], 1)
+    assert shelf.stored.acquire(timeout=LIMIT_S)
+    record(recorder, "event-2")
+    recorder.close()
+    assert shelf.kept == ["work-1", "event-2"]
+    assert not caplog.records
+
+
+def test_a_store_that_fails_in_its_own_way_is_away_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    shelf = Shelf()
+    failures = [OverflowError("too much")]
+
+    def opened() -> Shelf:
+        if failures:
+            shelf.tried.release()
+            raise failures.pop()
+        return shelf
+
+    recorder = Recorder(opened, SystemClock())
+    record(recorder, "event-1")
+    assert shelf.tried.acquire(timeout=LIMIT_S)
+    assert shelf.stored.acquire(timeout=LIMIT_S)
+    recorder.close()
+    assert shelf.kept == ["event-1"]
+    assert "OverflowError: too much" in caplog.records[0].message

@@ -49,7 +49,7 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
     match settlement:
         case Acked():
             outcome = "acked" if settlement.dropped is None else "dropped"
-            error = settlement.dropped
+            error = None if settlement.dropped is None else _writable(settlement.dropped)
             before = header(delivery.headers, REDRIVEN_FROM) if delivery.attempt else None
         case RetryAt():
             outcome, error, delay_s = "retried", error_text(settlement.failure), settlement.delay_s
@@ -71,8 +71,13 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
 
 def error_text(failure: Failure) -> str:
     """Class and message on one line."""
-    text = " ".join(failure.message.split())
+    text = _writable(" ".join(failure.message.split()))
     return f"{failure.error}: {text}" if text else failure.error
+
+
+def _writable(text: str) -> str:
+    """A text that can be encoded; file names that are no UTF-8 come into errors as what cannot."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def emitted_ms(event_id: str) -> int | None:

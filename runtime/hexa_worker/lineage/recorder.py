@@ -108,12 +108,14 @@ class Recorder:
     def _flush(self) -> None:
         with self._lock:
             gathering, self._gathering = self._gathering, Gathering()
-        if gathering.count:
-            self._keep(gathering)
         try:
+            if gathering.count:
+                self._keep(gathering)
             self._store_waiting()
         except StoreError as error:
             self._complain(error)
+        except Exception as error:  # noqa: BLE001 - a defect of the store or its library must not end the thread
+            self._complain(StoreError(f"{type(error).__qualname__}: {error}"))
 
     def _keep(self, gathering: Gathering) -> None:
         """Pack what was gathered, and forget the oldest of what is too much to wait."""
