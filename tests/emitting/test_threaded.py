@@ -1,6 +1,10 @@
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -67,6 +71,34 @@ def test_a_forked_process_connects_anew(config: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program, str(config)], check=True, timeout=30)
     assert sorted(one.payload for one in stored(config)) == [b"before", b"child", b"parent"]
+
+
+def test_a_program_that_was_interrupted_while_it_connected_ends(config: Path) -> None:
+    stored(config)  # makes the file
+    program = (
+        "import sys\n"
+        "from hexa_worker import SyncEmitter\n"
+        "emitter = SyncEmitter.from_config(sys.argv[1])\n"
+        "print('connecting', flush=True)\n"
+        "try:\n"
+        "    emitter.emit('c', 1)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', flush=True)\n"
+    )
+    with closing(sqlite3.connect(config.parent / "hexa.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        command = [sys.executable, "-c", program, str(config)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "connecting\n"
+            time.sleep(1.0)
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            other.execute("ROLLBACK")
+            try:
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
 
 
 def test_nothing_is_read_or_connected_before_the_first_event(tmp_path: Path) -> None:

@@ -39,7 +39,11 @@ class _Loop:
         # No daemon: the interpreter waits for it at exit, so what was submitted is confirmed before.
         self._thread = threading.Thread(target=self._run, name="hexa-worker-emitter")
         self._thread.start()
-        self.emitter = self._started.result()
+        try:
+            self.emitter = self._started.result()
+        except BaseException:  # interrupted, perhaps: nobody will use it, and the interpreter would wait for it
+            threading.Thread(target=self.close, name="hexa-worker-emitter-close", daemon=True).start()
+            raise
         threading.Thread(target=self._close_at_exit, name="hexa-worker-emitter-exit", daemon=True).start()
 
     def _run(self) -> None:
@@ -69,8 +73,9 @@ class _Loop:
     def close(self) -> None:
         """Publish what waits, disconnect, end the thread. Idempotent."""
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # closed by somebody else meanwhile
-                self._portal.call(self._closing.set)
+            if self._started.exception() is None:
+                with suppress(RuntimeError):  # closed by somebody else meanwhile
+                    self._portal.call(self._closing.set)
             self._thread.join()
 
 
