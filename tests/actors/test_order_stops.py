@@ -4,13 +4,16 @@ from functools import partial
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from hexa_worker import Context, Retry
+from hexa_worker.actors import settler
 from hexa_worker.core import lineage
 from hexa_worker.core.message import Message, header
-from hexa_worker.core.settlement import Released, Settlement
+from hexa_worker.core.settlement import DeadLettered, Released, Settlement
 from hexa_worker.drivers.memory import MemoryDriver
+from hexa_worker.errors import DriverRejected
 from hexa_worker.stop import StopSignals
 from hexa_worker.testing.virtual import Backend
 from tests.actors.theatre import Theatre, in_place, of_key
@@ -264,3 +267,35 @@ def test_released_is_what_becomes_of_all_that_waits_when_its_worker_breaks(backe
     assert of_key("a", theatre.finished()) == ["a1", "a2"]
     assert any(isinstance(one, Released) for one in theatre.stage.settled)
     assert theatre.stage.reports[-1].subscriptions[0].counters.restarts == 1
+
+
+def test_what_was_refused_once_is_tried_again_though_other_refusals_go_on(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "PARKED_RETRY_S", 3.0)
+    theatre = Theatre(backend)
+    refused = ["a", "b"]
+    append = theatre.stage.store.append
+
+    def append_or_refuse(message: Message) -> str:
+        if message.channel.endswith(".dlq") and (message.key or b"").decode() in refused:
+            raise DriverRejected("no rights, or too large")
+        return append(message)
+
+    theatre.stage.store.append = append_or_refuse  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        async with theatre.stage.running(in_place(theatre.failing({"a1": 9, "b1": 9}), attempts=0), clock=theatre.time):
+            await anyio.sleep(1)
+            refused.remove("a")
+            for _ in range(12):
+                theatre.stage.emit("b1", key=b"b")
+                await anyio.sleep(1)
+            assert dead() == ["a1"]
+
+    def dead() -> list[str]:
+        letters = [one for one in theatre.stage.settled if isinstance(one, DeadLettered)]
+        return [msgspec.json.decode(one.delivery.payload) for one in letters]
+
+    theatre.emit("a1")
+    theatre.play(scene)

@@ -204,8 +204,9 @@ class Settler:
             self._lost(settlement.again)
 
     def _park(self, settlement: Settlement, error: DriverRejected) -> None:
+        if not self._parked:  # those that come later put it off no further
+            self._parked_until = self._clock.monotonic() + PARKED_RETRY_S
         self._parked.append(settlement)
-        self._parked_until = self._clock.monotonic() + PARKED_RETRY_S
         self._stats.parked += 1
         self._log.parked(settlement.delivery, error)
 
