@@ -54,13 +54,21 @@ CLAIMS: dict[str, Headers] = {
 HUGE = 10 * 1024 * 1024
 
 
-@pytest.fixture(params=["embedded", pytest.param("nats", marks=pytest.mark.nats)])
+BROKERS = {
+    "embedded": 'driver = "embedded"\npath = "var/hexa.db"',
+    "kafka": 'driver = "kafka"\ncreate_channels = true\npartitions = 1\nservers = ["{0.address}"]',
+    "nats": 'driver = "nats"\ncreate_channels = true\nservers = ["{0.address}"]',
+    "pulsar": 'driver = "pulsar"\nurl = "{0.address}"\nadmin_url = "{0.admin_address}"',
+}
+
+
+@pytest.fixture(
+    params=["embedded", *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("kafka", "nats", "pulsar"))]
+)
 def project(request: pytest.FixtureRequest, tmp_path: Path, unique_name: Callable[..., str]) -> Project:
     """A project whose events may carry anything; its subscription is called as its only action."""
-    broker = 'driver = "embedded"\npath = "var/hexa.db"'
-    if request.param == "nats":
-        nats: Broker = request.getfixturevalue("nats")
-        broker = f'driver = "nats"\ncreate_channels = true\nservers = ["{nats.address}"]'
+    node: Broker | None = None if request.param == "embedded" else request.getfixturevalue(request.param)
+    broker = BROKERS[request.param].format(node)
     name = unique_name("f")
     return Project(tmp_path / name).write(WORKER.format(broker=broker, name=name), HANDLERS.format(name=name))
 
