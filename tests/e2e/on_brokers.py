@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.brokers.ports import reserve_port
 from tests.e2e.project import Project
 
@@ -258,3 +260,26 @@ def fail_alone(project: Project, place: Place, channel: str, address: str) -> No
         assert worker.ended() == 1, worker.lines
     assert sorted(line.split()[0] for line in done(project)) == ["1", "2"]
     assert "Traceback" not in "".join(worker.lines)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_comes_twice_is_handled_once_by_each_subscription_retries_included(
+    place: Place, tmp_path: Path, backend: str
+) -> None:
+    project = place.project(tmp_path)
+    path = project.folder / "worker.toml"
+    key = f'idempotency_key = "payload:id"\n[subscriptions.{place.name}-do.retry]'
+    worker = path.read_text().replace(
+        f"[subscriptions.{place.name}-do.retry]", f"[subscriptions.{place.name}-do]\n{key}"
+    )
+    path.write_text(f'{worker}\n[dedup]\nstore = "embedded"\n')
+    payloads = [{"id": number // 2, "fail": number >= 16} for number in range(20)]
+    lines = [{"channel": f"{place.name}.work", "key": str(one["id"]), "payload": one} for one in payloads]
+    ids = project("emit", "--file", "-", given="\n".join(map(json.dumps, lines)).encode()).stdout.split()
+    ran = project("run", "--until-idle", "--backend", backend)
+    begun = sorted(line for line in ran.stdout.splitlines() if line.startswith("begun"))
+    assert begun == sorted(
+        f"begun {number} {attempt}" for number in range(10) for attempt in (0, 1)[: 1 + (number > 7)]
+    )
+    assert sorted((project.folder / "sibling.txt").read_text().split()) == sorted(ids), "each event is one of its own"
+    assert len(project.json("dlq", "list")) == 2
