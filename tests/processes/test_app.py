@@ -102,6 +102,16 @@ def test_a_mistake_in_a_handler_module_ends_the_run_with_2_and_one_message(tmp_p
     assert run.stderr.count("no_such_module") == 1, run.stderr
 
 
+def test_a_fault_that_does_not_exist_ends_the_run_with_2_and_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEXA_WORKER_FAULTS", "nowhere:kill")
+    run = Project(tmp_path, "processes = 2").call("run")
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert "unknown fault point 'nowhere'" in line
+
+
 def test_a_stop_lets_running_handlers_end(tmp_path: Path) -> None:
     project = Project(tmp_path, "processes = 1")
     project.emit({"n": 1, "what": "wait"})

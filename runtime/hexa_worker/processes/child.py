@@ -66,10 +66,11 @@ def main(program: Program | None = None) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     connection = socket.socket(fileno=DESCRIPTOR)
     connection.set_inheritable(False)
-    if program is None:
-        from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
-
-        program = AppProgram()
+    chosen: Program | ConfigError
+    try:
+        chosen = program or _app()  # while the parent sends what comes next
+    except ConfigError as error:
+        chosen = error
     try:
         arguments = receive(connection)
     except EOFError:
@@ -78,7 +79,7 @@ def main(program: Program | None = None) -> None:
     link = Link(connection)
     code = EXIT_FAILED
     try:
-        code = _run(arguments, link, early, program)
+        code = _run(arguments, link, early, chosen)
     except ConfigError as error:
         link.last_words(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
@@ -89,6 +90,13 @@ def main(program: Program | None = None) -> None:
             _exit(EXIT_CONFIG)
         log.critical("worker process failed: %s: %s", type(cause).__qualname__, cause, exc_info=cause)
     _exit(code)
+
+
+def _app() -> Program:
+    """The real one; importing it may find a mistake in the environment (`hexa_worker.faults`)."""
+    from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
+
+    return AppProgram()
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -108,7 +116,9 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _run(arguments: Arguments, link: Link, early: list[int], program: Program) -> int:
+def _run(arguments: Arguments, link: Link, early: list[int], program: Program | ConfigError) -> int:
+    if isinstance(program, ConfigError):
+        raise program
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = program.load(Path(arguments.config_path))
     worker = config.file.worker
