@@ -7,6 +7,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.record.util import calc_crc32c
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
@@ -66,6 +67,11 @@ async def topic_settings(address: str, names: Sequence[str]) -> dict[str, dict[s
     finally:
         await admin.close()
     return found
+
+
+def with_checksum(batch: bytes) -> bytearray:
+    """A record batch with its checksum made right again."""
+    return bytearray(batch[:17] + calc_crc32c(batch[21:]).to_bytes(4, "big") + batch[21:])
 
 
 def opened(address: str, **more: Any) -> AbstractAsyncContextManager[KafkaDriver]:

@@ -10,7 +10,7 @@ from hexa_worker.core.message import Message, header
 from hexa_worker.errors import DriverRejected
 from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, publish, subscribed, take
-from tests.drivers.kafka_tools import make_topic, opened, raw_producer, spec
+from tests.drivers.kafka_tools import make_topic, opened, raw_producer, spec, with_checksum
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -123,7 +123,7 @@ async def test_a_header_name_that_is_not_utf_8_keeps_no_record_back(
                 batch.append(key=None, value=b"%d" % number, timestamp=None, headers=[(f"na{number}e", b"x")])
             batch.close()
             # As a careless C client would write it.
-            batch._buffer = _with_checksum(bytes(batch._build()).replace(b"na2e", b"na\xffe"))
+            batch._buffer = with_checksum(bytes(batch._build()).replace(b"na2e", b"na\xffe"))
             await (await producer.send_batch(batch, one.channels[0], partition=0))
             await producer.send_and_wait(one.channels[0], b"behind")
         taken = await take(source, 6)
@@ -132,13 +132,6 @@ async def test_a_header_name_that_is_not_utf_8_keeps_no_record_back(
         assert taken[2].headers == (("na\\xffe", b"x"),)
         await _idle(source)
     assert caplog.text.count("not UTF-8") == 1
-
-
-def _with_checksum(batch: bytes) -> bytearray:
-    """A record batch with its checksum made right again."""
-    from aiokafka.record.util import calc_crc32c
-
-    return bytearray(batch[:17] + calc_crc32c(batch[21:]).to_bytes(4, "big") + batch[21:])
 
 
 async def test_a_record_too_large_for_its_topic_is_refused_and_publishing_goes_on(

@@ -197,7 +197,7 @@ class KafkaSource:
         except ConsumerStoppedError:
             return {}
         except Exception as error:
-            if await recover(group.consumer, group.partitions, error):
+            if await recover(group.consumer, group.partitions, self._origins, error):
                 return {}
             raise driver_error(error, f"reading for {self._spec.action}") from error
         return fetched

@@ -1,13 +1,14 @@
 """Records that aiokafka's parser refuses: header names that are not UTF-8, damaged batches.
 
-Its `getmany` then throws away the good records that it had read before in the same call and moves its position past
-them. Here the position goes back to what was really received. A header name that is not UTF-8 is no reason to keep
-a record back: for a while batches are read by a parser that shows such bytes as escapes. A batch whose checksum is
-wrong is never skipped: its partition waits, and says so, until somebody repairs or deletes it.
+Its `getmany` then throws away the good records that it had read before in the same call, of other partitions too, and
+moves its positions past them. Here they go back to what was really received. A header name that is not UTF-8 is no
+reason to keep a record back: for a while batches are read by a parser that shows such bytes as escapes. A batch whose
+checksum is wrong is never skipped: its partition waits, and says so, until somebody repairs or deletes it.
 """
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -64,8 +65,19 @@ def _be_lenient() -> None:
     aiokafka_fetcher.MemoryRecords = _parser
 
 
-async def recover(consumer: AIOKafkaConsumer, partitions: dict[TopicPartition, Partition], error: Exception) -> bool:
+async def recover(
+    consumer: AIOKafkaConsumer,
+    partitions: Mapping[TopicPartition, Partition],
+    origins: Mapping[TopicPartition, int],
+    error: Exception,
+) -> bool:
     """After `getmany` raised `error`: go back to what was received.
+
+    Args:
+        consumer: what raised.
+        partitions: what is assigned.
+        origins: where partitions without progress begin, if not at their first record.
+        error: what it raised.
 
     Returns:
         True when reading on will help; False when it will fail again, or the error was about something else.
@@ -78,11 +90,22 @@ async def recover(consumer: AIOKafkaConsumer, partitions: dict[TopicPartition, P
     if readable:
         _be_lenient()
         log.warning("%s holds a header name that is not UTF-8: it is shown with escapes", partition.source)
-    if partition.watermark is None:
-        await consumer.seek_to_beginning(place)  # nothing was committed, so it began there
-    else:
-        consumer.seek(place, partition.watermark.end)
+    await _go_back(consumer, partitions, origins)
     return readable
+
+
+async def _go_back(
+    consumer: AIOKafkaConsumer, partitions: Mapping[TopicPartition, Partition], origins: Mapping[TopicPartition, int]
+) -> None:
+    first: list[TopicPartition] = []
+    for place, partition in partitions.items():
+        begin = origins.get(place) if partition.watermark is None else partition.watermark.end
+        if begin is None:
+            first.append(place)  # nothing was committed, so it began there
+        else:
+            consumer.seek(place, begin)
+    if first:
+        await consumer.seek_to_beginning(*first)
 
 
 def _refused(consumer: AIOKafkaConsumer) -> TopicPartition | None:
