@@ -8,6 +8,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import anyio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from hexa_worker.clock import Clock
@@ -183,7 +184,12 @@ class AsyncioKafkaDriver:
         )
         self._sources = [one for one in self._sources if not one.closed] + [source]
         with placed("kafka", self._options.servers):
-            await source.join()
+            try:
+                await source.join()
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await source.close()  # or a member that reads nothing would stay in the group
+                raise
         return source
 
     async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
