@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec
@@ -151,15 +152,15 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         membership = self._member()
         places = list(assigned)
         identity = membership.identity
+        committed: Mapping[TopicPartition, OffsetAndMetadata] | None = None
         try:
             committed = await membership.committed(places, self._broker.session_timeout_s / 2)
         except DriverError as error:
             # aiokafka finds the positions by itself; only the notes are lost, so some work is done again.
             log.warning("group %s: the notes on finished work cannot be read: %s", self._spec.group, error)
-            committed = {}
         for place in places:
-            at = committed.get(place)
-            if at is None and place in self._origins:
+            at = None if committed is None else committed.get(place)
+            if at is None and committed is not None and place in self._origins:
                 self.consumer.seek(place, self._origins[place])
             self.partitions[place] = Partition(
                 place.topic,
