@@ -100,6 +100,33 @@ async def test_a_cancellation_that_nobody_asked_for_is_an_error(only_trio: None)
     await island.close()
 
 
+async def test_a_call_while_the_island_ends_is_answered(only_trio: None) -> None:
+    island, ending = Island(), threading.Event()
+
+    async def reluctant() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ending.set()
+            await asyncio.sleep(0.3)
+
+    async def late() -> None:
+        await asyncio.sleep(60)
+
+    async def call_in_vain() -> None:
+        with pytest.raises(DriverUnavailable):
+            await island.call(reluctant)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call_in_vain)
+            await anyio.sleep(0.05)
+            tasks.start_soon(island.close)
+            await anyio.to_thread.run_sync(ending.wait)
+            with pytest.raises(DriverUnavailable):
+                await island.call(late)
+
+
 async def test_errors_come_home_as_they_are(only_trio: None) -> None:
     island = Island()
 

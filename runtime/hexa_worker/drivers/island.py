@@ -41,6 +41,7 @@ class Island:
 
     def __init__(self) -> None:
         self._loop = _new_loop()
+        self._calls = set[Callable[[], None]]()
         self._thread = threading.Thread(target=self._run, name="hexa-worker-island", daemon=True)
         self._thread.start()
 
@@ -55,6 +56,8 @@ class Island:
             if tasks:
                 self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
             self._loop.close()
+            for told in tuple(self._calls):  # what came too late to be begun, or would not end
+                told()
 
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Await ``function(*args)`` on the island.
@@ -67,6 +70,9 @@ class Island:
         errors: list[BaseException] = []
         tasks: list[asyncio.Task[None]] = []
 
+        def told() -> None:
+            home.tell(ended.set)
+
         async def run() -> None:
             try:
                 result.append(await function(*args))
@@ -76,12 +82,27 @@ class Island:
         def start() -> None:
             # Told by the task's end, for one that is cancelled before its first step never gets into `run`.
             task = self._loop.create_task(run())
-            task.add_done_callback(lambda _: home.tell(ended.set))
+            task.add_done_callback(lambda _: told())
             tasks.append(task)
 
         def cancel() -> None:
             tasks[0].cancel()
 
+        self._calls.add(told)
+        try:
+            await self._ended(ended, start, cancel)
+        finally:
+            self._calls.discard(told)
+        if result:
+            return result[0]
+        if not errors:
+            raise DriverUnavailable("the driver is closed")
+        if isinstance(errors[0], asyncio.CancelledError):
+            raise DriverUnavailable("a call of the broker's client was cancelled") from errors[0]
+        raise errors[0]
+
+    async def _ended(self, ended: anyio.Event, start: Callable[[], None], cancel: Callable[[], None]) -> None:
+        """Call `start` over there and wait until `ended`; cancelled, call `cancel` and wait all the same."""
         # A context of its own: in the caller's, anyio would take the island for trio.
         try:
             self._loop.call_soon_threadsafe(start, context=Context())
@@ -94,13 +115,6 @@ class Island:
                 self._loop.call_soon_threadsafe(cancel)
                 await ended.wait()
             raise
-        if result:
-            return result[0]
-        if not errors:
-            raise DriverUnavailable("the driver is closed")
-        if isinstance(errors[0], asyncio.CancelledError):
-            raise DriverUnavailable("a call of the broker's client was cancelled") from errors[0]
-        raise errors[0]
 
     def tell(self, function: Callable[[], object]) -> None:
         """Have ``function()`` called on the island, soon. Ignored once the island is gone."""
