@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from hexa_worker.drivers.kafka import unreadable
+from hexa_worker.drivers.kafka.group import GroupConsumer
 from hexa_worker.drivers.kafka.membership import Membership
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
-from tests.drivers.consuming import ack, publish, subscribed, take
+from tests.brokers.proxy import Proxy
+from tests.drivers.consuming import PLENTY, ack, publish, subscribed, take
 from tests.drivers.kafka_tools import make_topic, opened, raw_producer, spec, with_checksum
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -101,3 +104,61 @@ async def test_progress_that_cannot_be_read_at_the_assignment_is_not_given_up(
         async with subscribed(driver, one) as source:
             await publish(driver, one.channels[0], b"3")
             assert [got.payload for got in await take(source, 1)] == [b"3"]
+
+
+async def test_a_source_that_is_closed_while_it_joins_leaves_no_member_behind(
+    kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = spec(unique_name())
+    await make_topic(kafka.address, one.channels[0], 4)
+    starting, closed, start = asyncio.Event(), asyncio.Event(), GroupConsumer.start
+
+    async def slow(group: GroupConsumer) -> None:
+        starting.set()
+        await closed.wait()
+        await start(group)
+
+    async with opened(kafka.address) as driver:
+        with monkeypatch.context() as patch:
+            patch.setattr(GroupConsumer, "start", slow)
+            subscribing = asyncio.ensure_future(driver.subscribe(one))
+            await asyncio.wait_for(starting.wait(), 20)
+            await driver.inner._sources[-1].close()
+            closed.set()
+            with pytest.raises(DriverUnavailable):
+                await subscribing
+        async with subscribed(driver, one) as source, raw_producer(kafka.address) as producer:
+            for partition in range(4):
+                await producer.send_and_wait(one.channels[0], b"%d" % partition, partition=partition)
+            assert {got.payload for got in await take(source, 4)} == {b"0", b"1", b"2", b"3"}
+
+
+async def test_commits_do_not_end_unnoticed(kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = spec(unique_name())
+
+    async def commit(*_: Any) -> None:
+        raise KeyError("a mistake of ours")
+
+    async with opened(kafka.address) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], b"1")
+        taken = await take(source, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(GroupConsumer, "commit", commit)
+            await ack(source, taken)
+            with pytest.raises(KeyError, match="mistake"), anyio.fail_after(10):
+                await source.receive(1, PLENTY)
+
+
+async def test_while_no_broker_answers_publishes_do_not_queue_up_to_ask(
+    kafka: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
+) -> None:
+    name, proxy = unique_name(), open_proxy(kafka)
+    async with opened(kafka.proxied_address, timeout_s=1.0) as driver:
+        proxy.black_hole()
+        try:
+            with anyio.fail_after(20):
+                asked = [publish(driver, f"{name}.{number}", b"x") for number in range(6)]
+                failures = await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            proxy.heal()
+    assert [type(failure) for failure in failures] == [DriverUnavailable] * 6

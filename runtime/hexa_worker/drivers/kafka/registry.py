@@ -10,7 +10,7 @@ from hexa_worker.config.kafka import Kafka
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
-from hexa_worker.errors import DriverRejected
+from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 REMEMBER_S = 60.0
 FRESH_S = 1.0
@@ -32,6 +32,8 @@ class Registry:
         self._known: dict[str, int] = {}
         self._asked_at = float("-inf")
         self._making = asyncio.Lock()
+        self._failed_at = float("-inf")
+        self._failure = ""
 
     @property
     def _replication(self) -> int:
@@ -58,10 +60,17 @@ class Registry:
             count = self._known.get(channel)
             if count is not None:
                 return count
+        waiting_since = time.monotonic()
         async with self._making:
             if time.monotonic() - self._asked_at < FRESH_S and channel in self._known:
                 return self._known[channel]  # another task has just asked or made it
-            known = await self.refresh()
+            if self._failed_at > waiting_since:
+                raise DriverUnavailable(self._failure)  # another task has just asked in vain
+            try:
+                known = await self.refresh()
+            except DriverUnavailable as error:
+                self._failed_at, self._failure = time.monotonic(), str(error)
+                raise
             if channel not in known:
                 await self._make([self._new_channel(channel)] if self._options.create_channels else [], [channel])
             return self._known[channel]

@@ -25,7 +25,7 @@ from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.kafka.unreadable import recover
-from hexa_worker.errors import DriverError, LeaseLost
+from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 log = logging.getLogger("hexa_worker.kafka")
 JOIN_S = 3.0
@@ -103,6 +103,8 @@ class KafkaSource:
         """See `hexa_worker.drivers.base.Source.receive`. Cancellation: safe; what came is kept for the next call."""
         await asyncio.sleep(0)  # a source that always has something must not starve the loop
         while not self._stopped:
+            if self._commits is not None and self._commits.done():
+                self._commits.result()  # or nothing would be committed any more, and nobody knew
             group = await self._joined()
             try:
                 group.check(waiting=False)
@@ -127,6 +129,9 @@ class KafkaSource:
                     self._connection, self._spec, self._options, self._origins, self._revoked, self._clear
                 )
                 await group.start()
+                if self._closed:
+                    await group.close()
+                    raise DriverUnavailable(f"kafka: the source of {self._spec.action} is closed")
                 self._group = group
                 self._commits = asyncio.ensure_future(self._commit_now_and_then(group))
             return self._group
