@@ -1,5 +1,6 @@
 """Publishing: confirmed, in order, in batches, the same message never stored twice."""
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from time import monotonic
@@ -21,6 +22,8 @@ CHUNK = 1_000
 CHUNK_BYTES = 1024 * 1024
 HEADER_RESERVE = 64 * 1024
 """Of a server's limit this much is kept for headers: a dead letter must fit too."""
+LONGEST_PAUSE_S = 0.5
+"""Between attempts."""
 SCHEDULE_FROM_MS = 1_000
 """Shorter delays are exact to milliseconds without the server's schedules (which tick every 250)."""
 
@@ -149,7 +152,7 @@ class Publisher:
 
     async def _send_all(self, records: dict[int, Record], answers: list[str | DriverError | None]) -> None:
         """Send until everything has an answer, through reconnections, for as long as the deadline allows."""
-        deadline = monotonic() + self._options.timeout_s
+        deadline, pause_s = monotonic() + self._options.timeout_s, 0.02
         remade = False
         while records:
             await self._connection.wait_up(max(deadline - monotonic(), 0.0))
@@ -158,8 +161,10 @@ class Publisher:
                 for chunk in _chunks(places, records):
                     await self._send(chunk, records, answers)
             except DriverUnavailable:
-                if monotonic() >= deadline:
+                if monotonic() + pause_s >= deadline:
                     raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
             if records:
                 if remade:
@@ -192,21 +197,27 @@ class Publisher:
         try:
             await self._connection.gather(waiting)
         finally:
-            for place, frame in zip(places, waiting.frames, strict=True):
-                if frame is not None:
-                    self._note(place, frame, records, answers)
+            failures = [
+                self._note(place, frame, records, answers)
+                for place, frame in zip(places, waiting.frames, strict=True)
+                if frame is not None
+            ]
+        for failure in failures:
+            if failure is not None:
+                raise failure
 
     def _note(
         self, place: int, frame: Frame, records: dict[int, Record], answers: list[str | DriverError | None]
-    ) -> None:
+    ) -> DriverUnavailable | None:
+        """Write down an answer; or return why it is none, and the record has to be sent again."""
         code = status_of(frame[2])[0]
         if code == NO_RESPONDERS:
-            return  # stays in `records`
+            return None  # stays in `records`
         record = records[place]
         if code == FORBIDDEN:
             answers[place] = DriverRejected(f"nats: this login may not publish to {record.channel!r}")
             del records[place]
-            return
+            return None
         try:
             ack = _decode_ack(frame[3])
         except msgspec.MsgspecError:
@@ -215,11 +226,12 @@ class Publisher:
             if ack.error is not None:
                 failure = ApiError(ack.error).as_driver_error(f"publish to {record.channel!r}")
                 if isinstance(failure, DriverUnavailable):
-                    raise failure
+                    return failure
                 answers[place] = failure
             else:
                 answers[place] = f"{ack.stream}-{ack.seq}"
         del records[place]
+        return None
 
 
 def _chunks(places: list[int], records: dict[int, Record]) -> list[list[int]]:
