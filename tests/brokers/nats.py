@@ -45,7 +45,8 @@ authorization {{
     {{nkey: {nkey}}}
     {{user: {limited}, password: "{limited_password}", permissions: {{
       publish: {{deny: [
-        "{forbidden}", "{forbidden}.>", "$JS.API.STREAM.*.{forbidden}", "$JS.API.CONSUMER.*.{forbidden}.>"
+        "{forbidden}", "{forbidden}.>", "$JS.API.STREAM.*.{forbidden}", "$JS.API.CONSUMER.*.{forbidden}.>",
+        "$JS.ACK.{forbidden}-acks.>", "hexa.~~leases.{forbidden}-acks.>"
       ]}}
       subscribe: {{deny: ["{forbidden}", "{forbidden}.>"]}}
     }}}}

@@ -5,9 +5,11 @@ from typing import Any, cast
 
 import pytest
 
-from hexa_worker.config.nats import NatsTls
+from hexa_worker.config.nats import NatsStream, NatsTls
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.message import Message
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
 from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
@@ -141,6 +143,32 @@ async def test_missing_rights_on_one_channel_refuse_that_channel_alone(
         assert isinstance(answers[0], DriverRejected)
         assert closed in str(answers[0])
         assert isinstance(answers[1], str)
+
+
+@pytest.mark.parametrize("order_by", [OrderBy.NONE, OrderBy.KEY])
+async def test_a_login_that_may_not_acknowledge_is_told_so_and_nothing_counts_as_settled(
+    get: Callable[[str], Server], unique_name: Name, order_by: OrderBy
+) -> None:
+    server = get("nats-users")
+    name, kept = unique_name(), NatsStream(name=f"{FORBIDDEN}-acks", subjects=("acks.>",))
+    one = spec(name, channels=(f"acks.{name}",), order_by=order_by)
+    more: dict[str, Any] = {"tls": trusting(server), "streams": (kept,)}
+    async with opened(server.address, user=USER, password=Secret(PASSWORD), **more) as driver:
+        await driver.declare([one])
+        await publish(driver, one.channels[0], b"x")
+    async with (
+        opened(server.address, user=LIMITED, password=Secret(LIMITED_PASSWORD), **more) as driver,
+        subscribed(driver, one) as source,
+    ):
+        if order_by is OrderBy.NONE:
+            (unsettled,) = await source.settle([Acked(each) for each in await take(source, 1)])
+            error: DriverError = unsettled.error
+        else:
+            with pytest.raises(DriverRejected) as caught:
+                await take(source, 1)
+            error = caught.value
+    assert isinstance(error, DriverRejected)
+    assert "may not publish" in str(error)
 
 
 async def test_nobody_there_is_unavailable_with_the_address() -> None:

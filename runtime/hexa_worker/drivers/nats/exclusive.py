@@ -15,7 +15,7 @@ else took cannot be written any more, so only the holder leaves such notes.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -28,12 +28,14 @@ from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOU
 from hexa_worker.drivers.nats.feed import Feed
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
 from hexa_worker.drivers.nats.leases import Lease, LeaseStore
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverUnavailable
 
 ACK_WAIT_S = 3600.0
 """Of a term's consumer: nothing is to come late by itself."""
 POLL_S = 0.5
 FREE_S = 1.0
+REFUSALS = 3
+"""So many times in a row what is refused is made again."""
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
@@ -115,6 +117,7 @@ class Exclusive:
         self._lease: Lease | None = None
         self._seen = (0, 0.0)  # sequence of somebody's lease, and since when
         self._generation = 0
+        self._refusals = 0  # in a row
         self._born = ""  # the stream that the feed has read
         self._noted = 0  # of `Feed.postponed`: what the lease tells
         self._task: asyncio.Task[None] | None = None
@@ -124,9 +127,9 @@ class Exclusive:
         lease = self._lease or (await self._store.read())[1]
         return term_durable(self._durable, lease.term if lease is not None else 0)
 
-    def start(self) -> None:
-        """Take part from now on."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    def start(self, run: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        """Take part from now on, in a task that `run` makes."""
+        self._task = run(self._run())
 
     def kill(self) -> None:
         """Take part no more, without a word."""
@@ -166,16 +169,26 @@ class Exclusive:
                     await self._renew()
             except DriverError as error:
                 if not isinstance(error, DriverUnavailable):
-                    log.warning("the lease of %s: %s", self._channel, error)
+                    self._refused(error)
                 self._expire()
                 await asyncio.sleep(POLL_S)
                 continue
+            self._refusals = 0
             if self._lease is None:
                 await asyncio.sleep(POLL_S)
             elif not self._feed.rewind_wanted:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(POLL_S, self._lease_s / 6)):
                         await self._feed.rewind_event.wait()
+
+    def _refused(self, error: DriverError) -> None:
+        """Have made again what may be missing; raise `error` if that was done and did not help."""
+        log.warning("the lease of %s: %s", self._channel, error)
+        if not self._feed.missing:
+            self._refusals += 1
+        if self._refusals > REFUSALS:
+            raise error
+        self._feed.mark_missing()
 
     async def _acquire(self) -> None:
         """Take the lease if it is nobody's, or was not renewed for its whole length."""
@@ -207,11 +220,7 @@ class Exclusive:
         earlier = await self._consumers()
         floors = [await _floor(self._connection, feed.stream, name) or 0 for name in earlier]
         floor = max([lease.floor, *floors])
-        try:
-            born, _ = await _stream(self._connection, feed.stream)
-        except DriverRejected:
-            feed.mark_missing()
-            raise
+        born, _ = await _stream(self._connection, feed.stream)
         if born != lease.born:
             floor = 0
             feed.handed_over = HandedOver(NOTHING)

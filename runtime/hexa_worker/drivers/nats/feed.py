@@ -14,12 +14,14 @@ from time import monotonic
 import msgspec
 
 from hexa_worker.core.message import Delivery, Headers
+from hexa_worker.drivers.nats.asking import REFUSED
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting, note_of
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
 from hexa_worker.drivers.nats.replies import PARTS, ack_frames, stored_at
 from hexa_worker.drivers.nats.streams import NANOSECONDS
+from hexa_worker.errors import DriverRejected
 
 EXPIRES_S = 30.0
 HEARTBEAT_S = 2.5
@@ -38,10 +40,12 @@ class Token(msgspec.Struct, frozen=True):
     Attributes:
         feed: number of its feed in its source.
         delivered: how often the server has delivered it, this time included.
+        epoch: counts how often sequences have lost their meaning, see `Feed.reset`.
     """
 
     feed: int
     delivered: int
+    epoch: int
 
 
 class Feed:
@@ -80,6 +84,7 @@ class Feed:
         self.exclusive = exclusive
         self.paused = exclusive
         self.missing = False
+        self.gone = False
         self.rewind_event = asyncio.Event()
         self.buffer: deque[Delivery] = deque()
         self.held: dict[int, bytes] = {}
@@ -95,6 +100,7 @@ class Feed:
         self._connection = connection
         self._now_ms = now_ms
         self._arrived = arrived
+        self.epoch = 0
         self._tokens: dict[int, Token] = {}
         self._first = self._token(1)
         self._pulls: dict[int, int] = {}
@@ -109,7 +115,7 @@ class Feed:
     def _token(self, delivered: int) -> Token:
         token = self._tokens.get(delivered)
         if token is None:
-            token = self._tokens[delivered] = Token(self.number, delivered)
+            token = self._tokens[delivered] = Token(self.number, delivered, self.epoch)
         return token
 
     # -- asking for more
@@ -159,14 +165,14 @@ class Feed:
 
     # -- what comes
 
-    def _deliver(self, frames: list[Frame]) -> None:  # noqa: C901, PLR0912 - one pass, for speed
+    def _deliver(self, frames: list[Frame]) -> None:  # noqa: C901, PLR0912, PLR0915 - one pass, for speed
         """Frames of one read of the socket."""
         self._heard_at = now = monotonic()
         self.expire()
         made: list[Delivery] = []
         again: list[bytes] = []
         held, channel, stream, top, size, came = self.held, self.channel, self.stream, self._top, 0, 0
-        noted, waiting = self.handed_over or (), self.waiting
+        noted, waiting, epoch = self.handed_over or (), self.waiting, self.epoch
         for subject, reply, block, payload in frames:
             if not reply:
                 self._status(subject, block)
@@ -219,6 +225,8 @@ class Feed:
             self._count_down(came)
         if again:
             self._connection.write(ack_frames(again))
+        if self.epoch != epoch:
+            made = [delivery for delivery in made if delivery.token.epoch == self.epoch]
         if made:
             self.buffer.extend(made)
             self.active_at = now
@@ -312,12 +320,17 @@ class Feed:
 
     def expire(self) -> None:
         """Nobody knows whose the deliveries in hand are, if the claims were not renewed in time."""
-        if not self.claims_hold:
+        if self.claims_hold:
+            return
+        if self.exclusive:
+            if self.held:
+                self.want_rewind()  # no copies would come by themselves
+        else:
             self.lost.update(self.held)
             self.renewed_at = monotonic()  # of what is left, nothing, this is true
 
     async def renew(self) -> None:
-        """Renew all claims and wait until the server has said so. Raises DriverUnavailable."""
+        """Renew all claims and wait until the server has said so. Raises DriverUnavailable, DriverRejected."""
         self.expire()
         sent_at = monotonic()
         replies = [reply for sequence, reply in self.held.items() if sequence not in self.lost]
@@ -333,6 +346,7 @@ class Feed:
 
         Raises:
             DriverUnavailable: no answer.
+            DriverRejected: this login may not say it.
         """
         waiting, (inbox,) = self._connection.expect(replies[-1:])
         frames = ack_frames(replies[:-1], verb) if len(replies) > 1 else b""
@@ -340,6 +354,8 @@ class Feed:
         self._connection.write(frames + last)
         await self._connection.gather(waiting)
         frame = waiting.frames[0]
+        if frame is REFUSED:
+            raise DriverRejected(f"nats: this login may not publish to {replies[-1].rpartition(b'.')[0].decode()!r}")
         gone = frame is not None and status_of(frame[2])[0] == 503  # noqa: PLR2004 - no responders
         if gone:
             self.mark_missing()
@@ -358,6 +374,9 @@ class Feed:
     def reset(self) -> None:
         """The consumer was made anew, its stream perhaps too: sequences mean nothing any more."""
         self.missing = False
+        self.epoch += 1
+        self._tokens.clear()
+        self._first = self._token(1)
         self.forget_pulls()
         for kept in (self.buffer, self.held, self.lost, self.settled, self.waiting, self.delayed):
             kept.clear()
@@ -452,6 +471,13 @@ class Feed:
         self.buffer.clear()
         self.held.clear()
         self.lost.clear()
+
+    def dismiss(self) -> None:
+        """Its channel is gone and is not to be made again: read nothing more."""
+        self.end_pulls()
+        self.reset()
+        self.drop()
+        self.paused = self.gone = True
 
     def drop(self) -> None:
         """Forget everything without a word."""

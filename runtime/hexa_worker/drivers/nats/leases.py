@@ -11,11 +11,12 @@ from datetime import datetime
 import msgspec
 
 from hexa_worker.drivers.nats import names
+from hexa_worker.drivers.nats.asking import REFUSED
 from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import NO_MESSAGE, ApiError
 from hexa_worker.drivers.nats.handover import NOTHING, Done, Waiting
 from hexa_worker.drivers.nats.protocol import status_of
-from hexa_worker.errors import DriverUnavailable
+from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 WRONG_LAST_SEQUENCE = 10071
 
@@ -88,6 +89,7 @@ class LeaseStore:
 
         Raises:
             DriverUnavailable: it may or may not have been written.
+            DriverRejected: the server refuses it.
         """
         payload = msgspec.json.encode(lease)
         block = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\n\r\n" % after
@@ -97,6 +99,8 @@ class LeaseStore:
         self._connection.write(b"".join((head, block, payload, b"\r\n")))
         await self._connection.gather(answers)
         frame = answers.frames[0]
+        if frame is REFUSED:
+            raise DriverRejected(f"nats: this login may not publish to {self._subject!r}")
         if frame is None or status_of(frame[2])[0] == NO_RESPONDERS:
             raise DriverUnavailable(f"nats: the stream {names.LEASES_STREAM!r} does not answer")
         answer = msgspec.json.decode(frame[3], type=_Answer)

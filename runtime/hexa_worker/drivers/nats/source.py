@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -21,7 +21,7 @@ from hexa_worker.drivers.nats.exclusive import Exclusive
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.feed import ACTIVE_S, SILENCE_S, Feed
 from hexa_worker.drivers.nats.publisher import Publisher
-from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
 HAND_BACK_S = 1.0
 AWAY_S = 0.5
@@ -86,6 +86,7 @@ class NatsSource:
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._discovery: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
         connection.on_change(self._connection_changed)
 
     def add_feed(self, part: Part, ack_wait_s: float) -> None:
@@ -111,7 +112,7 @@ class NatsSource:
     def _start_feed(self, feed: Feed) -> None:
         exclusive = self._exclusives.get(feed.number)
         if exclusive is not None:
-            exclusive.start()
+            exclusive.start(self._watched)
         self._work.set()
 
     def _lost_lease(self, stream: str) -> None:
@@ -125,17 +126,30 @@ class NatsSource:
 
     def start(self) -> None:
         """Keep claims alive from now on."""
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._task = self._watched(self._keep())
         for feed in self.feeds:
             self._start_feed(feed)
         if self._spec.pattern is not None:
-            self._discovery = asyncio.get_running_loop().create_task(self._discover())
+            self._discovery = self._watched(self._discover())
+
+    def _watched(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task whose end wakes `receive`, which tells of it: nothing would be renewed any more, or found."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and self._failure is None:
+            self._failure = task.exception()
+            self._work.set()
 
     # -- receiving
 
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """See `hexa_worker.drivers.base.Source.receive`."""
         while not self._stopped:
+            if self._failure is not None:
+                raise self._failure
             if not self._connection.up:
                 await self._connection.wait_up(AWAY_S)
             if any(feed.missing for feed in self.feeds):
@@ -149,7 +163,7 @@ class NatsSource:
 
     async def _wait(self) -> None:
         self._work.clear()
-        if any(feed.buffer for feed in self.feeds):
+        if self._stopped or self._failure or any(feed.buffer for feed in self.feeds):
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(SILENCE_S):
@@ -199,9 +213,19 @@ class NatsSource:
         missing = [feed for feed in self.feeds if feed.missing]
         gone = ", ".join(f"{one.durable} of {one.stream}" for one in missing)
         log.warning("gone from the server, made again: %s", gone)
-        await self._redeclare()
+        parts = await self._redeclare()
+        wanted = {part.channel for part in parts}
         for feed in missing:
-            feed.reset()
+            if feed.channel in wanted:
+                feed.reset()
+            else:  # a pattern's; should it come back, it is discovered
+                await self._dismiss(feed)
+
+    async def _dismiss(self, feed: Feed) -> None:
+        exclusive = self._exclusives.pop(feed.number, None)
+        if exclusive is not None:
+            await exclusive.close()
+        feed.dismiss()
 
     async def _discover(self) -> None:
         """Read channels that match the pattern and were made later."""
@@ -212,7 +236,7 @@ class NatsSource:
             except DriverError as error:
                 log.debug("looking for new channels: %s", error)
                 continue
-            known = {feed.channel for feed in self.feeds}
+            known = {feed.channel for feed in self.feeds if not feed.gone}
             for part in parts:
                 if part.channel not in known:
                     self.add_feed(part, self.feeds[0].ack_wait_s)
@@ -237,8 +261,8 @@ class NatsSource:
                 continue  # the lease is what counts
             try:
                 await feed.renew()
-            except DriverUnavailable:
-                log.debug("claims of %s not renewed", feed.durable)
+            except DriverError as error:
+                log.debug("claims of %s not renewed: %s", feed.durable, error)
 
     # -- settling
 
@@ -261,25 +285,39 @@ class NatsSource:
         for number, sequences in released.items():
             self._release(self.feeds[number], sequences)
         for number, sequences in done.items():
-            if not await self._acknowledge(self.feeds[number], sequences):
-                gone = LeaseLost(f"the durable {self.feeds[number].durable!r} was deleted")
-                failed += [Unsettled(one, gone) for one in valid if one.delivery.token.feed == number]
+            error = await self._acknowledge(self.feeds[number], sequences)
+            if error is not None:
+                failed += [
+                    Unsettled(one, error)
+                    for one in valid
+                    if one.delivery.token.feed == number and type(one) is not Released
+                ]
         return failed
 
-    def _sort_out_lost(self, settlements: Sequence[Settlement], failed: list[Unsettled]) -> list[Settlement]:
+    def _sort_out_lost(
+        self, settlements: Sequence[Settlement], failed: list[Unsettled], *, stored: bool = False
+    ) -> list[Settlement]:
         """Those whose claim holds. One that was done all the same is acknowledged when its copy comes here.
 
         What is postponed needs no claim while it is in hand: were it given up, what follows in its key would go on.
+
+        Args:
+            settlements: what is asked.
+            failed: gets the others.
+            stored: retries and dead letters are durable, so these are done.
         """
         feeds = self.feeds
         valid: list[Settlement] = []
         for settlement in settlements:
             delivery = settlement.delivery
             feed, sequence = feeds[delivery.token.feed], delivery.offset
-            if sequence in feed.held and (sequence not in feed.lost or isinstance(settlement, Postponed)):
+            if delivery.token.epoch != feed.epoch:  # the sequence may be another message's by now
+                failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} was of a consumer that is gone")))
+            elif sequence in feed.held and (sequence not in feed.lost or isinstance(settlement, Postponed)):
                 valid.append(settlement)
             elif sequence not in feed.settled:
-                feed.let_go([sequence], done=type(settlement) is Acked)
+                done = type(settlement) is not Released if stored else type(settlement) is Acked
+                feed.let_go([sequence], done=done)
                 failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} may be somebody else's by now")))
         return valid
 
@@ -300,7 +338,8 @@ class NatsSource:
             if isinstance(answer, DriverError):
                 refused[id(one)] = answer
                 failed.append(Unsettled(one, answer))
-        return [one for one in settlements if id(one) not in refused] if refused else settlements
+        # Meanwhile claims may have been lost.
+        return self._sort_out_lost([one for one in settlements if id(one) not in refused], failed, stored=True)
 
     def _release(self, feed: Feed, sequences: list[int]) -> None:
         if feed.exclusive:
@@ -311,21 +350,27 @@ class NatsSource:
         feed.send([feed.held[sequence] for sequence in sequences if sequence in feed.held], b"-NAK")
         feed.let_go(sequences, done=False)
 
-    async def _acknowledge(self, feed: Feed, sequences: list[int]) -> bool:
-        """Acknowledge; False when there is no consumer to acknowledge to. Raises DriverUnavailable."""
-        held = feed.held
+    async def _acknowledge(self, feed: Feed, sequences: list[int]) -> DriverError | None:
+        """Acknowledge, or tell why that cannot be. Raises DriverUnavailable."""
+        held, epoch = feed.held, feed.epoch
         replies = [held[sequence] for sequence in sequences if sequence in held]
         if not replies:
-            return True
+            return None
         if self._ack == "fast":
             if not self._connection.up:
                 raise DriverUnavailable("nats: the connection is lost")
             feed.send(replies, b"+ACK")
-        elif not await feed.confirm(replies, b"+ACK"):
-            feed.let_go(sequences, done=False)
-            return False
+        else:
+            try:
+                there = await feed.confirm(replies, b"+ACK")
+            except DriverRejected as error:
+                return error
+            if feed.epoch != epoch or not there:
+                if feed.epoch == epoch:
+                    feed.let_go(sequences, done=False)
+                return LeaseLost(f"the durable {feed.durable!r} was deleted")
         feed.let_go(sequences, done=True)
-        return True
+        return None
 
     # -- looking
 
@@ -334,6 +379,8 @@ class NatsSource:
         ready = delayed = leased = 0
         due: list[int] = []
         for feed in self.feeds:
+            if feed.gone:
+                continue
             info = await self._consumer_info(feed)
             pending, in_hand = int(info.get("num_pending", 0)), int(info.get("num_ack_pending", 0))
             ready += pending
