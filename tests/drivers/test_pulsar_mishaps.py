@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from hexa_worker.config.pulsar import PulsarSubscription
 from hexa_worker.core.message import Delivery
+from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar import PulsarDriver
@@ -206,3 +207,20 @@ async def test_what_was_read_beside_something_unreadable_comes_again(pulsar: Bro
         with pytest.raises(AttributeError):
             reading.read([message, object()])
         assert [one.payload for one in reading.read([message])] == [b"x"]
+
+
+@pytest.mark.timeout(180)
+async def test_a_source_of_many_consumers_is_closed_in_time_while_the_broker_is_frozen(
+    pulsar: Broker, unique_name: Name
+) -> None:
+    name = unique_name()
+    one = spec(name, order_by=OrderBy.CHANNEL, channels=tuple(f"{name}.in{number}" for number in range(4)))
+    async with opened(options(pulsar, timeout_s=15.0)) as driver:
+        source = await driver.subscribe(one)
+        pulsar.freeze()
+        try:
+            began = time.monotonic()
+            await source.close()
+            assert time.monotonic() - began < 15.0, "as long as one answer may take, for five consumers"
+        finally:
+            pulsar.thaw()

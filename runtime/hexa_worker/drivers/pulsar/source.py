@@ -1,5 +1,6 @@
 """A subscription's deliveries in one process: its inlets, what is in hand, and settling."""
 
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from heapq import heappop, heappush
@@ -22,6 +23,7 @@ from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 LOOK_S = 5.0
 HELD = 5_000
 """How many retries that are not due yet are kept; others wait in the broker."""
+CLOSE_S = 5.0
 ACKED_S = 0.4
 """Acknowledgements are at the broker after this long."""
 
@@ -64,7 +66,9 @@ class PulsarSource:
         self.measure: Callable[[InHand], Backlog] | None = None
         """Asks the broker; blocks. Set by whoever makes the source."""
         self.on_close: list[Callable[[], None]] = []
-        """What else ends with it; may block."""
+        """Told first that it ends; must not block."""
+        self.closed_with: list[Callable[[], None]] = []
+        """What is closed with it; may block."""
         self._settled_at = -ACKED_S
         self._measuring = anyio.Lock()
 
@@ -241,10 +245,16 @@ class PulsarSource:
         self._forget()
 
     def _close_inlets(self) -> None:
+        """Close everything at once, and leave behind what takes too long: a frozen broker does, for each consumer."""
         for end in self.on_close:
             end()
-        for inlet in self.inlets:
-            inlet.close()
+        closes = [*self.closed_with, *(inlet.close for inlet in self.inlets)]
+        closing = [threading.Thread(target=close, name="hexa-pulsar-close", daemon=True) for close in closes]
+        deadline = monotonic() + CLOSE_S
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join(max(deadline - monotonic(), 0.0))
 
     def abandon(self) -> None:
         """Vanish as a killed process does: for tests."""

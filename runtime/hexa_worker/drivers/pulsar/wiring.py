@@ -74,7 +74,8 @@ class Wiring:
         )
         self._ending = threading.Event()
         source.measure = self._gauge.measure
-        source.on_close += [self._ending.set, self._gauge.close]
+        source.on_close.append(self._ending.set)
+        source.closed_with.append(self._gauge.close)
 
     def begin(self) -> None:
         """Subscribe and let everything run.
