@@ -11,9 +11,10 @@ from nats.js.errors import NoStreamResponseError
 
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.outcome import DeadLetter
+from hexa_worker.core.outcome import DeadLetter, Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Released, Route, settle
+from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.source import NatsSource
 from hexa_worker.errors import DriverUnavailable, LeaseLost
@@ -188,3 +189,22 @@ async def test_a_full_stream_is_not_asked_again_without_pause(nats: Broker, uniq
         assert tried < 30
     finally:
         await client.close()
+
+
+async def test_failures_are_stored_though_their_streams_vanished_while_nothing_is_received(
+    nats: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    route = Route(action=one.action, retry_base=one.retry_base, policy=RetryPolicy())
+    async with opened(nats.address, max_age_s=3600.0) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], b"1", b"2")
+        first, second = await take(source, 2)
+        await delete_stream(nats.address, names.retry_stream(one.retry_base))
+        await delete_stream(nats.address, names.dead_letter_stream(one.retry_base))
+        assert await source.settle([settle(Raised(ValueError("no")), first, route, now_ms=1)]) == []
+        assert await source.settle([settle(DeadLetter("no"), second, route, now_ms=1)]) == []
+        (dead,) = await driver.browse(one.dead_letter_channel, -1, 10)
+        assert dead.payload == b"2"
+    async with opened(nats.address, max_age_s=3600.0) as driver, subscribed(driver, one) as source:
+        (again,) = await take(source, 1)  # and the streams are what the driver would make
+        assert (again.payload, again.attempt) == (b"1", 1)

@@ -177,10 +177,20 @@ class Publisher:
         self._streams.forget({record.channel for record in records.values()})
         for place, record in list(records.items()):
             try:
-                await self._stream(record.channel)
+                await self._made_again(record.channel)
             except DriverRejected as error:
                 answers[place] = error
                 del records[place]
+
+    async def _made_again(self, channel: str) -> None:
+        """As `_stream`, of which nothing is believed: a failure's own stream is made as it was."""
+        for retries in self.retry_bases:
+            base = retries.removesuffix(".retry")
+            if channel == f"{base}.dlq":
+                await self._streams.dead_letters(base)
+            elif channel.rpartition(".")[0] == retries:
+                await self._streams.retries(base)
+        await self._stream(channel)
 
     async def _send(
         self, places: list[int], records: dict[int, Record], answers: list[str | DriverError | None]
