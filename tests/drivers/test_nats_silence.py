@@ -208,3 +208,19 @@ async def test_failures_are_stored_though_their_streams_vanished_while_nothing_i
     async with opened(nats.address, max_age_s=3600.0) as driver, subscribed(driver, one) as source:
         (again,) = await take(source, 1)  # and the streams are what the driver would make
         assert (again.payload, again.attempt) == (b"1", 1)
+
+
+async def test_a_channel_that_cannot_be_used_hides_no_other_of_its_pattern(
+    nats: Broker, unique_name: Name, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = unique_name()
+    one = spec(name, channels=(), pattern=rf"{name}\.in\..*")
+    client = await client_library.connect(nats.address)
+    async with opened(nats.address) as driver, subscribed(driver, one) as source:
+        sealed = await client.jetstream().add_stream(name=f"{name}-bad", subjects=[f"{name}.in.bad"])
+        sealed.config.sealed = True
+        await client.jetstream().update_stream(sealed.config)
+        await publish(driver, f"{name}.in.good", b"x")
+        assert [got.payload for got in await take(source, 1)] == [b"x"]
+    assert caplog.text.count("sealed") == 1
+    await client.close()

@@ -1,7 +1,8 @@
 """The nats driver: one process's connection to JetStream."""
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hexa_worker.errors import DriverError, DriverRejected
 
 SERVERS_MAX_PAYLOAD = 1024 * 1024
 OLDEST = (2, 9)
+log = logging.getLogger("hexa_worker.drivers.nats")
 NOTES = (
     "A channel is a subject; one that no stream keeps gets a stream of its own, or one of `streams`.",
     (
@@ -121,8 +123,15 @@ class AsyncioNatsDriver:
             for spec in specs:
                 await self._declare(spec)
 
-    async def _declare(self, spec: SubscriptionSpec) -> list[Part]:
-        """Make or check all that a subscription needs; returns what there is to read."""
+    async def _declare(
+        self, spec: SubscriptionSpec, refused: Callable[[str, DriverRejected], None] | None = None
+    ) -> list[Part]:
+        """Make or check all that a subscription needs; returns what there is to read.
+
+        Args:
+            spec: the subscription.
+            refused: told of channels that cannot be read, which are left out then; None: they are errors.
+        """
         options = self._own(spec)
         self._retry_channels.update(spec.retry_channels)
         retries = await self._streams.retries(spec.retry_base)
@@ -140,7 +149,14 @@ class AsyncioNatsDriver:
         parts = [Part(stream=retries, durable=names.RETRY_DURABLE, channel=None)]
         if spec.order_by is not OrderBy.NONE:
             await self._streams.leases()
-        return parts + [await self._declare_channel(spec, one, options) for one in await self._channels(spec)]
+        for channel in await self._channels(spec):
+            try:
+                parts.append(await self._declare_channel(spec, channel, options))
+            except DriverRejected as error:
+                if refused is None:
+                    raise
+                refused(channel, error)
+        return parts
 
     async def _declare_channel(self, spec: SubscriptionSpec, channel: str, options: NatsSubscription) -> Part:
         stream = await self._streams.channel(channel)
@@ -170,9 +186,16 @@ class AsyncioNatsDriver:
             parts = await self._declare(spec)
         options = self._own(spec)
 
+        told: set[str] = set()
+
+        def left_out(channel: str, error: DriverRejected) -> None:
+            if channel not in told:
+                told.add(channel)
+                log.warning("%s: not read though it matches the pattern: %s", channel, error)
+
         async def redeclare() -> list[Part]:
             self._streams.forget(spec.channels)
-            return await self._declare(spec)
+            return await self._declare(spec, None if spec.pattern is None else left_out)
 
         source = NatsSource(
             self._connection, self._publisher, spec, options.ack or self._options.ack, self._clock, redeclare, revoked
