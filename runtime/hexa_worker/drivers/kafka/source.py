@@ -5,7 +5,6 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -17,6 +16,7 @@ from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.holding import Holding
 from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
@@ -72,8 +72,7 @@ class KafkaSource:
         self._group: GroupConsumer | None = None
         self._joining = asyncio.Lock()
         self._ready: deque[Delivery] = deque()
-        self._delayed: list[tuple[int, int, Delivery]] = []
-        self._sequence = count()
+        self._delayed = Holding(clock)
         self._wake: asyncio.Future[None] | None = None
         self._commits: asyncio.Task[None] | None = None
         self._unsaved = False
@@ -145,7 +144,7 @@ class KafkaSource:
     async def _take(self, group: GroupConsumer, max_count: int, max_bytes: int) -> list[Delivery]:
         """What can be handed out now; never waits for records."""
         await group.confirm()
-        self._promote_due()
+        self._ready += self._delayed.take_due()
         if self._ready:
             return self._take_ready(max_count, max_bytes)
         fetched: list[Delivery] = []
@@ -224,28 +223,14 @@ class KafkaSource:
         return due
 
     def _hold(self, deliveries: Sequence[Delivery], due: list[Delivery]) -> None:
-        now_ms = self._clock.now_ms()
         delays_ms = self._spec.retry_delays_ms
-        for delivery in timed(deliveries, delays_ms) if delays_ms else deliveries:
-            if delivery.due_ms <= now_ms:
-                due.append(delivery)
-            else:
-                heappush(self._delayed, (delivery.due_ms, next(self._sequence), delivery))
-
-    def _promote_due(self) -> None:
-        delayed = self._delayed
-        if not delayed:
-            return
-        now_ms = self._clock.now_ms()
-        while delayed and delayed[0][0] <= now_ms:
-            self._ready.append(heappop(delayed)[2])
+        found = timed(deliveries, delays_ms) if delays_ms else deliveries
+        due += [one for one in found if not self._delayed.hold(one)]
 
     async def _wait_for_more(self, group: GroupConsumer) -> None:
         """Wait until there may be something: records, a due retry, a change of partitions, or the end."""
         loop = asyncio.get_running_loop()
-        patience_s = POLL_S
-        if self._delayed:
-            patience_s = min(patience_s, max((self._delayed[0][0] - self._clock.now_ms()) / 1000, 0.001))
+        patience_s = self._delayed.patience_s(POLL_S)
         self._wake = wake = loop.create_future()
         timer = loop.call_later(patience_s, self._notify)
         arrival = group.arrival()
@@ -370,7 +355,7 @@ class KafkaSource:
         now_ms = self._clock.now_ms()
         left = await self._lag.measure(self._spec, self._origins, own, now_ms)
         waiting = len(self._ready)
-        dues = [due_ms for due_ms, _, _ in self._delayed]
+        dues = self._delayed.dues_ms()
         late = sum(due_ms <= now_ms for due_ms in dues)
         outstanding = sum(partition.outstanding for partition in own.values())
         dues = [due_ms for due_ms in dues if due_ms > now_ms] + ([left.next_due_ms] if left.next_due_ms else [])

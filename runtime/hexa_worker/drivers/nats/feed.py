@@ -13,6 +13,7 @@ from time import monotonic
 
 import msgspec
 
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.drivers.nats.asking import REFUSED
 from hexa_worker.drivers.nats.connection import Connection
@@ -20,6 +21,7 @@ from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
 from hexa_worker.drivers.nats.replies import PARTS, ack_frames, stored_at
+from hexa_worker.drivers.nats.sent_back import SentBack
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected
 
@@ -27,6 +29,8 @@ EXPIRES_S = 30.0
 HEARTBEAT_S = 2.5
 SILENCE_S = 2 * HEARTBEAT_S + 0.5
 SETTLED_KEPT = 20_000
+LONGEST_NAK_MS = 3_600_000
+"""Whatever a record says; when it comes again it is looked at again."""
 ACTIVE_S = 1.0
 IDLE_PULL = 16
 _NO_HEADERS: Headers = ()
@@ -58,7 +62,7 @@ class Feed:
         durable: its name.
         channel: the channel it reads; None for a retry ladder, whose subjects say it.
         ack_wait_s: how long a claim holds without renewal.
-        now_ms: the wall clock.
+        clock: the clocks.
         arrived: called when there may be something to take or to do.
         exclusive: nobody else reads the channel, so its order holds; paused until `resume`.
     """
@@ -71,7 +75,7 @@ class Feed:
         durable: str,
         channel: str | None,
         ack_wait_s: float,
-        now_ms: Callable[[], int],
+        clock: Clock,
         arrived: Callable[[], None],
         *,
         exclusive: bool = False,
@@ -93,12 +97,11 @@ class Feed:
         self.handed_over = HandedOver(NOTHING)
         self.waiting: dict[int, Waiting] = {}
         self.postponed = 0
-        self.delayed: dict[int, int] = {}
+        self.delayed = SentBack(clock)
         self.renewed_at = monotonic()
         self.active_at = 0.0
         self.average_bytes = 256.0
         self._connection = connection
-        self._now_ms = now_ms
         self._arrived = arrived
         self.epoch = 0
         self._tokens: dict[int, Token] = {}
@@ -199,7 +202,7 @@ class Feed:
             if channel is None:
                 place = subject.decode(errors="replace")
                 attempt = _attempt(place)
-                if due_ms and self._early(sequence, due_ms, reply):
+                if due_ms and self._early(sequence, due_ms, timestamp_ms or int(parts[7]) // 1_000_000, reply):
                     continue
             else:
                 place = channel
@@ -288,14 +291,12 @@ class Feed:
         one = self.waiting.get(sequence)
         return (0, due_ms) if one is None or one.stored != int(stored) else (one.attempt, one.due_ms)
 
-    def _early(self, sequence: int, due_ms: int, reply: bytes) -> bool:
+    def _early(self, sequence: int, due_ms: int, written_ms: int, reply: bytes) -> bool:
         """Send back what is not due yet; whoever gets it again looks again."""
-        wait_ms = due_ms - self._now_ms()
-        if wait_ms <= 0:
-            self.delayed.pop(sequence, None)
+        wait_ms = self.delayed.left_ms(sequence, due_ms, written_ms)
+        if not wait_ms:
             return False
-        self.delayed[sequence] = due_ms
-        body = b'-NAK {"delay":%d}' % (wait_ms * 1_000_000)
+        body = b'-NAK {"delay":%d}' % (min(wait_ms, LONGEST_NAK_MS) * 1_000_000)
         self._connection.write(b"PUB %s %d\r\n%s\r\n" % (reply, len(body), body))
         return True
 
@@ -428,7 +429,7 @@ class Feed:
             if lost:
                 lost.discard(sequence)
             if delayed:
-                delayed.pop(sequence, None)
+                delayed.forget(sequence)
         excess = len(settled) - SETTLED_KEPT
         if excess > SETTLED_KEPT // 4:
             for sequence in [*settled][:excess]:

@@ -98,7 +98,7 @@ class NatsSource:
             part.durable,
             part.channel,
             ack_wait_s,
-            self._clock.now_ms,
+            self._clock,
             self._work.set,
             exclusive=part.exclusive,
         )
@@ -385,10 +385,9 @@ class NatsSource:
             pending, in_hand = int(info.get("num_pending", 0)), int(info.get("num_ack_pending", 0))
             ready += pending
             if feed.channel is None:
-                now_ms = self._clock.now_ms()
-                waiting = {sequence: at for sequence, at in feed.delayed.items() if at > now_ms}
+                waiting = feed.delayed.dues_ms()
                 scheduled = await desk.schedules(self._connection, feed.stream, self._spec.retry_base)
-                due += waiting.values()
+                due += waiting
                 due += scheduled
                 delayed += len(scheduled) + min(len(waiting), in_hand)
                 in_hand -= min(len(waiting), in_hand)

@@ -3,8 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from heapq import heappop, heappush
-from itertools import count
 from time import monotonic
 
 import anyio
@@ -13,6 +11,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.holding import Holding
 from hexa_worker.drivers.pulsar.backlog import InHand
 from hexa_worker.drivers.pulsar.entries import Place, Token
 from hexa_worker.drivers.pulsar.home import Home, Threads
@@ -52,13 +51,11 @@ class PulsarSource:
         self.known: dict[Place, Inlet] = {}
         """Everything that was read and is not settled, with where it came from."""
         self._publish = publish
-        self._clock = clock
         self._home = home
         self._threads = threads
         self._ahead = 2 * own_options(spec).batch_receive
         self._ready: deque[Delivery] = deque()
-        self._waiting: list[tuple[int, int, Delivery]] = []  # retries that came before they were due
-        self._sequence = count()
+        self._waiting = Holding(clock)  # retries that came before they were due
         self._written: set[Place] = set()  # their record is stored, their acknowledgement is not sent yet
         self._work = anyio.Event()
         self._stopped = False
@@ -93,12 +90,7 @@ class PulsarSource:
     # -- on the loop
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
-        now_ms = self._clock.now_ms()
-        for delivery in deliveries:
-            if delivery.due_ms > now_ms:
-                heappush(self._waiting, (delivery.due_ms, next(self._sequence), delivery))
-            else:
-                self._ready.append(delivery)
+        self._ready += [one for one in deliveries if not self._waiting.hold(one)]
         self._wake()
 
     def _wake(self) -> None:
@@ -107,17 +99,14 @@ class PulsarSource:
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """See `hexa_worker.drivers.base.Source.receive`."""
         while not self._stopped:
-            now_ms = self._clock.now_ms()
-            while self._waiting and self._waiting[0][0] <= now_ms:
-                self._ready.append(heappop(self._waiting)[2])
+            self._ready += self._waiting.take_due()
             if self._ready:
                 return self._take(max_count, max_bytes)
             for inlet in self.inlets:
                 if inlet.trouble is not None:
                     raise inlet.trouble
             self._work = anyio.Event()
-            patience = (self._waiting[0][0] - now_ms) / 1000 if self._waiting else LOOK_S
-            with anyio.move_on_after(max(patience, 0.001)):
+            with anyio.move_on_after(self._waiting.patience_s(LOOK_S)):
                 await self._work.wait()
         return []
 

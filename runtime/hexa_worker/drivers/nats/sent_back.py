@@ -1,0 +1,61 @@
+"""Retries that came before they were due and were sent back: when each is due, by a clock that never goes back."""
+
+from math import ceil
+
+from hexa_worker.clock import Clock
+from hexa_worker.drivers.holding import left_ms
+
+KEPT = 10_000
+FORGET_S = 60.0
+
+
+class SentBack:
+    """What one feed sent back.
+
+    Args:
+        clock: the clocks.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due_at: dict[int, float] = {}
+        self._limit = KEPT
+
+    def __len__(self) -> int:
+        return len(self._due_at)
+
+    def left_ms(self, sequence: int, due_ms: int, written_ms: int) -> int:
+        """How long a message that has come still waits; 0, and it is forgotten, when it is due.
+
+        Args:
+            sequence: its number.
+            due_ms: when it is due, by the wall clock.
+            written_ms: when it was written.
+        """
+        now = self._clock.monotonic()
+        due_at = self._due_at.pop(sequence, None)
+        left = left_ms(due_ms, written_ms, self._clock.now_ms()) if due_at is None else ceil((due_at - now) * 1000)
+        if left <= 0:
+            return 0
+        self._forget_old(now)
+        self._due_at[sequence] = now + left / 1000 if due_at is None else due_at
+        return left
+
+    def _forget_old(self, now: float) -> None:
+        """What was due a while ago came to another process then."""
+        if len(self._due_at) >= self._limit:
+            self._due_at = {one: at for one, at in self._due_at.items() if at > now - FORGET_S}
+            self._limit = max(2 * len(self._due_at), KEPT)
+
+    def dues_ms(self) -> list[int]:
+        """When what still waits is due, by the wall clock as it is now."""
+        now_ms, now = self._clock.now_ms(), self._clock.monotonic()
+        return [now_ms + round((at - now) * 1000) for at in self._due_at.values() if at > now]
+
+    def forget(self, sequence: int) -> None:
+        """It is settled."""
+        self._due_at.pop(sequence, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._due_at.clear()
