@@ -224,3 +224,29 @@ async def test_a_source_of_many_consumers_is_closed_in_time_while_the_broker_is_
             assert time.monotonic() - began < 15.0, "as long as one answer may take, for five consumers"
         finally:
             pulsar.thaw()
+
+
+async def test_dead_letters_whose_reading_failed_are_given_back_to_other_desks(
+    pulsar: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    letters = one.dead_letter_channel
+    async with opened(options(pulsar)) as first, opened(options(pulsar)) as second:
+        await first.declare([one])
+        await publish(first, letters, b"1", b"2")
+        assert len(await first.browse(letters, -1, 1)) == 1
+        (opened_letters,) = first._desk._letters.values()
+        await to_thread.run_sync(opened_letters._consumer._consumer.close)  # the client library has given it up
+        await to_thread.run_sync(_stop_timer, first)
+        with pytest.raises(DriverUnavailable):
+            await first.browse(letters, -1, 10)
+        assert [each.payload for each in await second.browse(letters, -1, 10)] == [b"1", b"2"]
+        await anyio.sleep(1.5)
+        assert [each.payload for each in await first.browse(letters, -1, 10)] == [b"1", b"2"]
+
+
+def _stop_timer(driver: PulsarDriver) -> None:
+    """The reading that fails is the first one for a while."""
+    timer = driver._desk._timer
+    assert timer is not None
+    timer.cancel()

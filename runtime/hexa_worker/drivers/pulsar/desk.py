@@ -1,7 +1,8 @@
 """Looking at channels without consuming them, and removing dead letters. Blocking; for threads."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -53,9 +54,8 @@ class Desk:
         if not channel.endswith(DEAD_LETTERS):
             pages = [self._read(one, after, limit) for one in self._partitions(topic)]
         else:
-            with self._lock:
+            with self._lock, self._closed_later():
                 pages = [self._letters_of(one, after).page(after, limit) for one in self._partitions(topic)]
-                self._close_later()
         return list(islice(merge(*pages, key=lambda one: one.offset), limit))
 
     def remove(self, channel: str, offsets: Sequence[int]) -> int:
@@ -72,12 +72,8 @@ class Desk:
             return 0
         if not offsets or not self._exists(topic):
             return 0
-        with self._lock:
-            removed = 0
-            for one in self._partitions(topic):
-                removed += self._letters_of(one, -2).remove(offsets)
-            self._close_later()
-        return removed
+        with self._lock, self._closed_later():
+            return sum(self._letters_of(one, -2).remove(offsets) for one in self._partitions(topic))
 
     def close(self) -> None:
         """Give everything back."""
@@ -124,12 +120,17 @@ class Desk:
             self._letters[topic] = letters
         return letters
 
-    def _close_later(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(IDLE_S, self._close_idle)
-        self._timer.daemon = True
-        self._timer.start()
+    @contextmanager
+    def _closed_later(self) -> Iterator[None]:
+        """What is open afterwards is closed when nothing is asked for any more; also what cannot be read."""
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = threading.Timer(IDLE_S, self._close_idle)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _close_idle(self) -> None:
         with self._lock:
