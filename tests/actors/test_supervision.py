@@ -126,6 +126,20 @@ async def test_a_refused_dead_letter_keeps_its_original_unacknowledged() -> None
     assert sum(map(len, stage.store.groups["act"].stripes.values())) == 1, "handed back, not lost"
 
 
+async def test_a_revocation_before_anything_was_received_is_no_failure() -> None:
+    stage = Stage()
+
+    class Hasty(MemoryDriver):
+        async def subscribe(self, spec: Any, revoked: Revoked = nothing_revoked) -> MemorySource:
+            await revoked(frozenset({"events"}))
+            return await super().subscribe(spec, revoked)
+
+    stage.emit(1)
+    await stage.run(plan_of(succeed), driver=Hasty(stage.store))
+    assert stage.kinds() == ["Acked"]
+    assert stage.reports[-1].subscriptions[0].counters.restarts == 0
+
+
 async def test_a_drain_finishes_what_runs_and_releases_what_waits() -> None:
     stage = Stage()
     started, go_on = anyio.Event(), anyio.Event()

@@ -357,6 +357,8 @@ class Worker:
             self._leaving -= sources
 
     def _in_hand(self, sources: frozenset[str]) -> bool:
+        if not self._lanes:
+            return False  # it has not begun
         running = any(delivery.source in sources for lane in self._lanes for delivery in lane.current)
         return running or self._settler.holds(sources)
 
