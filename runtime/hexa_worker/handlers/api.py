@@ -270,6 +270,14 @@ class Context(Generic[S]):
         return None if key is None else key.decode("utf-8", errors="replace")
 
     @cached_property
+    def carried(self) -> Headers:
+        """What child events take over from this one as it is: correlation id, user, locale, trace.
+
+        A middleware may replace it.
+        """
+        return carried_from(self.delivery.headers)
+
+    @cached_property
     def headers(self) -> Mapping[str, str]:
         """The event's own headers as text, without control headers; of a repeated name the last one wins.
 
@@ -305,8 +313,7 @@ class Context(Generic[S]):
             DriverUnavailable: not confirmed in time; it may have been stored.
             DriverRejected: the broker refuses it (too large, a name it does not allow).
         """
-        carried = carried_from(self.delivery.headers)
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=carried)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=self.carried)
         return await self._runtime.emit(event, self.lineage)
 
     def emit_sync(
@@ -327,8 +334,7 @@ class Context(Generic[S]):
         if _on_a_loop():
             raise ConfigError("emit_sync is for plain functions", hint="in an async handler write await ctx.emit(…)")
 
-        carried = carried_from(self.delivery.headers)
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=carried)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=self.carried)
         return from_thread.run(self._runtime.emit, event, self.lineage)
 
     def extend(self, seconds: float) -> None:
