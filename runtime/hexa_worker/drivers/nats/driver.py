@@ -40,6 +40,10 @@ NOTES = (
         "A server that is killed forgets the acknowledgements of its last 0.1 s: other processes may get those "
         "again, the one that settled them does not run them again."
     ),
+    (
+        "Claims are renewed over the connection that deliveries come through: on a slow line ack_wait_s must be longer "
+        "than a full mailbox takes to come (mailbox_bytes limits it), or what is in hand counts as lost and comes again."
+    ),
     "Deliveries that were sent to a process that froze wait for ack_wait_s.",
     "Patterns are regular expressions over the channels that streams keep; new ones are found within seconds.",
     "Payload and headers together must fit the server's max_payload; 64 KiB of it are kept for headers.",
