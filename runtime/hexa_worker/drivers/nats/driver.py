@@ -41,8 +41,8 @@ NOTES = (
         "again, the one that settled them does not run them again."
     ),
     (
-        "Claims are renewed over the connection that deliveries come through: on a slow line ack_wait_s must be longer "
-        "than a full mailbox takes to come (mailbox_bytes limits it), or what is in hand counts as lost and comes again."
+        "Claims are renewed over the connection that deliveries come through: on a slow line ack_wait_s must be "
+        "longer than a full mailbox takes to come (mailbox_bytes limits it), or what is in hand is lost and comes again."
     ),
     "Deliveries that were sent to a process that froze wait for ack_wait_s.",
     "Patterns are regular expressions over the channels that streams keep; new ones are found within seconds.",
