@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from hexa_worker import DeadLetter
+from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.core import settlement
 from hexa_worker.core.message import header
 from hexa_worker.core.retry import RetryPolicy
@@ -66,3 +67,25 @@ async def test_a_batch_does_not_wait_longer_than_it_may() -> None:
     with anyio.fail_after(3):
         await stage.run(plan_of(handle, batch=100, batch_wait_s=0.02, concurrency=1))
     assert sizes == [1]
+
+
+async def test_lanes_that_wait_for_their_batches_to_fill_do_not_keep_each_other_awake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, waits = Stage(), list[int]()
+    wait_work = Mailbox.wait_work
+
+    async def counted(self: Mailbox, lane: int, *args: Any) -> bool:
+        waits.append(lane)
+        return await wait_work(self, lane, *args)
+
+    async def handle(_batch: list[Any], _ctx: Any) -> None: ...
+
+    monkeypatch.setattr(Mailbox, "wait_work", counted)
+    async with stage.running(plan_of(handle, batch=10, batch_wait_s=0.3, concurrency=3)):
+        for number in range(4):
+            stage.emit(number)
+            await anyio.sleep(0.05)
+        while len(stage.settled) < 4:
+            await anyio.sleep(0.01)
+    assert len(waits) < 50

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
-from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.mailbox import Mailbox, Queue
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import (
     Ack,
@@ -272,19 +272,25 @@ class Lane:
         """
         mailbox, plan = self._parts.mailbox, self._parts.plan
         queue = mailbox.queues[self.number]
-        while not queue:
-            if not await mailbox.wait_work(self.number):
-                return []
+        batch: list[Delivery] = []
+        while not batch:  # others may have been faster
+            while not queue:
+                if not await mailbox.wait_work(self.number):
+                    return []
+            await self._fill(queue)
+            while queue and len(batch) < plan.batch and not (batch and queue[0].crashes):
+                batch.append(queue.popleft())
+                if batch[0].crashes:
+                    break
+        return batch
+
+    async def _fill(self, queue: Queue) -> None:
+        """Wait until there is a full batch, or its waiting time is over."""
+        mailbox, plan = self._parts.mailbox, self._parts.plan
         if len(queue) < plan.batch and plan.batch_wait_s > 0:
             with anyio.move_on_after(plan.batch_wait_s):
-                while len(queue) < plan.batch and await mailbox.wait_work(self.number):
+                while len(queue) < plan.batch and await mailbox.wait_work(self.number, plan.batch):
                     pass
-        batch: list[Delivery] = []
-        while queue and len(batch) < plan.batch and not (batch and queue[0].crashes):
-            batch.append(queue.popleft())
-            if batch[0].crashes:
-                break
-        return batch or await self._gather()
 
     async def _run_batch(self, batch: tuple[Delivery, ...]) -> None:
         """Decode and run deliveries in one call of the handler, and conclude each."""

@@ -123,8 +123,11 @@ class Mailbox:
 
     # -- the lanes' side
 
-    async def wait_work(self, lane: int) -> bool:
+    async def wait_work(self, lane: int, takes: int = 0) -> bool:
         """Wait until lane number `lane` may find something; False when the mailbox is closed and empty.
+
+        The next lane is woken if there is more than this one `takes`. One that waits for its batch to fill takes what
+        is there already: two of them would keep each other awake.
 
         Cancellation: safe, nothing is taken here.
         """
@@ -136,7 +139,7 @@ class Mailbox:
         finally:
             if self._idle.get(lane) is event:
                 del self._idle[lane]
-            elif self._shared and self.queues[0]:
+            elif self._shared and len(self.queues[0]) > takes:
                 self._wake_one()
         return not self.closed or bool(self.queues[lane])
 
