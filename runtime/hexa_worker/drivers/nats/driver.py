@@ -42,7 +42,8 @@ NOTES = (
     ),
     (
         "Claims are renewed over the connection that deliveries come through: on a slow line ack_wait_s must be "
-        "longer than a full mailbox takes to come (mailbox_bytes limits it), or what is in hand is lost and comes again."
+        "longer than a full mailbox takes to come (mailbox_bytes limits it), or what is in hand is lost and comes "
+        "again."
     ),
     "Deliveries that were sent to a process that froze wait for ack_wait_s.",
     "Patterns are regular expressions over the channels that streams keep; new ones are found within seconds.",
