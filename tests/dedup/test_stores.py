@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import redis as redis_client
 from anyio.from_thread import BlockingPortal
@@ -119,6 +120,18 @@ class RedisWorld:
 @pytest.mark.parametrize("world", [MemoryWorld, EmbeddedWorld])
 def test_a_store_gives_each_effect_to_one_owner_at_a_time(world: Callable[[BlockingPortal], Any]) -> None:
     run_state_machine_as_test(machine_of(world), settings=QUICK)
+
+
+@pytest.mark.anyio
+async def test_a_file_that_many_open_at_once_is_there_for_all_of_them(tmp_path: Path) -> None:
+    """Switching to the write-ahead log fails at once while another process does the same."""
+    for number in range(20):
+        stores = [EmbeddedClaims(tmp_path / f"{number}.db", lease_s=LEASE_S, timeout_s=20.0) for _ in range(6)]
+        async with anyio.create_task_group() as group:
+            for store in stores:
+                group.start_soon(store.open)
+        for store in stores:
+            await store.close()
 
 
 @pytest.mark.redis

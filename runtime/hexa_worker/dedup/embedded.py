@@ -157,17 +157,27 @@ class EmbeddedClaims:
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             except OSError as error:
                 raise DriverRejected(f"claims in {self.path}: {error.strerror}") from error
+            try:
+                self._db = self._connected()
+            except sqlite3.Error as error:
+                known = DriverUnavailable if isinstance(error, sqlite3.OperationalError) else DriverRejected
+                raise known(f"claims in {self.path}: {error}") from error
+        return self._db
+
+    def _connected(self) -> sqlite3.Connection:
+        """A connection to a prepared file; while others prepare it, SQLite fails at once instead of waiting."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
             db = sqlite3.connect(self.path, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(db)
             except BaseException as error:
                 db.close()
-                if not isinstance(error, sqlite3.Error):
+                if not isinstance(error, sqlite3.OperationalError) or time.monotonic() > deadline:
                     raise
-                known = DriverUnavailable if isinstance(error, sqlite3.OperationalError) else DriverRejected
-                raise known(f"claims in {self.path}: {error}") from error
-            self._db = db
-        return self._db
+                time.sleep(LOCK_WAIT_S * random.uniform(0.2, 1.0))  # noqa: S311 - spreads load
+            else:
+                return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
