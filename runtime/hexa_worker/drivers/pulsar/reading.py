@@ -6,7 +6,7 @@ from typing import Any
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.entries import Acknowledgements, Entry
 from hexa_worker.drivers.pulsar.names import BATCH_BITS, BATCHES, ENTRIES, LEDGER_SHIFT, LEDGERS, place
-from hexa_worker.drivers.pulsar.wire import Origin, due_of, headers_of, key_of
+from hexa_worker.drivers.pulsar.wire import Origin, due_of, headers_of, key_of, said_of
 
 _ENTRIES_KEPT = 64
 _NOWHERE = Origin("", "", 0)
@@ -77,14 +77,7 @@ class Reading:
             at = (source, offset)
             if at in known or at in done:
                 continue
-            try:
-                properties = message.properties()
-            except UnicodeDecodeError:  # not from a client that keeps to the protocol
-                properties = {}
-            try:
-                sorted_by = message.partition_key() or message.ordering_key()
-            except UnicodeDecodeError:  # as above
-                sorted_by = ""
+            properties, sorted_by = said_of(message)
             fresh.append(
                 Delivery(
                     channel=origin.channel,

@@ -93,6 +93,19 @@ def build(message: Message, delay_tick_ms: int, now_ms: int) -> Any:
     return builder.build()
 
 
+def said_of(message: Any) -> tuple[dict[str, str], str]:
+    """Properties and sorting key of a message; empty where they are no text, against the protocol."""
+    try:
+        properties: dict[str, str] = message.properties()
+    except UnicodeDecodeError:
+        properties = {}
+    try:
+        sorted_by: str = message.partition_key() or message.ordering_key()
+    except UnicodeDecodeError:
+        sorted_by = ""
+    return properties, sorted_by
+
+
 def headers_of(properties: Mapping[str, str]) -> Headers:
     """The headers that were written."""
     if MORE not in properties and DUE not in properties and KEY not in properties:
@@ -138,14 +151,7 @@ def read_one(message: Any, origin: Origin) -> Delivery:
     """A message that is looked at and not consumed, as a delivery; `Delivery.token` is its id."""
     message_id = message.message_id()
     addition, offset = place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())
-    try:
-        properties: dict[str, str] = message.properties()
-    except UnicodeDecodeError:  # not from a client that keeps to the protocol
-        properties = {}
-    try:
-        sorted_by: str = message.partition_key() or message.ordering_key()
-    except UnicodeDecodeError:  # as above
-        sorted_by = ""
+    properties, sorted_by = said_of(message)
     return Delivery(
         channel=origin.channel,
         payload=message.data(),
