@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -74,10 +74,22 @@ class Leases:
         return str(json.loads(answer.data)["created"])
 
 
-async def test_a_note_is_handed_on_until_its_messages_are_passed(nats: Broker, unique_name: Name) -> None:
-    one = ordered(unique_name())
+@pytest.fixture
+def one(unique_name: Name) -> SubscriptionSpec:
+    return ordered(unique_name())
+
+
+@pytest.fixture
+async def leases(nats: Broker, one: SubscriptionSpec) -> AsyncIterator[Leases]:
+    """The lease of `one`."""
     client = await client_library.connect(nats.address)
-    leases = Leases(client, one)
+    yield Leases(client, one)
+    await client.close()
+
+
+async def test_a_note_is_handed_on_until_its_messages_are_passed(
+    nats: Broker, one: SubscriptionSpec, leases: Leases
+) -> None:
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 10)
@@ -96,11 +108,9 @@ async def test_a_note_is_handed_on_until_its_messages_are_passed(nats: Broker, u
             assert (await source.backlog()).idle
         last = await leases.read()
         assert (last["owner"], last["floor"], last["done"]["runs"]) == ("", 11, "")
-    await client.close()
 
 
-async def test_a_holder_that_dies_leaves_the_note_of_the_one_before(nats: Broker, unique_name: Name) -> None:
-    one = ordered(unique_name())
+async def test_a_holder_that_dies_leaves_the_note_of_the_one_before(nats: Broker, one: SubscriptionSpec) -> None:
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 6)
@@ -113,10 +123,9 @@ async def test_a_holder_that_dies_leaves_the_note_of_the_one_before(nats: Broker
             assert numbers(await take(source, 4)) == [0, 1, 4, 5]
 
 
-async def test_a_stop_while_a_new_term_begins_hands_on_all_the_same(nats: Broker, unique_name: Name) -> None:
-    one = ordered(unique_name())
-    client = await client_library.connect(nats.address)
-    leases = Leases(client, one)
+async def test_a_stop_while_a_new_term_begins_hands_on_all_the_same(
+    nats: Broker, one: SubscriptionSpec, leases: Leases
+) -> None:
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 30)
@@ -128,18 +137,17 @@ async def test_a_stop_while_a_new_term_begins_hands_on_all_the_same(nats: Broker
                 await source.settle([Released(first)])  # it must come again before the others: in a new term
                 await anyio.sleep(step / 5_000)  # stopped at each of its steps
             assert (await leases.read())["owner"] == ""
-    await client.close()
 
 
 @pytest.mark.parametrize("step", ["STREAM.INFO", "CONSUMER.NAMES", "CONSUMER.DELETE", "CONSUMER.DURABLE.CREATE"])
 async def test_a_term_that_could_not_begin_begins_again(
     nats: Broker,
-    unique_name: Name,
+    one: SubscriptionSpec,
     open_proxy: Callable[[Broker], Proxy],
     monkeypatch: pytest.MonkeyPatch,
     step: str,
 ) -> None:
-    one, proxy = ordered(unique_name()), open_proxy(nats)
+    proxy = open_proxy(nats)
     async with opened(nats.proxied_address) as driver:
         await driver.declare([one])
         await fill(driver, one, 3)
@@ -172,10 +180,9 @@ async def postpone(source: Source, delivery: Delivery) -> Delivery:
     return again
 
 
-async def test_what_waits_for_a_retry_goes_on_where_a_killed_holder_was(nats: Broker, unique_name: Name) -> None:
-    one = ordered(unique_name())
-    client = await client_library.connect(nats.address)
-    leases = Leases(client, one)
+async def test_what_waits_for_a_retry_goes_on_where_a_killed_holder_was(
+    nats: Broker, one: SubscriptionSpec, leases: Leases
+) -> None:
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 3)
@@ -191,12 +198,10 @@ async def test_what_waits_for_a_retry_goes_on_where_a_killed_holder_was(nats: Br
         async with subscribed(driver, one) as source:
             again = {int(got.payload): (got.attempt, got.due_ms) for got in await take(source, 3)}
             assert again == {0: (1, waiting[0].due_ms), 1: (0, 0), 2: (1, waiting[1].due_ms)}
-    await client.close()
 
 
-async def test_what_is_postponed_while_a_new_term_begins_is_kept_in_hand(nats: Broker, unique_name: Name) -> None:
+async def test_what_is_postponed_while_a_new_term_begins_is_kept_in_hand(nats: Broker, one: SubscriptionSpec) -> None:
     """Were it given up, what follows in its key would overtake it."""
-    one = ordered(unique_name())
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 2)
@@ -208,10 +213,7 @@ async def test_what_is_postponed_while_a_new_term_begins_is_kept_in_hand(nats: B
             await ack(source, [again])
 
 
-async def test_what_has_ended_is_not_said_to_wait(nats: Broker, unique_name: Name) -> None:
-    one = ordered(unique_name())
-    client = await client_library.connect(nats.address)
-    leases = Leases(client, one)
+async def test_what_has_ended_is_not_said_to_wait(nats: Broker, one: SubscriptionSpec, leases: Leases) -> None:
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 2)
@@ -220,13 +222,9 @@ async def test_what_has_ended_is_not_said_to_wait(nats: Broker, unique_name: Nam
             await ack(source, [await postpone(source, second)])
             await postpone(source, first)
         assert list((await leases.read())["waiting"]) == [str(first.offset)]
-    await client.close()
 
 
-async def test_whoever_lost_the_lease_hands_nothing_on(nats: Broker, unique_name: Name) -> None:
-    one = ordered(unique_name())
-    client = await client_library.connect(nats.address)
-    leases = Leases(client, one)
+async def test_whoever_lost_the_lease_hands_nothing_on(nats: Broker, one: SubscriptionSpec, leases: Leases) -> None:
     async with opened(nats.address) as frozen, opened(nats.address) as driver:
         await frozen.declare([one])
         await fill(frozen, one, 4)
@@ -238,17 +236,13 @@ async def test_whoever_lost_the_lease_hands_nothing_on(nats: Broker, unique_name
         assert (await leases.read()) == {**held, "owner": "another", "term": held["term"] + 1}
         async with subscribed(driver, one) as other:
             assert numbers(await take(other, 4)) == [0, 1, 2, 3]
-    await client.close()
 
 
 @pytest.mark.parametrize("forged", [False, True], ids=["made anew", "with its numbers given again"])
 async def test_other_messages_with_the_same_sequences_are_not_skipped(
-    nats: Broker, unique_name: Name, *, forged: bool
+    nats: Broker, one: SubscriptionSpec, leases: Leases, *, forged: bool
 ) -> None:
     """A stream that loses its end, as without power, gives numbers again: here by a new one that claims to be old."""
-    one = ordered(unique_name())
-    client = await client_library.connect(nats.address)
-    leases = Leases(client, one)
     async with opened(nats.address) as driver:
         await driver.declare([one])
         await fill(driver, one, 6)
@@ -269,12 +263,11 @@ async def test_other_messages_with_the_same_sequences_are_not_skipped(
             other = await take(source, 6)
             assert numbers(other) == [10, 11, 12, 13, 14, 15]
             assert {got.attempt for got in other} == {0}
-    await client.close()
 
 
-async def test_who_starts_when_the_holder_is_long_dead_takes_over_at_once(nats: Broker, unique_name: Name) -> None:
+async def test_who_starts_when_the_holder_is_long_dead_takes_over_at_once(nats: Broker, one: SubscriptionSpec) -> None:
     """Processes that are restarted again and again would never have seen the lease unchanged for its whole length."""
-    one, lease_s = ordered(unique_name()), 6.0
+    lease_s = 6.0
     async with opened(nats.address, ack_wait_s=lease_s) as watcher:
         holder = NatsDriver(options(nats.address, ack_wait_s=lease_s))
         await holder.open()
