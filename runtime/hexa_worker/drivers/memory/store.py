@@ -4,7 +4,9 @@ from collections import deque
 from heapq import heappush
 from re import Pattern
 from re import compile as compile_pattern
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+import anyio
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
@@ -12,13 +14,19 @@ from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
-if TYPE_CHECKING:
-    from hexa_worker.drivers.memory.source import MemorySource
-
 STRIPES = 64
 MAX_PAYLOAD = 64 * 1024 * 1024
 TRIM_AFTER = 10_000
 """Records that all groups have read are forgotten so many at a time."""
+
+
+class Reader(Protocol):
+    """A source, as far as the store knows it."""
+
+    @property
+    def arrived(self) -> anyio.Event:
+        """Set when something may be deliverable."""
+        ...
 
 
 class Log:
@@ -49,7 +57,7 @@ class Group:
         self.stripes: dict[int, deque[Delivery]] = {}
         self.delayed: list[tuple[int, int, Delivery]] = []
         self.retry_sequence = 0
-        self.held_stripes: dict[int, tuple[MemorySource, int]] = {}
+        self.held_stripes: dict[int, tuple[Reader, int]] = {}
         self.leased = 0
 
     def reads(self, channel: str) -> bool:
@@ -79,7 +87,7 @@ class MemoryStore:
         self.logs: dict[str, Log] = {}
         self.groups: dict[str, Group] = {}
         self.retry_owner: dict[str, tuple[Group, int]] = {}
-        self.sources: dict[MemorySource, None] = {}  # in the order of their arrival: runs can be repeated exactly
+        self.sources: dict[Reader, None] = {}  # in the order of their arrival: runs can be repeated exactly
         self._away = False
 
     @property
