@@ -59,5 +59,12 @@ class DriverRejected(DriverError):
     """The broker refused for good (too large, no rights, a name it does not allow): retrying is useless."""
 
 
+class RecordTooLarge(DriverRejected):
+    """The broker refused a record for good because of its size: its payload, its headers or how many these are.
+
+    A smaller record with the same meaning would be taken, so whoever may cut one does.
+    """
+
+
 class LeaseLost(DriverError):
     """The delivery belongs to someone else by now: it must not be settled."""

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 _BUSY = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"})
 _DAMAGED = "the file is damaged: stop the worker, keep a copy, and restore it (sqlite3 FILE .recover may help)"
@@ -19,7 +19,7 @@ _HINTS: dict[str, tuple[type[DriverError], str]] = {
     "SQLITE_PERM": (DriverRejected, "no rights: make file and folder writable for this user"),
     "SQLITE_NOTADB": (DriverRejected, "it is not a SQLite database: name another file, or move this one away"),
     "SQLITE_CORRUPT": (DriverRejected, _DAMAGED),
-    "SQLITE_TOOBIG": (DriverRejected, "a record is larger than SQLite can store"),
+    "SQLITE_TOOBIG": (RecordTooLarge, "a record is larger than SQLite can store"),
 }
 
 

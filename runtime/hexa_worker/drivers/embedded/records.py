@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.drivers.embedded.schema import SEQUENCE_MASK
-from hexa_worker.errors import DriverRejected
+from hexa_worker.errors import DriverRejected, RecordTooLarge
 
 MAX_PAYLOAD = 64 * 1024 * 1024
 MAX_NAME = 255
@@ -40,7 +40,8 @@ def checked_headers(message: Message) -> bytes | None:
     """The headers of a message as they are stored; refuses what could not be stored.
 
     Raises:
-        DriverRejected: payload too large, a channel name that is no name, headers that do not encode.
+        RecordTooLarge: payload too large.
+        DriverRejected: a channel name that is no name, headers that do not encode.
     """
     check_place(message)
     try:
@@ -53,7 +54,7 @@ def check_place(message: Message) -> None:
     """Refuse a channel name that is no name and a payload that is too large; the quick part of `checked_headers`."""
     check_name(message.channel)
     if len(message.payload) > MAX_PAYLOAD:
-        raise DriverRejected(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
+        raise RecordTooLarge(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
 
 
 @lru_cache(maxsize=1024)

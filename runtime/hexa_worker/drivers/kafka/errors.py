@@ -4,7 +4,7 @@ import asyncio
 
 from aiokafka import errors as kafka
 
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 REBUILD_PRODUCER = (
     kafka.OutOfOrderSequenceNumber,
@@ -19,7 +19,6 @@ REBUILD_PRODUCER = (
 TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 
 _HOPELESS = (
-    *TOO_LARGE,
     kafka.TopicAuthorizationFailedError,
     kafka.GroupAuthorizationFailedError,
     kafka.ClusterAuthorizationFailedError,
@@ -65,6 +64,8 @@ def driver_error(error: BaseException, doing: str) -> DriverError:
     if isinstance(error, DriverError):
         return error
     text = _text_of(error)
+    if isinstance(error, TOO_LARGE):
+        return RecordTooLarge(f"kafka: {doing}: {text}")
     if isinstance(error, _HOPELESS):
         return DriverRejected(f"kafka: {doing}: {text}")
     return DriverUnavailable(f"kafka: {doing}: {text}")

@@ -20,7 +20,7 @@ from hexa_worker.drivers.kafka.errors import REBUILD_PRODUCER, TOO_LARGE
 from hexa_worker.drivers.kafka.partitioner import PARTITIONERS
 from hexa_worker.drivers.kafka.records import record_headers, size_of
 from hexa_worker.drivers.kafka.registry import Registry
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 log = logging.getLogger("hexa_worker.kafka")
 KEYLESS_RUN = 500
@@ -278,7 +278,7 @@ def _answer_all(waiting: "deque[_Waiting] | list[_Waiting]", error: DriverError)
     waiting.clear()
 
 
-def _too_large(message: Message, limit: int) -> DriverRejected:
-    return DriverRejected(
+def _too_large(message: Message, limit: int) -> RecordTooLarge:
+    return RecordTooLarge(
         f"kafka: a message of {len(message.payload)} bytes for {message.channel} is over max_payload ({limit})"
     )

@@ -12,7 +12,7 @@ from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
-from hexa_worker.errors import DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverUnavailable, RecordTooLarge
 
 STRIPES = 64
 MAX_PAYLOAD = 64 * 1024 * 1024
@@ -133,7 +133,7 @@ class MemoryStore:
     def append(self, message: Message) -> str:
         """Store one message, in its log or among the delayed of the group that owns the retry channel."""
         if len(message.payload) > MAX_PAYLOAD:
-            raise DriverRejected(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
+            raise RecordTooLarge(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
         now_ms = self.clock.now_ms()
         if not message.timestamp_ms:
             message = _stamped(message, now_ms)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hexa_worker.config.secret import scrub
 from hexa_worker.drivers.placing import reason_of
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 _LOGIN = ("authorization violation", "authorization failed", "authentication", "user authentication expired")
 
@@ -52,7 +52,8 @@ class ApiError(Exception):
         """Ours; `what` was tried."""
         if self.number in _PASSING or (self.code == 503 and self.number not in _FINAL):  # noqa: PLR2004 - as HTTP's
             return DriverUnavailable(f"{what}: {self} ({self.number})")
-        return DriverRejected(f"{what}: {self} ({self.number})")
+        refused = RecordTooLarge if self.number in _TOO_LARGE else DriverRejected
+        return refused(f"{what}: {self} ({self.number})")
 
 
 STREAM_NOT_FOUND = 10059
@@ -60,4 +61,6 @@ CONSUMER_NOT_FOUND = 10014
 STREAM_NAME_IN_USE = 10058
 NO_MESSAGE = 10037
 _PASSING = frozenset({10008, 10009, 10023, 10074, 10077, 10164})
+_TOO_LARGE = frozenset({10054, 10097})
+"""The message, or its headers (more than 64 KiB of them)."""
 _FINAL = frozenset({10039, 10076})

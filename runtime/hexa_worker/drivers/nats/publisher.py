@@ -16,7 +16,7 @@ from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, Connec
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, status_of
 from hexa_worker.drivers.nats.streams import Streams
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 CHUNK = 1_000
 CHUNK_BYTES = 1024 * 1024
@@ -133,7 +133,7 @@ class Publisher:
     def _record(self, message: Message, stream: str, message_id: str, *, limited: bool) -> Record:
         now_ms, payload = self._clock.now_ms(), message.payload
         if limited and len(payload) > self.max_payload:
-            raise DriverRejected(
+            raise RecordTooLarge(
                 f"payload of {len(payload)} bytes is over the limit of {self.max_payload} (the server's max_payload "
                 f"less {HEADER_RESERVE} for headers)"
             )
@@ -144,7 +144,7 @@ class Publisher:
             extra = (("Nats-Schedule", _at(message.due_ms)), ("Nats-Schedule-Target", message.channel))
         block = headers.encode(message, message_id, now_ms, extra)
         if len(block) + len(payload) > self._connection.max_payload:
-            raise DriverRejected(
+            raise RecordTooLarge(
                 f"{len(payload)} bytes of payload and {len(block)} of headers are over the server's max_payload of "
                 f"{self._connection.max_payload}"
             )

@@ -4,7 +4,7 @@ from typing import Any
 
 import _pulsar
 
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 _REJECTED = {
     "AuthenticationError": "the login was refused (token or client certificate)",
@@ -52,6 +52,8 @@ def translate(error: Any, what: str) -> DriverError:
         what: what was tried, for people.
     """
     name = name_of(error)
+    if name == "MessageTooBig":
+        return RecordTooLarge(f"pulsar: {what}: {_REJECTED[name]}")
     if name in _REJECTED:
         return DriverRejected(f"pulsar: {what}: {_REJECTED[name]}")
     return DriverUnavailable(f"pulsar: {what}: {_UNAVAILABLE.get(name, name)}")

@@ -25,7 +25,7 @@ from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.names import place
 from hexa_worker.drivers.pulsar.wire import build
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 BATCH_MESSAGES = 1_000
 BATCH_BYTES = 1024 * 1024
@@ -217,7 +217,7 @@ class Publisher:
 
     def _check(self, message: Message) -> None:
         if len(message.payload) > self._options.max_payload:
-            raise DriverRejected(
+            raise RecordTooLarge(
                 f"payload of {len(message.payload)} bytes is over the limit of {self._options.max_payload}"
             )
 

@@ -13,7 +13,7 @@ from _pulsar import MessageBuilder
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.drivers.percent import quoted, quoted_pair, unquoted, unquoted_pair
 from hexa_worker.drivers.pulsar.names import place
-from hexa_worker.errors import DriverRejected
+from hexa_worker.errors import DriverRejected, RecordTooLarge
 
 KEY = "hexa-key"
 DUE = "hexa-due-ms"
@@ -74,12 +74,13 @@ def build(message: Message, delay_tick_ms: int, now_ms: int) -> Any:
         now_ms: the wall clock.
 
     Raises:
-        DriverRejected: it is too large, or not valid.
+        RecordTooLarge: it is too large.
+        DriverRejected: it is not valid.
     """
     properties, key = properties_of(message)
     size = len(message.payload) + sum(map(len, properties)) + sum(map(len, properties.values())) + len(key or "")
     if size > ENTRY_LIMIT:
-        raise DriverRejected(f"a message of {size} bytes with its headers is over the limit of {ENTRY_LIMIT}")
+        raise RecordTooLarge(f"a message of {size} bytes with its headers is over the limit of {ENTRY_LIMIT}")
     builder = MessageBuilder()
     builder.content(message.payload)
     if properties:
