@@ -13,6 +13,7 @@ from hexa_worker.actors.claimer import Claiming
 from hexa_worker.actors.environment import Environment, Journal, Suspects
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.supervisor import Supervisor
+from hexa_worker.actors.surveyor import warn
 from hexa_worker.actors.worker import spec_of
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
@@ -213,6 +214,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     stuck: Callable[[Delivery], None] | None = None,
     report: Callable[[Report], None] | None = None,
     claims: ClaimStore | None = None,
+    survey: bool = False,
 ) -> int:
     """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
 
@@ -229,6 +231,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         stuck: told of a delivery whose handler ignores its cancellation.
         report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
         claims: instead of the configured claim store, where deduplication is on.
+        survey: look at the broker once every subscription was started, and warn of what will be lost.
 
     Raises:
         DriverRejected, ConfigError: the broker will never take this configuration.
@@ -260,7 +263,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
         )
-        return await _supervise(config, loaded, env, stop, until_idle=until_idle, report=report)
+        return await _supervise(config, loaded, env, stop, until_idle=until_idle, report=report, survey=survey)
 
 
 async def _claiming(stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None) -> Claiming | None:
@@ -298,6 +301,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     *,
     until_idle: bool,
     report: Callable[[Report], None] | None,
+    survey: bool,
 ) -> int:
     worker = config.file.worker
     logs = {plan.action: SubscriptionLog(plan.action, env.clock, worker.log.repeat_s) for plan in loaded.plans}
@@ -309,6 +313,8 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
         if report is not None:
             group.start_soon(_report, supervisor, report)
         group.start_soon(_tell_repeats, logs.values())
+        if survey:
+            group.start_soon(warn, env.driver, specs(loaded), partial(_until_booted, supervisor))
         await supervisor.run()
         group.cancel_scope.cancel()
     for one in logs.values():
@@ -323,6 +329,11 @@ async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> N
         report(supervisor.report())
         with anyio.move_on_after(REPORT_S):
             await supervisor.wait_changed()
+
+
+async def _until_booted(supervisor: Supervisor) -> None:
+    while any(one.state is State.STARTING for one in supervisor.subscriptions):
+        await supervisor.wait_changed()
 
 
 async def _tell_repeats(logs: Collection[SubscriptionLog]) -> None:

@@ -65,6 +65,9 @@ class StandIn:
         cell.begin("work", number)
         self.write(f"holding {offset}")
 
+    async def do_survey(self) -> None:
+        self.write("surveys" if self.session.arguments.survey else "surveys not")
+
     async def do_ack(self, count: str) -> None:
         self.acked += int(count)
         self.tell(State.RUNNING)

@@ -19,6 +19,18 @@ def test_every_slot_gets_a_process_in_a_session_of_its_own(make_stage: MakeStage
     assert stage.stop() == 0
 
 
+def test_one_process_of_a_worker_looks_at_the_broker_and_one_again_after_a_reload(make_stage: MakeStage) -> None:
+    stage = make_stage("survey", "1:once died die 3", worker="processes = 3")
+    stage.start()
+    stage.hear("surveys")
+    stage.hear("surveys not", 3)
+    stage.signal(signal.SIGHUP)
+    stage.hear("surveys", 2)
+    stage.hear("surveys not", 5)
+    assert stage.stop() == 0
+    assert [one.text for one in stage.said].count("surveys") == 2
+
+
 def test_a_stop_drains_every_process_and_exits_0(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 2")
     stage.start()

@@ -1,6 +1,7 @@
 """What `check --connect` says of what it found."""
 
 import pytest
+from msgspec import structs
 
 from hexa_worker.cli.connect import Look, in_words
 from hexa_worker.drivers.base import Finding
@@ -13,6 +14,15 @@ def test_a_problem_that_subscriptions_share_counts_once() -> None:
     fine = Finding(kind="group", name="a", exists=False)
     look = Look("kafka", {}, {"a": [refused, fine], "b": [refused]})
     assert look.problems == [refused]
+    assert look.warnings == []
+
+
+def test_a_warning_is_no_problem_and_counts_once_per_thing() -> None:
+    short = Finding(kind="retry channel", name="a.retry.1", exists=True, warning="messages expire after 30 s")
+    other = structs.replace(short, name="a.retry.2")
+    look = Look("kafka", {}, {"a": [short, other], "b": [short]})
+    assert look.problems == []
+    assert look.warnings == [short, other]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +33,10 @@ def test_a_problem_that_subscriptions_share_counts_once() -> None:
         (Finding(kind="channel", name="a", exists=None), "cannot be told"),
         (Finding(kind="channel", name="a", exists=True, rights=("read",)), "there, rights: read"),
         (Finding(kind="channel", name="a", exists=True, problem="it is sealed"), "PROBLEM: it is sealed"),
+        (
+            Finding(kind="channel", name="a", exists=True, note="1 part", warning="short"),
+            "there, 1 part, WARNING: short",
+        ),
     ],
 )
 def test_a_finding_is_said_in_a_few_words(finding: Finding, words: str) -> None:

@@ -187,11 +187,11 @@ class Supervisor:
 
     def _changed(self) -> None:
         self._news.set()
+        self._news = anyio.Event()
 
     async def wait_changed(self) -> None:
-        """Wait until the state of a subscription changes. Cancellation: safe."""
+        """Wait until the state of a subscription changes from now on. Cancellation: safe."""
         await self._news.wait()
-        self._news = anyio.Event()
 
     def report(self) -> Report:
         """How things stand."""

@@ -75,12 +75,17 @@ def _verdict(file: str, count: int, found: Look | None, *, silent: bool) -> int:
         return fail(f"{file}: {plural(len(problems), 'problem')} at the broker: {first}", EXIT_USAGE)
     if silent:
         return 0
-    reached = "" if found is None else ", the broker is ready"
+    reached = "" if found is None else f", the broker is ready{_warnings(found)}"
     if count:
         note(f"{file}: {plural(count, 'subscription')}, no mistakes found{reached}")
     else:
         note(f"{file}: no mistakes found{reached}, but nothing to run: no handler module has a subscription")
     return 0
+
+
+def _warnings(found: Look) -> str:
+    """How many there are; the table has them."""
+    return f" ({plural(len(found.warnings), 'warning')}, see above)" if found.warnings else ""
 
 
 def plain(plan: "Plan") -> dict[str, Any]:

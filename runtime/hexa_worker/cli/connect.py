@@ -22,6 +22,14 @@ class Look(NamedTuple):
     findings: "Mapping[str, Sequence[Finding]]"
 
     @property
+    def warnings(self) -> "list[Finding]":
+        """What a worker would lose later; named once, whoever shares it."""
+        found = {
+            (one.kind, one.name, one.warning): one for every in self.findings.values() for one in every if one.warning
+        }
+        return list(found.values())
+
+    @property
     def problems(self) -> "list[Finding]":
         """What would keep a worker from starting; named once, whoever shares it."""
         found = {(one.kind, one.name): one for every in self.findings.values() for one in every if one.problem}
@@ -83,4 +91,6 @@ def in_words(one: "Finding") -> str:
     words = [there, *([one.note] if one.note else [])]
     if one.rights:
         words.append(f"rights: {' '.join(one.rights)}")
+    if one.warning:
+        words.append(f"WARNING: {one.warning}")
     return ", ".join(words)

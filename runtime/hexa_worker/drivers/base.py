@@ -146,6 +146,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         exists: whether it is there; None: it cannot be told.
         rights: what this login may do with it, in the broker's words; None: the broker does not tell.
         problem: why a worker could not start with it; empty: it could. What a worker would make is no problem.
+        warning: what a worker that starts with it would lose or do wrong later, and what to do about it, in one
+            sentence; empty: nothing. Logged once at every start, so it must be true and worth an operator's time.
         note: what else is worth knowing, for people.
     """
 
@@ -154,6 +156,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     exists: bool | None
     rights: tuple[str, ...] | None = None
     problem: str = ""
+    warning: str = ""
     note: str = ""
 
 
@@ -298,7 +301,8 @@ class Driver(Protocol):
     async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         """What of the things that a subscription needs is there, and what stands in its way. Changes nothing.
 
-        For ``check --connect``. Raises DriverUnavailable.
+        For ``check --connect``, and for warnings soon after the start of a worker (which looks for `LIMIT_S` of
+        `hexa_worker.actors.surveyor` at most). Raises DriverUnavailable.
         """
         ...
 

@@ -37,6 +37,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         watchdog_s: how long the loop may be silent.
         until_idle: end by itself when nothing is left to do.
         backend: instead of the configured one.
+        survey: look at the broker once it is up, and warn of what will be lost: one process of a worker does.
     """
 
     slot: int
@@ -47,6 +48,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     watchdog_s: float
     until_idle: bool = False
     backend: str | None = None
+    survey: bool = False
 
     @property
     def beat_s(self) -> float:

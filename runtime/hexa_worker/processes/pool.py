@@ -95,6 +95,7 @@ class Pool:
         self._monotonic = monotonic
         self._first = first
         self._rolling = Rolling()
+        self._surveyed = False
         for _ in range(processes):
             self._add_slot()
 
@@ -180,6 +181,7 @@ class Pool:
         """Restart one process after the other."""
         if not self.stop_level:
             log.info("rolling restart of %d processes", len(self.slots))
+            self._surveyed = False
             self._rolling.begin(self.slots)
 
     def scale(self, change: int) -> None:
@@ -207,7 +209,7 @@ class Pool:
         self.slots = dict(sorted(self.slots.items()))
 
     def _spawn(self, slot: Slot, now: float) -> None:
-        arguments = msgspec.structs.replace(self._rules.arguments, slot=slot.number)
+        arguments = msgspec.structs.replace(self._rules.arguments, slot=slot.number, survey=not self._surveyed)
         try:
             spawned, self._first = self._first or spawn(self._rules.command), None
             instruct(spawned, arguments)
@@ -215,6 +217,7 @@ class Pool:
             log.error("cannot start a worker process: %s", error, extra={FIELDS: {"slot": slot.number}})  # noqa: TRY400
             self._restart_later(slot)
             return
+        self._surveyed = True
         slot.fill(spawned, now)
         self._selector.register(spawned.connection, selectors.EVENT_READ, slot)
 

@@ -47,4 +47,5 @@ async def _serve(session: Session, loaded: Loaded) -> int:
             stuck=session.stuck,
             report=session.report,
             record=record,
+            survey=session.arguments.survey,
         )
