@@ -140,6 +140,20 @@ class Kafka(Broker):
             for resource in (2, 3):  # topic, group
                 self._allow_only(USER, resource, FORBIDDEN)
 
+    def throttle_producers(self, bytes_per_s: float | None) -> None:
+        """Give every client a quota for what it produces; None takes it away.
+
+        AlterClientQuotas (key 49, version 0), for the default client id.
+        """
+        entity = _text("client-id") + struct.pack(">h", -1)
+        op = _text("producer_byte_rate") + struct.pack(">d?", bytes_per_s or 0.0, bytes_per_s is None)
+        one = struct.pack(">i", 1)
+        answer = self._request(49, 0, one + one + entity + one + op + b"\0")
+        code = struct.unpack_from(">iiih", answer)[3]
+        if code:
+            message = f"{self}: the quota was refused, error {code}"
+            raise BrokerError(message)
+
     def _record_classes(self, target: Path) -> None:
         with TemporaryDirectory() as directory:
             node = Kafka(Path(directory) / "kafka", version=self._version)
@@ -249,3 +263,7 @@ def unsecured_token(user: str) -> str:
     now = int(time.time())
     parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + 3600})
     return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts) + "."
+
+
+def _text(text: str) -> bytes:
+    return struct.pack(">h", len(text)) + text.encode()

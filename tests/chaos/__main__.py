@@ -31,6 +31,8 @@ LONG: dict[str, dict[str, float]] = {
         "black_holes": 5,
         "scales": 4,
         "rolls": 4,
+        "bad_rolls": 4,
+        "operations": 6,
     },
 }
 
@@ -40,7 +42,8 @@ def _options() -> argparse.Namespace:
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--broker", choices=BROKERS, default="embedded")
-    for name in ("events", "kills", "killers", "outages", "freezes", "cuts", "black-holes", "scales", "rolls"):
+    numbers = ["events", "kills", "killers", "outages", "freezes", "cuts", "black-holes", "scales", "rolls"]
+    for name in (*numbers, "bad-rolls", "operations"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--longest-freeze", type=float, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=int(time.time()))

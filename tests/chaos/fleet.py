@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,14 @@ from hexa_worker.testing.check import Fault
 SOMEBODY_S = 10.0
 """How long to wait for a process that can be hit."""
 ROLL_S = 60.0
+MISTAKE_S = 3.0
+"""So long is looked for a process that a rolling restart onto a mistake ended."""
+MISTAKES: Sequence[Callable[[str], str]] = (
+    lambda good: good.replace("processes", "proceses"),
+    lambda good: good.replace("tests.chaos.crew", "tests.chaos.nowhere"),
+    lambda good: good + "[[[",
+)
+"""What may be wrong with a worker.toml."""
 
 
 class Fleet:
@@ -95,6 +103,23 @@ class Fleet:
         before = {one.pid for one in self.family()[1:]}
         self._signal(signal.SIGHUP)
         return self._wait(lambda now: not before & now and len(now) >= len(before), ROLL_S)
+
+    def bad_roll(self, pick: float) -> str:
+        """A rolling restart onto what cannot start; `pick` says what is wrong with it.
+
+        Returns:
+            What went wrong with that: the processes must be the same when it is over. Empty: all is well.
+        """
+        before = {one.pid for one in self.family()[1:]}
+        path = self._folder / "worker.toml"
+        good = path.read_text()
+        try:
+            path.write_text(MISTAKES[int(pick * len(MISTAKES))](good))
+            self._signal(signal.SIGHUP)
+            kept = not self._wait(lambda now: not before <= now, MISTAKE_S)
+        finally:
+            path.write_text(good)
+        return "" if kept else "a rolling restart onto a mistake ended a process"
 
     def scale(self, count: int) -> bool:
         """Another number of processes; whether it was reached in time."""

@@ -8,7 +8,9 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-What = Literal["kill-child", "kill-parent", "outage", "freeze", "cut", "black-hole", "scale", "roll"]
+What = Literal[
+    "kill-child", "kill-parent", "outage", "freeze", "cut", "black-hole", "scale", "roll", "bad-roll", "operate"
+]
 
 PARENTS = 0.1
 """This share of the kills hits the parent."""
@@ -24,8 +26,9 @@ AFTERMATH_S = 4.0
 SIZES = (1, 4)
 """A change of scale goes to the smaller number of processes, then to the larger one, and back to what it was."""
 
-ALONE = frozenset({"scale", "roll"})
-"""Nobody is killed in such a round: a process that is told to go and dies on the way is a failure by itself."""
+ALONE = frozenset({"scale", "roll", "bad-roll", "operate"})
+"""Nobody is killed in such a round: a process that is told to go and dies on the way is a failure by itself, and what
+an operator destroys could not be told from what a kill repeats."""
 
 
 class Blow(NamedTuple):
@@ -35,7 +38,8 @@ class Blow(NamedTuple):
         at_s: when, in seconds since the beginning of its round.
         what: which.
         seconds: how long the broker is away; for ``scale`` the pause between two sizes.
-        pick: from 0 up to 1, chooses which process is hit.
+        pick: from 0 up to 1, chooses which process is hit or which mistake is made; for ``operate`` the number of the
+            operation.
     """
 
     at_s: float
@@ -59,6 +63,8 @@ class Amounts(NamedTuple):
         black_holes: how often nothing gets through, in silence.
         scales: how often the number of processes changes to 1, to 4 and back.
         rolls: rolling restarts.
+        bad_rolls: rolling restarts onto a worker.toml or handlers that cannot start.
+        operations: what an operator does to the broker (see `tests.chaos.operations`), in turn.
     """
 
     kills: int = 0
@@ -69,6 +75,8 @@ class Amounts(NamedTuple):
     black_holes: int = 0
     scales: int = 0
     rolls: int = 0
+    bad_rolls: int = 0
+    operations: int = 0
 
 
 def make_plan(seed: int, amounts: Amounts) -> list[Round]:
@@ -116,6 +124,10 @@ def _mains(chance: random.Random, amounts: Amounts) -> Iterator[Blow]:
         yield Blow(chance.uniform(0, QUIET_S), "scale", chance.uniform(1.0, 3.0))
     for _ in range(amounts.rolls):
         yield Blow(chance.uniform(0, QUIET_S), "roll")
+    for _ in range(amounts.bad_rolls):
+        yield Blow(chance.uniform(0, QUIET_S), "bad-roll", pick=chance.random())
+    for number in range(amounts.operations):
+        yield Blow(chance.uniform(0, QUIET_S), "operate", pick=number)
 
 
 def _kill(chance: random.Random, main: Blow | None) -> Blow:

@@ -27,6 +27,7 @@ from hexa_worker.testing import check as judge
 from hexa_worker.testing.ledger import VARIABLE, read
 from tests.chaos.emitting import Emitting
 from tests.chaos.fleet import Fleet
+from tests.chaos.operations import operations
 from tests.chaos.plan import SIZES, Amounts, Blow, Round, expected_s, make_plan
 from tests.chaos.stages import Stage
 from tests.chaos.watch import Watch
@@ -131,6 +132,7 @@ class Chaos:
         )
         (self.folder / "worker.toml").write_text(text)
         plan = make_plan(self.seed, self.amounts)
+        self._operations = operations(self.stage.broker, self.folder, self.name)
         self._rate = self.events / (expected_s(plan, self.stage.restart_s) + len(plan))
         self.emitting = emitting = Emitting(
             self.folder, f"{self.name}.jobs", self.events, self.killers, self.seed, self._rate
@@ -196,6 +198,12 @@ class Chaos:
                 self._scale(blow.seconds)
             case "roll":
                 self._check(self._fleet.roll(), "the rolling restart did not end")
+            case "bad-roll":
+                wrong = self._fleet.bad_roll(blow.pick)
+                self._check(not wrong, wrong)
+            case "operate":
+                self._operate(int(blow.pick), at)
+                return
             case "outage":
                 self._outage(blow.seconds)
                 forgets_s = self.stage.forgets_s
@@ -203,11 +211,21 @@ class Chaos:
                 self._spoil(blow)
         self.done[blow.what] += 1
         fault = judge.Fault(at=at, until=time.monotonic())
-        if blow.what in ("scale", "roll"):
+        if blow.what in ("scale", "roll", "bad-roll"):
             self.changes.append(fault)
             return
         lingers_s = self.stage.lingers_s
         self.faults.append(msgspec.structs.replace(fault, forgets_s=forgets_s, lingers_s=lingers_s))
+
+    def _operate(self, number: int, at: float) -> None:
+        operation = self._operations[number % len(self._operations)]
+        operation.act()
+        self.done["operate"] += 1
+        self.tell(f"an operator did: {operation.name}")
+        channels = frozenset({f"{self.name}.jobs"} if operation.destroys else ())
+        self.faults.append(
+            judge.Fault(at=at, until=time.monotonic(), lingers_s=self.stage.lingers_s, destroys=channels)
+        )
 
     def _outage(self, seconds: float) -> None:
         broker = self.stage.broker

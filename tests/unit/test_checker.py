@@ -65,6 +65,14 @@ def test_a_confirmed_event_that_nobody_saw_is_lost() -> None:
     assert History().emit("a").judge() == {"I1"}
 
 
+def test_what_an_operator_destroyed_may_be_lost_but_nothing_that_was_emitted_afterwards() -> None:
+    history = History().emit("a")
+    removed = Fault(at=history.now, until=history.now, destroys=frozenset({"in"}))
+    assert history.judge(faults=(removed,)) == set()
+    assert history.judge(faults=(msgspec.structs.replace(removed, destroys=frozenset({"other"})),)) == {"I1"}
+    assert history.emit("b").judge(faults=(removed,)) == {"I1"}
+
+
 def test_an_emit_without_a_known_result_may_end_either_way() -> None:
     history = History().line("emit_begin", pid=9, token="t", channel="in", payload="p")
     assert history.line("emit_unknown", pid=9, token="t").judge() == set()

@@ -20,6 +20,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         forgets_s: the broker may forget acknowledgements that are so much older than the fault; what they
             repeat is allowed and does not count as in hand.
         lingers_s: claims may still be lost to it so long after it was over (a session that ran out meanwhile).
+        destroys: channels whose records an operator removed: what was emitted there before it was over may be lost.
     """
 
     at: float
@@ -27,6 +28,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     forgets_s: float = 0.0
     lingers_s: float = 0.0
+    destroys: frozenset[str] = frozenset()
 
     def touches(self, start: float, end: float, settle_s: float) -> bool:
         """Whether it may have hit what went on from `start` to `end` and was settled within `settle_s`."""

@@ -210,10 +210,15 @@ class _Judge:
         for action, subscribed in self.expected.actions.items():
             for event in self.emitted:
                 pair = (event.event, action)
-                if event.channel in subscribed.channels and pair not in self.waiting and not self._ended(pair):
+                if event.channel not in subscribed.channels or pair in self.waiting or self._destroyed(event):
+                    continue
+                if not self._ended(pair):
                     yield Violation("I1", f"confirmed, but neither done nor dead{self._story(pair)}", *pair)
         for pair in {*self.handled, *self.dead}:
             yield from self._ended_twice(pair)
+
+    def _destroyed(self, event: _Emitted) -> bool:
+        return any(event.channel in fault.destroys and event.begun.at <= fault.until for fault in self.faults)
 
     def _ended(self, pair: _Pair) -> bool:
         return pair in self.dead or any(entry.what == "handle_ok" for entry in self.handled.get(pair, ()))
@@ -354,7 +359,7 @@ class _Judge:
         for event in self.emitted:
             if event.channel in subscribed.channels:
                 entries = self.handled.get((event.event, action), [])
-                if entries or (event.event, action) not in self.dead:
+                if entries or not (self._destroyed(event) or (event.event, action) in self.dead):
                     spans.append((event.confirmed_at, entries[0].at if entries else float("inf")))
         return spans
 

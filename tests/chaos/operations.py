@@ -1,0 +1,214 @@
+"""What an operator does to a broker while its workers run: removes, makes anew, empties and throttles.
+
+Each is done with the broker's own client, past the worker, and says what it destroys: nobody can handle an event that
+was removed before it was read, but everything else must go on as if nothing had been.
+"""
+
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+
+import anyio
+
+from tests.brokers.base import Broker
+from tests.brokers.kafka import Kafka
+
+PATIENCE_S = 20.0
+"""A topic that is being deleted keeps its name for a moment."""
+THROTTLED_S = 3.0
+
+
+class Operation(NamedTuple):
+    """One thing that an operator does.
+
+    Attributes:
+        name: for people.
+        act: does it, and returns when it is done.
+        destroys: what is in the channel is gone.
+    """
+
+    name: str
+    act: Callable[[], None]
+    destroys: bool = False
+
+
+def operations(broker: Broker | None, folder: Path, name: str) -> Sequence[Operation]:
+    """What an operator can do to this broker.
+
+    Args:
+        broker: which; None: the embedded one.
+        folder: the worker's.
+        name: of the worker, which its channels and groups begin with.
+    """
+    if broker is None:
+        return [Operation("replace the file", lambda: _replace_file(folder / "var" / "hexa.db"), destroys=True)]
+    kind = str(broker).rstrip("0123456789")
+    return {"kafka": _on_kafka, "nats": _on_nats, "pulsar": _on_pulsar}[kind](broker, name)
+
+
+def _replace_file(path: Path) -> None:
+    """As ``mv``: whoever has it open keeps the old one, and the next one to look finds none."""
+    path.rename(path.with_name(f"{path.name}.{time.monotonic_ns()}"))
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            act()
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+# -- Kafka
+
+
+def _on_kafka(broker: Broker, name: str) -> Sequence[Operation]:
+    assert isinstance(broker, Kafka)
+    topic = f"{name}.jobs"
+    address = broker.address
+
+    def run(act: Callable[..., Awaitable[None]]) -> Callable[[], None]:
+        return lambda: anyio.run(act, address, topic)
+
+    return [
+        Operation("make the topic anew", run(_recreate_topic), destroys=True),
+        Operation("throttle producers", lambda: _throttle(broker)),
+        Operation("delete all records", run(_delete_records), destroys=True),
+    ]
+
+
+@asynccontextmanager
+async def _kafka_admin(address: str) -> AsyncIterator[Any]:
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _recreate_topic(address: str, topic: str) -> None:
+    from aiokafka.admin import NewTopic
+    from aiokafka.errors import for_code
+
+    async with _kafka_admin(address) as admin:
+        partitions = len((await admin.describe_topics([topic]))[0]["partitions"])
+        await admin.delete_topics([topic])
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                answer = await admin.create_topics([NewTopic(topic, partitions, 1)])
+                code = answer.topic_errors[0][1]
+                if not code:
+                    return
+                if for_code(code).__name__ == "TopicAlreadyExistsError" and topic not in await admin.list_topics():
+                    raise for_code(code)(topic)
+                await anyio.sleep(0.05)
+
+
+def _throttle(broker: Kafka) -> None:
+    """A quota for every client without one of its own, for a while."""
+    broker.throttle_producers(20_000)
+    try:
+        time.sleep(THROTTLED_S)
+    finally:
+        broker.throttle_producers(None)
+
+
+async def _delete_records(address: str, topic: str) -> None:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+    from aiokafka.admin.records_to_delete import RecordsToDelete
+
+    async with _kafka_admin(address) as admin:
+        partitions = [one["partition"] for one in (await admin.describe_topics([topic]))[0]["partitions"]]
+        consumer = AIOKafkaConsumer(bootstrap_servers=address)
+        await consumer.start()
+        ends = await consumer.end_offsets([TopicPartition(topic, number) for number in partitions])
+        await consumer.stop()
+        await admin.delete_records({place: RecordsToDelete(before_offset=end) for place, end in ends.items()})
+
+
+# -- NATS
+
+
+def _on_nats(broker: Broker, name: str) -> Sequence[Operation]:
+    subject = f"{name}.jobs"
+
+    def run(act: Callable[..., Awaitable[None]]) -> Callable[[], None]:
+        return lambda: anyio.run(act, broker.address, subject)
+
+    return [
+        Operation("delete a durable", run(_delete_durable)),
+        Operation("make the stream anew", run(_recreate_stream), destroys=True),
+        Operation("purge the stream", run(_purge_stream), destroys=True),
+    ]
+
+
+@asynccontextmanager
+async def _jetstream(address: str) -> AsyncIterator[Any]:
+    import nats
+
+    client = await nats.connect(address)
+    try:
+        yield client.jsm()
+    finally:
+        await client.close()
+
+
+async def _delete_durable(address: str, subject: str) -> None:
+    """The one of the subscription whose order is free."""
+    async with _jetstream(address) as streams:
+        stream = await streams.find_stream_name_by_subject(subject)
+        durables = [one.name for one in await streams.consumers_info(stream)]
+        await streams.delete_consumer(stream, next(one for one in durables if "work" in one))
+
+
+async def _recreate_stream(address: str, subject: str) -> None:
+    async with _jetstream(address) as streams:
+        stream = await streams.find_stream_name_by_subject(subject)
+        config = (await streams.stream_info(stream)).config
+        await streams.delete_stream(stream)
+        await streams.add_stream(config)
+
+
+async def _purge_stream(address: str, subject: str) -> None:
+    async with _jetstream(address) as streams:
+        await streams.purge_stream(await streams.find_stream_name_by_subject(subject))
+
+
+# -- Pulsar
+
+
+def _on_pulsar(broker: Broker, name: str) -> Sequence[Operation]:
+    topic = f"{broker.admin_address}/admin/v2/persistent/public/default/{name}.jobs"
+    subscription = f"{topic}/subscription/{name}.work"
+    return [
+        Operation("unload the topic", lambda: _ask("PUT", f"{topic}/unload")),
+        Operation("delete a subscription", lambda: _ask("DELETE", f"{subscription}?force=true")),
+        Operation("make the topic anew", lambda: _recreate_pulsar(topic), destroys=True),
+    ]
+
+
+def _recreate_pulsar(topic: str) -> None:
+    _ask("DELETE", f"{topic}?force=true")
+    _patiently(lambda: _ask("PUT", topic, tolerated=(409,)))
+
+
+def _ask(method: str, url: str, tolerated: Sequence[int] = ()) -> None:
+    request = urllib.request.Request(url, method=method, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S):
+            pass
+    except HTTPError as error:
+        if error.code not in tolerated:
+            raise
