@@ -168,7 +168,7 @@ async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignal
     Raises:
         DriverUnavailable: a stop was asked first.
     """
-    backoff = Backoff(first_s=0.1, longest_s=5.0)
+    backoff = Backoff(first_s=0.1)
     said, said_at = "", 0.0
     while True:
         try:

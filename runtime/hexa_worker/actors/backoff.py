@@ -10,12 +10,12 @@ class Backoff:
 
     Args:
         first_s: the first wait.
-        longest_s: the cap of a wait.
+        longest_s: the cap of a wait. The default is short, for a broker that is back shall be noticed soon.
     """
 
     __slots__ = ("_longest_s", "_next_s")
 
-    def __init__(self, first_s: float = 0.05, longest_s: float = 2.0) -> None:
+    def __init__(self, first_s: float = 0.05, longest_s: float = 1.0) -> None:
         self._next_s = first_s
         self._longest_s = longest_s
 

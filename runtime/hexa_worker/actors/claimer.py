@@ -113,6 +113,7 @@ class Claimer:
         self._ended = anyio.Event()
         self._open = anyio.Event()
         self._open.set()
+        self._away: DriverError | None = None
 
     # -- the pump's side
 
@@ -145,9 +146,9 @@ class Claimer:
         return 0 if attempt and keeps_place(delivery, self._route) else attempt
 
     @property
-    def withheld(self) -> bool:
-        """Whether deliveries are kept back because the store is away: receive no more."""
-        return not self._open.is_set()
+    def withheld(self) -> DriverError | None:
+        """Why deliveries are kept back, when the store is away: receive no more."""
+        return None if self._open.is_set() else self._away
 
     async def wait_open(self) -> None:
         """Wait until the store is back, or `stop`. Cancellation: safe."""
@@ -188,6 +189,7 @@ class Claimer:
     def _store_away(self, turns: Sequence[Turn], error: DriverError) -> None:
         if self._hold:
             self._log.withheld(error)
+            self._away = error
             if self._open.is_set():
                 self._open = anyio.Event()
             return

@@ -1,7 +1,5 @@
 """The pump: receives whenever there is room, and passes on what may run."""
 
-from collections.abc import Callable
-
 from msgspec.structs import replace
 
 from hexa_worker.actors.backoff import Backoff
@@ -9,6 +7,7 @@ from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.environment import Environment
 from hexa_worker.actors.lane import Conclude
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import Crashed
@@ -31,8 +30,7 @@ class Pump:
         claimer: stands between pump and mailbox; None without deduplication.
         stats: counts what came.
         log: says that the broker is away.
-        running: called when the broker, or the claim store, is back.
-        away: called when it is away.
+        outage: told that the broker, or the claim store, is away and is back.
         conclude: settles a suspect that is given up.
     """
 
@@ -45,8 +43,7 @@ class Pump:
         stats: Counters,
         log: SubscriptionLog,
         *,
-        running: Callable[[], None],
-        away: Callable[[], None],
+        outage: Outage,
         conclude: Conclude,
     ) -> None:
         self._action = plan.action
@@ -59,8 +56,7 @@ class Pump:
         self._claimer = claimer
         self._stats = stats
         self._log = log
-        self._running = running
-        self._away = away
+        self._outage = outage
         self._conclude = conclude
         self._stopping = False
 
@@ -75,7 +71,7 @@ class Pump:
         Cancellation: as `Source.receive`.
         """
         mailbox, monotonic, backoff = self._mailbox, self._monotonic, Backoff()
-        away = False
+        outage = self._outage
         while not self._stopping:
             room, room_bytes = mailbox.room(monotonic())
             if not room:
@@ -85,16 +81,13 @@ class Pump:
                 batch = await source.receive(room, room_bytes)
             except DriverUnavailable as error:
                 self._log.broker_away(error)
-                if not away:
-                    away = True
-                    self._away()
+                outage.missed(Need.RECEIVING, error)
                 await backoff.wait()
                 continue
             if not batch:
                 return
-            if away:
-                away, backoff = False, Backoff()
-                self._running()
+            if outage.met(Need.RECEIVING):
+                backoff = Backoff()
             await fault("received")
             await self._pass_on(batch)
 
@@ -113,10 +106,9 @@ class Pump:
         """Let `batch` through the claimer; wait while it withholds deliveries."""
         self._stats.received_bytes += await claimer.accept(batch)
         if claimer.withheld and not self._stopping:
-            self._away()
+            self._outage.missed(Need.CLAIMING, claimer.withheld)
             await claimer.wait_open()
-            if not self._stopping:
-                self._running()
+            self._outage.met(Need.CLAIMING)
 
     def _resume(self, batch: list[Delivery]) -> list[Delivery]:
         """Those that another process had postponed, as it had them."""

@@ -13,6 +13,7 @@ import anyio
 from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
@@ -35,6 +36,7 @@ class Settler:
         stats: counts what took effect.
         log: one line per failure.
         clock: stamps what the recorder gets.
+        outage: told that the broker is away and is back.
         record: told of every batch that took effect (lineage); must not block.
         claimer: told of every settlement before and after; None without deduplication.
         keeps_attempts: the source is told of postponed deliveries, too.
@@ -48,6 +50,7 @@ class Settler:
         stats: Counters,
         log: SubscriptionLog,
         clock: Clock,
+        outage: Outage,
         record: Recorder | None = None,
         claimer: Claimer | None = None,
         *,
@@ -60,6 +63,7 @@ class Settler:
         self._stats = stats
         self._log = log
         self._clock = clock
+        self._outage = outage
         self._record = record
         self._claimer = claimer
         self._keeps_attempts = keeps_attempts
@@ -157,6 +161,7 @@ class Settler:
                 await fault("after-settle")
             except DriverUnavailable as error:
                 self._log.broker_away(error)
+                self._outage.missed(Need.SETTLING, error)
                 await backoff.wait()
                 continue
             again: list[Settlement] = []
@@ -170,6 +175,8 @@ class Settler:
             self._under_way = batch = again
             if again:
                 await backoff.wait()
+            else:
+                self._outage.met(Need.SETTLING)
 
     def _concerning_source(self, batch: list[Settlement]) -> list[Settlement]:
         if not self._postpones or self._keeps_attempts:
@@ -193,6 +200,7 @@ class Settler:
             elif isinstance(one.error, DriverRejected):
                 self._park(one.settlement, one.error)
             else:
+                self._outage.missed(Need.SETTLING, one.error)
                 again.append(one.settlement)
         return [settlement for settlement in batch if id(settlement) not in failed]
 

@@ -93,7 +93,7 @@ class Supervised:
 
     async def run(self) -> None:
         """Keep a worker running until stopped or given up; never raises for what the worker does."""
-        waits = Backoff(first_s=0.1, longest_s=5.0)
+        waits = Backoff(first_s=0.1)
         while not self._stop.is_set():
             try:
                 await self._run_worker()
@@ -123,7 +123,7 @@ class Supervised:
             self.stats,
             self._log,
             running=self._is_running,
-            away=lambda: self._move(Change.BROKER_LOST),
+            away=self._is_away,
         )
         await self._worker.run()
 
@@ -153,9 +153,15 @@ class Supervised:
 
     def _is_running(self) -> None:
         if self.state is State.WAITING:
+            self._log.info("running again")
             self._move(Change.RETRIED)
         if self.state is State.STARTING:
             self._move(Change.STARTED)
+
+    def _is_away(self, error: str) -> None:
+        self.error = error
+        if self.state is State.RUNNING:
+            self._move(Change.BROKER_LOST)
 
     def _move(self, change: Change) -> None:
         before, self.state = self.state, advance(self.state, change)

@@ -16,6 +16,7 @@ from hexa_worker.actors.environment import Environment
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.outage import Outage
 from hexa_worker.actors.pump import Pump
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.sweeper import sweep
@@ -75,7 +76,7 @@ class Worker:
         stats: the subscription's counters; they outlive the worker.
         log: the subscription's log.
         running: called when it has begun to consume, and again after its broker was away.
-        away: called when its broker is away.
+        away: told why when its broker, or the claim store, is away.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -85,7 +86,7 @@ class Worker:
         stats: Counters,
         log: SubscriptionLog,
         running: Callable[[], None],
-        away: Callable[[], None],
+        away: Callable[[str], None],
     ) -> None:
         self.action = plan.action
         self.state = env.state
@@ -119,6 +120,7 @@ class Worker:
             busy=plan.concurrency * plan.batch,
             waits=self._waits,
         )
+        self._outage = Outage(away, running)
         self._claimer: Claimer | None = None
         if env.claiming is not None and plan.effect_key is not None:
             self._claimer = Claimer(plan, env.claiming, self._mailbox, stats, log, self._skip)
@@ -129,8 +131,7 @@ class Worker:
             self._claimer,
             stats,
             log,
-            running=running,
-            away=away,
+            outage=self._outage,
             conclude=self._conclude,
         )
 
@@ -156,6 +157,7 @@ class Worker:
                 self._stats,
                 self._log,
                 self._env.clock,
+                self._outage,
                 record,
                 self._claimer,
                 keeps_attempts=self._env.driver.capabilities.keeps_attempts,
@@ -178,6 +180,7 @@ class Worker:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._guard, settler.run)
                 background.start_soon(self._guard, self._sweep)
+                background.start_soon(self._guard, lambda: self._outage.run(source))
                 if self._waits is not None:
                     background.start_soon(self._guard, self._mailbox.run_waits)
                 if self._claimer is not None:

@@ -1,0 +1,76 @@
+"""Whether what a worker needs is away: its broker, as its pump and its settler meet it, or its claim store.
+
+An idle subscription receives nothing that would show that its broker is back, so the source is asked.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+import anyio
+
+from hexa_worker.drivers.base import Source
+from hexa_worker.errors import DriverError
+
+CALM_S = 1.2
+"""A `receive` that has not failed for this long waits for deliveries; longer than the pump's longest pause."""
+LOOK_S = 0.3
+
+
+class Need(Enum):
+    """What can be away, each found out by somebody else."""
+
+    RECEIVING = auto()
+    SETTLING = auto()
+    CLAIMING = auto()
+
+
+class Outage:
+    """What one worker misses at present.
+
+    Args:
+        away: told why, when the first need is not met any more.
+        running: told when all are met again.
+    """
+
+    def __init__(self, away: Callable[[str], None], running: Callable[[], None]) -> None:
+        self._away = away
+        self._running = running
+        self._missed = set[Need]()
+        self._failed_at = 0.0
+        self._lost = anyio.Event()
+
+    def missed(self, need: Need, error: DriverError) -> None:
+        """It is away; said with every failure."""
+        if need is Need.RECEIVING:
+            self._failed_at = anyio.current_time()
+            self._lost.set()
+        if not self._missed:
+            self._away(str(error))
+        self._missed.add(need)
+
+    def met(self, need: Need) -> bool:
+        """It is there, or there again; whether it was missed."""
+        if need not in self._missed:
+            return False
+        self._missed.discard(need)
+        if not self._missed:
+            self._running()
+        return True
+
+    async def run(self, source: Source) -> None:
+        """Find out that a broker is back while nothing is received. Cancellation: safe."""
+        while True:
+            await self._lost.wait()
+            self._lost = anyio.Event()
+            while Need.RECEIVING in self._missed:
+                await anyio.sleep(LOOK_S)
+                if anyio.current_time() - self._failed_at >= CALM_S and await _answers(source):
+                    self.met(Need.RECEIVING)
+
+
+async def _answers(source: Source) -> bool:
+    try:
+        await source.backlog()
+    except DriverError:
+        return False
+    return True
