@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -17,16 +16,13 @@ from hexa_worker.actors.surveyor import warn
 from hexa_worker.actors.worker import spec_of
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
-from hexa_worker.config.kafka import Kafka
-from hexa_worker.config.model import Config, Embedded, Memory
-from hexa_worker.config.nats import Nats
-from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.config.model import Config
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.drivers.clients import require_client
+from hexa_worker.drivers.opening import make_driver
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -34,73 +30,12 @@ from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report
 
-if TYPE_CHECKING:
-    from hexa_worker.drivers.wired import Forms
-
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0
 REPORT_S = 1.0
 AWAY_REPEAT_S = 30.0
 """How often it is said that the broker is still away, for the same reason."""
 log = logging.getLogger("hexa_worker.app")
-
-
-def make_driver(config: Config, clock: Clock | None = None) -> Driver:
-    """The driver that worker.toml names, and around it the wire formats; its client library is imported here.
-
-    Raises:
-        ConfigError: the client library is not installed.
-    """
-    require_client(config)
-    driver = _driver(config, clock)
-    subscriptions = config.file.subscriptions
-    if all(one in ("plain", None) for one in (config.file.broker.wire, *[one.wire for one in subscriptions.values()])):
-        return driver
-    from hexa_worker.drivers.wired import WiredDriver  # noqa: PLC0415 - lazy by design
-
-    return WiredDriver(driver, forms_of(config))
-
-
-def forms_of(config: Config) -> "Forms":
-    """What records look like in each channel, as far as worker.toml says it; `Driver.declare` tells the rest."""
-    from hexa_worker.drivers.wired import Forms  # noqa: PLC0415 - lazy by design
-    from hexa_worker.wire.form import Form  # noqa: PLC0415 - lazy by design
-
-    broker = config.file.broker
-    default = Form(broker.wire, str(broker.__struct_config__.tag), config.file.worker.name)
-    channels: dict[str, Form] = {}
-    ladders: dict[str, Form] = {}
-    for action, one in config.file.subscriptions.items():
-        form = Form(one.wire or default.wire, default.driver, default.source)
-        ladders[one.retry_channel or one.group or action] = form
-        for channel in one.channels or (() if one.channel is None else (one.channel,)):
-            channels[channel] = form
-    return Forms(default, channels, ladders)
-
-
-def _driver(config: Config, clock: Clock | None) -> Driver:
-    broker = config.file.broker
-    match broker:
-        case Memory():
-            from hexa_worker.drivers.memory import MemoryDriver, MemoryStore  # noqa: PLC0415 - lazy by design
-
-            return MemoryDriver(MemoryStore(clock))
-        case Embedded():
-            from hexa_worker.drivers.embedded import EmbeddedDriver  # noqa: PLC0415 - lazy by design
-
-            return EmbeddedDriver(config.folder / broker.path, broker, clock)
-        case Kafka():
-            from hexa_worker.drivers.kafka import KafkaDriver  # noqa: PLC0415 - lazy by design
-
-            return KafkaDriver(broker, clock, config.folder)
-        case Nats():
-            from hexa_worker.drivers.nats import NatsDriver  # noqa: PLC0415 - lazy by design
-
-            return NatsDriver(broker, clock, config.folder)
-        case Pulsar():
-            from hexa_worker.drivers.pulsar import PulsarDriver  # noqa: PLC0415 - lazy by design
-
-            return PulsarDriver(broker, clock, config.folder)
 
 
 @asynccontextmanager

@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from hexa_worker import Event
-from hexa_worker.app import make_driver, opened, specs
+from hexa_worker.app import opened, specs
 from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
+from hexa_worker.drivers.opening import make_driver
 from hexa_worker.emitter import Emitter
 from hexa_worker.handlers.loader import load_plans
 from tests.brokers.base import Broker

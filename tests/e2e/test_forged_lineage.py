@@ -7,10 +7,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hexa_worker.app import make_driver, opened, specs
+from hexa_worker.app import opened, specs
 from hexa_worker.config.load import load_config
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.drivers.base import Driver
+from hexa_worker.drivers.opening import make_driver
 from hexa_worker.errors import DriverError
 from hexa_worker.handlers.loader import load_plans
 from tests.brokers.base import Broker

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from hexa_worker.app import forms_of, make_driver
 from hexa_worker.config.load import parse_config
 from hexa_worker.core.lineage import lineage_of, origin_headers
 from hexa_worker.core.message import Delivery, Message
@@ -18,6 +17,7 @@ from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
 from hexa_worker.drivers.base import SubscriptionSpec, Unsettled
 from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.memory import MemoryDriver
+from hexa_worker.drivers.opening import forms_of, make_driver
 from hexa_worker.drivers.wired import Forms, WiredDriver, WiredSource
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.handlers.api import Context

@@ -33,10 +33,11 @@ async def open_emitter(path: Path) -> "AsyncIterator[tuple[Emitter, int | None]]
 
     Handler modules are not imported: emitting needs none.
     """
-    from hexa_worker.app import make_driver, opened  # noqa: PLC0415 - lazy by design
+    from hexa_worker.app import opened  # noqa: PLC0415 - lazy by design
     from hexa_worker.clock import SystemClock  # noqa: PLC0415 - lazy by design
     from hexa_worker.codecs import encode  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
     from hexa_worker.emitter import Emitter  # noqa: PLC0415 - lazy by design
 
     async with opened(make_driver(load_config(path))) as driver:

@@ -93,8 +93,8 @@ class Emitter:
         Raises:
             ConfigError: worker.toml cannot work, or the broker's client library is not installed.
         """
-        from hexa_worker.app import make_driver  # noqa: PLC0415 - not needed with a driver of one's own
         from hexa_worker.config.load import load_config  # noqa: PLC0415 - as above
+        from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - not needed with a driver of one's own
 
         return cls(make_driver(load_config(Path(path))))
 

@@ -1,0 +1,76 @@
+"""From worker.toml to a driver: which one, and what records look like in which channel.
+
+A broker's client library is imported only when worker.toml names its driver.
+"""
+
+from typing import TYPE_CHECKING
+
+from hexa_worker.clock import Clock
+from hexa_worker.config.kafka import Kafka
+from hexa_worker.config.model import Config, Embedded, Memory
+from hexa_worker.config.nats import Nats
+from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.drivers.base import Driver
+from hexa_worker.drivers.clients import require_client
+
+if TYPE_CHECKING:
+    from hexa_worker.drivers.wired import Forms
+
+
+def make_driver(config: Config, clock: Clock | None = None) -> Driver:
+    """The driver that worker.toml names, and around it the wire formats; its client library is imported here.
+
+    Raises:
+        ConfigError: the client library is not installed.
+    """
+    driver = make_plain_driver(config, clock)
+    subscriptions = config.file.subscriptions
+    if all(one in ("plain", None) for one in (config.file.broker.wire, *[one.wire for one in subscriptions.values()])):
+        return driver
+    from hexa_worker.drivers.wired import WiredDriver  # noqa: PLC0415 - lazy by design
+
+    return WiredDriver(driver, forms_of(config))
+
+
+def forms_of(config: Config) -> "Forms":
+    """What records look like in each channel, as far as worker.toml says it; `Driver.declare` tells the rest."""
+    from hexa_worker.drivers.wired import Forms  # noqa: PLC0415 - lazy by design
+    from hexa_worker.wire.form import Form  # noqa: PLC0415 - lazy by design
+
+    broker = config.file.broker
+    default = Form(broker.wire, str(broker.__struct_config__.tag), config.file.worker.name)
+    channels: dict[str, Form] = {}
+    ladders: dict[str, Form] = {}
+    for action, one in config.file.subscriptions.items():
+        form = Form(one.wire or default.wire, default.driver, default.source)
+        ladders[one.retry_channel or one.group or action] = form
+        for channel in one.channels or (() if one.channel is None else (one.channel,)):
+            channels[channel] = form
+    return Forms(default, channels, ladders)
+
+
+def make_plain_driver(config: Config, clock: Clock | None = None) -> Driver:
+    """As `make_driver`, without the wire formats: for records that were put into their form already."""
+    require_client(config)
+    broker = config.file.broker
+    match broker:
+        case Memory():
+            from hexa_worker.drivers.memory import MemoryDriver, MemoryStore  # noqa: PLC0415 - lazy by design
+
+            return MemoryDriver(MemoryStore(clock))
+        case Embedded():
+            from hexa_worker.drivers.embedded import EmbeddedDriver  # noqa: PLC0415 - lazy by design
+
+            return EmbeddedDriver(config.folder / broker.path, broker, clock)
+        case Kafka():
+            from hexa_worker.drivers.kafka import KafkaDriver  # noqa: PLC0415 - lazy by design
+
+            return KafkaDriver(broker, clock, config.folder)
+        case Nats():
+            from hexa_worker.drivers.nats import NatsDriver  # noqa: PLC0415 - lazy by design
+
+            return NatsDriver(broker, clock, config.folder)
+        case Pulsar():
+            from hexa_worker.drivers.pulsar import PulsarDriver  # noqa: PLC0415 - lazy by design
+
+            return PulsarDriver(broker, clock, config.folder)
