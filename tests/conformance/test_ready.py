@@ -6,8 +6,8 @@ from typing import Any
 import anyio
 import pytest
 
-from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.outage import Need, Outage
+from hexa_worker.backoff import Backoff
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.testing import DriverUnderTest

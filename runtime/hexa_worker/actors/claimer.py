@@ -15,8 +15,8 @@ from typing import Literal
 
 import anyio
 
-from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.backoff import Backoff
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import order_key

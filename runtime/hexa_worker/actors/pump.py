@@ -2,12 +2,12 @@
 
 from msgspec.structs import replace
 
-from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.environment import Environment
 from hexa_worker.actors.lane import Conclude
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
+from hexa_worker.backoff import Backoff
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import Crashed

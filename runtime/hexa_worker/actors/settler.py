@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
+from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, Postponed, Released, RetryAt, Settlement

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio import get_current_task
 
-from hexa_worker.actors.backoff import Backoff
 from hexa_worker.actors.environment import Environment
 from hexa_worker.actors.worker import Worker
+from hexa_worker.backoff import Backoff
 from hexa_worker.core.lifecycle import Change, State, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
