@@ -140,16 +140,16 @@ class Kafka(Broker):
             for resource in (2, 3):  # topic, group
                 self._allow_only(USER, resource, FORBIDDEN)
 
-    def throttle_producers(self, bytes_per_s: float | None) -> None:
-        """Give every client a quota for what it produces; None takes it away.
+    def throttle_producers(self, bytes_per_s: float | None, client_id: str | None = None) -> None:
+        """Give a client, or every one, a quota for what it produces; None takes it away.
 
-        AlterClientQuotas (key 49, version 0), for the default client id.
+        AlterClientQuotas (key 49, version 0), for a client id; None: the default one.
         """
-        entity = _text("client-id") + struct.pack(">h", -1)
+        entity = _text("client-id") + (struct.pack(">h", -1) if client_id is None else _text(client_id))
         op = _text("producer_byte_rate") + struct.pack(">d?", bytes_per_s or 0.0, bytes_per_s is None)
         one = struct.pack(">i", 1)
         answer = self._request(49, 0, one + one + entity + one + op + b"\0")
-        code = struct.unpack_from(">iiih", answer)[3]
+        code = struct.unpack_from(">iih", answer)[2]
         if code:
             message = f"{self}: the quota was refused, error {code}"
             raise BrokerError(message)

@@ -69,15 +69,15 @@ async def test_a_publish_that_was_given_up_leaves_nobody_who_still_tries(
                 await anyio.sleep(0.1)
         await anyio.to_thread.run_sync(come)
         await patiently(lambda: publish(driver, channel, b"2"))
-        stored = {got.payload for got in await patiently(lambda: driver.browse(channel, -1, 10))}
-        # What a frozen node was sent before it was given up is in its socket, and it stores that when it thaws.
-        assert stored - {b"given up"} == {b"1", b"2"}
-        assert away == "frozen" or b"given up" not in stored
+        stored = [got.payload for got in await patiently(lambda: driver.browse(channel, -1, 10))]
+        # What a node was sent before it was given up it may have stored, so it is asked before anything follows.
+        assert [one for one in stored if one != b"given up"] == [b"1", b"2"]
+        assert stored.count(b"given up") <= 1
 
 
 def _producer_tasks() -> list[str]:
     names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]  # coroutines
-    return [name for name in names if name.startswith(("Sender.", "MessageAccumulator."))]
+    return [name for name in names if name.startswith(("Outbox.", "Producer."))]
 
 
 @pytest.mark.timeout(180)

@@ -24,7 +24,7 @@ from hexa_worker.core.channels import dead_letter_channel, retry_channels
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Settlement
-from hexa_worker.errors import DriverError
+from hexa_worker.errors import DriverError, DriverUnavailable
 from hexa_worker.wire.form import Wire
 
 
@@ -182,6 +182,23 @@ async def nothing_revoked(_sources: frozenset[str], /) -> None:
     """For callers whose source cannot lose anything."""
 
 
+def confirmed(answers: Sequence[str | DriverError]) -> Sequence[str | DriverError]:
+    """What became of each message, as `Driver.publish` answers.
+
+    Raises:
+        DriverUnavailable: none is confirmed, and not all are refused.
+    """
+    unavailable: DriverUnavailable | None = None
+    for answer in answers:
+        if type(answer) is str:
+            return answers
+        if isinstance(answer, DriverUnavailable):
+            unavailable = answer
+    if unavailable is not None:
+        raise unavailable
+    return answers
+
+
 class Source(Protocol):
     """One subscription's deliveries in one process."""
 
@@ -252,8 +269,8 @@ class Driver(Protocol):
         """Store messages durably, in order per channel and key.
 
         Returns:
-            For each message its id in the broker (`Delivery.message_id`) once confirmed, or the
-            DriverRejected that refused it.
+            For each message its id in the broker (`Delivery.message_id`) once confirmed, the DriverRejected that
+            refused it, or the DriverUnavailable that kept it from being confirmed (it may have been stored).
 
         Raises:
             DriverUnavailable: none is confirmed; some may have been stored.

@@ -15,7 +15,15 @@ from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.base import (
+    Backlog,
+    Capabilities,
+    Finding,
+    Revoked,
+    SubscriptionSpec,
+    confirmed,
+    nothing_revoked,
+)
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.desk import Desk
 from hexa_worker.drivers.kafka.lag import INTERNAL, Lag, channels_of
@@ -111,11 +119,7 @@ class AsyncioKafkaDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        answers = await self._opened().publisher.publish(messages)
-        for answer in answers:
-            if isinstance(answer, DriverUnavailable):
-                raise answer
-        return answers
+        return confirmed(await self._opened().publisher.publish(messages))
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""

@@ -1,20 +1,24 @@
 """Errors of aiokafka, mapped onto the runtime's own. Nothing else in the driver decides what an error means."""
 
 import asyncio
+from enum import Enum, auto
 
 from aiokafka import errors as kafka
 
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
-REBUILD_PRODUCER = (
-    kafka.OutOfOrderSequenceNumber,
-    kafka.UnknownProducerId,
-    kafka.InvalidProducerEpoch,
-    kafka.InvalidProducerIdMapping,
-    kafka.ProducerFenced,
-    kafka.ProducerClosed,
-)
-"""After one of these an idempotent producer is of no more use; a new one is."""
+
+class InvalidRecord(kafka.BrokerResponseError):  # type: ignore[misc]  # aiokafka is not typed, and does not know it
+    """A broker's own checks refuse a record: one without a key in a compacted topic, a schema that does not fit."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    retriable = False
+
+
+class UnknownCode(kafka.BrokerResponseError):  # type: ignore[misc]  # as above
+    """An error that aiokafka does not know."""
+
 
 TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 
@@ -24,7 +28,7 @@ _HOPELESS = (
     kafka.ClusterAuthorizationFailedError,
     kafka.TransactionalIdAuthorizationFailed,
     kafka.InvalidTopicError,
-    kafka.InvalidTimestampError,
+    InvalidRecord,
     kafka.InvalidGroupIdError,
     kafka.InvalidSessionTimeoutError,
     kafka.InconsistentGroupProtocolError,
@@ -55,8 +59,65 @@ _ADVICE: dict[type[BaseException], str] = {
     kafka.SaslAuthenticationFailed: "the login was refused (look at broker.sasl)",
     kafka.UnsupportedSaslMechanismError: "the broker does not offer that login mechanism (broker.sasl.mechanism)",
     kafka.IncompatibleBrokerVersion: "the broker is too old for this client",
-    kafka.MessageSizeTooLargeError: "the record is larger than the topic allows",
+    kafka.MessageSizeTooLargeError: "the record is larger than the topic allows (max.message.bytes)",
+    kafka.RecordListTooLargeError: "the record is larger than a segment of the topic (segment.bytes)",
+    kafka.InvalidTimestampError: "the topic does not allow the record's time (message.timestamp.after.max.ms and "
+    "before.max.ms); is the clock of this machine right?",
+    InvalidRecord: "the broker's checks refuse the record (a compacted topic takes none without a key)",
 }
+
+
+class Fate(Enum):
+    """What a node's answer means for a batch."""
+
+    STORED = auto()
+    REFUSED = auto()
+    """Not stored, and it never will be as it is."""
+    FORGOTTEN = auto()
+    """Not stored: the node knows another story of this producer than we do."""
+    NOT_YET = auto()
+    """Not stored; later, or elsewhere, it will be."""
+    OPEN = auto()
+    """It may be stored, or be stored yet."""
+
+
+_STORED = (kafka.NoError, kafka.DuplicateSequenceNumber)
+_FORGOTTEN = (
+    kafka.OutOfOrderSequenceNumber,
+    kafka.UnknownProducerId,
+    kafka.InvalidProducerEpoch,
+    kafka.InvalidProducerIdMapping,
+)
+_NOT_YET = (
+    kafka.UnknownTopicOrPartitionError,
+    kafka.LeaderNotAvailableError,
+    kafka.NotLeaderForPartitionError,
+    kafka.BrokerNotAvailableError,
+    kafka.ReplicaNotAvailableError,
+    kafka.NotEnoughReplicasError,
+)
+
+
+def error_of(code: int, reason: str = "") -> kafka.KafkaError:
+    """The error that a broker's code stands for."""
+    words = [reason] if reason else []
+    if code == InvalidRecord.errno:
+        return InvalidRecord(*words)
+    known = kafka.for_code(code)
+    if known is kafka.UnknownError and code != known.errno:
+        return UnknownCode(f"error code {code}", *words)
+    return known(*words)
+
+
+def fate_of(error: kafka.KafkaError) -> Fate:
+    """What became of a batch that was answered with `error`."""
+    if isinstance(error, _STORED):
+        return Fate.STORED
+    if isinstance(error, (*TOO_LARGE, *_HOPELESS, kafka.InvalidTimestampError)):
+        return Fate.REFUSED
+    if isinstance(error, _FORGOTTEN):
+        return Fate.FORGOTTEN
+    return Fate.NOT_YET if isinstance(error, _NOT_YET) else Fate.OPEN
 
 
 def driver_error(error: BaseException, doing: str) -> DriverError:
@@ -78,7 +139,7 @@ def _text_of(error: BaseException) -> str:
         return "the client gave up"
     advice = _ADVICE.get(type(error))
     name = type(error).__name__
-    if advice is not None:
+    if advice is not None and not (isinstance(error, InvalidRecord) and error.args):
         return f"{name}: {advice}"
     # Only the first line, and not the class's essay on itself, which aiokafka puts into str().
     words = " ".join(str(arg) for arg in error.args if isinstance(arg, str | int))

@@ -11,6 +11,8 @@ DUE_MS = "hexa-due-ms"
 """When a retry record is due; only believed of records in the subscription's own retry topics."""
 TOMBSTONE = "hexa-tombstone"
 """Added to deliveries of records without a value, which show as an empty payload."""
+OVERHEAD = 256 * 1024
+"""What a record may take beyond its payload: key, headers, and the failure that a dead letter carries."""
 RECORD_OVERHEAD = 128
 """More than a record's own fields and its share of the batch header take."""
 _TOMBSTONE: Headers = ((TOMBSTONE, b"1"),)
