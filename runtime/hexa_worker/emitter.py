@@ -19,7 +19,37 @@ Encode = Callable[[Any], bytes]
 _PAYLOAD_ENCODER = "_payload_encoder"
 
 
-class Emitter:
+class Preparer:
+    """Makes finished records of events.
+
+    Args:
+        clock: stamps records and ids.
+        encode: payload to bytes.
+    """
+
+    def __init__(self, clock: Clock, encode: Encode) -> None:
+        self._clock = clock
+        self._encode = encode
+        self._ids = IdSource(secrets.randbits(64))
+
+    def prepare(self, event: Event, parent: Lineage | None) -> tuple[str, Message]:
+        """The event id and the finished record of an event."""
+        if not _text("a channel", event.channel):
+            raise ConfigError("an event needs a channel")
+        now_ms = self._clock.now_ms()
+        event_id = _said_id(event) if event.id else self._ids.new(now_ms)
+        control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
+        message = Message(
+            channel=event.channel,
+            payload=self._encode(event.payload),
+            key=_key(event.key),
+            headers=control + _carried(event) + _own_headers(event) + _encoder(event),
+            timestamp_ms=now_ms,
+        )
+        return event_id, message
+
+
+class Emitter(Preparer):
     """Publishes events through a driver.
 
     Args:
@@ -29,10 +59,8 @@ class Emitter:
     """
 
     def __init__(self, driver: Driver, clock: Clock, encode: Encode) -> None:
+        super().__init__(clock, encode)
         self._driver = driver
-        self._clock = clock
-        self._encode = encode
-        self._ids = IdSource(secrets.randbits(64))
 
     async def emit(self, event: Event, parent: Lineage | None = None) -> str:
         """Publish one event; returns its event id once the broker has confirmed it.
@@ -71,22 +99,6 @@ class Emitter:
         answers = await self._driver.publish(messages)
         await fault("after-publish")
         return answers
-
-    def prepare(self, event: Event, parent: Lineage | None) -> tuple[str, Message]:
-        """The event id and the finished record of an event."""
-        if not _text("a channel", event.channel):
-            raise ConfigError("an event needs a channel")
-        now_ms = self._clock.now_ms()
-        event_id = _said_id(event) if event.id else self._ids.new(now_ms)
-        control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
-        message = Message(
-            channel=event.channel,
-            payload=self._encode(event.payload),
-            key=_key(event.key),
-            headers=control + _carried(event) + _own_headers(event) + _encoder(event),
-            timestamp_ms=now_ms,
-        )
-        return event_id, message
 
 
 def _key(key: object) -> bytes | None:

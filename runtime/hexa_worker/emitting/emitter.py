@@ -20,7 +20,7 @@ from hexa_worker.core.carried import User
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.drivers.base import Driver
-from hexa_worker.emitter import Emitter as Preparer
+from hexa_worker.emitter import Preparer
 from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
 from hexa_worker.handlers.api import Event
 
@@ -71,7 +71,7 @@ class Emitter:
         max_pending_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
         self._driver = driver
-        self._preparer = Preparer(driver, clock or SystemClock(), encode)
+        self._preparer = Preparer(clock or SystemClock(), encode)
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
