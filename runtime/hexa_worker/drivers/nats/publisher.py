@@ -11,6 +11,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Nats
 from hexa_worker.core.lineage import ATTEMPT, EVENT_ID, read_id
 from hexa_worker.core.message import Message, header
+from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.nats import headers, names
 from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import ApiError
@@ -84,8 +85,8 @@ class Publisher:
         message_ids: Sequence[str] | None = None,
         *,
         limited: Sequence[bool] | None = None,
-    ) -> list[str | DriverError]:
-        """Store messages; for each its id (``stream-sequence``) or what refused it.
+    ) -> Sequence[str | DriverError]:
+        """Store messages; for each its id (``stream-sequence``), or why it is not confirmed.
 
         Args:
             messages: what to store.
@@ -93,7 +94,7 @@ class Publisher:
             limited: whether `max_payload` holds for each (what came from the server fits); None: for all.
 
         Raises:
-            DriverUnavailable: not all are confirmed.
+            DriverUnavailable: none is confirmed.
         """
         answers: list[str | DriverError | None] = [None] * len(messages)
         records: dict[int, Record] = {}
@@ -104,8 +105,11 @@ class Publisher:
                 records[place] = self._record(message, stream, message_id, limited=limited is None or limited[place])
             except DriverRejected as error:
                 answers[place] = error
-        await self._send_all(records, answers)
-        return [answer if answer is not None else DriverUnavailable("not confirmed") for answer in answers]
+        try:
+            await self._send_all(records, answers)
+        except DriverUnavailable as error:
+            answers = [error if answer is None else answer for answer in answers]
+        return confirmed([answer for answer in answers if answer is not None])
 
     async def _stream(self, channel: str) -> str:
         known = self._streams.known(channel)

@@ -20,6 +20,7 @@ import pulsar
 from hexa_worker.clock import Clock
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
+from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home
@@ -144,11 +145,11 @@ class Publisher:
             self._calls.put(None)
             thread.join(self._options.timeout_s)
 
-    async def publish(self, messages: Sequence[Message]) -> list[Answer]:
-        """Store messages; for each its id or what refused it.
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Answer]:
+        """Store messages; for each its id, or why it is not confirmed.
 
         Raises:
-            DriverUnavailable: not all are confirmed.
+            DriverUnavailable: none is confirmed.
 
         Cancellation: what was sent may be stored.
         """
@@ -161,14 +162,8 @@ class Publisher:
         self._calls.put(call)
         with anyio.move_on_after(self._options.timeout_s * 1.5):
             await call.ended.wait()
-        answers: list[Answer] = []
-        for answer in call.answers:
-            if answer is None:
-                raise DriverUnavailable("pulsar: publish: not confirmed in time")
-            if isinstance(answer, DriverUnavailable):
-                raise answer
-            answers.append(answer)
-        return answers
+        late = DriverUnavailable("pulsar: publish: not confirmed in time")
+        return confirmed([late if answer is None else answer for answer in call.answers])
 
     # -- the thread
 
