@@ -15,8 +15,14 @@ DESCRIPTOR: Final = 3
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
+EXIT_STOPPED: Final = 3
+"""It has drained, because it was told to stop: by its parent or by somebody else."""
 EXIT_STUCK: Final = 86
 """A handler does not end; the journal names it."""
+STOP_SIGNAL: Final = signal.SIGTERM
+"""Tells a child to drain, however often it comes: whoever stops the parent may send it to the children, too."""
+CANCEL_SIGNAL: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1)
+"""Tells a child to cancel: one that nobody sends by mistake."""
 STACK_SIGNAL: Final = signal.SIGUSR2
 """Makes a child write its stacks to a file, also when its loop is blocked in C."""
 MAX_BEAT_S: Final = 1.0

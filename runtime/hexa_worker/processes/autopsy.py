@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from hexa_worker.core.blame import Hand
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import EXIT_CONFIG, EXIT_FAILED, EXIT_OK
+from hexa_worker.processes.arguments import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from hexa_worker.processes.journal import Remains, read_journal
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.slot import Slot
@@ -23,10 +23,14 @@ log = logging.getLogger("hexa_worker.processes")
 class Finding(Enum):
     """How it ended."""
 
-    DONE = auto()  # drained or idle
+    DONE = auto()  # nothing was left to do
+    STOPPED = auto()  # drained
     FAILED = auto()  # in an orderly way, but a subscription or the lifespan failed
     MISCONFIGURED = auto()
     CRASHED = auto()
+
+
+_ORDERLY: Final = frozenset({Finding.DONE, Finding.STOPPED, Finding.MISCONFIGURED})
 
 
 class Death(NamedTuple):
@@ -48,10 +52,15 @@ class Death(NamedTuple):
     error: ConfigError | None
     stack: str
 
-    def log(self, slot: Slot, blamed: Mapping[Hand, int]) -> None:
+    def log(self, slot: Slot, blamed: Mapping[Hand, int], *, until_idle: bool) -> None:
         """One line that says how it ended and names what is blamed."""
+        asked = until_idle and self.finding is Finding.DONE
         fields: dict[str, object] = {"slot": slot.number, "pid": slot.pid}
-        if self.finding is Finding.DONE or self.finding is Finding.MISCONFIGURED:
+        if self.finding in (Finding.DONE, Finding.STOPPED) and not (asked or slot.stop_level):
+            why = "it got a stop signal that is not its parent's" if self.finding is Finding.STOPPED else how(self.code)
+            log.error("worker process ended though nobody asked it to: %s", why, extra={FIELDS: fields})
+            return
+        if self.finding in _ORDERLY:
             log.debug("worker process ended: %s", how(self.code), extra={FIELDS: fields})
             return
         text = f"worker process died: {how(self.code)}"
@@ -83,8 +92,8 @@ def _finding(code: int, remains: Remains, error: ConfigError | None) -> Finding:
     """A handler may call ``os._exit`` with any code: only a clean journal proves an orderly end."""
     if code == EXIT_CONFIG and error is not None:
         return Finding.MISCONFIGURED
-    if remains.clean:
-        return Finding.DONE if remains.code == EXIT_OK else Finding.FAILED
+    if remains.code is not None:
+        return {EXIT_OK: Finding.DONE, EXIT_STOPPED: Finding.STOPPED}.get(remains.code, Finding.FAILED)
     if code == EXIT_FAILED and not remains.in_hand:
         return Finding.FAILED
     return Finding.CRASHED

@@ -3,7 +3,7 @@
 What happens before user code is imported: stop signals are kept for later, the life is tied to the parent's,
 the log carries the slot. It ends with `os._exit`, so that a handler's thread that never ends cannot hold it.
 
-Exit codes: 0 drained or idle, 1 failed, 2 bad configuration (its text goes to the parent), `EXIT_STUCK`.
+Exit codes: 0 idle, `EXIT_STOPPED` drained, 1 failed, 2 bad configuration (its text goes to the parent), `EXIT_STUCK`.
 """
 
 import atexit
@@ -24,28 +24,32 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.errors import ConfigError, DriverRejected
 from hexa_worker.processes import lifeline
 from hexa_worker.processes.arguments import (
+    CANCEL_SIGNAL,
     DESCRIPTOR,
     EXIT_CONFIG,
     EXIT_FAILED,
+    EXIT_OK,
+    EXIT_STOPPED,
     EXIT_STUCK,
     STACK_SIGNAL,
+    STOP_SIGNAL,
     Arguments,
     receive,
 )
+from hexa_worker.processes.forked import let_forks_go
 from hexa_worker.processes.journal import Journal
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.session import Program, Serve, Session
 from hexa_worker.processes.suspects import Suspects
 from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
-from hexa_worker.stop import CANCEL, StopSignals
+from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.format import configure
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
-STOP_LEVELS: Final[dict[int, int | None]] = {signal.SIGTERM: None, signal.SIGINT: CANCEL}
-"""SIGTERM asks one step more urgently, SIGINT for the last step at once: the parent sends them in this order,
-as two different signals, because two of one kind may melt into one."""
+STOP_LEVELS: Final[dict[int, int]] = {STOP_SIGNAL: DRAIN, signal.SIGINT: DRAIN, CANCEL_SIGNAL: CANCEL}
+"""A signal to the whole group reaches a child twice, once through the parent: only the parent asks for more."""
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """A driver's thread asks for the interpreter per row or batch; with Python's 5 ms it would mostly wait."""
@@ -127,6 +131,7 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
     stack = layout.stack(arguments.slot).open("wb")
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
     journal = Journal(layout.journal(arguments.slot))
+    let_forks_go(journal, link.connection)
 
     def stuck(delivery: Delivery) -> None:
         journal.accuse(delivery.source, delivery.offset)
@@ -180,7 +185,7 @@ async def _serve(serve: Serve, link: Link, early: list[int], session: Session) -
     stop = session.stop
 
     async def obey(*, task_status: "TaskStatus[None]") -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(*map(signal.Signals, STOP_LEVELS)) as signals:
             for number in early:
                 stop.ask(STOP_LEVELS[number])
             task_status.started()
@@ -196,6 +201,8 @@ async def _serve(serve: Serve, link: Link, early: list[int], session: Session) -
         await group.start(obey)
         group.start_soon(beat)
         code = await serve()
+        if stop.level and code == EXIT_OK:
+            code = EXIT_STOPPED
         # Before the receiver is closed: from then on a stop signal kills, and must not look like a crash.
         session.journal.close_cleanly(code)
         group.cancel_scope.cancel()

@@ -18,6 +18,7 @@ bytes  field  meaning
 
 import os
 import struct
+import sys
 from mmap import ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -57,12 +58,20 @@ class JournalCell:
 
     def begin(self, source: str, offset: int) -> None:
         """A handler is about to run with this delivery. The offset must fit in 64 bits, signed."""
-        number = self._numbers.get(source) or self._journal.number_of(source)
-        _BEGIN(self._map, self._offset_at, offset, number, IN_HAND)
+        try:
+            number = self._numbers.get(source) or self._journal.number_of(source)
+            _BEGIN(self._map, self._offset_at, offset, number, IN_HAND)
+        except ValueError:
+            self._journal.require()
+            raise
 
     def end(self) -> None:
         """The handler has ended, in whatever way."""
-        self._map[self._state_at] = FREE
+        try:
+            self._map[self._state_at] = FREE
+        except ValueError:
+            self._journal.require()
+            raise
 
 
 class Journal:
@@ -85,6 +94,7 @@ class Journal:
         self._cells_at = self._cells_end = 0
         self._names, self._names_at = self._grow(_KIND_NAMES, 0)
         _HEAD.pack_into(self._segments[0], 0, MAGIC, 0, 0)
+        self._disowned = False
 
     def cells(self, action: str, lane: int, count: int) -> tuple[JournalCell, ...]:
         """The cells of one lane of one subscription; the same ones when asked again."""
@@ -108,6 +118,23 @@ class Journal:
     def close_cleanly(self, code: int) -> None:
         """The process ends in an orderly way with exit code `code`: nothing that is in hand is to blame."""
         _HEAD.pack_into(self._segments[0], 0, MAGIC, 1, code)
+
+    def disown(self) -> None:
+        """This process is a fork of the journal's: it ends as soon as it would write to it.
+
+        For then it has come back from the handler that forked it, and everything it did would be done twice.
+        """
+        self._disowned = True
+        for segment in self._segments:
+            segment.close()
+        os.close(self._file)
+
+    def require(self) -> None:
+        """Something could not be written: end a fork, see `disown`."""
+        if self._disowned:
+            sys.stderr.write(f"process {os.getpid()} ends: a fork must not return from the handler that made it\n")
+            sys.stderr.flush()
+            os._exit(1)
 
     def number_of(self, name: str) -> int:
         """The number of a name, interned now if it is new."""

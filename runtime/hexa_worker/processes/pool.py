@@ -15,7 +15,7 @@ import msgspec
 
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import STACK_SIGNAL, Arguments
+from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL, Arguments
 from hexa_worker.processes.autopsy import Death, Finding, examine
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.overview import Overview, overview
@@ -247,7 +247,7 @@ class Pool:
             self.hear_last(slot)
         death = examine(slot, code, self._layout)
         blamed = self._book.record(death.remains) if death.blames else {}
-        death.log(slot, blamed)
+        death.log(slot, blamed, until_idle=self._rules.until_idle)
         with self.lock:  # or somebody who looks meanwhile would count it twice, or not at all
             self.totals.bury(slot.report)
             slot.clear()
@@ -268,7 +268,7 @@ class Pool:
             slot.spawn_at = self._monotonic()
             slot.move(Move.RESTART)
         elif slot.stop_level:
-            self.failed = self.failed or death.finding is not Finding.DONE
+            self.failed = self.failed or death.finding not in (Finding.DONE, Finding.STOPPED)
             slot.move(Move.END)
         elif death.finding is Finding.MISCONFIGURED:
             self._misconfigured(slot, death)
@@ -313,14 +313,14 @@ class Pool:
     # -- signals to children
 
     def _ask(self, slot: Slot, level: int) -> None:
-        """Ask a child to stop; two different signals, because two of one kind may melt into one."""
+        """Ask a child to stop."""
         slot.restart_when_gone = False
         if slot.phase in OVER:
             return
         slot.move(Move.ASKED)
         slot.stop_level = level
         if slot.pid:
-            os.kill(slot.pid, signal.SIGTERM if level == 1 else signal.SIGINT)
+            os.kill(slot.pid, STOP_SIGNAL if level == 1 else CANCEL_SIGNAL)
             limit_s = self._rules.grace_s + STOP_MARGIN_S if level == 1 else CANCEL_LIMIT_S
             slot.kill_at = self._monotonic() + limit_s
             slot.killed_for = ""

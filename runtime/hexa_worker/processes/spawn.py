@@ -8,9 +8,9 @@ import socket
 import sys
 from typing import Final, NamedTuple
 
-from hexa_worker.processes.arguments import DESCRIPTOR, Arguments, pack
+from hexa_worker.processes.arguments import CANCEL_SIGNAL, DESCRIPTOR, STOP_SIGNAL, Arguments, pack
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: Final = (STOP_SIGNAL, signal.SIGINT, CANCEL_SIGNAL)
 _LOWEST_DESCRIPTOR: Final = 16
 Command = tuple[str, ...]
 

@@ -58,10 +58,13 @@ class Link:
 
     Args:
         connection: the socket that was inherited.
+
+    Attributes:
+        connection: the same.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection  # blocking, for the thread that waits for its end; hence MSG_DONTWAIT
+        self.connection = connection  # blocking, for the thread that waits for its end; hence MSG_DONTWAIT
         self._unsent = b""
 
     def send(self, frame: Frame) -> bool:
@@ -79,12 +82,12 @@ class Link:
         self._unsent += _LENGTH.pack(len(body)) + body
         give_up = time.monotonic() + LAST_WORDS_S
         while not self._push() and time.monotonic() < give_up:
-            select.select([], [self._connection], [], LAST_WORDS_S)
+            select.select([], [self.connection], [], LAST_WORDS_S)
 
     def _push(self) -> bool:
         """Write what is unsent; whether all of it went out. A dead parent is noticed elsewhere."""
         try:
-            sent = self._connection.send(self._unsent, socket.MSG_DONTWAIT)
+            sent = self.connection.send(self._unsent, socket.MSG_DONTWAIT)
         except OSError:
             sent = 0
         self._unsent = self._unsent[sent:]
