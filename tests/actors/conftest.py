@@ -8,6 +8,7 @@ import pytest
 
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.errors import HexaWorkerError
 from hexa_worker.handlers.plan import Handler, Plan
 from hexa_worker.testing.virtual import Backend
 
@@ -37,8 +38,8 @@ def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) 
         takes_context=True,
         batch="batch" in settings,
         payload_type="Any",
-        decode=msgspec.json.Decoder().decode,
-        decode_errors=(msgspec.MsgspecError,),
+        decode=settings.pop("decode", msgspec.json.Decoder().decode),
+        decode_errors=(msgspec.MsgspecError, HexaWorkerError),
     )
     defaults: dict[str, Any] = {
         "middlewares": (),

@@ -6,12 +6,14 @@ sweeper cancels the lane's scope when a handler is late, and the lane goes on in
 
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Protocol
 
 import anyio
 from anyio import CancelScope, get_current_task
 from anyio.lowlevel import checkpoint
 
+from hexa_worker.actors.contexts import in_copies, renew
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.mailbox import Mailbox, Queue
@@ -142,12 +144,16 @@ class Lane:
 
         Cancellation: what is in hand is concluded as interrupted, so it is released, not failed.
         """
+        await in_copies(self._run())
+
+    async def _run(self) -> None:
         consume = self._consume_batches if self._parts.plan.handler.batch else self._consume
         try:
             while True:
                 with CancelScope() as self._scope:
                     if not await consume():
                         return
+                await renew()
                 if self.current:  # the handler was late and took its cancellation
                     late, self.current = self.current, ()
                     self._journal_end()
@@ -170,13 +176,14 @@ class Lane:
         for cell in self._cells:
             cell.end()
 
-    async def _consume(self) -> bool:
+    async def _consume(self) -> bool:  # noqa: C901 - the hot path: a call more per message costs more than it explains
         """Handle one delivery after the other; True asks for a new scope, False: the mailbox is closed."""
         parts = self._parts
         queue, gate, settler = parts.mailbox.queues[self.number], parts.gate, parts.acks
         call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
         runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
         observe, begin = parts.stats.observe, self._cells[0].begin
+        base = copy_context()
         now = monotonic()  # there may be work already: its time begins now
         slice_end = now + SLICE_S
         while True:
@@ -198,6 +205,7 @@ class Lane:
                 payload = decode(delivery.payload)
             except decode_errors as error:
                 self._undecodable(delivery, error)
+                await renew()
                 continue
             try:
                 result = await call(payload, Context(delivery, runtime))
@@ -214,6 +222,11 @@ class Lane:
             now = ended
             if self.late:
                 return True  # it ended in its own way all the same; the scope is spent
+            try:
+                if copy_context() != base:
+                    await renew()
+            except Exception:  # noqa: BLE001 - values are compared, and those are the user's
+                await renew()
 
     async def _let_others_run(self) -> bool:
         """Between two deliveries: pause at a closed gate, yield, or wait for work. False: there will be none."""
@@ -253,6 +266,7 @@ class Lane:
                 await self._run_batch(self.current)
                 if gate.closed:
                     await gate.pause()
+            await renew()
             await checkpoint()
             if self.late:
                 return True
