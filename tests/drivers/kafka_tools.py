@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import anyio
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -53,6 +54,18 @@ async def make_topic(address: str, name: str, partitions: int = 1, **config: str
     settings = {key.replace("_", "."): value for key, value in config.items()}
     await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=settings)])
     await admin.close()
+
+
+async def delete_topics(address: str, *names: str) -> None:
+    """Delete topics; returns once they are gone."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.delete_topics(list(names))
+        while set(names) & set(await admin.list_topics()):
+            await anyio.sleep(0.02)
+    finally:
+        await admin.close()
 
 
 async def topic_settings(address: str, names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
+from aiokafka.protocol.metadata import MetadataRequest
 
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.drivers.kafka.errors import driver_error
@@ -63,6 +65,29 @@ async def stop_client(stop: Callable[[], Awaitable[object]], client: Any) -> Non
         cut(client)
 
 
+def _make_no_topics(client: AIOKafkaClient) -> None:
+    """Have brokers tell that a topic is not there, instead of making it with their own defaults.
+
+    aiokafka asks for its topics now and then, also for those that somebody has deleted, and cannot be told.
+    """
+    connect = client._get_conn
+
+    async def connected(*args: Any, **more: Any) -> Any:
+        connection = await connect(*args, **more)
+        if connection is not None and not hasattr(connection, "hexa_makes_no_topics"):
+            connection.hexa_makes_no_topics = True
+            connection.send = partial(_sent, connection.send)
+        return connection
+
+    client._get_conn = connected
+
+
+def _sent(send: Callable[..., Any], request: Any, **more: Any) -> Any:
+    if isinstance(request, MetadataRequest):
+        request._allow_auto_topic_creation = False
+    return send(request, **more)
+
+
 def cut(client: AIOKafkaClient) -> None:
     """Close a client's connections and its metadata task at once, as the end of its process would."""
     if client._sync_task is not None:
@@ -106,12 +131,17 @@ class Connection:
             **self._security,
         }
 
-    async def start(self, start: Callable[[], Awaitable[object]]) -> None:
-        """Start a client; when it cannot reach any broker, find out why.
+    async def start(self, start: Callable[[], Awaitable[object]], client: AIOKafkaClient) -> None:
+        """Start a client, which makes no topics by asking for them; when it cannot reach any broker, find out why.
+
+        Args:
+            start: what starts it.
+            client: what it talks to brokers with.
 
         Raises:
             DriverUnavailable, DriverRejected: with address and reason.
         """
+        _make_no_topics(client)
         try:
             await bounded(start(), self.timeout_s, f"connecting to {', '.join(self.options.servers)}")
         except DriverRejected:

@@ -27,6 +27,7 @@ from hexa_worker.drivers.base import (
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.desk import Desk
 from hexa_worker.drivers.kafka.lag import INTERNAL, Lag, channels_of
+from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.registry import Registry
@@ -162,7 +163,7 @@ class AsyncioKafkaDriver:
     async def _commit_origins(self, group: str, origins: Mapping[TopicPartition, int], parts: "_Parts") -> None:
         consumer = AIOKafkaConsumer(**parts.connection.settings(), group_id=group, enable_auto_commit=False)
         try:
-            await parts.connection.start(consumer.start)
+            await parts.connection.start(consumer.start, consumer._client)
             consumer.assign(list(origins))
             await bounded(consumer.commit(dict(origins)), self._options.timeout_s, f"placing group {group}")
         except DriverUnavailable as error:
@@ -176,15 +177,17 @@ class AsyncioKafkaDriver:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
         await self.declare([spec])
         parts = self._opened()
+        origins = self._origins.setdefault(spec.group, {})
         source = KafkaSource(
             parts.connection,
             spec,
             spec.options or KafkaSubscription(),
-            self._origins.setdefault(spec.group, {}),
+            origins,
             parts.publisher,
             parts.lag,
             revoked,
             self._clock,
+            Presence(parts.registry, spec, origins),
         )
         self._sources = [one for one in self._sources if not one.closed] + [source]
         with placed("kafka", self._options.servers):

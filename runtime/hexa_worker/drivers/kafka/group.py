@@ -104,7 +104,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             DriverUnavailable, DriverRejected: it cannot connect.
         """
         try:
-            await self._connection.start(self.consumer.start)
+            await self._connection.start(self.consumer.start, self.consumer._client)
         except BaseException:
             await stop_client(self.consumer.stop, self.consumer._client)
             raise

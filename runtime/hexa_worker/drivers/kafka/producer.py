@@ -151,7 +151,7 @@ class Producer:
             if self._client is None:
                 client = AIOKafkaClient(**self._connection.settings())
                 try:
-                    await self._connection.start(client.bootstrap)
+                    await self._connection.start(client.bootstrap, client)
                 except BaseException:
                     cut(client)
                     raise

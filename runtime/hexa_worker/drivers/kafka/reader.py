@@ -50,7 +50,7 @@ class Reader:
                     fetch_max_wait_ms=100,
                 )
                 try:
-                    await self._connection.start(consumer.start)
+                    await self._connection.start(consumer.start, consumer._client)
                 except BaseException:
                     await stop_client(consumer.stop, consumer._client)
                     raise

@@ -1,8 +1,9 @@
 """Which topics exist, remembered for a while; those that are missing are made where that is allowed."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from aiokafka.admin import NewTopic
 
@@ -12,6 +13,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
+log = logging.getLogger("hexa_worker.kafka")
 REMEMBER_S = 60.0
 FRESH_S = 1.0
 RECORD_ROOM = 512 * 1024
@@ -34,6 +36,10 @@ class Registry:
         self._making = asyncio.Lock()
         self._failed_at = float("-inf")
         self._failure = ""
+        self._ordered: set[str] = set()
+        self._failures: dict[str, NewTopic] = {}
+        """Retry and dead-letter topics, as they are made."""
+        self._seen: set[str] = set()
 
     @property
     def _replication(self) -> int:
@@ -72,8 +78,12 @@ class Registry:
                 self._failed_at, self._failure = time.monotonic(), str(error)
                 raise
             if channel not in known:
-                await self._make([self._new_channel(channel)] if self._options.create_channels else [], [channel])
-            return self._known[channel]
+                await self._make([channel])
+            self._seen.add(channel)
+            count = self._known.get(channel)
+            if count is None:
+                raise DriverUnavailable(f"kafka: topic {channel} has just been deleted")
+            return count
 
     async def ensure(self, specs: Sequence[SubscriptionSpec]) -> None:
         """Make sure that everything exists that the subscriptions read or that their failures are written to.
@@ -82,25 +92,22 @@ class Registry:
             DriverRejected: something is missing and may not be made; all of it is named.
         """
         known = await self.refresh()
-        options = self._options
-        new: dict[str, NewTopic] = {}
-        missing: list[str] = []
+        wanted: dict[str, None] = {}
         for spec in specs:
-            for channel in spec.channels:
-                if channel not in known:
-                    missing.append(channel)
-                    if options.create_channels:
-                        new[channel] = self._new_channel(channel, ordered=spec.order_by is OrderBy.CHANNEL)
-                elif spec.order_by is OrderBy.CHANNEL and known[channel] > 1:
-                    raise _unordered(spec, channel, known[channel])
+            wanted.update(dict.fromkeys(spec.channels))
+            if spec.order_by is OrderBy.CHANNEL:
+                self._ordered.update(spec.channels)
+                for channel in spec.channels:
+                    if known.get(channel, 1) > 1:
+                        raise _unordered(spec, channel, known[channel])
             failures = self._failure_topics(spec, known)
-            missing += failures
-            if options.create_retry_channels:
-                new.update(failures)
-        await self._make(new.values(), missing)
+            self._failures.update(failures)
+            wanted.update(dict.fromkeys(failures))
+        await self._make([name for name in wanted if name not in known])
+        self._seen.update(wanted)
 
     def _failure_topics(self, spec: SubscriptionSpec, known: dict[str, int]) -> dict[str, NewTopic]:
-        """The retry and dead-letter topics of a subscription that do not exist."""
+        """The retry and dead-letter topics of a subscription."""
         options = self._options
         widths = [known.get(channel) or options.partitions for channel in spec.channels]
         widest = max(widths, default=options.partitions)
@@ -110,21 +117,29 @@ class Registry:
         }
         # One partition: the desk then shows dead letters in the order of their burial.
         dead = self._topic(spec.dead_letter_channel, 1, options.dead_letter_retention_s or -1)
-        return {name: topic for name, topic in {**retries, dead.name: dead}.items() if name not in known}
+        return {**retries, dead.name: dead}
 
-    async def _make(self, new: Iterable[NewTopic], missing: Iterable[str]) -> None:
-        topics = list(new)
-        refused = set(missing) - {topic.name for topic in topics}
+    async def _make(self, missing: Sequence[str]) -> None:
+        """Make what is missing. What a topic is for decides whether it may be made, and how."""
+        if not missing:
+            return
+        options = self._options
+        refused = {
+            name: "create_retry_channels" if name in self._failures else "create_channels"
+            for name in missing
+            if not (options.create_retry_channels if name in self._failures else options.create_channels)
+        }
         if refused:
             raise refuse_missing(refused)
-        if topics:
-            await self._topics.create(topics)
-            await self.refresh()
+        await self._topics.create([self._failures.get(name) or self._new_channel(name) for name in missing])
+        for name in self._seen.intersection(missing):
+            log.warning("kafka: topic %s was gone; it has been made again, and is empty", name)
+        await self.refresh()
 
-    def _new_channel(self, channel: str, *, ordered: bool = False) -> NewTopic:
+    def _new_channel(self, channel: str) -> NewTopic:
         retention_s = self._options.retention_s
         config = {} if retention_s is None else {"retention.ms": _milliseconds(retention_s)}
-        partitions = 1 if ordered else self._options.partitions
+        partitions = 1 if channel in self._ordered else self._options.partitions
         return NewTopic(channel, partitions, self._replication, topic_configs=config)
 
     def _topic(self, name: str, partitions: int, retention_s: float) -> NewTopic:

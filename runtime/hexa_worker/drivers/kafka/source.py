@@ -22,6 +22,7 @@ from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.partition import Partition
+from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.kafka.unreadable import recover
@@ -48,6 +49,7 @@ class KafkaSource:
         lag: measures what is left.
         revoked: the worker's part of giving up partitions.
         clock: decides what is due.
+        presence: looks whether its topics are there.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -60,6 +62,7 @@ class KafkaSource:
         lag: Lag,
         revoked: Revoked,
         clock: Clock,
+        presence: Presence,
     ) -> None:
         self._connection = connection
         self._spec = spec
@@ -69,6 +72,7 @@ class KafkaSource:
         self._lag = lag
         self._revoked = revoked
         self._clock = clock
+        self._presence = presence
         self._group: GroupConsumer | None = None
         self._joining = asyncio.Lock()
         self._ready: deque[Delivery] = deque()
@@ -110,6 +114,7 @@ class KafkaSource:
                 batch = await self._take(group, max_count, max_bytes)
                 if batch:
                     return batch
+                await self._presence.look(group.consumer._client)
                 await self._wait_for_more(group)
                 group.check(waiting=True)
             except BrokenClient as error:

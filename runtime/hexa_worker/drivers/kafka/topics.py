@@ -45,7 +45,7 @@ class Topics:
             if self._client is None:
                 client = AIOKafkaAdminClient(**self._connection.settings())
                 try:
-                    await self._connection.start(client.start)
+                    await self._connection.start(client.start, client._client)
                 except BaseException:
                     await stop_client(client.close, client._client)
                     raise
@@ -193,10 +193,14 @@ def _topics_in(answer: Any) -> tuple[dict[str, int], set[str]]:
     return found, leaderless
 
 
-def refuse_missing(names: Iterable[str]) -> DriverRejected:
-    """The error for topics that do not exist and may not be made."""
-    listed = ", ".join(sorted(names))
+def refuse_missing(options: Mapping[str, str]) -> DriverRejected:
+    """The error for topics that do not exist and may not be made.
+
+    Args:
+        options: by topic, what in [broker] would allow it.
+    """
+    allowed = " and ".join(f"{option} = true" for option in sorted(set(options.values())))
     return DriverRejected(
-        f"kafka: no such topic: {listed} (make it, or set create_channels = true in [broker]; "
+        f"kafka: no such topic: {', '.join(sorted(options))} (make it, or set {allowed} in [broker]; "
         "this login may also lack the right to see it)"
     )
