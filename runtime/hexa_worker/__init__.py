@@ -13,6 +13,7 @@ from hexa_worker.errors import (
     HexaWorkerError,
 )
 from hexa_worker.handlers.api import (
+    AnyContext,
     BatchContext,
     BatchResult,
     Context,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ack",
+    "AnyContext",
     "BatchContext",
     "BatchResult",
     "ConfigError",

@@ -43,6 +43,10 @@ class HandlerCancelled(HexaWorkerError):
     """A handler ended with a cancellation that the runtime did not ask for."""
 
 
+class EmitUnconfirmed(HexaWorkerError):
+    """A handler returned before what it emitted was confirmed: most likely ``await`` was forgotten."""
+
+
 class ProcessCrashed(HexaWorkerError):
     """A delivery was in hand each time a worker process died."""
 

@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from hexa_worker.core.carried import TRACE_PARENT, TRACE_STATE
 from hexa_worker.core.message import Headers, header
 from hexa_worker.core.outcome import DeadLetter, Drop, Retry, Verdict
-from hexa_worker.handlers.api import BatchContext, Context, Next
+from hexa_worker.handlers.api import Context, Next
 
 _NAMES = (TRACE_PARENT, TRACE_STATE)
 _propagator = TraceContextTextMapPropagator()
@@ -35,7 +35,7 @@ async def middleware(payload: Any, context: Any, call_next: Next) -> Any:
 
     Cancellation: the span ends.
     """
-    contexts: Sequence[Context[Any]] = context.items if isinstance(context, BatchContext) else (context,)
+    contexts: Sequence[Context[Any]] = context.items
     with _span(context.action, contexts) as span:
         for one in contexts:
             one.carried = _continued(one.carried)

@@ -5,7 +5,7 @@ sweeper cancels the lane's scope when a handler is late, and the lane goes on in
 """
 
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import copy_context
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from hexa_worker.core.outcome import (
 )
 from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import HandlerCancelled
-from hexa_worker.handlers.api import BatchContext, Context, Runtime
+from hexa_worker.handlers.context import AnyContext, BatchContext, Context, Runtime
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.stats import Counters
 
@@ -207,16 +207,17 @@ class Lane:
                 self._undecodable(delivery, error)
                 await renew()
                 continue
+            context: Context[Any] = Context(delivery, runtime)
             try:
-                result = await call(payload, Context(delivery, runtime))
+                result = await call(payload, context)
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its own failure
-                self._raised(error)
+                self._raised(error, (context,))
             else:
                 self.current = ()
-                if result is None:
+                if result is None and not context.unconfirmed:
                     settler.add(Acked(delivery))
                 else:
-                    self._returned(delivery, result)
+                    self._returned(delivery, context.left_unconfirmed() or result)
             ended = monotonic()
             observe(ended - now)
             now = ended
@@ -325,18 +326,18 @@ class Lane:
         self.current = tuple(good)
         if good:
             contexts = tuple(Context(delivery, parts.runtime) for delivery in good)
+            whole: AnyContext = BatchContext(contexts, parts.runtime) if plan.handler.batch else contexts[0]
             try:
                 if plan.handler.batch:
-                    result = await parts.call(payloads, BatchContext(contexts, parts.runtime))
-                    results = _per_item(result, len(good))
+                    results = _per_item(await parts.call(payloads, whole), len(good))
                 else:
-                    results = [await parts.call(payloads[0], contexts[0])]
+                    results = [await parts.call(payloads[0], whole)]
             except BaseException as error:  # noqa: BLE001 - as in _consume
-                self._raised(error)
+                self._raised(error, contexts, whole)
             else:
                 self.current = ()
-                for delivery, one in zip(good, results, strict=True):
-                    self._returned(delivery, one)
+                for delivery, context, one in zip(good, contexts, results, strict=True):
+                    self._returned(delivery, whole.left_unconfirmed() or context.left_unconfirmed() or one)
         self._journal_end()
         parts.stats.observe(parts.monotonic() - self.started)
 
@@ -363,21 +364,23 @@ class Lane:
         else:
             self._parts.acks.add(Acked(delivery))
 
-    def _raised(self, error: BaseException) -> None:
+    def _raised(
+        self, error: BaseException, contexts: Sequence[Context[Any]], whole: AnyContext[Any] | None = None
+    ) -> None:
         """Conclude a call that raised; the runtime's own cancellation goes on."""
         if not isinstance(error, Exception) and isinstance(error, anyio.get_cancelled_exc_class()):
             if get_current_task().has_pending_cancellation():
                 raise error
             error = HandlerCancelled("something the handler awaited was cancelled")
         hand, self.current = self.current, ()
-        outcome: Outcome
-        if isinstance(error, _VERDICTS):
-            outcome = error
-        else:
-            self._parts.stats.failed += len(hand)
-            outcome = Raised(error)
+        if isinstance(error, _VERDICTS):  # a verdict may acknowledge, and so may not come before what was emitted
+            for delivery, context in zip(hand, contexts, strict=True):
+                left = context.left_unconfirmed() or (None if whole is None else whole.left_unconfirmed())
+                self._returned(delivery, left or error)
+            return
+        self._parts.stats.failed += len(hand)
         for delivery in hand:
-            self._parts.conclude(delivery, outcome)
+            self._parts.conclude(delivery, Raised(error))
 
 
 def _per_item(result: Any, count: int) -> list[Any]:

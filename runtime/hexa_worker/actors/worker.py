@@ -381,6 +381,6 @@ class Worker:
         """The fence of a delivery's claim; None without one."""
         return None if self._claimer is None else self._claimer.fence(delivery)
 
-    def logger(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
-        """A logger bound to a delivery."""
-        return self._log.bound(delivery, lineage)
+    def logger(self, delivery: Delivery, lineage: Lineage, items: int = 1) -> DeliveryLogger:
+        """A logger bound to a delivery, or to a batch of so many `items` by its first one."""
+        return self._log.bound(delivery, lineage, items)

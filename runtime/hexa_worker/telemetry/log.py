@@ -76,9 +76,12 @@ class SubscriptionLog:
         """Whether debug lines are written."""
         return self._logger.isEnabledFor(logging.DEBUG)
 
-    def bound(self, delivery: Delivery, lineage: Lineage) -> DeliveryLogger:
-        """What `ctx.logger` is."""
-        return DeliveryLogger(logging.getLogger("hexa_worker.handler"), coordinates(self.action, delivery, lineage))
+    def bound(self, delivery: Delivery, lineage: Lineage, items: int = 1) -> DeliveryLogger:
+        """What `ctx.logger` is; of a batch its lines carry the first item's coordinates and how many `items` it has."""
+        fields = coordinates(self.action, delivery, lineage)
+        if items > 1:
+            fields["items"] = items
+        return DeliveryLogger(logging.getLogger("hexa_worker.handler"), fields)
 
     def failure(self, settlement: RetryAt | Postponed | DeadLettered) -> None:
         """A delivery was not acknowledged. Most calls write nothing, so the line is only made once it is wanted."""

@@ -181,7 +181,7 @@ def recording(ledger: LedgerLines) -> Middleware:
 
 
 async def _recorded(ledger: LedgerLines, payload: Any, context: Any, call_next: Next) -> Any:
-    contexts: Sequence[Context[Any]] = context.items if isinstance(context, BatchContext) else (context,)
+    contexts: Sequence[Context[Any]] = context.items
     for one in contexts:
         ledger.handle_start(one)
     try:
