@@ -10,9 +10,9 @@ import anyio
 from hexa_worker.actors.claimer import Claiming
 from hexa_worker.actors.environment import Environment, Journal, Suspects
 from hexa_worker.actors.gate import Gate
+from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.actors.surveyor import warn
-from hexa_worker.actors.worker import spec_of
 from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode

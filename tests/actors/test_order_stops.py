@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from hexa_worker import Context, Retry
-from hexa_worker.actors import settler
+from hexa_worker.actors import parking
 from hexa_worker.core import lineage
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.settlement import DeadLettered, Released, Settlement
@@ -272,7 +272,7 @@ def test_released_is_what_becomes_of_all_that_waits_when_its_worker_breaks(backe
 def test_what_was_refused_once_is_tried_again_though_other_refusals_go_on(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settler, "PARKED_RETRY_S", 3.0)
+    monkeypatch.setattr(parking, "PARKED_RETRY_S", 3.0)
     theatre = Theatre(backend)
     refused = ["a", "b"]
     append = theatre.stage.store.append

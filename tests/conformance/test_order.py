@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from hexa_worker import Context
-from hexa_worker.actors.worker import spec_of
+from hexa_worker.actors.specs import spec_of
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy

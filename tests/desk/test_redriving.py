@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hexa_worker.clock import SystemClock
@@ -9,10 +10,11 @@ from hexa_worker.core.lineage import EVENT_ID, REDRIVEN_FOR, REDRIVEN_FROM
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.core.settlement import Acked, Route, settle
+from hexa_worker.core.settlement import CUT_CHANNEL, CUT_ID, CUT_SIZE, Acked, Route, settle
 from hexa_worker.desk.desk import Desk, Tally
 from hexa_worker.desk.editing import Draft, Hook
 from hexa_worker.desk.filters import Filters
+from hexa_worker.desk.letters import Cut
 from hexa_worker.desk.noting import noted
 from hexa_worker.desk.redriving import Redriver
 from hexa_worker.errors import DriverUnavailable
@@ -240,6 +242,26 @@ async def test_a_letter_that_a_hook_fails_on_stays_as_it_is(driver: Weak, hook: 
     assert (tally.done, tally.untouched) == (sent, 2 - sent)
     assert any(said in error for error in tally.errors)
     assert all(before[letter.id] == letter for letter in await letters(driver))
+
+
+async def test_a_cut_letter_goes_round_only_with_its_whole_payload(driver: Weak) -> None:
+    whole = dead(1)
+    cut = ((CUT_SIZE, b"5"), (CUT_CHANNEL, b"work"), (CUT_ID, b"work-1"))
+    await driver.publish([msgspec.structs.replace(whole, headers=(*whole.headers, *cut)), dead(2)])
+    tally = await redrive(driver)
+    assert (tally.done, tally.untouched) == (1, 1)
+    assert "it is cut: 1 of 5 bytes are here, the whole was work-1 in work" in tally.errors[0]
+    (letter,) = await letters(driver)
+    assert letter.cut == Cut(5, "work", "work-1")
+
+    def bring_back(draft: Draft) -> None:
+        draft.payload = b"12345"
+
+    tally = await redrive(driver, hook=bring_back)
+    assert (tally.done, tally.untouched) == (1, 0)
+    again = await driver.browse("do.retry.1", -1, 10)
+    assert [one.payload for one in again] == [b"2", b"12345"]
+    assert CUT_SIZE not in dict(again[1].headers), "it is whole again"
 
 
 async def test_attempts_are_counted_over_redrives_with_their_times(driver: Weak) -> None:

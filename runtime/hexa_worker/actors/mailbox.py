@@ -51,6 +51,8 @@ class Mailbox:
         self._handled = 0
         self._measured_at = 0.0
         self.closed = False
+        self.blocked = False
+        """Nothing more is to be received, whatever room there is."""
 
     # -- the pump's side
 
@@ -66,7 +68,7 @@ class Mailbox:
         if self._waits is not None:  # what waits shall not take the place of what could run
             room = min(room + self._waits.held_back, self._limit - self.held)
         room_bytes = self._limit_bytes - self.held_bytes
-        if room_bytes <= 0 or room <= 0:
+        if room_bytes <= 0 or room <= 0 or self.blocked:
             return 0, 0
         if room * 4 < self._window and self.queued:
             return 0, 0  # wait for a batch worth fetching

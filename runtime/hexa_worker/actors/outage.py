@@ -22,6 +22,8 @@ class Need(Enum):
     RECEIVING = auto()
     SETTLING = auto()
     CLAIMING = auto()
+    PARKING = auto()
+    """Room for what the broker refuses."""
 
 
 class Outage:

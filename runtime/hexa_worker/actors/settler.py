@@ -2,28 +2,40 @@
 
 While one batch is on its way to the broker the next one gathers, so a slow broker makes larger batches and
 a fast one small delays. A settlement is never given up while the worker lives: an unavailable broker is
-asked again for ever; a refused retry or dead-letter record is parked, its original un-acknowledged, and
-tried again now and then; only a lost lease ends it, because the delivery is somebody else's by then.
+asked again for ever; a retry or dead-letter record that is refused for its size is made smaller; one that is refused
+for another reason is parked, its original un-acknowledged, and tried again now and then; only a lost lease ends it,
+because the delivery is somebody else's by then.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 
 from hexa_worker.actors.claimer import Claimer
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
+from hexa_worker.actors.parking import Parked, Parking
 from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
+from hexa_worker.core.cutting import smaller
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import DUPLICATE, Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import (
+    DUPLICATE,
+    Acked,
+    DeadLettered,
+    Postponed,
+    Released,
+    RetryAt,
+    Route,
+    Settlement,
+)
 from hexa_worker.drivers.base import Source, Unsettled
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost, RecordTooLarge
 from hexa_worker.faults import fault
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 
-PARKED_RETRY_S = 30.0
+DROPPED = "parked, and dropped by command"
 Recorder = Callable[[Sequence[Settlement], int], None]
 
 
@@ -32,11 +44,13 @@ class Settler:
 
     Args:
         source: where the deliveries came from.
+        route: where the subscription's failures go.
         mailbox: gets its room back.
+        parking: keeps what the broker refuses.
         stats: counts what took effect.
         log: one line per failure.
         clock: stamps what the recorder gets.
-        outage: told that the broker is away and is back.
+        outage: told that the broker is away and is back, and the same of room for what is parked.
         record: told of every batch that took effect (lineage); must not block.
         claimer: told of every settlement before and after; None without deduplication.
         keeps_attempts: the source is told of postponed deliveries, too.
@@ -46,7 +60,9 @@ class Settler:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
         source: Source,
+        route: Route,
         mailbox: Mailbox,
+        parking: Parking,
         stats: Counters,
         log: SubscriptionLog,
         clock: Clock,
@@ -59,6 +75,8 @@ class Settler:
     ) -> None:
         self.pending: list[Settlement] = []
         self._source = source
+        self._route = route
+        self._parking = parking
         self._mailbox = mailbox
         self._stats = stats
         self._log = log
@@ -74,8 +92,6 @@ class Settler:
         self._under_way: list[Settlement] = []
         self._closing = False
         self._ended = anyio.Event()
-        self._parked: list[Settlement] = []
-        self._parked_until = 0.0
 
     def add(self, settlement: Settlement) -> None:
         """Hand over one settlement."""
@@ -89,8 +105,9 @@ class Settler:
         self._work.set()
 
     def close(self) -> None:
-        """`run` returns once nothing is pending."""
+        """`run` returns once nothing is pending. What is parked is handed back."""
         self._closing = True
+        self.forget_parked()
         self.wake()
 
     async def run(self) -> None:
@@ -105,9 +122,12 @@ class Settler:
                     return
                 await self._wait()
             batch, self.pending = self.pending, []
-            self._unpark(batch)
+            if not self._closing:
+                batch += self._unparked(self._parking.take_due())
             if batch:
                 await self._settle_or_put_back(batch)
+                self._parking.tried()
+                self._look_whether_full()
 
     async def wait_settled(self) -> None:
         """Wait until a closed settler has nothing left. Cancellation: safe."""
@@ -124,18 +144,62 @@ class Settler:
     async def _wait(self) -> None:
         self._work = anyio.Event()
         self.sleeping = True
-        if self._parked:
-            with anyio.move_on_after(PARKED_RETRY_S):
+        if self._parking:
+            with anyio.move_on_after(self._parking.patience_s):
                 await self._work.wait()
             self.sleeping = False
         else:
             await self._work.wait()
 
-    def _unpark(self, batch: list[Settlement]) -> None:
-        if self._parked and not self._closing and self._clock.monotonic() >= self._parked_until:
-            batch += self._parked
-            self._stats.parked -= len(self._parked)
-            self._parked = []
+    # -- what is parked
+
+    def forget_parked(self, sources: frozenset[str] | None = None) -> None:
+        """Hand back what is parked, or what of it came from `sources`: others may have it."""
+        taken = self._parking.take(lambda delivery: sources is None or delivery.source in sources)
+        for settlement in self._unparked([one.settlement for one in taken]):
+            self.add(Released(settlement.delivery))
+
+    def try_parked(self, ids: Collection[str] | None) -> int:
+        """Ask the broker now for those with these message ids, or all; how many there are."""
+        count = self._parking.hasten(ids)
+        self.wake()
+        return count
+
+    def drop_parked(self, ids: Collection[str] | None) -> int:
+        """Acknowledge those with these message ids, or all, without a record; how many there were."""
+        taken = self._parking.take(lambda delivery: ids is None or delivery.message_id in ids)
+        for settlement in self._unparked([one.settlement for one in taken]):
+            self._log.dropped(settlement.delivery, DROPPED)
+            self.add(Acked(settlement.delivery, dropped=DROPPED))
+        return len(taken)
+
+    @property
+    def parked(self) -> tuple[Parked, ...]:
+        """What is parked."""
+        return self._parking.parked
+
+    def _look_whether_full(self) -> None:
+        if self._parking.full is self._mailbox.blocked:
+            return
+        self._mailbox.blocked = self._parking.full
+        if self._parking.full:
+            self._log.parking_full(len(self._parking))
+            self._outage.missed(Need.PARKING, DriverRejected(f"{len(self._parking)} parked deliveries fill their room"))
+        else:
+            self._outage.met(Need.PARKING)
+            self._mailbox.stop_waiting()
+
+    def _unparked(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        """They are about to be settled, and take room in the mailbox again."""
+        self._mailbox.hold([one.delivery for one in settlements])
+        return settlements
+
+    def _park(self, settlement: Settlement, error: DriverRejected) -> None:
+        self._parking.park(settlement, error)
+        self._mailbox.release(1, len(settlement.delivery.payload))
+        self._log.parked(settlement.delivery, error)
+
+    # -- settling
 
     async def _settle_or_put_back(self, batch: list[Settlement]) -> None:
         """As `_settle`; when it is cut short, what is not settled is pending again (settling twice is harmless)."""
@@ -198,7 +262,11 @@ class Settler:
                 self._log.lease_lost(one.settlement.delivery)
                 self._mailbox.release(1, len(one.settlement.delivery.payload))
             elif isinstance(one.error, DriverRejected):
-                self._park(one.settlement, one.error)
+                following = self._smaller(one.settlement, one.error)
+                if following is None:
+                    self._park(one.settlement, one.error)
+                else:
+                    again.append(following)
             else:
                 self._outage.missed(Need.SETTLING, one.error)
                 again.append(one.settlement)
@@ -211,12 +279,14 @@ class Settler:
         elif isinstance(error, LeaseLost) and self._lost is not None:
             self._lost(settlement.again)
 
-    def _park(self, settlement: Settlement, error: DriverRejected) -> None:
-        if not self._parked:  # those that come later put it off no further
-            self._parked_until = self._clock.monotonic() + PARKED_RETRY_S
-        self._parked.append(settlement)
-        self._stats.parked += 1
-        self._log.parked(settlement.delivery, error)
+    def _smaller(self, settlement: Settlement, error: DriverRejected) -> DeadLettered | None:
+        """What to store instead of what is too large; None: that does not help."""
+        if not (isinstance(error, RecordTooLarge) and isinstance(settlement, RetryAt | DeadLettered)):
+            return None
+        following = smaller(settlement, self._route, str(error), self._clock.now_ms())
+        if following is not None:
+            self._log.too_large(settlement, error)
+        return following
 
     def _count(self, batch: Sequence[Settlement]) -> None:
         stats = self._stats

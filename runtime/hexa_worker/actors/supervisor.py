@@ -59,6 +59,11 @@ class Supervised:
         return self._worker.source if self._worker is not None and self.state is State.RUNNING else None
 
     @property
+    def worker(self) -> Worker | None:
+        """The present worker; None while there is none."""
+        return self._worker
+
+    @property
     def held(self) -> int:
         """How many deliveries it has received and not settled."""
         return 0 if self._worker is None else self._worker.held
@@ -72,7 +77,7 @@ class Supervised:
             error=self.error,
             counters=self.stats.copy(),
             in_hand=0 if self._worker is None else self._worker.in_hand,
-            held=self.held,
+            held=self.held - self.stats.parked,
             mailbox=self.plan.mailbox,
         )
 

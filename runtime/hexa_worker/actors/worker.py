@@ -5,7 +5,7 @@ worker with an error, and its supervisor makes a new one. Closing the source han
 """
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 
 import anyio
@@ -17,8 +17,10 @@ from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
+from hexa_worker.actors.parking import Parked, Parking
 from hexa_worker.actors.pump import Pump
 from hexa_worker.actors.settler import Settler
+from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.sweeper import sweep
 from hexa_worker.actors.waits import Waits
 from hexa_worker.core.lineage import Lineage
@@ -33,7 +35,7 @@ from hexa_worker.core.settlement import (
     RetryAt,
     settle,
 )
-from hexa_worker.drivers.base import Source, SubscriptionSpec
+from hexa_worker.drivers.base import Source
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.handlers.api import Event
 from hexa_worker.handlers.plan import Plan
@@ -46,25 +48,6 @@ FLUSH_S = 5.0
 HURRIED_FLUSH_S = 0.8
 """The same after a second stop signal."""
 _FAILED = (RetryAt, DeadLettered)
-
-
-def spec_of(plan: Plan) -> SubscriptionSpec:
-    """What a driver must know of a plan. One retry channel exists even without retries: redrives enter there."""
-    retries = range(1, plan.retry.channels_count + 1) if plan.wire == "hexa" else ()
-    return SubscriptionSpec(
-        action=plan.action,
-        group=plan.group,
-        channels=plan.channels,
-        pattern=plan.pattern,
-        retry_base=plan.retry_base,
-        retry_count=max(plan.retry.channels_count, 1),
-        order_by=plan.order_by,
-        start=plan.start,
-        options=plan.options,
-        wire=plan.wire,
-        retry_delays_ms=tuple(round(plan.retry.delay_s(number) * 1000) for number in retries),
-        in_place=plan.in_place is not OrderBy.NONE,
-    )
 
 
 class Worker:
@@ -121,6 +104,9 @@ class Worker:
             waits=self._waits,
         )
         self._outage = Outage(away, running)
+        self._parking = Parking(
+            limit=plan.mailbox, limit_bytes=plan.mailbox_bytes, stats=stats, monotonic=env.clock.monotonic
+        )
         self._claimer: Claimer | None = None
         if env.claiming is not None and plan.effect_key is not None:
             self._claimer = Claimer(plan, env.claiming, self._mailbox, stats, log, self._skip)
@@ -153,7 +139,9 @@ class Worker:
             record = None if self._env.record is None else partial(self._env.record, self._plan.action)
             settler = self._settler = Settler(
                 source,
+                self._route,
                 self._mailbox,
+                self._parking,
                 self._stats,
                 self._log,
                 self._env.clock,
@@ -235,8 +223,21 @@ class Worker:
 
     @property
     def held(self) -> int:
-        """How many deliveries are received and not settled."""
-        return self._mailbox.held
+        """How many deliveries are received and not settled, the parked ones among them."""
+        return self._mailbox.held + len(self._parking)
+
+    @property
+    def parked(self) -> tuple[Parked, ...]:
+        """What the broker refuses to take a retry or dead-letter record of."""
+        return self._parking.parked
+
+    def try_parked(self, ids: Collection[str] | None) -> int:
+        """Ask the broker again for those with these message ids, or all; how many there are."""
+        return self._settler.try_parked(ids) if self._parking else 0
+
+    def drop_parked(self, ids: Collection[str] | None) -> int:
+        """Acknowledge those with these message ids, or all, without a record; how many there were."""
+        return self._settler.drop_parked(ids) if self._parking else 0
 
     async def _guard(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part; whatever it raises reaches the supervisor as an ordinary exception.
@@ -354,6 +355,8 @@ class Worker:
         self._leaving |= sources
         try:
             self._release_queued(sources)
+            if self._parking:
+                self._settler.forget_parked(sources)
             while self._in_hand(sources):
                 await self._mailbox.wait_room()
         finally:

@@ -39,6 +39,7 @@ def brief(letter: DeadLetter) -> dict[str, Any]:
         "reason": letter.reason,
         "fingerprint": letter.fingerprint,
         "payload_size": len(letter.delivery.payload),
+        "cut": None if letter.cut is None else msgspec.structs.asdict(letter.cut),
         "first_failed_at": iso(letter.first_failed_at_ms),
         "dead_at": iso(letter.dead_at_ms),
         "redriven_from": letter.redriven_from,
@@ -49,6 +50,7 @@ def whole(letter: DeadLetter, *, with_payload: bool) -> dict[str, Any]:
     """What ``dlq show --json`` says of it. A payload that is no JSON is given in base64, and as text if it is any."""
     found = brief(letter)
     found["error_message"] = letter.error_message
+    found["refused"] = letter.refused or None
     found["failed_at"] = [iso(at_ms) for at_ms in letter.failed_at_ms]
     found["traceback"] = letter.traceback or None
     found["headers"] = {name: value.decode(errors="replace") for name, value in letter.user_headers}
@@ -199,9 +201,14 @@ def _draw_groups(out: "Console", groups: list[Group]) -> None:
 
 def _draw_rows(out: "Console", letters: deque[DeadLetter]) -> None:
     rows = [
-        (letter.id, short(letter.dead_at_ms), str(letter.attempts), letter.root_id, letter.error) for letter in letters
+        (letter.id, short(letter.dead_at_ms), str(letter.attempts), letter.root_id, _said(letter)) for letter in letters
     ]
     _draw_table(out, _ROWS, rows)
+
+
+def _said(letter: DeadLetter) -> str:
+    """Its error, and before it, where nothing cuts it off, that it is not whole."""
+    return letter.error if letter.cut is None else f"(cut) {letter.error}"
 
 
 def show_human(letter: DeadLetter, *, with_payload: bool) -> None:
@@ -247,8 +254,14 @@ def _facts(letter: DeadLetter) -> list[tuple[str, str | None, str]]:
         ("redriven from", letter.redriven_from, ""),
         ("key", letter.key, ""),
         ("fingerprint", letter.fingerprint, ""),
-        ("payload", plural(len(letter.delivery.payload), "byte"), ""),
+        ("payload", _size(letter), ""),
+        ("refused", letter.refused or None, ""),
     ]
+
+
+def _size(letter: DeadLetter) -> str:
+    size, cut = plural(len(letter.delivery.payload), "byte"), letter.cut
+    return size if cut is None else f"{size}, cut: the whole has {cut.size:,} and was {cut.id} in {cut.channel}"
 
 
 def _attempts(letter: DeadLetter) -> str:

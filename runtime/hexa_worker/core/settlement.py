@@ -37,7 +37,16 @@ REASON = "hexa-reason"
 TRACEBACK = "hexa-traceback"
 FINGERPRINT = "hexa-fingerprint"
 DEAD_AT = "hexa-dead-at"
-FAILURE_HEADERS = frozenset({ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT})
+REFUSED = "hexa-refused"
+"""Why the broker refused the record that was to be stored instead."""
+CUT_SIZE = "hexa-cut-size"
+"""A dead letter with this header is not whole: bytes of the payload that it stands for."""
+CUT_CHANNEL = "hexa-cut-channel"
+CUT_ID = "hexa-cut-id"
+"""With `CUT_CHANNEL` where the whole lies, as long as the broker keeps it."""
+FAILURE_HEADERS = frozenset(
+    {ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT, REFUSED, CUT_SIZE, CUT_CHANNEL, CUT_ID}
+)
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, FAILURES})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID}
@@ -165,7 +174,7 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
         case _:
             assert_never(outcome)
     if failure.permanent or delivery.attempt >= len(route.ladder):
-        return DeadLettered(delivery, _dead_letter_record(delivery, route, failure, now_ms), failure)
+        return DeadLettered(delivery, dead_letter_record(delivery, route, failure, now_ms), failure)
     channel, delay_s = route.ladder[delivery.attempt]
     if isinstance(outcome, Retry) and outcome.after is not None:
         delay_s = clamp_delay_s(outcome.after)
@@ -323,7 +332,8 @@ def _identity(delivery: Delivery, found: Mapping[str, bytes]) -> Headers:
     return headers + added
 
 
-def _dead_letter_record(delivery: Delivery, route: Route, failure: Failure, now_ms: int) -> Message:
+def dead_letter_record(delivery: Delivery, route: Route, failure: Failure, now_ms: int) -> Message:
+    """The record that a delivery leaves in its dead-letter channel."""
     headers = _record_headers(delivery, route.action, delivery.attempt, failure, now_ms)
     headers += (*_pairs(FINGERPRINT, failure.fingerprint), (DEAD_AT, b"%d" % now_ms))
     if failure.traceback:

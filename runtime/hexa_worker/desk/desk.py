@@ -21,7 +21,7 @@ class Tally(msgspec.Struct):
         done: dead letters that were redriven, purged or imported.
         already: those that an interrupted command had dealt with before.
         refused: those that the broker did not take; they stay.
-        untouched: those that an edit hook failed on; they stay.
+        untouched: those that an edit hook failed on, or that are cut; they stay.
         errors: what was said about the latter two.
     """
 

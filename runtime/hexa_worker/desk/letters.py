@@ -12,12 +12,16 @@ from hexa_worker.core.channels import retry_channel
 from hexa_worker.core.history import FAILURES, read_history
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.settlement import (
+    CUT_CHANNEL,
+    CUT_ID,
+    CUT_SIZE,
     DEAD_AT,
     ERROR,
     ERROR_MESSAGE,
     FAILURE_HEADERS,
     FINGERPRINT,
     REASON,
+    REFUSED,
     TRACEBACK,
 )
 
@@ -25,6 +29,20 @@ REDRIVEN_FROM = lineage.REDRIVEN_FROM
 REDRIVEN_FOR = lineage.REDRIVEN_FOR
 _REWRITTEN = FAILURE_HEADERS | {REDRIVEN_FROM, REDRIVEN_FOR, lineage.ACTION, lineage.ATTEMPT}
 _DECIMAL = re.compile(rb"[0-9]{1,18}")
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """What a dead letter lacks that was too large for its broker.
+
+    Attributes:
+        size: bytes of the whole payload.
+        channel: where the whole lies, as long as the broker keeps it.
+        id: its message id there.
+    """
+
+    size: int
+    channel: str
+    id: str
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +64,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         reason: see `hexa_worker.core.settlement.Failure`.
         redriven_from: the dead letter it was before its last redrive.
         redriven_for: the fingerprint of what that had died of.
+        refused: why the broker did not take what was to be stored in the first place; empty: it did.
+        cut: what is missing; None: it is whole.
         delivery: the record itself.
     """
 
@@ -71,6 +91,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     dead_at_ms: int
     redriven_from: str | None
     redriven_for: str | None
+    refused: str
+    cut: Cut | None
     delivery: Delivery
 
     @property
@@ -132,8 +154,15 @@ def read_letter(delivery: Delivery, action: str) -> DeadLetter:
         dead_at_ms=_number(headers, DEAD_AT) or delivery.timestamp_ms,
         redriven_from=redriven_from,
         redriven_for=_text(headers, REDRIVEN_FOR),
+        refused=_text(headers, REFUSED) or "",
+        cut=_cut(headers),
         delivery=delivery,
     )
+
+
+def _cut(headers: Headers) -> Cut | None:
+    size = _number(headers, CUT_SIZE)
+    return None if size is None else Cut(size, _text(headers, CUT_CHANNEL) or "", _text(headers, CUT_ID) or "")
 
 
 def _text(headers: Headers, name: str) -> str | None:

@@ -229,17 +229,28 @@ class _Picked:
             self.offsets.setdefault(letter.fingerprint, array("q")).append(letter.offset)
 
 
+def _whole(letter: DeadLetter, hook: Hook | None) -> DeadLetter:
+    """`letter`, changed by `hook`. One that is cut must not pass for the event; a hook may bring back its payload."""
+    cut, letter = letter.cut, letter if hook is None else edited(letter, hook)
+    if cut is not None and (hook is None or len(letter.delivery.payload) != cut.size):
+        raise EditFailed(
+            f"it is cut: {len(letter.delivery.payload):,} of {cut.size:,} bytes are here, the whole was {cut.id} in "
+            f"{cut.channel}; emit that again and purge this, or bring the payload back by --transform"
+        )
+    return letter
+
+
 def _drafted(
     letters: Sequence[DeadLetter], already: Sequence[DeadLetter], hook: Hook | None, tally: Tally
 ) -> list[DeadLetter]:
-    """The letters that are to be sent, changed by `hook`; those that it fails on are counted."""
+    """The letters that are to be sent, changed by `hook`; those that it fails on, or that are cut, are counted."""
     known = {letter.id for letter in already}
     drafted: list[DeadLetter] = []
     for letter in letters:
         if letter.id in known:
             continue
         try:
-            drafted.append(letter if hook is None else edited(letter, hook))
+            drafted.append(_whole(letter, hook))
         except EditFailed as error:
             tally.untouched += 1
             tally.errors.append(f"{letter.id}: {error}")

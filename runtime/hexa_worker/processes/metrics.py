@@ -116,6 +116,11 @@ def _gauges(view: Overview) -> Iterator[Family]:
     ):
         yield name, "gauge", help_text, [("", labels, getattr(one, field)) for labels, one in present]
     for name, help_text, field in (
+        (
+            "hexa_worker_parked_deliveries",
+            "Deliveries kept back because the broker refuses their retry or dead-letter record.",
+            "parked",
+        ),
         ("hexa_worker_waiting_keys", "Keys that wait for a retry in its place.", "waiting_keys"),
         ("hexa_worker_held_back_deliveries", "Deliveries that stand aside because their key waits.", "held_back"),
     ):

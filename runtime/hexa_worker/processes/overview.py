@@ -59,6 +59,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
             entries.append(_entry(f"process-{process.slot}", process.phase is not Phase.FAILED, process.ready, tags))
             for one in process.report.subscriptions:
                 tags = [place, f"state={one.state.name.lower()}"]
+                if one.counters.parked:
+                    tags.append(f"parked={one.counters.parked}")
                 if one.error and one.state not in READY:
                     tags.append(f"error={scrub(one.error)}")
                 entries.append(_entry(one.action, one.state is not State.FAILED, one.state in READY, tags))

@@ -141,6 +141,22 @@ class SubscriptionLog:
         text = f"retry or dead-letter record refused, the original is kept: {error}"
         self._limited("parked", logging.ERROR, lambda: text, delivery, {"next": "tried again"})
 
+    def too_large(self, settlement: RetryAt | DeadLettered, error: DriverError) -> None:
+        """The broker refuses its retry or dead-letter record for its size."""
+        if isinstance(settlement, RetryAt):
+            text, following = f"retry too large, dead-lettered instead: {error}", "dead letter"
+        else:
+            text, following = f"dead letter too large, stored cut: {error}", "dead letter, cut"
+        self._limited(f"too-large|{following}", logging.ERROR, lambda: text, settlement.delivery, {"next": following})
+
+    def parking_full(self, count: int) -> None:
+        """No room is left for what the broker refuses."""
+        text = (
+            f"{count} deliveries are parked and there is room for no more: nothing is received until the broker takes "
+            "their records, or they are dropped (hexa-worker dlq park)"
+        )
+        self._limited_plain("parking-full", logging.ERROR, text, LOST_REPEAT_S)
+
     def stuck(self, delivery: Delivery, seconds: float) -> None:
         """A handler ignores its cancellation."""
         text = f"handler does not end {seconds:g} s after its deadline"

@@ -113,7 +113,7 @@ def _conclude(job: Job, plan: Plan, tally: Tally) -> int:
     if tally.already:
         note(f"removed {plural(tally.already, 'dead letter')} that an interrupted redrive had sent already")
     if tally.untouched:
-        note(f"left {plural(tally.untouched, 'dead letter')} untouched: the transform failed")
+        note(f"left {plural(tally.untouched, 'dead letter')} untouched")
     waiting = sum(one.count for one in plan.withheld)
     more = {"already": tally.already, "untouched": tally.untouched}
     return conclude(job, plan.chosen, tally, waiting, **more, **_plain(plan.withheld))

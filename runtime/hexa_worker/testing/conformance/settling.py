@@ -4,7 +4,7 @@
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Released
 from hexa_worker.drivers.base import Capabilities
-from hexa_worker.errors import DriverRejected, LeaseLost
+from hexa_worker.errors import LeaseLost, RecordTooLarge
 from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
@@ -143,6 +143,20 @@ async def a_thousand_acknowledgements_in_one_batch_take_effect(bench: Bench) -> 
     expect((await source.backlog()).idle, "something is left")
 
 
+@claim()
+async def what_stays_in_hand_does_not_stop_what_comes_behind_it(bench: Bench) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    source = await driver.subscribe(spec)
+    await bench.publish(driver, *[b"parked"] * 40)
+    parked = await bench.take(source, 40)
+    await bench.publish(driver, *[b"%d" % number for number in range(400)])
+    for _ in range(20):
+        await bench.ack(source, await bench.take(source, 20))
+    expect_equal((await source.backlog()).leased, 40, "what is in hand")
+    await bench.ack(source, parked)
+    expect((await source.backlog()).idle, "something is left")
+
+
 def _limited(capabilities: Capabilities) -> bool:
     return capabilities.max_payload is not None
 
@@ -158,7 +172,7 @@ async def a_refused_dead_letter_leaves_its_original_unacknowledged(bench: Bench)
     record = Message(channel=spec.dead_letter_channel, payload=huge, headers=fitting.record.headers)
     refused = DeadLettered(by[b"x"], record, fitting.failure)
     unsettled = await source.settle([refused, Acked(by[b"y"])])
-    expect_equal([type(each.error) for each in unsettled], [DriverRejected], "errors")
+    expect_equal([type(each.error) for each in unsettled], [RecordTooLarge], "errors")
     expect(unsettled[0].settlement is refused, "the wrong settlement was reported")
     expect_equal(await driver.browse(spec.dead_letter_channel, -1, 10), [], "dead letters")
     await driver.close()
