@@ -17,6 +17,7 @@ import pytest
 from google.protobuf import api_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from hexa_worker.codecs import encode, make_decoder
 from hexa_worker.core.outcome import Undecodable
@@ -388,6 +389,126 @@ def test_a_payload_that_contains_itself_is_refused() -> None:
     payload.append(payload)
     with pytest.raises(ConfigError):
         encode(payload)
+
+
+class Wide(msgspec.Struct, rename="camel"):
+    unit_price: float
+
+
+@dataclasses.dataclass
+class DataWide:
+    lines: list[Any]
+
+
+@attrs.define
+class AttrsWide:
+    price: float
+
+
+class ModelWide(pydantic.BaseModel):
+    price: float = 0.0
+    note: str | None = None
+
+
+class Number(enum.Enum):
+    WRONG = float("-inf")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        (NAN, "$"),
+        ({"a": {"b": [0.5, float("inf")]}}, "$.a.b[1]"),
+        ({"deep": DataWide([Wide(1.0), Wide(NAN)]), "none": None}, "$.deep.lines[1].unit_price"),
+        (AttrsWide(-float("inf")), "$.price"),
+        ((1, NAN), "$[1]"),
+        ({"big": 2**70, "a": NAN}, "$.a"),
+        ({"raw": msgspec.Raw(b"1"), "a": NAN}, "$.a"),
+        (Number.WRONG, "$"),
+        (ModelWide(price=NAN), "$.price"),
+        ([ModelWide(price=NAN)], "$.price"),
+    ],
+    ids=shown,
+)
+def test_a_number_that_json_cannot_say_is_refused_with_its_path(payload: Any, path: str) -> None:
+    with pytest.raises(ConfigError, match=f"JSON has no -?(nan|inf) - at `{re.escape(path)}`"):
+        encode(payload)
+
+
+@given(st.recursive(st.none() | st.floats() | st.text(st.characters(codec="utf-8")), st.lists))
+def test_finite_numbers_and_null_are_emitted_as_they_are(payload: Any) -> None:
+    if any(one in repr(payload) for one in ("nan", "inf")):
+        return
+    if not isinstance(payload, str):
+        assert json.loads(encode(payload)) == payload
+
+
+def test_a_number_that_its_own_codec_can_say_is_carried() -> None:
+    class Texts(pydantic.BaseModel, ser_json_inf_nan="strings"):
+        price: float
+
+    [value] = make_decoder(list[Texts]).decode(encode([Texts(price=float("inf"))]))
+    assert value.price == float("inf")
+    message = make_decoder(wrappers_pb2.DoubleValue).decode(encode(wrappers_pb2.DoubleValue(value=NAN)))
+    assert message.value != message.value
+
+
+class Alias(pydantic.BaseModel):
+    unit_price: int = pydantic.Field(alias="unitPrice")
+
+
+class Generated(pydantic.BaseModel, alias_generator=to_camel):
+    unit_price: int
+    inner: Alias | None = None
+
+
+class ReadsOther(pydantic.BaseModel):
+    unit_price: int = pydantic.Field(validation_alias="price")
+
+
+class ReadsAny(pydantic.BaseModel):
+    unit_price: int = pydantic.Field(validation_alias=pydantic.AliasChoices("price", "cost"))
+
+
+class WritesOther(pydantic.BaseModel):
+    unit_price: int = pydantic.Field(serialization_alias="price")
+
+
+class HoldsWritesOther(pydantic.BaseModel):
+    it: list[WritesOther]
+
+
+@pydantic.dataclasses.dataclass
+class DataAlias:
+    unit_price: int = pydantic.Field(alias="unitPrice")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Alias(unitPrice=1),
+        Generated.model_validate({"unitPrice": 1, "inner": {"unitPrice": 2}}),
+        ReadsOther.model_validate({"price": 1}),
+        ReadsAny.model_validate({"cost": 1}),
+        WritesOther(unit_price=1),
+        HoldsWritesOther(it=[WritesOther(unit_price=1)]),
+        DataAlias(unitPrice=1),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_with_aliases_is_handled_as_it_is_emitted(model: Any) -> None:
+    kind: Any = type(model)
+    assert make_decoder(kind).decode(encode(model)) == model
+    assert make_decoder(list[kind]).decode(encode([model])) == [model]
+    assert make_decoder(dict[str, kind]).decode(encode({"a": model})) == {"a": model}
+
+
+def test_an_alias_is_what_others_read() -> None:
+    assert encode(Generated.model_validate({"unitPrice": 1})) == b'{"unitPrice":1,"inner":null}'
+    assert encode(DataAlias(unitPrice=1)) == b'{"unitPrice":1}'
 
 
 @given(st.builds(Order, st.integers(-(2**63), 2**63 - 1), st.text(st.characters(codec="utf-8"))))

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from hexa_worker.codecs.annotations import is_protobuf, is_pydantic
+from hexa_worker.codecs.finite import require_finite
 from hexa_worker.errors import ConfigError
 
 
@@ -16,22 +17,14 @@ def encode(payload: Any) -> bytes:
     becomes JSON.
 
     Raises:
-        ConfigError: there is no JSON for it.
+        ConfigError: there is no JSON for it, NaN and Infinity in it included.
     """
     if isinstance(payload, bytes):
         return payload
     try:
-        if isinstance(payload, str) and not isinstance(payload, Enum):
-            return payload.encode()
-        if isinstance(payload, bytearray | memoryview):
-            return bytes(payload)
-        if is_pydantic(type(payload)):
-            return _dump_pydantic(payload)
-        if is_protobuf(type(payload)):
-            from hexa_worker.codecs.protobuf import encode_protobuf  # noqa: PLC0415 - only where it is used
-
-            return encode_protobuf(payload)
-        return _encode_json(payload)
+        return _encoded(payload)
+    except ConfigError:
+        raise  # of a model inside, which it names
     except Exception as error:  # a user's object may raise anything while it is read
         raise ConfigError(
             f"a payload of type {type(payload).__qualname__} cannot be encoded: {error}",
@@ -39,12 +32,23 @@ def encode(payload: Any) -> bytes:
         ) from error
 
 
-def _dump_pydantic(payload: Any) -> bytes:
-    if hasattr(payload, "model_dump_json"):
-        return str(payload.model_dump_json()).encode()
-    from pydantic import TypeAdapter  # noqa: PLC0415 - a pydantic dataclass: the library is there
+def _encoded(payload: Any) -> bytes:
+    if isinstance(payload, str) and not isinstance(payload, Enum):
+        return payload.encode()
+    if isinstance(payload, bytearray | memoryview):
+        return bytes(payload)
+    if is_pydantic(type(payload)):
+        from hexa_worker.codecs.models import encode_pydantic  # noqa: PLC0415 - only where it is used
 
-    return TypeAdapter(type(payload)).dump_json(payload)
+        return encode_pydantic(payload)
+    if is_protobuf(type(payload)):
+        from hexa_worker.codecs.protobuf import encode_protobuf  # noqa: PLC0415 - only where it is used
+
+        return encode_protobuf(payload)
+    encoded = _encode_json(payload)
+    if b"null" in encoded:
+        require_finite(payload)
+    return encoded
 
 
 def _other(value: Any) -> Any:
