@@ -27,14 +27,12 @@ from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
-from hexa_worker.telemetry.log import SubscriptionLog
+from hexa_worker.telemetry.log import AWAY_REPEAT_S, SubscriptionLog, reason_of
 from hexa_worker.telemetry.report import Report
 
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0
 REPORT_S = 1.0
-AWAY_REPEAT_S = 30.0
-"""How often it is said that the broker is still away, for the same reason."""
 log = logging.getLogger("hexa_worker.app")
 
 
@@ -104,13 +102,13 @@ async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignal
         DriverUnavailable: a stop was asked first.
     """
     backoff = Backoff(first_s=0.1)
-    said, said_at = "", 0.0
+    said: dict[str, float] = {}
     while True:
         try:
             return await call()
         except DriverUnavailable as error:
-            if str(error) != said or anyio.current_time() > said_at + AWAY_REPEAT_S:
-                said, said_at = str(error), anyio.current_time()
+            if anyio.current_time() > said.get(reason_of(error), float("-inf")) + AWAY_REPEAT_S:
+                said[reason_of(error)] = anyio.current_time()
                 log.warning("broker is away, trying again: %s", error)
             if await _stopped_within(stop, backoff.wait):
                 raise

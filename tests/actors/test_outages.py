@@ -8,6 +8,7 @@ import pytest
 
 from hexa_worker import Context
 from hexa_worker.core.lifecycle import State
+from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, Unsettled, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
@@ -147,3 +148,53 @@ def test_a_broker_that_answers_nothing_is_not_back_because_receive_waits(
         await scene.within(READY_WITHIN_S, State.RUNNING)
 
     scene.play(act, plan_of(succeed), Driver(scene.stage.store))
+
+
+class RefusingDriver(MemoryDriver):
+    """Its sources are refused for as long as somebody says so."""
+
+    refuses = False
+
+    async def subscribe(self, spec: Any, revoked: Revoked = nothing_revoked) -> MemorySource:
+        if self.refuses:
+            raise DriverRejected("no such channel")
+
+        driver = self
+
+        class Source(MemorySource):
+            async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
+                while not driver.refuses:
+                    with anyio.move_on_after(0.5):
+                        return await super().receive(max_count, max_bytes)
+                raise DriverRejected("no such channel")
+
+        return Source(self.store, spec)
+
+
+def test_what_a_broker_took_before_and_refuses_for_a_while_is_waited_for(backend: Backend) -> None:
+    scene = Scene(backend)
+    driver = RefusingDriver(scene.stage.store)
+
+    async def act() -> None:
+        await anyio.sleep(6)
+        driver.refuses = True
+        await scene.within(1, State.WAITING)
+        assert scene.stage.reports[-1].subscriptions[0].error == "no such channel"
+        await anyio.sleep(2.5)
+        assert scene.state in (State.WAITING, State.STARTING)
+        driver.refuses = False
+        await scene.within(6, State.RUNNING)
+        assert scene.stage.reports[-1].subscriptions[0].counters.restarts == 0
+
+    scene.play(act, plan_of(succeed), driver)
+
+
+def test_what_a_broker_refuses_soon_after_the_start_is_given_up(backend: Backend) -> None:
+    scene = Scene(backend)
+    driver = RefusingDriver(scene.stage.store)
+
+    async def act() -> None:
+        driver.refuses = True
+        await scene.within(18, State.FAILED)
+
+    scene.play(act, plan_of(succeed), driver)

@@ -9,6 +9,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, Route, settle
+from hexa_worker.errors import DriverUnavailable
 from hexa_worker.telemetry.log import FIELDS, SubscriptionLog
 
 
@@ -80,3 +81,21 @@ def test_at_the_end_nothing_that_was_kept_quiet_is_forgotten(
         log.failure(failed())
     log.tell_repeats(at_end=True)
     assert told(caplog)[-1] == ("handler failed: bad (and more like it)", 1)
+
+
+def test_an_outage_is_said_once_for_each_reason_however_long_it_takes(
+    log: SubscriptionLog, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for second in range(20):
+            clock.seconds = second
+            log.broker_away(DriverUnavailable(f"no word from the coordinator for {second} s"))
+            log.broker_away(DriverUnavailable("127.0.0.1:9092 cannot be reached: connection refused"))
+        clock.seconds = 31
+        log.broker_away(DriverUnavailable("no word from the coordinator for 31 s"))
+    told = [record.getMessage().removeprefix("broker is away, trying again: ") for record in caplog.records]
+    assert told == [
+        "no word from the coordinator for 0 s",
+        "127.0.0.1:9092 cannot be reached: connection refused",
+        "no word from the coordinator for 31 s",
+    ]

@@ -2,7 +2,7 @@
 
 A worker that breaks is made anew with exponential backoff inside an intensity window; one that keeps
 breaking is failed and reported while its siblings run on. A broker that is away is no failure: it is tried
-again for ever.
+again for ever. So is one that refuses what it took before: rights come back, and topics are made again.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,11 +16,16 @@ from hexa_worker.backoff import Backoff
 from hexa_worker.core.lifecycle import Change, State, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
-from hexa_worker.errors import DriverUnavailable, HandlerCancelled
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, HandlerCancelled
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report, SubscriptionReport
 from hexa_worker.telemetry.stats import Counters
+
+GOOD_START_S = 5.0
+"""A worker that the broker refuses before it has run for so long has never run well."""
+LONGEST_REFUSAL_S = 10.0
+"""How long at most it is waited before a broker that refuses is asked again."""
 
 
 class Supervised:
@@ -52,6 +57,8 @@ class Supervised:
         self._worker: Worker | None = None
         self._stop = anyio.Event()
         self._stopped_now = False
+        self._running_since = float("inf")
+        self._ran_well = False
 
     @property
     def source(self) -> Source | None:
@@ -98,20 +105,19 @@ class Supervised:
 
     async def run(self) -> None:
         """Keep a worker running until stopped or given up; never raises for what the worker does."""
-        waits = Backoff(first_s=0.1)
+        waits, refusals = Backoff(first_s=0.1), Backoff(first_s=0.5, longest_s=LONGEST_REFUSAL_S)
         while not self._stop.is_set():
             try:
                 await self._run_worker()
             except DriverUnavailable as error:
-                self.error = str(error)
-                self._log.broker_away(error)
-                self._move(Change.BROKER_LOST)
-                if self.state is not State.STOPPED:
-                    await self._pause(waits.wait)
+                await self._lost(error, waits)
             except BaseException as error:
                 if _is_own_cancellation(error):
                     raise
-                if not await self._crashed(_flat(error)):
+                one = _flat(error)
+                if isinstance(one, DriverRejected) and self._has_run_well():
+                    await self._lost(one, refusals)
+                elif not await self._crashed(one):
                     return
             else:
                 break
@@ -131,6 +137,18 @@ class Supervised:
             away=self._is_away,
         )
         await self._worker.run()
+
+    def _has_run_well(self) -> bool:
+        self._ran_well |= self._env.clock.monotonic() - self._running_since >= GOOD_START_S
+        return self._ran_well
+
+    async def _lost(self, error: DriverError, waits: Backoff) -> None:
+        """Note that the broker is away, or refuses what it has taken before, and wait before it is asked again."""
+        self.error = str(error)
+        self._log.broker_away(error)
+        self._move(Change.BROKER_LOST)
+        if self.state is not State.STOPPED:
+            await self._pause(waits.wait)
 
     async def _crashed(self, error: BaseException) -> bool:
         """Note a failure and wait for the restart; False when there will be none."""
@@ -161,6 +179,7 @@ class Supervised:
             self._log.info("running again")
             self._move(Change.RETRIED)
         if self.state is State.STARTING:
+            self._running_since = self._env.clock.monotonic()
             self._move(Change.STARTED)
 
     def _is_away(self, error: str) -> None:

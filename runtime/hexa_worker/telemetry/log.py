@@ -4,6 +4,7 @@ Error texts are the user's own words about their own failure and are shown; ever
 """
 
 import logging
+import re
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -16,6 +17,14 @@ from hexa_worker.errors import ConfigError, DriverError, DriverRejected
 FIELDS = "hexa_worker_fields"
 """The attribute of a log record that holds its structured fields."""
 LOST_REPEAT_S = 10.0
+AWAY_REPEAT_S = 30.0
+"""How often it is said that the broker is still away, for the same reason."""
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)? s\b")
+
+
+def reason_of(error: DriverError) -> str:
+    """What an error says, however long it took: with what was said before of the same reason it is equal."""
+    return _SECONDS.sub("… s", str(error))
 
 
 class DeliveryLogger(logging.LoggerAdapter[logging.Logger]):
@@ -164,7 +173,8 @@ class SubscriptionLog:
 
     def broker_away(self, error: DriverError) -> None:
         """The broker cannot be reached; tried again for ever."""
-        self._limited_plain("away", logging.WARNING, f"broker is away, trying again: {error}", LOST_REPEAT_S)
+        kind = ("away", reason_of(error))
+        self._limited_plain(kind, logging.WARNING, f"broker is away, trying again: {error}", AWAY_REPEAT_S)
 
     def crashed(self, error: BaseException, delay_s: float | None) -> None:
         """The subscription's worker failed outside a handler."""
@@ -215,7 +225,7 @@ class SubscriptionLog:
         if line is not None:
             self._write_kept(line, level, text(), delivery, fields)
 
-    def _limited_plain(self, kind: str, level: int, text: str, repeat_s: float) -> None:
+    def _limited_plain(self, kind: Hashable, level: int, text: str, repeat_s: float) -> None:
         line = self._suppressed(kind, repeat_s)
         if line is not None:
             line.quiet = 0  # a state that goes on, not so many events

@@ -190,8 +190,7 @@ class Producer:
         try:
             found = await bounded(client.force_metadata_update(), seconds, "looking for leaders")
         except DriverUnavailable:
-            self._drop(client)
-            raise
+            found = False
         if not found:
             self._drop(client)
             raise DriverUnavailable("kafka: no broker answers")
