@@ -1,12 +1,12 @@
 """Emitting: an event becomes a message with its lineage, and is published with confirmation."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hexa_worker.clock import Clock
 from hexa_worker.codecs.annotations import is_protobuf
-from hexa_worker.core.carried import carried_headers, unless_said
+from hexa_worker.core.carried import USER, User, carried_headers, is_whole_user, read_user, unless_said, user_bytes
 from hexa_worker.core.ids import IdSource
 from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers, valid_id
 from hexa_worker.core.message import Headers, Message
@@ -17,6 +17,8 @@ from hexa_worker.handlers.api import Event
 
 Encode = Callable[[Any], bytes]
 _PAYLOAD_ENCODER = "_payload_encoder"
+_ENCODERS = ("json", "protobuf")
+"""hexa-event's."""
 
 
 class Preparer:
@@ -34,7 +36,7 @@ class Preparer:
 
     def prepare(self, event: Event, parent: Lineage | None) -> tuple[str, Message]:
         """The event id and the finished record of an event."""
-        if not _text("a channel", event.channel):
+        if not _bytes("a channel", event.channel):
             raise ConfigError("an event needs a channel")
         now_ms = self._clock.now_ms()
         event_id = _said_id(event) if event.id else self._ids.new(now_ms)
@@ -104,7 +106,7 @@ class Emitter(Preparer):
 def _key(key: object) -> bytes | None:
     """A key as it is sent; a number, which no type checker saw, must not reach a driver's batch."""
     if isinstance(key, str):
-        return key.encode()
+        return _bytes("a key", key)
     if key is None or isinstance(key, bytes):
         return key
     raise ConfigError(f"a key must be str or bytes, not {type(key).__name__}", hint="write key=str(…)")
@@ -116,10 +118,24 @@ def _carried(event: Event) -> Headers:
         _text("correlation_id", event.correlation_id)
     if event.locale is not None:
         _text("locale", event.locale)
+    if event.user is not None:
+        _check_user(event.user)
     said = carried_headers(correlation_id=event.correlation_id, user=event.user, locale=event.locale)
     if not event.carried:
         return said
     return unless_said(event.carried, {*event.headers, *[name for name, _ in said]}) + said
+
+
+def _check_user(user: object) -> None:
+    """A user whose fields no type checker saw would leave as one that nobody can read."""
+    if not isinstance(user, User):
+        raise ConfigError(f"user must be a User, not {type(user).__name__}")
+    try:
+        whole = is_whole_user(user_bytes(user))
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ConfigError("user has a field of another type", hint="all are str, is_active is bool, roles are of str")
 
 
 def _said_id(event: Event) -> str:
@@ -140,18 +156,33 @@ def _encoder(event: Event) -> Headers:
 def _own_headers(event: Event) -> Headers:
     if not event.headers:
         return ()
-    for name in event.headers:
+    pairs = tuple(
+        (_text("a header's name", name), _bytes(f"header {name!r}", value)) for name, value in event.headers.items()
+    )
+    for name, _ in pairs:
         if name.lower().startswith(PREFIX):
             raise ConfigError(f"header {name!r} is reserved", hint=f"names that start with {PREFIX} are the runtime's")
-    try:
-        return tuple((name, value.encode()) for name, value in event.headers.items())
-    except AttributeError:
-        for name, value in event.headers.items():
-            _text(f"header {name!r}", value)
-        raise
+    _check_hexa(event.headers)
+    return pairs
+
+
+def _check_hexa(headers: Mapping[str, str]) -> None:
+    """What hexa-event, in Go, would not take."""
+    user, encoder = headers.get(USER), headers.get(_PAYLOAD_ENCODER)
+    if isinstance(user, str) and read_user(user.encode(errors="replace")) is None:
+        raise ConfigError(f"header {USER!r} says no user", hint="give user=User(…)")
+    if encoder is not None and encoder not in _ENCODERS:
+        raise ConfigError(f"header {_PAYLOAD_ENCODER!r} must be {' or '.join(_ENCODERS)}, not {encoder!r}")
 
 
 def _text(name: str, value: object) -> str:
     if isinstance(value, str):
         return value
     raise ConfigError(f"{name} must be str, not {type(value).__name__}")
+
+
+def _bytes(name: str, value: object) -> bytes:
+    try:
+        return _text(name, value).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} is no text that UTF-8 can say: {value!a}") from None

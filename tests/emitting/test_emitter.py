@@ -164,9 +164,19 @@ async def test_an_event_that_cannot_be_emitted_is_refused_before_it_is_queued() 
         ({"correlation_id": 7}, "correlation_id must be str, not int"),
         ({"locale": 7}, "locale must be str, not int"),
         ({"channel": 7}, "a channel must be str, not int"),
+        ({"headers": {7: "x"}}, "a header's name must be str, not int"),
+        ({"headers": {"x": "\ud800"}}, "header 'x' is no text that UTF-8 can say"),
+        ({"key": "\ud800"}, "a key is no text that UTF-8 can say"),
+        ({"channel": "\ud800"}, "a channel is no text that UTF-8 can say"),
+        ({"headers": {"_ctx_user": "junk"}}, "header '_ctx_user' says no user"),
+        ({"headers": {"_ctx_user": ""}}, "header '_ctx_user' says no user"),
+        ({"headers": {"_payload_encoder": "xml"}}, "header '_payload_encoder' must be json or protobuf, not 'xml'"),
+        ({"user": {"identifier": "u"}}, "user must be a User, not dict"),
+        ({"user": User(identifier=5)}, "user has a field of another type"),  # type: ignore[arg-type]  # what is tried
+        ({"user": User(roles="admin")}, "user has a field of another type"),  # type: ignore[arg-type]  # as above
     ],
 )
-async def test_what_is_no_text_is_refused_before_it_is_queued(event: dict[str, Any], told: str) -> None:
+async def test_what_nobody_could_read_is_refused_before_it_is_queued(event: dict[str, Any], told: str) -> None:
     driver = Gated()
     async with Emitter(driver) as emitter:
         with pytest.raises(ConfigError, match=told):

@@ -38,7 +38,7 @@ def test_a_subscription_has_its_own_form_and_the_rest_the_brokers() -> None:
         '[subscriptions.check]\nchannel = "orders"\nwire = "cloudevents"\n'
         '[subscriptions.bill]\nchannel = "bills"\nretry_channel = "old.bill"\n'
     )
-    ours = Form("cloudevents", "kafka", "shop")
+    ours = Form("cloudevents", "kafka", "shop", "check")
     assert [found.of(name) for name in ("orders", "check.retry.2", "check.dlq")] == [ours] * 3
     assert {found.of(name).wire for name in ("bills", "old.bill.dlq", "else", "x.retry.1")} == {"hexa"}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.core.carried import GUEST, USER, User, carried_headers, read_user, user_bytes
+from hexa_worker.core.carried import GUEST, USER, User, carried_from, carried_headers, read_user, user_bytes
 from hexa_worker.core.lineage import ATTEMPT, CORRELATION_ID, EVENT_ID, child_headers, lineage_of, origin_headers
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import DeadLetter, Raised
@@ -273,3 +273,41 @@ def test_any_user_survives_and_says_all_eight_keys_in_order(user: User) -> None:
 def test_any_bytes_are_a_user_or_none(value: bytes) -> None:
     found = read_user(value)
     assert found is None or isinstance(found, User)
+
+
+ONLY_PART = b'{"_user_identifier":"u-1","_user_is_active":true}'
+
+
+@pytest.mark.parametrize(
+    ("foreign", "identifier"),
+    [
+        (b"junk", "_guest_id"),
+        (b"null", "_guest_id"),
+        (b"", "_guest_id"),
+        (b"[]", "_guest_id"),
+        (b'{"_user_identifier":7}', "_guest_id"),
+        (GUEST.replace(b"[]", b"null"), "_guest_id"),
+        (b"[" * 100_000, "_guest_id"),
+        (ONLY_PART, "u-1"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+@pytest.mark.parametrize("driver", ["kafka", "nats", "pulsar"])
+def test_what_go_would_not_read_as_a_user_is_not_handed_on(foreign: bytes, identifier: str, driver: str) -> None:
+    form = Form("hexa", driver)
+    carried = carried_from(((USER, foreign),))
+    child = to_wire(Message(channel="x", payload=b"{}", headers=(*origin_headers("child"), *carried)), form)
+    value = header(from_wire(again(child), form).headers, USER)
+    assert value is not None
+    said = json.loads(value)
+    assert set(said) == set(json.loads(GUEST))
+    assert said["_user_identifier"] == identifier
+    assert said["_user_roles"] == []
+
+
+def test_a_retry_names_its_group_as_go_does() -> None:
+    done = settle(Raised(ValueError("no")), read(of("go-emit", "orders", 1)), ROUTE, now_ms=1)
+    assert isinstance(done, RetryAt)
+    written = to_wire(done.record, Form("hexa", "kafka", group="the-group"))
+    assert header(written.headers, "HEXA_ROOT_EVENT_HANDLER_ACTION_NAME") == b"the-group"
+    assert header(written.headers, "hexa-action") == ROUTE.action.encode()

@@ -6,8 +6,10 @@ them with the event it emits. `_ctx_user` and `_ctx_locale` are hexa-event's nam
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
+from msgspec.structs import fields
 
 from hexa_worker.core.lineage import CORRELATION_ID
 from hexa_worker.core.message import Headers
@@ -70,7 +72,28 @@ def read_user(value: bytes | None) -> User | None:
         return None
 
 
+def is_whole_user(value: bytes) -> bool:
+    """Whether a header says a user with all its keys: hexa-event, in Go, panics without one of them."""
+    try:
+        _decode_whole(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+_WHOLE: Any = msgspec.defstruct(
+    "WholeUser", [(one.encode_name, list[str] if one.name == "roles" else one.type) for one in fields(User)]
+)
+_decode_whole = msgspec.json.Decoder(_WHOLE).decode
 GUEST = user_bytes(User())
+
+
+def whole_user(value: bytes) -> bytes:
+    """What a header says of a user with all keys: as it is, completed, or the guest when it says none."""
+    if is_whole_user(value):
+        return value
+    user = read_user(value)
+    return GUEST if user is None else user_bytes(user)
 
 
 def carried_from(headers: Headers) -> Headers:

@@ -42,7 +42,7 @@ def forms_of(config: Config) -> "Forms":
     channels: dict[str, Form] = {}
     ladders: dict[str, Form] = {}
     for action, one in config.file.subscriptions.items():
-        form = Form(one.wire or default.wire, default.driver, default.source)
+        form = Form(one.wire or default.wire, default.driver, default.source, one.group or action)
         ladders[one.retry_channel or one.group or action] = form
         for channel in one.channels or (() if one.channel is None else (one.channel,)):
             channels[channel] = form

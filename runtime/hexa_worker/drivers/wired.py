@@ -58,7 +58,7 @@ class Forms:
 
     def of_spec(self, spec: SubscriptionSpec) -> Form:
         """The form of a subscription."""
-        return self.default if spec.wire is None else msgspec.structs.replace(self.default, wire=spec.wire)
+        return msgspec.structs.replace(self.default, wire=spec.wire or self.default.wire, group=spec.group)
 
     def learn(self, specs: Iterable[SubscriptionSpec]) -> None:
         """Note the channels of subscriptions."""

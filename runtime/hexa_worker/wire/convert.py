@@ -14,7 +14,7 @@ def to_wire(message: M, form: Form) -> M:
     if form.wire == "plain":
         return message
     if form.wire == "hexa":
-        return hexa.encode(message, enveloped=form.driver in hexa.ENVELOPED)
+        return hexa.encode(message, enveloped=form.driver in hexa.ENVELOPED, group=form.group)
     event = binary.complete(message, form.source, keyed=form.driver != "kafka")
     if event is message:
         return message

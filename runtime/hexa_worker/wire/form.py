@@ -15,8 +15,10 @@ class Form(msgspec.Struct, frozen=True):
         wire: the format.
         driver: whose broker; Go's form and the CloudEvents bindings differ between brokers.
         source: CloudEvents ``source`` of what we emit: a URI reference, for instance the worker's name.
+        group: the group of the subscription whose records these are; empty for other channels.
     """
 
     wire: Wire = "plain"
     driver: str = "kafka"
     source: str = "hexa-worker"
+    group: str = ""

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hexa_worker.core.carried import GUEST, LOCALE, USER
+from hexa_worker.core.carried import GUEST, LOCALE, USER, is_whole_user, whole_user
 from hexa_worker.core.lineage import (
     ACTION,
     ATTEMPT,
@@ -42,10 +42,16 @@ _ROOTS = frozenset({ROOT_EVENT_ID, ROOT_ACTION})
 M = TypeVar("M", bound=Message)
 
 
-def encode(message: M, *, enveloped: bool) -> M:
-    """A record as Go expects it. What a Go consumer would take already is left as it is."""
+def encode(message: M, *, enveloped: bool, group: str = "") -> M:
+    """A record as Go expects it. What a Go consumer would take already is left as it is.
+
+    Args:
+        message: a record of the runtime.
+        enveloped: headers go into the value.
+        group: whose retry or dead letter it is; Go calls a handler by its group.
+    """
     found = dict(message.headers)
-    headers = _with_roots(_with_context(message.headers, found), found)
+    headers = _with_roots(_with_context(message.headers, found), found, group)
     root = dict(headers).get(ROOT_EVENT_ID)
     if root is not None:
         known = _told_by(root)  # `decode` finds them again
@@ -66,6 +72,8 @@ def _with_context(headers: Headers, found: dict[str, bytes]) -> Headers:
     ours = found.get(CORRELATION_ID)
     if ours is not None:
         headers = _without(headers, CORRELATION_ID)
+    if USER in found and not is_whole_user(found[USER]):
+        headers = (*_without(headers, USER), (USER, whole_user(found[USER])))
     if found.keys() >= _NEEDED:
         return headers
     correlation = ours or found.get(ROOT_ID) or found.get(EVENT_ID) or b""
@@ -79,12 +87,12 @@ def _with_context(headers: Headers, found: dict[str, bytes]) -> Headers:
     return (*headers, *[pair for pair in defaults if pair[0] not in found])
 
 
-def _with_roots(headers: Headers, found: dict[str, bytes]) -> Headers:
+def _with_roots(headers: Headers, found: dict[str, bytes], group: str) -> Headers:
     """`headers` with the root headers, if this is a retry or dead-letter record."""
     if ATTEMPT not in found:
         return headers
     event_id = found.get(ORIGIN_ID) or found.get(EVENT_ID) or b""
-    roots = ((ROOT_EVENT_ID, event_id), (ROOT_ACTION, found.get(ACTION, b"")))
+    roots = ((ROOT_EVENT_ID, event_id), (ROOT_ACTION, group.encode() or found.get(ACTION, b"")))
     return (*headers, *[pair for pair in roots if pair[0] not in found])
 
 
