@@ -60,7 +60,7 @@ def _span(action: str, contexts: Sequence[Context[Any]]) -> Iterator[Span]:
     attributes: dict[str, str | int] = {
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
-        "messaging.destination.name": first.channel,
+        "messaging.destination.name": first.read_from,
         "hexa_worker.action": action,
     }
     if alone:
@@ -73,7 +73,7 @@ def _span(action: str, contexts: Sequence[Context[Any]]) -> Iterator[Span]:
         attributes["messaging.batch.message_count"] = len(contexts)
     links = [] if alone else [Link(trace.get_current_span(origin).get_span_context()) for origin in origins]
     with _tracer.start_as_current_span(
-        f"process {first.channel}",
+        f"process {first.read_from}",
         context=origins[0] if alone else None,
         kind=SpanKind.CONSUMER,
         attributes=attributes,

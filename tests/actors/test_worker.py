@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -11,8 +12,9 @@ import pytest
 import sniffio
 
 from hexa_worker import Ack, Context, DeadLetter, Drop, Retry
-from hexa_worker.core import settlement
-from hexa_worker.core.message import header
+from hexa_worker.core import lineage, settlement
+from hexa_worker.core.lineage import Origin
+from hexa_worker.core.message import Message, header
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import DeadLettered
 from tests.actors.conftest import plan_of
@@ -38,7 +40,7 @@ async def test_a_failing_handler_is_retried_and_then_dead_lettered_with_its_stor
     stage, attempts = Stage(), list[tuple[int, str, str]]()
 
     async def handle(_payload: Any, ctx: Context) -> None:
-        attempts.append((ctx.attempt, ctx.channel, ctx.event_id))
+        attempts.append((ctx.attempt, ctx.read_from, ctx.event_id))
         raise ValueError("no luck")
 
     stage.emit({"a": 1})
@@ -54,6 +56,22 @@ async def test_a_failing_handler_is_retried_and_then_dead_lettered_with_its_stor
     assert header(letter.headers, settlement.ERROR) == b"ValueError"
     assert header(letter.headers, settlement.ERROR_MESSAGE) == b"no luck"
     assert b"raise ValueError" in (header(letter.headers, settlement.TRACEBACK) or b"")
+
+
+async def test_a_retry_tells_where_and_when_its_event_was_emitted() -> None:
+    stage, told = Stage(), list[tuple[Any, ...]]()
+    claims = ((lineage.ORIGIN_CHANNEL, b"forged"), (lineage.ORIGIN_AT, b"1"), (lineage.ORIGIN_ID, b"forged-1"))
+
+    async def handle(_payload: Any, ctx: Context) -> None:
+        told.append((ctx.channel, ctx.origin, ctx.emitted_at, ctx.read_from, ctx.message_id))
+        raise ValueError("no luck")
+
+    stage.store.append(Message(channel="events", payload=b"1", timestamp_ms=1_700_000_000_123, headers=claims))
+    await stage.run(plan_of(handle))
+    at = datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
+    assert {one[:3] for one in told} == {("events", Origin("events", "events-0", 1_700_000_000_123), at)}
+    assert [one[3] for one in told] == ["events", "act.retry.1", "act.retry.2"]
+    assert [one[4].rpartition("-")[0] for one in told] == ["events", "act.retry.1", "act.retry.2"]
 
 
 @pytest.mark.parametrize("how", ["return", "raise"])

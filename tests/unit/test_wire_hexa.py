@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hexa_worker.core.carried import GUEST, USER, User, carried_from, carried_headers, read_user, user_bytes
-from hexa_worker.core.lineage import ATTEMPT, CORRELATION_ID, EVENT_ID, child_headers, lineage_of, origin_headers
+from hexa_worker.core.lineage import (
+    ATTEMPT,
+    CORRELATION_ID,
+    EVENT_ID,
+    Origin,
+    child_headers,
+    lineage_of,
+    origin_headers,
+    origin_of,
+)
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import DeadLetter, Raised
 from hexa_worker.core.retry import RetryPolicy
@@ -311,3 +320,7 @@ def test_a_retry_names_its_group_as_go_does() -> None:
     written = to_wire(done.record, Form("hexa", "kafka", group="the-group"))
     assert header(written.headers, "HEXA_ROOT_EVENT_HANDLER_ACTION_NAME") == b"the-group"
     assert header(written.headers, "hexa-action") == ROUTE.action.encode()
+
+
+def test_a_retry_that_go_wrote_tells_where_its_event_was_emitted() -> None:
+    assert origin_of(read(of("go-retry", "go-action.retry.1", 0))) == Origin("orders", "orders-0-0", 0)

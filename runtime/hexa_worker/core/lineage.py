@@ -22,6 +22,8 @@ ATTEMPT = "hexa-attempt"
 FIRST_FAILED_AT = "hexa-first-failed-at"
 ORIGIN_CHANNEL = "hexa-origin-channel"
 ORIGIN_ID = "hexa-origin-id"
+ORIGIN_AT = "hexa-origin-at"
+"""When the first record was written, milliseconds since the epoch."""
 REDRIVEN_FROM = "hexa-redriven-from"
 """Names the dead letter that a redriven record was."""
 REDRIVEN_FOR = "hexa-redriven-for"
@@ -30,6 +32,7 @@ PREFIX = "hexa-"
 """Every control header starts so; `ctx.headers` does not show them."""
 
 _ID_LIMIT = 200
+_TIMESTAMP_DIGITS = 15
 _ID = re.compile(rb"[!-~]{1,%d}" % _ID_LIMIT)
 
 
@@ -39,6 +42,32 @@ class Lineage(NamedTuple):
     event_id: str
     root_id: str
     parent_id: str | None
+
+
+class Origin(NamedTuple):
+    """The record that an event was emitted as; a retry is another one.
+
+    Attributes:
+        channel: where it was emitted to.
+        message_id: the broker's name for that record.
+        timestamp_ms: when it was written, milliseconds since the epoch; 0 when nobody knows.
+    """
+
+    channel: str
+    message_id: str
+    timestamp_ms: int
+
+
+def origin_of(delivery: Delivery) -> Origin:
+    """Where a delivery comes from: of a first one itself, for what its headers say would be a claim from outside."""
+    found = dict(delivery.headers) if delivery.attempt else {}
+    channel = found.get(ORIGIN_CHANNEL)
+    if channel is None:
+        return Origin(delivery.channel, delivery.message_id, delivery.timestamp_ms)
+    at = found.get(ORIGIN_AT, b"")
+    message_id = found.get(ORIGIN_ID, b"").decode("utf-8", errors="replace")
+    known = at.isdigit() and len(at) <= _TIMESTAMP_DIGITS
+    return Origin(channel.decode("utf-8", errors="replace"), message_id, int(at) if known else 0)
 
 
 def read_id(headers: Headers, name: str) -> str | None:

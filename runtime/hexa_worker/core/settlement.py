@@ -49,7 +49,7 @@ FAILURE_HEADERS = frozenset(
 )
 _ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, FAILURES})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
-_REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID}
+_REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID, lineage.ORIGIN_AT}
 _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
 """Nobody but the desk says that something was redriven, and the desk writes to retry channels."""
 
@@ -326,7 +326,8 @@ def _identity(delivery: Delivery, found: Mapping[str, bytes]) -> Headers:
         added = ((lineage.EVENT_ID, lineage.id_by_place(delivery).encode("ascii")),)
     if tells_origin:
         origin_id = (lineage.ORIGIN_ID, _header_text(delivery.message_id))
-        added = (*added, *_pairs(lineage.ORIGIN_CHANNEL, delivery.channel), origin_id)
+        origin_at = (lineage.ORIGIN_AT, b"%d" % delivery.timestamp_ms)
+        added = (*added, *_pairs(lineage.ORIGIN_CHANNEL, delivery.channel), origin_id, origin_at)
     if not replaced.isdisjoint(found):
         headers = tuple([pair for pair in headers if pair[0] not in replaced])
     return headers + added

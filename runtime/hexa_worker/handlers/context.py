@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias
@@ -10,11 +11,15 @@ import msgspec
 from typing_extensions import TypeVar
 
 from hexa_worker.core.carried import LOCALE, USER, User, carried_from, read_user
-from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, lineage_of
+from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.errors import ConfigError, EmitUnconfirmed
 
 S = TypeVar("S", default=Any)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999."""
 
 
 class Runtime(Protocol):
@@ -192,13 +197,29 @@ class Context(_Running[S]):
 
     @property
     def channel(self) -> str:
+        """The channel the event was emitted to: the same on every retry."""
+        return self.delivery.channel if not self.delivery.attempt else self.origin.channel
+
+    @property
+    def read_from(self) -> str:
         """The channel this delivery was read from: a retry channel when it is a retry."""
         return self.delivery.channel
 
     @property
     def message_id(self) -> str:
-        """The broker's name for this record; a retry is a new record."""
+        """The broker's name for this record; a retry is a new record, the first one's is ``origin.message_id``."""
         return self.delivery.message_id
+
+    @cached_property
+    def origin(self) -> Origin:
+        """The record the event was emitted as: its channel, message id and time stamp, the same on every retry."""
+        return origin_of(self.delivery)
+
+    @property
+    def emitted_at(self) -> datetime | None:
+        """When the event was emitted, in UTC, the same on every retry; None when its record does not say it."""
+        timestamp_ms = self.origin.timestamp_ms
+        return _EPOCH + timedelta(milliseconds=timestamp_ms) if 0 < timestamp_ms <= _LAST_MS else None
 
     @property
     def attempt(self) -> int:

@@ -125,7 +125,7 @@ class LedgerLines:
             root=context.root_id,
             action=context.action,
             attempt=context.attempt,
-            channel=context.channel,
+            channel=context.read_from,
             key=context.key,
             payload=payload_hash(context.delivery.payload),
             **fields,
