@@ -64,6 +64,9 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
         client_log: a file for the client library's own warnings; default: they are dropped, the worker says what
             matters.
         producers: how many topics a process keeps a producer for.
+        unread: what becomes of events published to a channel that nobody has subscribed to yet; the brokers would drop
+            them: ``keep`` lets the subscription ``hexa-worker-unread`` hold them until a worker subscribes (for at most
+            100 channels of a process), ``refuse`` refuses them, ``drop`` leaves it to the brokers.
         wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
     """
 
@@ -82,6 +85,7 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
     timeout_s: Duration = 10.0
     client_log: str | None = None
     producers: Positive = 256
+    unread: Literal["keep", "refuse", "drop"] = "keep"
     wire: Wire = "plain"
 
     def __post_init__(self) -> None:

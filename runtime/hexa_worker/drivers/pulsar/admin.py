@@ -39,15 +39,45 @@ class Admin:
         found = self._ask("GET", f"{_path(topic)}/stats?getPreciseBacklog=true")
         return found if isinstance(found, dict) else None
 
+    def parts(self, topic: str) -> Mapping[str, Mapping[str, Any]]:
+        """The topics that exist behind a name, with their statistics: one, its partitions, or none. Makes nothing."""
+        stats = self.topic_stats(topic)
+        if stats is not None:
+            return {topic: stats}
+        names = [f"{topic}-partition-{number}" for number in range(self.partitions(topic))]
+        return {name: self.topic_stats(name) or {} for name in names}
+
     def partitions(self, topic: str) -> int:
         """How many partitions a partitioned topic has; 0: it is none, or does not exist."""
         found = self._ask("GET", f"{_path(topic)}/partitions")
         return int(found.get("partitions", 0)) if isinstance(found, dict) else 0
 
+    def unsubscribe(self, topic: str, subscription: str) -> None:
+        """Remove a subscription that nobody reads, if it is there."""
+        self._ask("DELETE", f"{_path(topic)}/subscription/{quote(subscription, safe='')}")
+
     def entries(self, topic: str) -> int:
         """How many entries (messages, or batches of them) a topic or partition keeps."""
         found = self._ask("GET", f"{_path(topic)}/internalStats")
         return int(found.get("numberOfEntries", 0)) if isinstance(found, dict) else 0
+
+    def message_ttl(self, topic: str) -> int:
+        """After how many seconds the brokers drop what waits in a topic, by whichever rule; 0: never."""
+        return int(self._ask("GET", f"{_path(whole_topic(topic))}/messageTTL?applied=true") or 0)
+
+    def keep_for_good(self, topic: str) -> None:
+        """Let an existing topic have no message TTL, whatever its namespace has."""
+        self._ask("POST", f"{_path(whole_topic(topic))}/messageTTL?messageTTL=0", b"")
+
+    def evicts(self, topic: str) -> bool:
+        """Whether the brokers drop what waits in a topic when there is too much of it."""
+        quotas = self._ask("GET", f"{_path(whole_topic(topic))}/backlogQuotaMap?applied=true") or {}
+        return any(one.get("policy") == "consumer_backlog_eviction" for one in quotas.values() if one)
+
+    def retention(self, topic: str) -> tuple[int, int]:
+        """For how many minutes, and MB, a topic keeps what every subscription is done with; -1: without limit."""
+        found = self._ask("GET", f"{_path(whole_topic(topic))}/retention?applied=true") or {}
+        return int(found.get("retentionTimeInMinutes", 0)), int(found.get("retentionSizeInMB", 0))
 
     def messages_in_backlog(self, topic: str, subscription: str) -> int | None:
         """How many messages a subscription has not acknowledged, counted by reading them; None: not known."""

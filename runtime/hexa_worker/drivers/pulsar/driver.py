@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pulsar
+from msgspec import structs
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.pulsar import Pulsar
@@ -20,12 +21,14 @@ from hexa_worker.drivers.pulsar import letters
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.desk import Desk
+from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.looking import Looking
 from hexa_worker.drivers.pulsar.publisher import Publisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.drivers.pulsar.terms import Terms
+from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.drivers.pulsar.wiring import Wiring
 from hexa_worker.errors import DriverError, DriverUnavailable
 
@@ -50,6 +53,8 @@ def capabilities(options: Pulsar) -> Capabilities:
             'With order_by = "channel" one process reads a channel, the others stand by.',
             'order_by = "key" needs producers that batch by key or not at all.',
             "Patterns, lag and --until-idle need the admin API.",
+            "What is published before anybody subscribes is held by a subscription hexa-worker-unread (see `unread`).",
+            "A message TTL drops events that wait for longer; workers take it from their retries and dead letters.",
             "Lag counts a batch of which something is left as a whole while no process has it.",
         ),
     )
@@ -69,7 +74,9 @@ class PulsarDriver:
         self._clock = clock or SystemClock()
         self._connection = Connection(options, folder or Path())
         self._admin = Admin(options, self._connection.security, self._connection.topics)
-        self._publisher = Publisher(self._connection, options, self._clock)
+        self._unread = Unread(self._connection, self._admin, options.unread)
+        self._expiry = Expiry(self._admin, self._connection.topics)
+        self._publisher = Publisher(self._connection, options, self._clock, self._unread)
         self._desk = Desk(self._connection, self._admin, options.timeout_s)
         self._sources: list[PulsarSource] = []
         self._home: Home | None = None
@@ -133,14 +140,26 @@ class PulsarDriver:
 
     def _declare(self, spec: SubscriptionSpec) -> None:
         """Let the subscription exist on every topic, and the dead letters be kept."""
+        spec = self._begun(spec)
         terms, topics = Terms(spec), self._connection.topics
         self._keep_letters(spec)
         channels = self._channels_of(spec)
         for topic in map(topics.topic, channels):
             self._make_partitioned(topic)
             self._touch(spec, partial(terms.subscribe, self._connection.client, [topic]))
+            self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
         self._touch(spec, partial(terms.subscribe_retries, self._connection.client, retries))
+        self._expiry.settle(spec, channels)
+
+    def _begun(self, spec: SubscriptionSpec) -> SubscriptionSpec:
+        """The subscription as it is: once begun, the channels of a pattern that it has not got are new ones."""
+        if spec.pattern is None or spec.start == "earliest" or not spec.retry_channels:
+            return spec
+        name = Terms(spec).name
+        parts = self._admin.parts(self._connection.topics.topic(spec.retry_channels[0]))
+        begun = any(name in stats.get("subscriptions", {}) for stats in parts.values())
+        return structs.replace(spec, start="earliest") if begun else spec
 
     def _touch(self, spec: SubscriptionSpec, subscribe: Any) -> None:
         """Make a subscription by using it for a moment."""
@@ -186,10 +205,11 @@ class PulsarDriver:
             self._connection,
             self._admin,
             self._clock,
-            spec,
+            await self._run(self._begun, spec),
             PulsarSource(spec, self.publish, self._clock, self._home, self._threads),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,
+            release=self._unread.release,
         )
         source = wiring.source
         try:
@@ -222,7 +242,7 @@ class PulsarDriver:
 
     def _looking(self, spec: SubscriptionSpec) -> Looking:
         self._connection.require()
-        return Looking(self._connection, self._admin, self._clock, spec, partial(self._channels_of, spec))
+        return Looking(self._connection, self._admin, self._clock, spec, partial(self._channels_of, spec), self._expiry)
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""

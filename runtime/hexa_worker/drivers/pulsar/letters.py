@@ -26,11 +26,11 @@ BUSY_RETRY_S = 0.1
 READ_MS = 200
 
 
-def keep(client: Any, topic: str) -> Any:
+def keep(client: Any, topic: str, subscription: str = DESK_SUBSCRIPTION) -> Any:
     """A consumer of the letters; from its first time on they are kept. Raises the client library's exceptions."""
     return client.subscribe(
         topic,
-        DESK_SUBSCRIPTION,
+        subscription,
         consumer_type=pulsar.ConsumerType.Exclusive,
         initial_position=pulsar.InitialPosition.Earliest,
         batch_index_ack_enabled=True,

@@ -14,8 +14,9 @@ from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, READ_MS, Gauge, InHand
 from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.failures import translate
-from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
 from hexa_worker.drivers.pulsar.terms import Terms
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -31,32 +32,29 @@ class Looking:
         clock: tells what is due.
         spec: the subscription.
         channels: finds what it reads.
+        expiry: tells what the brokers drop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         connection: Connection,
         admin: Admin,
         clock: Clock,
         spec: SubscriptionSpec,
         channels: Callable[[], Sequence[str]],
+        expiry: Expiry,
     ) -> None:
         self._connection = connection
         self._admin = admin
         self._clock = clock
         self._spec = spec
         self._channels = channels
+        self._expiry = expiry
         self._terms = Terms(spec)
 
     def _partitions(self, channel: str) -> Mapping[str, Mapping[str, Any]]:
-        """The topics of a channel that exist, with their statistics: one, or its partitions."""
-        topic = self._connection.topics.topic(channel)
-        stats = self._admin.topic_stats(topic)
-        if stats is not None:
-            return {topic: stats}
-        count = self._admin.partitions(topic)  # asking the client would make the topic
-        parts = [f"{topic}-partition-{number}" for number in range(count)]
-        return {one: self._admin.topic_stats(one) or {} for one in parts}
+        """The topics of a channel that exist, with their statistics; asking the client would make the topic."""
+        return self._admin.parts(self._connection.topics.topic(channel))
 
     # -- what is left to do
 
@@ -133,13 +131,30 @@ class Looking:
             # The admin API does not tell; a lookup says at least whether the login may use the topic.
             problem = self._refusal(channel)
             return [Finding(kind=kind, name=channel, exists=None, problem=problem, note="" if problem else str(error))]
-        if not parts:
-            found = [Finding(kind=kind, name=channel, exists=False)]
-        else:
-            count = len(parts)
-            note = f"{count} partitions" if count > 1 else ""
-            found = [Finding(kind=kind, name=channel, exists=True, problem=self._refusal(channel), note=note)]
+        notes = [f"{len(parts)} partitions"] if len(parts) > 1 else []
+        if parts:
+            notes += self._rules(kind, channel, known=self._begun(parts, subscription))
+        problem = self._refusal(channel) if parts else ""
+        found = [Finding(kind=kind, name=channel, exists=bool(parts), problem=problem, note="; ".join(notes))]
         return found if subscription is None else [*found, self._subscription(subscription, parts)]
+
+    @staticmethod
+    def _begun(parts: Mapping[str, Mapping[str, Any]], subscription: str | None) -> bool:
+        """Whether everything that is published waits for the subscription already."""
+        keepers = {subscription, UNREAD_SUBSCRIPTION}
+        return subscription is None or all(keepers & stats.get("subscriptions", {}).keys() for stats in parts.values())
+
+    def _rules(self, kind: str, channel: str, *, known: bool) -> list[str]:
+        """What the brokers drop of a topic; `known`: all who read it have subscribed."""
+        try:
+            risk = self._expiry.risk(channel)
+            minutes, _ = (-1, -1) if known else self._admin.retention(self._connection.topics.topic(channel))
+        except DriverError as error:
+            return [f"what the brokers drop of it cannot be told: {error}"]
+        if risk and kind != "channel":
+            risk += ": a worker that starts takes it away here, if it may"
+        begins = "" if minutes < 0 else f"before its first start events are kept for {minutes} min (retention)"
+        return [one for one in (risk, begins) if one]
 
     def _subscription(self, name: str, parts: Mapping[str, Mapping[str, Any]]) -> Finding:
         there = [stats["subscriptions"][name] for stats in parts.values() if name in stats.get("subscriptions", {})]

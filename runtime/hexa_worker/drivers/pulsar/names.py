@@ -8,6 +8,8 @@ NAME_LIMIT = 1_000
 DEAD_LETTERS = ".dlq"
 DESK_SUBSCRIPTION = "hexa-worker-desk"
 """The subscription that keeps dead letters until they are removed."""
+UNREAD_SUBSCRIPTION = "hexa-worker-unread"
+"""The subscription that keeps what is published to a channel until it has a subscription of somebody's own."""
 
 _FORBIDDEN = re.compile(r"[/\x00-\x1f\x7f\ud800-\udfff]|://")
 _PARTITION = re.compile(r"-partition-\d+")

@@ -6,12 +6,14 @@ used: it waits for the producer's lock while it has Python's, and whoever has th
 to call back.
 """
 
+import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -25,6 +27,7 @@ from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.names import place
+from hexa_worker.drivers.pulsar.unread import LOOK_S, Unread
 from hexa_worker.drivers.pulsar.wire import build
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
@@ -33,9 +36,12 @@ BATCH_BYTES = 1024 * 1024
 PENDING = 200_000
 GATHER = 5_000
 """How many messages are gathered at most before they are sent off."""
+LOOK_AT_ONCE = 4
+LOOK_SOON_S = 0.1
 _FATAL = frozenset({"AlreadyClosed", "ProducerFenced", "ProducerBusy", "ProducerNotInitialized", "TopicTerminated"})
 """Results after which a producer is of no use any more."""
 Answer = str | DriverError
+log = logging.getLogger("hexa_worker.drivers.pulsar")
 _OK = pulsar.Result.Ok
 
 
@@ -119,12 +125,16 @@ class Publisher:
         connection: the client.
         options: the broker's table.
         clock: tells what is due already.
+        unread: sees to channels that nobody has subscribed to.
     """
 
-    def __init__(self, connection: Connection, options: Pulsar, clock: Clock) -> None:
+    def __init__(self, connection: Connection, options: Pulsar, clock: Clock, unread: Unread) -> None:
         self._connection = connection
         self._options = options
         self._clock = clock
+        self._unread = unread
+        self._look_at = monotonic() + LOOK_S
+        self._to_look: deque[str] = deque()
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._generation = 0
@@ -170,9 +180,10 @@ class Publisher:
     def _run(self) -> None:
         ending = False
         while not ending:
-            calls = [self._calls.get()]
+            calls: list[Call | None] = []
             count = 0
             try:
+                calls.append(self._calls.get(timeout=LOOK_S if not self._to_look else LOOK_SOON_S))
                 while count < GATHER:
                     calls.append(self._calls.get_nowait())
                     count += len(calls[-1].messages) if calls[-1] is not None else 0
@@ -180,7 +191,25 @@ class Publisher:
                 pass
             ending = None in calls
             self._send([call for call in calls if call is not None])
+            self._look_again()
         self._drop_all()
+
+    def _look_again(self) -> None:
+        """See to the topics again, a few at a time: one that was removed and made anew has lost its subscriptions."""
+        if not self._to_look and monotonic() >= self._look_at:
+            self._look_at = monotonic() + LOOK_S
+            self._to_look = deque(self._lines)
+        for _ in range(min(LOOK_AT_ONCE, len(self._to_look))):
+            channel = self._to_look.popleft()
+            line = self._lines.get(channel)
+            if line is None:
+                continue
+            try:
+                self._unread.see_to(self._connection.topics.topic(channel))
+            except DriverError:
+                line.dead = True  # the next message to it is told
+            except Exception:
+                log.exception("pulsar: looking who has subscribed to %s failed", channel)
 
     def _send(self, calls: Sequence[Call]) -> None:
         if self._generation != self._connection.generation:
@@ -224,6 +253,7 @@ class Publisher:
         topic = self._connection.topics.topic(channel)
         if line is not None:
             self._lines.pop(channel).close()
+        self._unread.see_to(topic)
         batching = self._options.batching != "none" and not _keeps_each_alone(topic)
         producer = self._producer(topic, batching=batching)
         made = _Line(producer, self._connection.topics.source(topic), batching=batching)

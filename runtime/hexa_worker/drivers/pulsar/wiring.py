@@ -16,7 +16,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.backlog import Gauge
 from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.failures import translate
+from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.inlet import Inlet
 from hexa_worker.drivers.pulsar.names import whole_topic
 from hexa_worker.drivers.pulsar.source import PulsarSource
@@ -40,6 +40,7 @@ class Wiring:
         source: the source, still without inlets.
         find: the channels to read that exist now.
         prepare: makes a topic with partitions where that is wanted.
+        release: told of each topic that is subscribed to.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -52,6 +53,7 @@ class Wiring:
         *,
         find: Callable[[], Sequence[str]],
         prepare: Callable[[str], None],
+        release: Callable[[str], None],
     ) -> None:
         owner = uuid.uuid4().hex
         topic_of = connection.topics.topic
@@ -61,6 +63,7 @@ class Wiring:
         self._terms = Terms(spec, owner)
         self._find = find
         self._prepare = prepare
+        self._release = release
         self._topics: list[str] = []
         self._attempts = {topic_of(name): number for number, name in enumerate(spec.retry_channels, start=1)}
         self._gauge = Gauge(
@@ -94,17 +97,33 @@ class Wiring:
         if self._spec.pattern is not None:
             threading.Thread(target=self._look_out, name="hexa-pulsar-find", daemon=True).start()
 
-    def _add_channels(self, topics: Sequence[str], start: str = "") -> None:
-        """Read more channels: together, or each by itself where a process can have each for itself."""
+    def _add_channels(self, topics: Sequence[str], *, later: bool = False) -> None:
+        """Read more channels: together, or each by itself where a process can have each for itself.
+
+        Where the subscription begins is said once, when it is made here. Whoever makes it again later (the client
+        library does, when it was removed or its topic was) begins with the oldest: what waits must not be skipped.
+        """
         groups = [[topic] for topic in topics] if self._terms.alone else [list(topics)] if topics else []
         for group in groups:
             for topic in group:
                 self._prepare(topic)
-            subscribe = partial(self._terms.subscribe, topics=group, start=start)
+            if not later and self._spec.start != "earliest":
+                self._begin_where_wanted(group)
+            subscribe = partial(self._terms.subscribe, topics=group, start="earliest")
             names = ", ".join(self._connection.topics.channel(topic) for topic in group[:3])
             what = f"{names}{', …' if len(group) > 3 else ''} as {self._terms.name}"  # noqa: PLR2004
             self._add(subscribe, what, group)
             self._topics += group
+            for topic in group:
+                self._release(topic)
+
+    def _begin_where_wanted(self, group: Sequence[str]) -> None:
+        """Make the subscription of topics, where it is not there yet."""
+        try:
+            self._terms.subscribe(self._connection.client, group).close()
+        except pulsar.PulsarException as error:
+            if name_of(error) != "ConsumerBusy":  # somebody uses it: it exists
+                raise translate(error, f"subscribe to {self._connection.topics.channel(group[0])}") from error
 
     def _add(self, subscribe: Callable[..., object], what: str, topics: Sequence[str], *, retry: bool = False) -> None:
         source = self.source
@@ -146,7 +165,7 @@ class Wiring:
                 found = map(topic_of, self._find())
                 fresh = [topic for topic in found if topic not in self._topics]
                 if fresh:
-                    self._add_channels(fresh, "earliest")
+                    self._add_channels(fresh, later=True)
             except DriverError as error:
                 log.debug("pulsar: cannot look for new channels of %s: %s", self._spec.action, error)
             except Exception:
