@@ -10,6 +10,7 @@ import anyio
 import pytest
 from _pulsar import MessageBuilder
 from anyio import to_thread
+from pulsar import CryptoKeyReader
 
 from hexa_worker.config.pulsar import PulsarSubscription
 from hexa_worker.core.message import Delivery
@@ -253,3 +254,24 @@ def _stop_timer(driver: PulsarDriver) -> None:
     timer = driver._desk._timer
     assert timer is not None
     timer.cancel()
+
+
+async def test_an_encrypted_message_without_a_key_is_said_and_the_others_go_on(
+    pulsar: Broker, unique_name: Name, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, secret, public = spec(unique_name()), tmp_path / "secret.pem", tmp_path / "public.pem"
+    for call in (["genrsa", "-out", secret, "2048"], ["rsa", "-in", secret, "-pubout", "-out", public]):
+        await anyio.run_process(["openssl", *map(str, call)])
+    with raw_client(pulsar) as client:
+        keys = CryptoKeyReader(str(public), str(secret))
+        encrypting = client.create_producer(one.channels[0], encryption_key="theirs", crypto_key_reader=keys)
+        plain = client.create_producer(one.channels[0])
+        async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
+            for number in range(3):
+                encrypting.send(b"hidden")
+                plain.send(b"%d" % number)
+            taken = await take(source, 3)
+            assert [each.payload for each in taken] == [b"0", b"1", b"2"]
+            await ack(source, taken)
+            assert (await source.backlog()).ready == 3
+    assert caplog.text.count("is encrypted and a worker has no keys") == 1

@@ -12,6 +12,7 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.publisher import Publisher
+from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.errors import DriverUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +65,8 @@ class _Connection:
 
 
 async def test_a_topic_that_nobody_serves_fails_alone() -> None:
-    publisher = Publisher(_Connection(), Pulsar(), SystemClock())  # type: ignore[arg-type]  # stands for one
+    connection: Any = _Connection()
+    publisher = Publisher(connection, Pulsar(), SystemClock(), Unread(connection, connection, "drop"))
     publisher.open(Home())
     try:
         names = ("one", "away", "two")

@@ -1,5 +1,6 @@
 """From the client library's messages to deliveries: the work done for every single message that comes."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hexa_worker.drivers.pulsar.wire import Origin, due_of, headers_of, key_of, 
 
 _ENTRIES_KEPT = 64
 _NOWHERE = Origin("", "", 0)
+log = logging.getLogger("hexa_worker.drivers.pulsar")
 
 
 class Reading:
@@ -38,6 +40,7 @@ class Reading:
         self._only_topic = only_topic
         self._origins: dict[str, Origin] = {}
         self._entries: dict[tuple[int, int], Entry] = {}
+        self._locked_topics: set[str] = set()
 
     def read(self, messages: Sequence[Any]) -> list[Delivery]:
         """The deliveries of those that are new."""
@@ -62,7 +65,11 @@ class Reading:
             message_id = message.message_id()
             ledger, entry_id, index = message_id.ledger_id(), message_id.entry_id(), message_id.batch_index()
             entry: Entry | None = None
-            if index >= 0:
+            if index < 0:
+                if message.encryption_context() is not None:  # a batch that is encrypted comes as one, too
+                    self._locked(topic, message_id)
+                    continue
+            else:
                 if (ledger, entry_id) != present_key or present is None or index <= present.last_index:
                     present_key = (ledger, entry_id)
                     present = self._entry(present_key, message_id, index, topic)
@@ -93,6 +100,19 @@ class Reading:
                 )
             )
             known[at] = owner
+
+    def _locked(self, topic: str, message_id: Any) -> None:
+        """Leave a message that is encrypted where it is: nobody here can read it, and its key may come some day."""
+        if topic not in self._locked_topics:
+            self._locked_topics.add(topic)
+            log.warning(
+                "pulsar: %s: message %d:%d is encrypted and a worker has no keys: it, and others like it, stay "
+                "unacknowledged (lag counts them, --until-idle waits for them) until a consumer of this subscription "
+                "that has the key takes them, or they are skipped; the other events go on",
+                self._origin_of(topic).source,
+                message_id.ledger_id(),
+                message_id.entry_id(),
+            )
 
     def _new_origin(self, topic: str) -> Origin:
         origin = self._origins[topic] = self._origin_of(topic)

@@ -68,4 +68,5 @@ class Terms:
             batch_index_ack_enabled=True,
             is_read_compacted=compacted,
             properties=self._properties or None,
+            crypto_failure_action=pulsar.ConsumerCryptoFailureAction.CONSUME,  # or nobody ever hears of it
         )
