@@ -70,5 +70,9 @@ class RecordTooLarge(DriverRejected):
     """
 
 
+class DriverBroken(DriverError):
+    """The driver came to its end in this process by a defect: only a new process mends that."""
+
+
 class LeaseLost(DriverError):
     """The delivery belongs to someone else by now: it must not be settled."""

@@ -17,7 +17,7 @@ from hexa_worker.processes.suspects import SuspectsBook
 LIMIT_S = 60.0
 
 HANDLERS = """
-import asyncio, os, signal, time
+import asyncio, ctypes, os, signal, threading, time
 from hexa_worker import Context, subscribe
 
 @subscribe("work", action="do", concurrency=4, timeout_s=0.5)
@@ -29,6 +29,11 @@ async def do(event: dict, ctx: Context) -> None:
         os._exit(0)
     elif what == "block":
         time.sleep(3600)
+    elif what == "thread" and not os.path.exists("ended"):
+        open("ended", "w").close()
+        (broker,) = [one for one in threading.enumerate() if one.name == "hexa-worker-broker"]
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(broker.ident), ctypes.py_object(SystemExit))
+        await asyncio.sleep(0.4)
     elif what == "wait":
         print("waiting", flush=True)
         await asyncio.sleep(0.3)
@@ -83,6 +88,18 @@ def test_killers_are_dead_lettered_and_everything_around_them_is_handled(tmp_pat
     dead = project.dead()
     assert [(one["reason"], one["error_class"]) for one in dead] == [("crashed", "ProcessCrashed")] * 3
     assert {one["origin_id"] for one in dead} == {f"work-{n}" for n in killers}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_process_whose_broker_thread_ends_is_replaced(tmp_path: Path, backend: str) -> None:
+    restart = "[worker.process_restart]\nmax_restarts = 100\ninitial_delay_s = 0.01\nmaximum_delay_s = 0.1"
+    project = Project(tmp_path, f"processes = 1\n{restart}")
+    project.emit(*({"n": n, "what": "thread" if n == 5 else ""} for n in range(20)))
+    run = project.call("run", "--until-idle", "--backend", backend)
+    assert run.returncode == 0, run.stderr
+    assert set(project.handled()) == set(range(20))
+    assert "the embedded broker's thread ended: SystemExit" in run.stderr
+    assert project.dead() == []
 
 
 def test_what_is_settled_is_no_suspect_any_more(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hexa_worker.backoff import Backoff
 from hexa_worker.core.lifecycle import Change, State, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, HandlerCancelled
+from hexa_worker.errors import DriverBroken, DriverError, DriverRejected, DriverUnavailable, HandlerCancelled
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report, SubscriptionReport
@@ -104,7 +104,11 @@ class Supervised:
             self._worker.stop_now()
 
     async def run(self) -> None:
-        """Keep a worker running until stopped or given up; never raises for what the worker does."""
+        """Keep a worker running until stopped or given up; never raises for what the worker does.
+
+        Raises:
+            DriverBroken: the process cannot go on.
+        """
         waits, refusals = Backoff(first_s=0.1), Backoff(first_s=0.5, longest_s=LONGEST_REFUSAL_S)
         while not self._stop.is_set():
             try:
@@ -112,7 +116,7 @@ class Supervised:
             except DriverUnavailable as error:
                 await self._lost(error, waits)
             except BaseException as error:
-                if _is_own_cancellation(error):
+                if _is_own_cancellation(error) or _is_broken(error):
                     raise
                 one = _flat(error)
                 if isinstance(one, DriverRejected) and self._has_run_well():
@@ -252,6 +256,13 @@ def _is_own_cancellation(error: BaseException) -> bool:
     cancelled = anyio.get_cancelled_exc_class()
     inside = isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
     return (isinstance(error, cancelled) or inside) and get_current_task().has_pending_cancellation()
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether the driver itself has come to an end: the process has to."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(DriverBroken) is not None
+    return isinstance(error, DriverBroken)
 
 
 def _flat(error: BaseException) -> BaseException:

@@ -19,6 +19,8 @@ EXIT_STOPPED: Final = 3
 """It has drained, because it was told to stop: by its parent or by somebody else."""
 EXIT_STUCK: Final = 86
 """A handler does not end; the journal names it."""
+EXIT_BROKEN: Final = 87
+"""Its driver came to an end; another process may do better."""
 STOP_SIGNAL: Final = signal.SIGTERM
 """Tells a child to drain, however often it comes: whoever stops the parent may send it to the children, too."""
 CANCEL_SIGNAL: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1)

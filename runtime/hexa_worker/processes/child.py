@@ -3,7 +3,8 @@
 What happens before user code is imported: stop signals are kept for later, the life is tied to the parent's,
 the log carries the slot. It ends with `os._exit`, so that a handler's thread that never ends cannot hold it.
 
-Exit codes: 0 idle, `EXIT_STOPPED` drained, 1 failed, 2 bad configuration (its text goes to the parent), `EXIT_STUCK`.
+Exit codes: 0 idle, `EXIT_STOPPED` drained, 1 failed, 2 bad configuration (its text goes to the parent), `EXIT_STUCK`,
+`EXIT_BROKEN`.
 """
 
 import atexit
@@ -15,17 +16,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.errors import ConfigError, DriverRejected
+from hexa_worker.errors import ConfigError, DriverBroken, DriverRejected
 from hexa_worker.processes import lifeline
 from hexa_worker.processes.arguments import (
     CANCEL_SIGNAL,
     DESCRIPTOR,
+    EXIT_BROKEN,
     EXIT_CONFIG,
     EXIT_FAILED,
     EXIT_OK,
@@ -92,6 +94,9 @@ def main(program: Program | None = None) -> None:
         if isinstance(cause, ConfigError | DriverRejected):  # the broker will never take it: no restart mends that
             link.last_words(Misconfigured(str(cause), "", ""))
             _exit(EXIT_CONFIG)
+        if isinstance(cause, DriverBroken):  # it has said what happened to it
+            log.critical("worker process ends: %s", cause)
+            _exit(EXIT_BROKEN)
         log.critical("worker process failed: %s: %s", type(cause).__qualname__, cause, exc_info=cause)
     _exit(code)
 
@@ -104,10 +109,20 @@ def _app() -> Program:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The one error inside a group, where there is only one."""
+    """The one error inside a group, where there is only one, or the one that all subscriptions had of their driver."""
+    if isinstance(error, BaseExceptionGroup) and error.subgroup(DriverBroken) is not None:
+        return next(_leaves(error.subgroup(DriverBroken)))
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _leaves(error: BaseException | None) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    elif error is not None:
+        yield error
 
 
 def _exit(code: int) -> None:

@@ -3,6 +3,9 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import anyio
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.model import Embedded
@@ -11,6 +14,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.embedded import declaring, desk, looking, owners
 from hexa_worker.drivers.embedded.append import append
+from hexa_worker.drivers.embedded.place import FileGone
 from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check_place
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -51,6 +55,7 @@ class EmbeddedDriver:
         self._clock: Clock = clock or SystemClock()
         self._thread: BrokerThread | None = None
         self._sources: list[EmbeddedSource] = []
+        self._reopening = anyio.Lock()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -98,10 +103,16 @@ class EmbeddedDriver:
         if not messages:
             return []
         now_ms = self._clock.now_ms()
-        ids: Sequence[str] = await self._running.write(
-            lambda connection: append(connection, messages, now_ms), wakes=lambda: True
-        )
+        ids: Sequence[str]
+        try:
+            ids = await self._write_records(messages, now_ms)
+        except FileGone:  # and nothing was stored
+            ids = await self._write_records(messages, now_ms)
         return ids
+
+    async def _write_records(self, messages: Sequence[Message], now_ms: int) -> Any:
+        thread = await self._up()
+        return await thread.write(lambda connection: append(connection, messages, now_ms), wakes=lambda: True)
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
@@ -109,7 +120,7 @@ class EmbeddedDriver:
             await self._declare(spec)
 
     async def _declare(self, spec: SubscriptionSpec) -> tuple[int, int, bool]:
-        thread = self._running
+        thread = await self._up()
         declared: tuple[int, int, bool] = await thread.write(lambda connection: declaring.declare(connection, spec))
         if declared[2]:
             for channel, first in await thread.read(lambda connection: declaring.unstriped_after(connection, spec)):
@@ -120,36 +131,36 @@ class EmbeddedDriver:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
         del revoked  # what a living process has leased stays its own
         group, base, by_key = await self._declare(spec)
-        source = EmbeddedSource(self._running, Subscriber(spec, group, base, by_key=by_key), self._clock)
+        source = EmbeddedSource(await self._up(), Subscriber(spec, group, base, by_key=by_key), self._clock)
         self._sources.append(source)
         return source
 
     async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        found: list[Delivery] = await self._running.read(
+        found: list[Delivery] = await (await self._up()).read(
             lambda connection: desk.browse(connection, channel, after, limit)
         )
         return found
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
-        removed: int = await self._running.write(lambda connection: desk.remove(connection, channel, offsets))
+        removed: int = await (await self._up()).write(lambda connection: desk.remove(connection, channel, offsets))
         return removed
 
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
-        names: list[str] = await self._running.read(desk.channels)
+        names: list[str] = await (await self._up()).read(desk.channels)
         return names
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
         now_ms = self._clock.now_ms()
-        found: Backlog = await self._running.read(lambda connection: looking.standing(connection, spec, now_ms))
+        found: Backlog = await (await self._up()).read(lambda connection: looking.standing(connection, spec, now_ms))
         return found
 
     async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         """See `hexa_worker.drivers.base.Driver.survey`."""
-        found: list[Finding] = await self._running.read(lambda connection: looking.survey(connection, spec))
+        found: list[Finding] = await (await self._up()).read(lambda connection: looking.survey(connection, spec))
         return found
 
     async def inspect(self) -> Mapping[str, str]:
@@ -161,6 +172,18 @@ class EmbeddedDriver:
             "durability": self._options.durability,
             "channels": str(len(channels)),
         }
+
+    async def _up(self) -> BrokerThread:
+        """The broker thread; another one when it has ended by itself, for whatever file is there now."""
+        thread = self._running
+        if thread.lost is None:
+            return thread
+        async with self._reopening:
+            if self._running is thread:
+                another = BrokerThread(self._path, self._options, self._clock)
+                await another.start()
+                self._thread = another
+            return self._running
 
     @property
     def _running(self) -> BrokerThread:

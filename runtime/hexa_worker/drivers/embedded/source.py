@@ -10,10 +10,11 @@ from hexa_worker.drivers.base import Backlog, Unsettled
 from hexa_worker.drivers.embedded.backlog import backlog
 from hexa_worker.drivers.embedded.jobs import Job
 from hexa_worker.drivers.embedded.leases import Lease, give_back
+from hexa_worker.drivers.embedded.place import FileGone
 from hexa_worker.drivers.embedded.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.drivers.embedded.thread import BrokerThread
-from hexa_worker.errors import DriverError, DriverRejected
+from hexa_worker.errors import DriverError, DriverRejected, LeaseLost
 
 
 class EmbeddedSource:
@@ -31,7 +32,10 @@ class EmbeddedSource:
         """See `hexa_worker.drivers.base.Source.receive`."""
         if self._stopped:
             return []
-        return await self._thread.receive(self._subscriber, max_count, max_bytes)
+        try:
+            return await self._thread.receive(self._subscriber, max_count, max_bytes)
+        except FileGone as error:  # a new source reads the file that is there now
+            raise DriverRejected(str(error)) from error
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""
@@ -44,6 +48,9 @@ class EmbeddedSource:
                 wakes=lambda: settling.wakes,
                 changes=self._subscriber,
             )
+        except FileGone as error:  # it concerns a file that nobody reads any more
+            lost = LeaseLost(str(error))
+            return [Unsettled(settlement, lost) for settlement in settlements]
         except DriverRejected as error:
             return [Unsettled(settlement, error) for settlement in settlements]
         return settling.unsettled

@@ -28,11 +28,12 @@ from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect_patiently
 from hexa_worker.drivers.embedded.jobs import Job, Receive, gather, returning, unattended
 from hexa_worker.drivers.embedded.listening import Listening
+from hexa_worker.drivers.embedded.place import FileGone, Place
 from hexa_worker.drivers.embedded.reading import read
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.drivers.embedded.transactions import Transactions
 from hexa_worker.drivers.embedded.upkeep import Upkeep
-from hexa_worker.errors import DriverUnavailable
+from hexa_worker.errors import DriverBroken, DriverError, DriverUnavailable
 
 BUSY = 100
 """More deliveries than this in a tick, and tidying up has to be brief."""
@@ -40,6 +41,8 @@ TICK_S = 0.5
 """How often the dead are looked for."""
 FAILURE_PAUSE_S = 0.1
 """A file that fails is not asked at once again."""
+FAILURES = 100
+"""After so many turns in a row that failed there is no hope in going on."""
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 
 
@@ -65,6 +68,9 @@ class BrokerThread:
         self._stopping = False
         self._crashing = False
         self._running = False
+        self._failures = 0
+        self.lost: DriverError | None = None
+        """Why the thread has ended though nobody asked it to."""
         self._sleeping = False
         self._look = False
         self._served = 0
@@ -141,7 +147,7 @@ class BrokerThread:
     async def do(self, job: Job | Receive) -> Any:
         """Do `job` and return its result; raises its error."""
         if not self._running:
-            raise DriverUnavailable(f"{self._path} is not open")
+            raise self.lost or DriverUnavailable(f"{self._path} is not open")
         self.submit(job)
         try:
             await job.done.wait()
@@ -178,6 +184,14 @@ class BrokerThread:
         try:
             while not self._stopping:
                 self._turn_safely()
+        except FileGone as error:
+            self.lost = error
+            _log.error("%s", error)
+        except BaseException as error:  # noqa: BLE001 - nothing may end this thread and be silent about it
+            self.lost = DriverBroken(
+                f"{self._path}: the embedded broker's thread ended: {type(error).__name__}: {error}"
+            )
+            _log.critical("%s", self.lost, exc_info=error)
         finally:
             self._running = False
             try:
@@ -219,6 +233,7 @@ class BrokerThread:
             self._options.lease_s / 3,
             self._begin_again,
         )
+        self._place = Place(self._path)
         self._bell = Bell(Path(f"{self._path}-wal"))
         self._held.callback(self._bell.close)
         self._listening = Listening(self._bell, self._connection, self._clock)
@@ -226,25 +241,32 @@ class BrokerThread:
     def _close(self) -> None:
         self._fail_waiting()
         try:
-            if not self._crashing:
+            if not self._crashing and self.lost is None:
                 self._transactions.run([unattended(lambda connection: owners.remove(connection, self._owners.id))])
         finally:
             self._held.close()
 
     def _fail_waiting(self) -> None:
-        waiting = [*self._jobs, *self._parked]
+        waiting = [*self._current, *self._jobs, *self._parked]
+        self._current = []
         self._jobs.clear()
         self._parked.clear()
         for job in waiting:
             if isinstance(job, Job) or not job.subscriber.closed:
-                job.error = DriverUnavailable(f"{self._path} is closed")
+                job.error = self.lost or DriverUnavailable(f"{self._path} is closed")
         self._tell(waiting)
 
     def _turn_safely(self) -> None:
         """A turn whose failure, a defect of ours or of the disk, ends what waits and not the thread."""
         try:
             self._turn()
-        except Exception as error:  # noqa: BLE001 - it is reported to all who wait
+            self._failures = 0
+        except FileGone:
+            raise
+        except Exception as error:
+            self._failures += 1
+            if self._failures > FAILURES:
+                raise
             _log.exception("the embedded broker's thread failed; it goes on")
             failed = [*self._current, *self._parked]
             self._current, self._parked = [], []
@@ -257,6 +279,7 @@ class BrokerThread:
         """One round: sleep if there is nothing to do, then do all there is."""
         if not self._jobs and not self._look:
             self._sleep()
+        self._place.check()
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
