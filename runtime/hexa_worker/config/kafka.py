@@ -75,7 +75,8 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
         retry_partitions: of retry topics that are made; None: as many as the widest channel of the subscription.
         retry_retention_s: of retry topics that are made; must be longer than the longest delay.
         dead_letter_retention_s: of dead-letter topics that are made; None: they are kept for ever.
-        max_payload: bytes of the largest payload that is published.
+        max_payload: bytes of the largest payload that is published. What is read may be larger: retries and dead
+            letters of it are taken as far as their topics do, which are made with room for all that its channels take.
         partitioner: how a key finds its partition: ``murmur2`` as Java and librdkafka, ``fnv1a`` as sarama (Go).
         compression: of what is published.
         batch_bytes: the largest batch of one partition.

@@ -24,9 +24,10 @@ from hexa_worker.drivers.base import (
     confirmed,
     nothing_revoked,
 )
+from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.desk import Desk
-from hexa_worker.drivers.kafka.lag import INTERNAL, Lag, channels_of
+from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.reader import Reader

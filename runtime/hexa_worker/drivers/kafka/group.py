@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.structs import OffsetAndMetadata
 
@@ -25,6 +26,8 @@ from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
 log = logging.getLogger("hexa_worker.kafka")
+ASSIGNORS = (RoundRobinPartitionAssignor, RangePartitionAssignor)
+"""Ways to divide partitions among members, the preferred one first; range is what most other clients offer."""
 COMMIT_S = 3.0
 """How long a commit may take; one that takes longer is tried again with more in it."""
 SILENCE_S = 5.0
@@ -91,7 +94,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             rebalance_timeout_ms=round(self._broker.rebalance_timeout_s * 1000),
             consumer_timeout_ms=2_000,  # how often the fetcher looks around with nothing to do
             max_poll_interval_ms=2**31 - 1,  # aiokafka's own count of it can stick; ours is the watchdog's
-            partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+            partition_assignment_strategy=ASSIGNORS,
         )
         self._membership: Membership | None = None
         self._fetch_wait_s = options.fetch_max_wait_s

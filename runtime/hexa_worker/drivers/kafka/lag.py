@@ -1,12 +1,12 @@
 """What a group still has to do, from the brokers' point of view; for our own partitions from ours."""
 
-import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
 from aiokafka import TopicPartition
 
 from hexa_worker.drivers.base import SubscriptionSpec
+from hexa_worker.drivers.kafka.channels import channels_of
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import read_note
 from hexa_worker.drivers.kafka.reader import Reader
@@ -14,10 +14,6 @@ from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.drivers.runs import Finished
-
-INTERNAL = (".dlq.removed", "__consumer_offsets", "__transaction_state", "__share_group_state")
-"""Ends of names of topics that are nobody's channels."""
-
 
 PEEK = 500
 """So many records at the front of a retry partition are looked at for their due time; the others count as delayed."""
@@ -29,15 +25,6 @@ class Left(msgspec.Struct, frozen=True):
     ready: int
     delayed: int
     next_due_ms: int | None
-
-
-def channels_of(spec: SubscriptionSpec, known: Iterable[str]) -> tuple[str, ...]:
-    """The channels that a subscription reads, without its retry channels."""
-    if spec.pattern is None:
-        return spec.channels
-    pattern = re.compile(spec.pattern)
-    own = {*spec.retry_channels, spec.dead_letter_channel}
-    return tuple(name for name in known if name not in own and not name.endswith(INTERNAL) and pattern.fullmatch(name))
 
 
 class Lag:

@@ -59,7 +59,8 @@ class Publisher:
                 call.answer(place, count)
                 continue
             size = len(message.payload)
-            if size > limit or (message.headers and size_of(message) > limit + OVERHEAD):
+            too_large = size > limit or (message.headers and size_of(message) > limit + OVERHEAD)
+            if too_large and not self._registry.keeps_failures(message.channel):
                 call.answer(place, _too_large(message, limit))
                 continue
             if message.key is None:

@@ -10,14 +10,16 @@ from aiokafka.admin import NewTopic
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
+from hexa_worker.drivers.kafka.channels import channels_of
+from hexa_worker.drivers.kafka.settings import AGE, BYTES, CLOCK, POLICY, SIZE, wanted_size
 from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
 REMEMBER_S = 60.0
 FRESH_S = 1.0
-RECORD_ROOM = 512 * 1024
-"""Retry and dead-letter topics take records so much larger than the largest payload: a failure is written on them."""
+LOOKED_AT = 50
+"""The settings of no more channels of one subscription are looked at."""
 
 
 class Registry:
@@ -37,8 +39,8 @@ class Registry:
         self._failed_at = float("-inf")
         self._failure = ""
         self._ordered: set[str] = set()
-        self._failures: dict[str, NewTopic] = {}
-        """Retry and dead-letter topics, as they are made."""
+        self._failures: dict[str, SubscriptionSpec] = {}
+        """Retry and dead-letter topics, and whose they are."""
         self._seen: set[str] = set()
 
     @property
@@ -100,24 +102,11 @@ class Registry:
                 for channel in spec.channels:
                     if known.get(channel, 1) > 1:
                         raise _unordered(spec, channel, known[channel])
-            failures = self._failure_topics(spec, known)
-            self._failures.update(failures)
+            failures = (*spec.retry_channels, spec.dead_letter_channel)
+            self._failures.update(dict.fromkeys(failures, spec))
             wanted.update(dict.fromkeys(failures))
         await self._make([name for name in wanted if name not in known])
         self._seen.update(wanted)
-
-    def _failure_topics(self, spec: SubscriptionSpec, known: dict[str, int]) -> dict[str, NewTopic]:
-        """The retry and dead-letter topics of a subscription."""
-        options = self._options
-        widths = [known.get(channel) or options.partitions for channel in spec.channels]
-        widest = max(widths, default=options.partitions)
-        retries = {
-            name: self._topic(name, options.retry_partitions or widest, options.retry_retention_s)
-            for name in spec.retry_channels
-        }
-        # One partition: the desk then shows dead letters in the order of their burial.
-        dead = self._topic(spec.dead_letter_channel, 1, options.dead_letter_retention_s or -1)
-        return {**retries, dead.name: dead}
 
     async def _make(self, missing: Sequence[str]) -> None:
         """Make what is missing. What a topic is for decides whether it may be made, and how."""
@@ -131,7 +120,10 @@ class Registry:
         }
         if refused:
             raise refuse_missing(refused)
-        await self._topics.create([self._failures.get(name) or self._new_channel(name) for name in missing])
+        new = [self._new_channel(name) for name in missing if name not in self._failures]
+        for spec in {spec.action: spec for name, spec in self._failures.items() if name in missing}.values():
+            new += [topic for topic in await self._failure_topics(spec) if topic.name in missing]
+        await self._topics.create(new)
         for name in self._seen.intersection(missing):
             log.warning("kafka: topic %s was gone; it has been made again, and is empty", name)
         await self.refresh()
@@ -142,12 +134,28 @@ class Registry:
         partitions = 1 if channel in self._ordered else self._options.partitions
         return NewTopic(channel, partitions, self._replication, topic_configs=config)
 
-    def _topic(self, name: str, partitions: int, retention_s: float) -> NewTopic:
-        config = {
-            "retention.ms": _milliseconds(retention_s),
-            "max.message.bytes": str(self._options.max_payload + RECORD_ROOM),
-        }
+    async def _failure_topics(self, spec: SubscriptionSpec) -> list[NewTopic]:
+        """The retry and dead-letter topics of a subscription: whatever it reads must fit into them."""
+        options, known = self._options, self._known
+        channels = channels_of(spec, known)
+        there = [channel for channel in channels if channel in known][:LOOKED_AT]
+        size = wanted_size(options.max_payload, (await self._topics.settings(there)).values())
+        widest = max([known.get(channel, options.partitions) for channel in channels], default=options.partitions)
+        partitions = options.retry_partitions or widest
+        return [
+            *(self._failure_topic(name, partitions, options.retry_retention_s, size) for name in spec.retry_channels),
+            # One partition: the desk then shows dead letters in the order of their burial.
+            self._failure_topic(spec.dead_letter_channel, 1, options.dead_letter_retention_s or -1, size),
+        ]
+
+    def _failure_topic(self, name: str, partitions: int, retention_s: float, size: int) -> NewTopic:
+        """None of its settings is left to the brokers' defaults, which may be made for quite another use."""
+        config = {AGE: _milliseconds(retention_s), SIZE: str(size), POLICY: "delete", BYTES: "-1", CLOCK: "CreateTime"}
         return NewTopic(name, partitions, self._replication, topic_configs=config)
+
+    def keeps_failures(self, channel: str) -> bool:
+        """Whether it is a retry or dead-letter channel of a subscription: what it gets was read from a broker."""
+        return channel in self._failures
 
     def compacted(self, name: str) -> NewTopic:
         """A topic of one partition that keeps the last record of each key."""

@@ -8,8 +8,11 @@ from msgspec import structs
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Finding, SubscriptionSpec
-from hexa_worker.drivers.kafka.lag import channels_of
+from hexa_worker.drivers.kafka.channels import channels_of
+from hexa_worker.drivers.kafka.group import ASSIGNORS
+from hexa_worker.drivers.kafka.registry import LOOKED_AT
 from hexa_worker.drivers.kafka.rights import rights_of
+from hexa_worker.drivers.kafka.settings import largest_record, problem_of, warning_of
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverRejected
 
@@ -32,7 +35,26 @@ async def survey(topics: Topics, options: Kafka, spec: SubscriptionSpec) -> list
         findings.append(_topic(kind, name, found.get(name, {}), cluster, made=made, wanted=wanted))
     ordered = spec.order_by is OrderBy.CHANNEL
     findings = [_in_order(one, found.get(one.name, {})) if ordered else one for one in findings]
-    return [*findings, await _group(topics, spec.group)]
+    return [*await _kept(topics, options, spec, findings), await _group(topics, spec.group)]
+
+
+async def _kept(topics: Topics, options: Kafka, spec: SubscriptionSpec, findings: list[Finding]) -> list[Finding]:
+    """What the settings of retry and dead-letter topics will lose."""
+    channels = [one.name for one in findings if one.exists and one.kind == "channel"][:LOOKED_AT]
+    failures = [one.name for one in findings if one.exists and one.kind != "channel"]
+    settings = await topics.settings([*channels, *failures])
+    largest = largest_record(options.max_payload, [settings.get(name, {}) for name in channels])
+    delays: dict[str, int] = dict(zip(spec.retry_channels, spec.retry_delays_ms, strict=False))
+    server = options.servers[0]
+    told = []
+    for one in findings:
+        if one.name in failures and one.name in settings:
+            own, delay_ms = settings[one.name], None if one.kind == "dead letter" else delays.get(one.name, 0)
+            problem = one.problem or problem_of(own, one.name, server)
+            warning = warning_of(own, one.name, server, largest=largest, delay_ms=delay_ms)
+            one = structs.replace(one, problem=problem, warning=warning)  # noqa: PLW2901 - the same, with more told
+        told.append(one)
+    return told
 
 
 def _topic(  # noqa: PLR0913 - what is known of it
@@ -75,8 +97,19 @@ async def _group(topics: Topics, group: str) -> Finding:
     if found["error_code"] == _DENIED_GROUP:
         return Finding(kind="group", name=group, exists=None, rights=(), problem="this login may not use it")
     rights = rights_of(found["authorized_operations"])
-    problem = "this login has no right to read" if rights and "read" not in rights else ""
+    problem = "this login has no right to read" if rights and "read" not in rights else _stranger(found)
     exists = found["state"] != _DEAD
     count = len(found["members"])
     note = f"{found['state'].lower()}, {count} member{'' if count == 1 else 's'}" if exists else ""
     return Finding(kind="group", name=group, exists=exists, rights=_told(rights), problem=problem, note=note)
+
+
+def _stranger(found: Mapping[str, Any]) -> str:
+    """Why a group takes none of ours among its members; empty: it does."""
+    ours = [one.name for one in ASSIGNORS]
+    kind, way = found["protocol_type"], found["protocol"]
+    if found["members"] and kind != "consumer":
+        return f"its members are no consumers ({kind}): give the subscription another group"
+    if way and way not in ours:
+        return f"its members assign partitions by {way}: let them offer {' or '.join(ours)}, or take another group"
+    return ""

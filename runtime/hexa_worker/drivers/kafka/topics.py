@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.rights import FETCH, LookAtGroup, LookAtTopics, rights_of
+from hexa_worker.drivers.kafka.settings import NAMES, Settings
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 T = TypeVar("T")
@@ -156,6 +158,19 @@ class Topics:
         answer = await self._ask("looking at topics", lambda client: client._send_request(LookAtTopics(names)))
         found = answer.to_object()
         return {one["topic"]: one for one in found["topics"]}, rights_of(found["cluster_authorized_operations"])
+
+    async def settings(self, names: Iterable[str]) -> dict[str, Settings]:
+        """The settings of topics, by name; what is not there, or may not be seen by this login, has none."""
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(NAMES)) for name in names]
+        if not wanted:
+            return {}
+        answers = await self._ask("looking at settings", lambda client: client.describe_configs(wanted))
+        return {
+            name: {entry[0]: entry[1] for entry in entries if entry[1] is not None}
+            for answer in answers
+            for code, _, _, name, entries in answer.resources
+            if not code
+        }
 
     async def group(self, group: str) -> Mapping[str, Any]:
         """What a consumer group is, with the rights of this login."""
