@@ -12,6 +12,7 @@ from msgspec import Meta
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
+from hexa_worker.config.outbox import Outbox
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.restart import ProcessRestartPolicy, RestartPolicy
@@ -213,6 +214,7 @@ class File(Table, frozen=True):
     subscriptions: dict[str, Subscription] = msgspec.field(default_factory=dict)
     lineage: Lineage = Lineage()
     dedup: Dedup = Dedup()
+    outbox: Outbox | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

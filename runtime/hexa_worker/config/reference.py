@@ -36,6 +36,7 @@ _TITLES = {
     "RetryPolicy": "[subscriptions.ACTION.retry]",
     "Lineage": "[lineage]",
     "Dedup": "[dedup]",
+    "Outbox": "[outbox]",
 }
 _SKIPPED = {"File", "Reference", "FileReference"}
 

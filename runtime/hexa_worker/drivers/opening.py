@@ -3,6 +3,7 @@
 A broker's client library is imported only when worker.toml names its driver.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hexa_worker.clock import Clock
@@ -10,6 +11,7 @@ from hexa_worker.config.kafka import Kafka
 from hexa_worker.config.model import Config, Embedded, Memory
 from hexa_worker.config.nats import Nats
 from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.clients import require_client
 
@@ -47,6 +49,20 @@ def forms_of(config: Config) -> "Forms":
         for channel in one.channels or (() if one.channel is None else (one.channel,)):
             channels[channel] = form
     return Forms(default, channels, ladders)
+
+
+def without_wire(driver: Driver) -> Driver:
+    """What `make_driver` made, without the wire formats around it."""
+    inner: Driver = getattr(driver, "unwired", driver)
+    return inner
+
+
+def record_form(config: Config) -> Callable[[Message], Message]:
+    """What puts a record into the form that its channel has in the broker, as `make_driver` would when publishing."""
+    from hexa_worker.wire.convert import to_wire  # noqa: PLC0415 - lazy by design
+
+    of = forms_of(config).of
+    return lambda message: to_wire(message, of(message.channel))
 
 
 def make_plain_driver(config: Config, clock: Clock | None = None) -> Driver:

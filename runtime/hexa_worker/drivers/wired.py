@@ -78,6 +78,7 @@ class WiredDriver:
     """
 
     def __init__(self, driver: Driver, forms: Forms) -> None:
+        self.unwired = driver
         self._driver = driver
         self._forms = forms
 

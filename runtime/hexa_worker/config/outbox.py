@@ -1,0 +1,51 @@
+"""The ``[outbox]`` table."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hexa_worker.config.secret import Secret
+
+TABLE_PATTERN = r"^([a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$(?!\n)"
+TableName = Annotated[
+    str, Meta(pattern=TABLE_PATTERN, description="lower-case letters, digits and underscores, with a schema or without")
+]
+
+
+class Outbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The outbox: events that are written in a transaction of the service's own database and sent later.
+
+    Attributes:
+        url: of the database: ``postgresql://user:password@host/database``, or ``sqlite:///path`` (relative to the
+            folder of worker.toml; ``sqlite:////path`` is absolute).
+        table: what its tables are named after.
+        relay: one process of the worker sends what is written; false leaves it to ``hexa-worker outbox relay``.
+        retention_s: how long sent events, and claims of handled ones, are kept.
+        batch: how many events are sent at once, at most.
+        poll_s: how often is looked for events when nothing tells of them.
+        maximum_attempts: how often an event that the broker refuses is tried again before it is parked.
+        retry_interval_s: how long to wait before each of these attempts.
+        on_refused: ``hold`` keeps the events of a key behind one that is parked, until it is told to go on;
+            ``park`` lets them go on.
+    """
+
+    url: Secret
+    table: TableName = "hexa_outbox"
+    relay: bool = True
+    retention_s: Annotated[float, Meta(ge=0)] = 86_400.0
+    batch: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
+    poll_s: Annotated[float, Meta(gt=0)] = 1.0
+    maximum_attempts: Annotated[int, Meta(ge=0)] = 10
+    retry_interval_s: Annotated[float, Meta(gt=0)] = 5.0
+    on_refused: Literal["hold", "park"] = "hold"
+
+    def __post_init__(self) -> None:
+        if not self.url.reveal().startswith(("postgresql://", "postgres://", "sqlite:///")):
+            raise ValueError("url must begin with postgresql:// or sqlite:///")
+
+    def sqlite_path(self, folder: Path) -> Path | None:
+        """The file of a SQLite outbox; None for PostgreSQL."""
+        scheme, _, path = self.url.reveal().partition(":///")
+        return folder / path if scheme == "sqlite" else None

@@ -1,0 +1,15 @@
+"""What can be wrong with an outbox's database."""
+
+from hexa_worker.errors import HexaWorkerError
+
+
+class OutboxError(HexaWorkerError):
+    """The outbox cannot be used as it is: no tables, no rights, a connection outside of a transaction."""
+
+
+class OutboxUnavailable(HexaWorkerError):
+    """Its database is away; time may mend it."""
+
+
+class Fenced(HexaWorkerError):
+    """Another relay sends the events by now: this one must stop."""

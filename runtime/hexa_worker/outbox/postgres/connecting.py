@@ -1,0 +1,66 @@
+"""Connections to the outbox's PostgreSQL, and what its errors mean."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from hexa_worker.config.secret import Secret
+from hexa_worker.outbox.errors import OutboxError, OutboxUnavailable
+
+CONNECT_S = 3
+SILENCE_MS = 10_000
+"""A connection whose other end says nothing for so long is given up."""
+_PASSING = (
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.TooManyConnections,
+    errors.LockNotAvailable,
+    errors.QueryCanceled,
+    errors.DiskFull,
+    errors.ReadOnlySqlTransaction,
+    errors.DeadlockDetected,
+)
+"""What the server says when it can do it later: it is starting or full, or another one is the primary by now."""
+
+
+def connect(url: Secret) -> "psycopg.Connection[Any]":
+    """A connection in autocommit that prepares its statements.
+
+    Raises:
+        OutboxUnavailable, OutboxError: it is away, or refuses the login.
+    """
+    with named(url):
+        parameters = conninfo_to_dict(url.reveal())
+        usual: dict[str, Any] = {
+            "connect_timeout": CONNECT_S,
+            "tcp_user_timeout": SILENCE_MS,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "application_name": "hexa-worker outbox",
+        }
+        return psycopg.connect(make_conninfo(**{**usual, **parameters}), autocommit=True)
+
+
+@contextmanager
+def named(url: Secret) -> Iterator[None]:
+    """Turn what psycopg raises into our errors, with the host and without the login."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise failed(url, error) from error
+
+
+def failed(url: Secret, error: psycopg.Error) -> OutboxError | OutboxUnavailable:
+    """Our error for one of psycopg's."""
+    host = conninfo_to_dict(url.reveal()).get("host") or "this machine"
+    text = f"PostgreSQL at {host}: {' '.join(str(error).split()) or type(error).__name__}"
+    if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification | errors.InvalidCatalogName):
+        return OutboxError(text)
+    if isinstance(error, _PASSING) or error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
+        return OutboxUnavailable(text)
+    return OutboxError(text)

@@ -1,0 +1,1 @@
+"""The outbox in SQLite: one writer at a time, so ids follow commits and a cursor is one number."""

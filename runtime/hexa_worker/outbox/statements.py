@@ -1,0 +1,58 @@
+"""How events and claims are written in the caller's own transaction. Pure: text with ``?`` and values."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from hexa_worker.outbox.records import COLUMNS, Prepared, columns
+
+Dialect = Literal["postgresql", "sqlite"]
+Style = Literal["qmark", "format", "dollar", "named"]
+"""Where a value stands: ``?``, ``%s``, ``$1`` or ``:p0``."""
+_TYPES = ("text", "text", "bytea", "bytea", "bytea", "bigint")
+_SQLITE_ROWS = 5_000
+"""SQLite takes 32,766 values in a statement."""
+_MARK = re.compile(r"\?")
+
+
+class Statement(NamedTuple):
+    """One statement; each ``?`` in it stands for the next value."""
+
+    text: str
+    values: tuple[Any, ...]
+
+    def styled(self, style: Style) -> str:
+        """The text, with values marked as a library wants them."""
+        if style == "qmark":
+            return self.text
+        if style == "format":
+            return self.text.replace("?", "%s")
+        number = iter(range(len(self.values)))
+        mark = "${}" if style == "dollar" else ":p{}"
+        first = 1 if style == "dollar" else 0
+        return _MARK.sub(lambda _: mark.format(next(number) + first), self.text)
+
+
+def insert(dialect: Dialect, table: str, events: Sequence[Prepared]) -> list[Statement]:
+    """What writes events, in their order: one statement, but for thousands of rows in SQLite."""
+    rows = [columns(one.event_id, one.message) for one in events]
+    names = ", ".join(COLUMNS)
+    if dialect == "postgresql":
+        arrays = ", ".join(f"CAST(? AS {one}[])" for one in _TYPES)
+        text = f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays})"
+        return [Statement(text, tuple(list(column) for column in zip(*rows, strict=True)))]
+    one = f"({', '.join('?' * len(COLUMNS))})"
+    return [
+        Statement(
+            f"INSERT INTO {table} ({names}) VALUES {', '.join([one] * len(part))}",
+            tuple(value for row in part for value in row),
+        )
+        for start in range(0, len(rows), _SQLITE_ROWS)
+        for part in [rows[start : start + _SQLITE_ROWS]]
+    ]
+
+
+def claim(table: str, action: str, event_id: str) -> Statement:
+    """What claims an event for an action: it gives one row if nobody had, none if somebody has."""
+    text = f"INSERT INTO {table}_inbox (action, event_id) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+    return Statement(text, (action, event_id))

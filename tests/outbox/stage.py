@@ -1,0 +1,85 @@
+"""What the tests of the outbox share: a database, writers in transactions of their own, and a relay's store."""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from hexa_worker import Event
+from hexa_worker.config.model import Config
+from hexa_worker.outbox import Outbox
+from hexa_worker.outbox.base import Store
+from hexa_worker.outbox.initialising import initialise
+from hexa_worker.outbox.opening import make_store, outbox_options
+
+
+def make_tables(config: Config) -> None:
+    """As ``hexa-worker outbox init``."""
+    initialise(config)
+
+
+class Place:
+    """One outbox.
+
+    Args:
+        config: of a worker with an outbox whose tables are there.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.options = outbox_options(config)
+        self.outbox = Outbox.from_config(config.path)
+        self._opened: list[Any] = []
+
+    @property
+    def sqlite(self) -> bool:
+        return self.options.sqlite_path(self.config.folder) is not None
+
+    def connect(self) -> Any:
+        """A connection of a service, which begins transactions by itself."""
+        path = self.options.sqlite_path(self.config.folder)
+        made: Any = psycopg.connect(self.options.url.reveal()) if path is None else sqlite3.connect(path, timeout=5)
+        self._opened.append(made)
+        return made
+
+    def store(self, *, leading: bool = True) -> Store:
+        """A relay's store; open."""
+        made = make_store(self.config)
+        made.open()
+        self._opened.append(made)
+        deadline = time.monotonic() + 10.0
+        while leading and not made.lead():  # the server lets go of a lock a moment after its owner has left
+            assert time.monotonic() < deadline, "nobody gives up the lead"
+        return made
+
+    def write(self, *numbers: int, key: str | None = "k", connection: Any = None) -> list[str]:
+        """Emit events whose payload is a number, and commit them."""
+        mine = connection or self.connect()
+        events = [Event(channel="orders", payload=number, key=key) for number in numbers]
+        ids = self.outbox.emit_sync(mine, *events)
+        mine.commit()
+        return ids
+
+    def let_go(self) -> None:
+        """Close what was opened last."""
+        self._opened.pop().close()
+
+    def close(self) -> None:
+        for one in self._opened:
+            one.close()
+
+
+def payloads(records: Sequence[Any]) -> list[int]:
+    """The numbers that were emitted."""
+    return [int(one.message.payload) for one in records]
+
+
+def fetch_all(store: Store, limit: int = 100) -> list[int]:
+    """The numbers of everything that is to be sent now; noted as sent."""
+    found: list[int] = []
+    while (batch := store.fetch(limit)) is not None:
+        found += payloads(batch.records)
+        store.advance(batch.place, [])
+    return found
