@@ -43,6 +43,9 @@ POINTS: Final = (
     "redrive-done",
     "import-publish",
     "import-done",
+    "outbox-fetched",
+    "outbox-published",
+    "outbox-advanced",
 )
 ACTIONS: Final = ("kill", "exit", "unavailable", "delay")
 EXIT_CODE: Final = 70

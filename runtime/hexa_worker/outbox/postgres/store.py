@@ -1,0 +1,367 @@
+"""The relay's connection to a PostgreSQL outbox."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from msgspec.structs import replace
+from psycopg import errors
+
+from hexa_worker.config.outbox import Outbox
+from hexa_worker.outbox.base import Batch, Line, Place, Status
+from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
+from hexa_worker.outbox.postgres import schema
+from hexa_worker.outbox.postgres.connecting import connect, named
+from hexa_worker.outbox.postgres.places import PgPlace, Snapshot, something_new
+from hexa_worker.outbox.postgres.statements import Statements
+from hexa_worker.outbox.records import Held, held_columns, held_record, record
+
+KEPT_PLACES = 500
+"""So many noted places gather before the old ones are removed."""
+SKIP_ROOM = 100_000
+"""Ids are skipped to the next partition only so far from the end of one: nobody draws so many meanwhile."""
+LOCK_MS = 100
+COUNTED = 100_000
+"""Up to so many pending events are counted one by one."""
+
+
+class PostgresStore:
+    """See `hexa_worker.outbox.base.Store`.
+
+    Args:
+        options: the ``[outbox]`` table.
+    """
+
+    def __init__(self, options: Outbox) -> None:
+        self._options = options
+        self._sql = Statements(options.table)
+        self._db: psycopg.Connection[Any] | None = None
+        self._place: PgPlace | None = None
+        self._cluster = ""
+        self._server_pid = 0
+
+    # -- its life
+
+    def open(self) -> None:
+        """See `Store`."""
+        self._db = connect(self._options.url)
+        with self._named():
+            found = schema.version(self._db, self._options.table)
+            schema.require_known(found, self._options.table)
+            if found != schema.VERSION:
+                state = "no tables" if found is None else f"tables of version {found}"
+                raise OutboxError(f"{self._options.table} has {state}: run hexa-worker outbox init")
+            # Places are repeated, not lost, if the server forgets the last ones; and rows are found by their ids.
+            self._db.execute("SET synchronous_commit = off")
+            for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
+                self._db.execute(f"SET {name} = off")
+
+    def close(self) -> None:
+        """See `Store`."""
+        self._place = None
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @property
+    def _connection(self) -> "psycopg.Connection[Any]":
+        if self._db is None:
+            raise OutboxUnavailable("the outbox is not open")
+        return self._db
+
+    def _named(self) -> Any:
+        return named(self._options.url)
+
+    # -- its turn
+
+    def lead(self) -> bool:
+        """See `Store`."""
+        db = self._connection
+        with self._named():
+            key = (schema.LOCK, f"{self._options.table} relay")
+            taken = db.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s)), pg_backend_pid()", key).fetchone()
+            assert taken is not None  # noqa: S101 - a SELECT without FROM has a row
+            if not taken[0]:
+                return False
+            self._server_pid = taken[1]
+            db.execute(f'LISTEN "{self._options.table}"')
+            self._load()
+            return True
+
+    def _load(self) -> None:
+        db = self._connection
+        row = db.execute(self._sql.cursor).fetchone()
+        here = db.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+        if row is None or here is None:
+            raise OutboxError(f"{self._options.table}_cursor is empty: run hexa-worker outbox init")
+        seq, low, low_id, high, high_id, last_id, cluster = row
+        if cluster != here[0]:
+            raise OutboxError(
+                f"{self._options.table} came from another database cluster, whose transactions cannot be told from "
+                "those of this one: run hexa-worker outbox init --restored"
+            )
+        self._cluster = cluster
+        self._place = PgPlace(seq=seq, low=low, low_id=low_id, high=high, high_id=high_id, last_id=last_id)
+
+    def fetch(self, limit: int) -> Batch | None:
+        """See `Store`."""
+        with self._named():
+            place = self._place
+            if place is None:
+                raise Fenced("it was never the leader")
+            if place.finished:
+                begun = self._begin(place)
+                if begun is None:
+                    return None
+                place = begun
+            rows = self._read(place, limit)
+            self._place = after = place.after(int(rows[-1][0]) if len(rows) == limit else None)
+            if not rows:
+                self._place = replace(after, seq=place.seq)  # nothing was sent, so there is nothing to note
+                return None
+            return Batch([record(row) for row in rows], after)
+
+    def _begin(self, place: PgPlace) -> PgPlace | None:
+        """The place seen from now; None when nothing can have come."""
+        now, drawn = self._snapshot(), self._drawn()
+        if not something_new(place, drawn, now):
+            return None
+        # In this order: who draws an id before it is read here has a number before ours, so that the snapshot,
+        # which knows that we have ended, lists it if it has not.
+        drawn = self._drawn()
+        self._connection.execute("SELECT pg_current_xact_id()")
+        return place.begun(self._snapshot().text, drawn)
+
+    def _snapshot(self) -> Snapshot:
+        row = self._connection.execute("SELECT pg_current_snapshot()::text, pg_backend_pid()").fetchone()
+        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+        if row[1] != self._server_pid:
+            raise OutboxError(
+                "a pooler gives each transaction another connection, which cannot hold the relay's lock: "
+                "give outbox.url the address of the server itself, or of a pooler in session mode"
+            )
+        return Snapshot(row[0])
+
+    def _drawn(self) -> int:
+        row = self._connection.execute(self._sql.ids).fetchone()
+        assert row is not None  # noqa: S101 - a sequence is one row
+        return int(row[0])
+
+    def _read(self, place: PgPlace, limit: int) -> list[Any]:
+        rows: list[Any] = []
+        asked = {
+            "low": place.low,
+            "high": place.high,
+            "low_id": place.low_id,
+            "last_id": place.last_id,
+            "limit": limit,
+        }
+        cursor = self._connection.cursor(binary=True)
+        if place.last_id < place.low_id and Snapshot(place.low).running:
+            rows = cursor.execute(self._sql.late, asked).fetchall()
+        if len(rows) < limit:
+            rows += cursor.execute(self._sql.next, {**asked, "limit": limit - len(rows)}).fetchall()
+        return rows
+
+    def confirm(self) -> None:
+        """See `Store`."""
+        assert self._place is not None  # noqa: S101 - only the leader does it
+        with self._named():
+            newer = self._connection.execute(self._sql.newer, (self._place.seq,)).fetchone()
+        if newer is not None and newer[0]:
+            raise Fenced("another relay has noted a later place")
+
+    def advance(self, place: Place, held: Sequence[Held]) -> None:
+        """See `Store`."""
+        assert isinstance(place, PgPlace)  # noqa: S101 - it came from `fetch`
+        db = self._connection
+        fields = {name: getattr(place, name) for name in place.__struct_fields__}
+        with self._named():
+            try:
+                with db.transaction():
+                    self._hold(held)
+                    noted = db.execute(self._sql.advance, {**fields, "cluster": self._cluster})
+                    if not noted.rowcount:
+                        raise Fenced("another relay has noted a later place")
+            except errors.UniqueViolation as error:
+                raise Fenced("another relay has noted the same place") from error
+            if place.seq % KEPT_PLACES == 0:
+                db.execute(self._sql.forget, (place.seq,))
+
+    def wait(self, seconds: float) -> None:
+        """See `Store`."""
+        with self._named():
+            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+                pass
+
+    # -- what is held
+
+    def blocked(self, *, parked: bool) -> set[Line]:
+        """See `Store`."""
+        with self._named():
+            return {(row[0], bytes(row[1])) for row in self._connection.execute(self._sql.blocked, (parked,))}
+
+    def unled(self, *, parked: bool) -> Sequence[Line]:
+        """See `Store`."""
+        with self._named():
+            return [(row[0], bytes(row[1])) for row in self._connection.execute(self._sql.unled, (parked,))]
+
+    def due(self, now_ms: int, limit: int) -> Sequence[Held]:
+        """See `Store`."""
+        with self._named():
+            return [held_record(row) for row in self._connection.execute(self._sql.due, (now_ms, limit))]
+
+    def line(self, line: Line, limit: int) -> Sequence[Held]:
+        """See `Store`."""
+        with self._named():
+            return [held_record(row) for row in self._connection.execute(self._sql.line, (*line, limit))]
+
+    def settle(self, sent: Sequence[int], held: Sequence[Held]) -> None:
+        """See `Store`."""
+        assert self._place is not None  # noqa: S101 - only the leader does it
+        with self._named(), self._connection.transaction():
+            self.confirm()
+            self._connection.execute(self._sql.let_go, (list(sent),))
+            self._hold(held)
+
+    def _hold(self, held: Sequence[Held]) -> None:
+        if held:
+            self._connection.cursor().executemany(self._sql.hold, [held_columns(one) for one in held])
+
+    # -- commands
+
+    def held(self, limit: int) -> Sequence[Held]:
+        """See `Store`."""
+        with self._named():
+            return [held_record(row) for row in self._connection.execute(self._sql.held, (limit,))]
+
+    def retry(self, ids: Sequence[int] | None) -> int:
+        """See `Store`."""
+        named_ids = None if ids is None else list(ids)
+        with self._named():
+            return self._connection.execute(self._sql.retry, (named_ids, named_ids)).rowcount
+
+    def drop(self, ids: Sequence[int]) -> int:
+        """See `Store`."""
+        with self._named():
+            return self._connection.execute(self._sql.drop, (list(ids),)).rowcount
+
+    def find(self, event_id: str) -> str | None:
+        """See `Store`."""
+        with self._named():
+            found = self._connection.execute(self._sql.find_held, (event_id,)).fetchone()
+            if found is not None:
+                return str(found[0])
+            place = self._noted()
+            asked = {"event_id": event_id, "low": place.low, "low_id": place.low_id}
+            return "waiting" if self._connection.execute(self._sql.find, asked).fetchone() else None
+
+    def _noted(self) -> PgPlace:
+        row = self._connection.execute(self._sql.cursor).fetchone()
+        if row is None:
+            raise OutboxError(f"{self._options.table}_cursor is empty: run hexa-worker outbox init")
+        return PgPlace(seq=row[0], low=row[1], low_id=row[2], high=row[3], high_id=row[4], last_id=row[5])
+
+    def busy(self) -> bool:
+        """See `Store`."""
+        with self._named():
+            seen = replace(self._noted(), high=self._now().text)
+            return bool(self._read(seen, 1)) or self._connection.execute(self._sql.any_refused).fetchone() is not None
+
+    def status(self, now_ms: int) -> Status:
+        """See `Store`."""
+        with self._named():
+            db = self._connection
+            place = self._noted()
+            seen = replace(place, high=self._now().text)
+            first = self._read(seen, 1)
+            pending, exact = self._pending(seen)
+            counts = dict(db.execute(self._sql.counts).fetchall())
+            oldest_held = db.execute(self._sql.oldest_held).fetchone()
+            oldest = [one for one in (first[0][6] if first else None, oldest_held and oldest_held[0]) if one]
+            return Status(
+                pending=pending + counts.get(False, 0),
+                exact=exact,
+                oldest_age_s=max(now_ms - min(oldest), 0) / 1000 if oldest else None,
+                held=counts.get(False, 0),
+                parked=counts.get(True, 0),
+                leader=self._leader(),
+                blocked_by=self._blocked_by(),
+                version=schema.VERSION,
+            )
+
+    def _now(self) -> Snapshot:
+        row = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
+        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+        return Snapshot(row[0])
+
+    def _pending(self, place: PgPlace) -> tuple[int, bool]:
+        counted = self._connection.execute(
+            f"SELECT count(*) FROM ({self._sql.next}) AS rows",
+            {
+                "low": place.low,
+                "high": place.high,
+                "low_id": place.low_id,
+                "last_id": place.last_id,
+                "limit": COUNTED + 1,
+            },
+        ).fetchone()
+        assert counted is not None  # noqa: S101 - a count is one row
+        if counted[0] <= COUNTED:
+            return int(counted[0]), True
+        return self._drawn() - max(place.last_id, place.low_id), False
+
+    def _leader(self) -> str | None:
+        row = self._connection.execute(
+            "SELECT coalesce(client_addr::text, 'local') || ' pid ' || pid FROM pg_locks JOIN pg_stat_activity"
+            " USING (pid) WHERE locktype = 'advisory' AND classid = %s AND granted"
+            " AND objid = (hashtext(%s)::bigint & 4294967295)::oid AND objsubid = 2"
+            " AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (schema.LOCK, f"{self._options.table} relay"),
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def _blocked_by(self) -> tuple[int, float] | None:
+        row = self._connection.execute(
+            "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8 FROM pg_stat_activity"
+            " WHERE backend_xid IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()"
+            " ORDER BY age(backend_xid) DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else (int(row[0]), float(row[1]))
+
+    # -- cleaning
+
+    def clean(self, before_ms: int) -> int:
+        """See `Store`."""
+        with self._named():
+            place = self._noted()
+            for part in self._sql.parts:
+                self._truncate(part, place, before_ms)
+            self._skip(place, before_ms)
+            return self._connection.execute(self._sql.forget_claims, (before_ms,)).rowcount
+
+    def _truncate(self, part: str, place: PgPlace, before_ms: int) -> None:
+        """Empty a partition whose rows are all sent and old. Whoever may still write to it is waited for, not long."""
+        db = self._connection
+        newest = db.execute(self._sql.newest_of(part)).fetchone()
+        if newest is None or newest[1] >= before_ms:
+            return
+        try:
+            with db.transaction():
+                db.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+                db.execute(f"LOCK TABLE ONLY {part} IN ACCESS EXCLUSIVE MODE")
+                newest = db.execute(self._sql.newest_of(part)).fetchone()
+                unsent = db.execute(self._sql.unsent_of(part), {"low": place.low, "low_id": place.low_id}).fetchone()
+                if newest is not None and newest[1] < before_ms and unsent is not None and not unsent[0]:
+                    db.execute(f"TRUNCATE {part}")
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            return  # a reader or writer has it: the next round will do
+
+    def _skip(self, place: PgPlace, before_ms: int) -> None:
+        """Begin the next partition where the present one holds old rows, so that it can be emptied one day."""
+        drawn = self._drawn()
+        part = self._sql.parts[drawn // schema.BLOCK % schema.PARTITIONS]
+        oldest = self._connection.execute(self._sql.oldest_of(part)).fetchone()
+        end = (drawn // schema.BLOCK + 1) * schema.BLOCK
+        if oldest is not None and oldest[1] < before_ms and oldest[0] <= place.low_id and end - drawn > SKIP_ROOM:
+            self._connection.execute(self._sql.skip_ids, (end,))

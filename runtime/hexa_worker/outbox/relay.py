@@ -1,0 +1,301 @@
+"""The relay: sends what was written to an outbox, in the order of keys, exactly as it was prepared.
+
+One relay of all sends; the others stand by and take over when its connection, or its process, is gone. What is sent
+is confirmed by the broker before the place is noted, so a relay that dies repeats at most the batch it had in hand.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import anyio
+import msgspec
+from anyio.to_thread import run_sync
+
+from hexa_worker.backoff import Backoff
+from hexa_worker.config.outbox import Outbox
+from hexa_worker.drivers.base import Driver
+from hexa_worker.errors import DriverError, DriverUnavailable
+from hexa_worker.faults import fault
+from hexa_worker.outbox.base import Batch, Line, Store
+from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
+from hexa_worker.outbox.records import Held, Record
+from hexa_worker.outbox.turns import closes, refused, sort_out
+
+STANDBY_S = 1.0
+"""How often one that stands by tries to lead."""
+SLICE_S = 0.2
+"""The longest that a thread waits for the database in one go: so long may a stop take."""
+DOUBT_S = 3.0
+"""After a pause of this length the relay asks whether it still leads before it sends."""
+CLEAN_S = 30.0
+IDLE_LOOK_S = 0.1
+DUE = 100
+T = TypeVar("T")
+log = logging.getLogger("hexa_worker.outbox")
+
+
+class Progress(msgspec.Struct):
+    """What a relay has done in this process.
+
+    Attributes:
+        state: what it does now.
+        relayed: records that the broker confirmed.
+        refused: refusals, each attempt counted.
+        parked: records that were given up.
+        batches: how many batches it sent.
+        sending_s: seconds spent with publishing.
+    """
+
+    state: Literal["away", "standby", "leading"] = "away"
+    relayed: int = 0
+    refused: int = 0
+    parked: int = 0
+    batches: int = 0
+    sending_s: float = 0.0
+
+
+class Relay:
+    """One relay.
+
+    Args:
+        store: its own connection to the outbox; opened and closed by it.
+        driver: an open driver, without wire formats.
+        options: the ``[outbox]`` table.
+    """
+
+    def __init__(self, store: Store, driver: Driver, options: Outbox) -> None:
+        self.progress = Progress()
+        self._store = store
+        self._driver = driver
+        self._options = options
+        self._stopping = False
+        self._stopped = anyio.Event()
+        self._ended = anyio.Event()
+        self._said = ""
+        self._one_at_a_time = anyio.CapacityLimiter(1)
+        self._lines = set[Line]()
+        self._draining = deque[Line]()
+        self._touched = 0.0
+        self._look_at = 0.0
+        self._clean_at = 0.0
+
+    def stop(self) -> None:
+        """End `run` behind the batch that is under way. Idempotent."""
+        self._stopping = True
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Relay until `stop`: whatever is away is tried again for ever.
+
+        Cancellation: as a kill: what is under way may be sent again by the next one.
+        """
+        try:
+            await self._run()
+        finally:
+            self._ended.set()
+
+    async def finish(self, within_s: float) -> None:
+        """Stop, and wait until `run` has returned, but no longer than `within_s`. Cancellation: safe."""
+        self.stop()
+        with anyio.move_on_after(within_s):
+            await self._ended.wait()
+
+    async def _run(self) -> None:
+        backoff = Backoff(first_s=0.1, longest_s=5.0)
+        while not self._stopping:
+            try:
+                await self._call(self._store.open)
+                await self._serve()
+            except (OutboxUnavailable, OutboxError, Fenced) as error:
+                if not self._stopping:
+                    self._say(error)
+            finally:
+                self.progress.state = "away"
+                with anyio.CancelScope(shield=True):
+                    await self._call(self._store.close)
+            await self._rest(backoff.next_s())
+
+    async def busy(self) -> bool:
+        """Whether something is left to send, by whoever leads; true while nobody can tell.
+
+        Cancellation: safe.
+        """
+        if self.progress.state == "away":
+            return True
+        try:
+            return await self._call(self._store.busy)
+        except (OutboxUnavailable, OutboxError):
+            return True
+
+    # -- one life
+
+    async def _serve(self) -> None:
+        self.progress.state = "standby"
+        while not await self._call(self._store.lead):
+            await self._rest(STANDBY_S)
+            if self._stopping:
+                return
+        log.info("relaying %s", self._options.table)
+        self._said = ""
+        self.progress.state = "leading"
+        self._lines = await self._call(lambda: self._store.blocked(parked=self._holds))
+        self._draining.clear()
+        self._look_at = 0.0
+        batch: Batch | None = None
+        while not self._stopping:
+            await self._mind_held()
+            if batch is None:
+                batch = await self._fetch()
+            if batch is None:
+                await self._idle_round()
+            else:
+                batch = await self._relay(batch)
+
+    @property
+    def _holds(self) -> bool:
+        return self._options.on_refused == "hold"
+
+    async def _idle_round(self) -> None:
+        """Nothing to send: clean up now and then, wait for more."""
+        now = time.monotonic()
+        if now >= self._clean_at:
+            self._clean_at = now + CLEAN_S
+            before_ms = time.time_ns() // 1_000_000 - round(self._options.retention_s * 1000)
+            await self._call(lambda: self._store.clean(before_ms))
+        await self._call(lambda: self._store.wait(min(self._options.poll_s, SLICE_S)))
+
+    async def _fetch(self) -> Batch | None:
+        batch = await self._call(lambda: self._store.fetch(self._options.batch))
+        await fault("outbox-fetched")
+        return batch
+
+    async def _relay(self, batch: Batch) -> Batch | None:
+        """Send a batch and note it; returns the one that was fetched meanwhile."""
+        largest = self._driver.capabilities.max_payload
+        send, too_large, behind = sort_out(batch.records, self._lines, largest)
+        following: Batch | Exception | None = None
+
+        async def prefetch() -> None:
+            nonlocal following
+            try:
+                following = await self._fetch()
+            except (OutboxUnavailable, OutboxError) as error:
+                following = error
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(prefetch)
+            answers = await self._send(send)
+        held = [self._held(one, 1, reason) for one, reason in answers]
+        held += [self._held(one, 1, f"its payload is larger than {largest} bytes") for one in too_large]
+        held += [Held(record=one, state="behind") for one in behind]
+        await fault("outbox-published")
+        await self._call(lambda: self._store.advance(batch.place, held))
+        await fault("outbox-advanced")
+        self._lines |= closes(held, self._options.on_refused)
+        if isinstance(following, Exception):
+            raise following
+        return following
+
+    async def _send(self, records: Sequence[Record]) -> list[tuple[Record, str]]:
+        """Publish records, as often as the broker is away; returns those that it refused, and why."""
+        if not records:
+            return []
+        messages = [one.message for one in records]
+        backoff = Backoff()
+        begin = time.monotonic()
+        while True:
+            if time.monotonic() - self._touched > DOUBT_S:
+                await self._call(self._store.confirm)
+            try:
+                answers = await self._driver.publish(messages)
+                break
+            except DriverUnavailable as error:
+                self._say(error)
+            await self._rest(backoff.next_s())
+            if self._stopping:
+                raise Fenced("a stop was asked while the broker was away")
+        self._said = ""
+        failed = [
+            (one, str(answer)) for one, answer in zip(records, answers, strict=True) if isinstance(answer, DriverError)
+        ]
+        progress = self.progress
+        progress.sending_s += time.monotonic() - begin
+        progress.batches += 1
+        progress.relayed += len(records) - len(failed)
+        return failed
+
+    def _held(self, record: Record, attempts: int, reason: str) -> Held:
+        """What becomes of a refused record, said in the log."""
+        held = refused(record, attempts, reason, self._options, time.time_ns() // 1_000_000)
+        self.progress.refused += 1
+        self.progress.parked += held.state == "parked"
+        then = "is parked" if held.state == "parked" else f"is tried again in {self._options.retry_interval_s:g} s"
+        log.warning("event %s for %s was refused and %s: %s", record.event_id, record.message.channel, then, reason)
+        return held
+
+    # -- what is held
+
+    async def _mind_held(self) -> None:
+        """Try again what was refused, and let go on what waits behind something that is gone."""
+        if self._draining:
+            await self._drain(self._draining[0])
+            return
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + min(self._options.retry_interval_s, STANDBY_S)
+        for one in await self._call(lambda: self._store.due(time.time_ns() // 1_000_000, DUE)):
+            await self._try_again(one)
+        if self._lines:
+            self._draining.extend(await self._call(lambda: self._store.unled(parked=self._holds)))
+
+    async def _try_again(self, before: Held) -> None:
+        record, line = before.record, before.record.line
+        held = [self._held(one, before.attempts + 1, reason) for one, reason in await self._send([record])]
+        await self._call(lambda: self._store.settle([] if held else [record.id], held))
+        if line is not None and line not in closes(held, self._options.on_refused):
+            self._draining.append(line)
+
+    async def _drain(self, line: Line) -> None:
+        """Send the first of those that wait in a line; it is open again when none is left."""
+        waiting = await self._call(lambda: self._store.line(line, self._options.batch))
+        if not waiting:
+            self._lines.discard(line)
+            self._draining.popleft()
+            return
+        held = [self._held(one, 1, reason) for one, reason in await self._send([one.record for one in waiting])]
+        kept = {one.record.id for one in held}
+        sent = [one.record.id for one in waiting if one.record.id not in kept]
+        await self._call(lambda: self._store.settle(sent, held))
+        if held:
+            self._draining.popleft()
+
+    # -- its means
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        """Call the store in a thread; one call at a time."""
+        try:
+            return await run_sync(function, limiter=self._one_at_a_time)
+        finally:
+            self._touched = time.monotonic()
+
+    async def _rest(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._stopped.wait()
+
+    def _say(self, error: Exception) -> None:
+        """Say why nothing is sent, once per reason."""
+        if str(error) != self._said:
+            self._said = str(error)
+            log.warning("the outbox is not relayed, trying again: %s", error)
+
+
+async def until_sent(relay: Relay) -> None:
+    """Stop a relay once nothing is left to send, seen twice in a row. Cancellation: safe."""
+    seen = 0
+    while seen < 2:  # noqa: PLR2004 - a transaction may commit between two looks
+        await anyio.sleep(IDLE_LOOK_S)
+        seen = 0 if await relay.busy() else seen + 1
+    relay.stop()

@@ -1,0 +1,295 @@
+"""The relay's connection to a SQLite outbox."""
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hexa_worker.config.outbox import Outbox
+from hexa_worker.outbox.base import Batch, Line, Place, Status
+from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
+from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, Held, held_columns, held_record, record
+from hexa_worker.outbox.sqlite import schema
+
+BUSY_S = 5.0
+LOOK_S = 0.005
+"""How often is looked whether another connection has written: a read of shared memory."""
+CHUNK = 10_000
+_COLUMNS = ", ".join(COLUMNS)
+_HELD = ", ".join(HELD_COLUMNS)
+_WAITING = ("database is locked", "database is busy", "disk I/O error", "database or disk is full", "readonly")
+
+
+class RowPlace(Place, frozen=True):
+    """Everything up to `last_id` is sent; `seq` counts the places that were noted."""
+
+    seq: int
+    last_id: int
+
+
+class SqliteStore:
+    """See `hexa_worker.outbox.base.Store`. The leader holds a lock on a file beside the database.
+
+    Args:
+        path: the database.
+        options: the ``[outbox]`` table.
+    """
+
+    def __init__(self, path: Path, options: Outbox) -> None:
+        self._path = path
+        self._table = options.table
+        self._db: sqlite3.Connection | None = None
+        self._lock: int | None = None
+        self._place = RowPlace(0, 0)
+        self._seen = -1
+
+    # -- its life
+
+    def open(self) -> None:
+        """See `Store`."""
+        if not self._path.exists():
+            raise OutboxError(f"{self._path} is not there: run hexa-worker outbox init")
+        with self._named():
+            self._db = connect(self._path)
+            found = schema.version(self._db, self._table)
+            schema.require_known(found, self._table)
+            if found != schema.VERSION:
+                state = "no tables" if found is None else f"tables of version {found}"
+                raise OutboxError(f"{self._path} has {state}: run hexa-worker outbox init")
+
+    def close(self) -> None:
+        """See `Store`."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise OutboxUnavailable("the outbox is not open")
+        return self._db
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            passing = isinstance(error, sqlite3.OperationalError) and any(one in str(error) for one in _WAITING)
+            raise (OutboxUnavailable if passing else OutboxError)(f"{self._path}: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is the only writer from its beginning."""
+        db = self._connection
+        with self._named():
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    # -- its turn
+
+    def lead(self) -> bool:
+        """See `Store`."""
+        lock = os.open(f"{self._path}.relay", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"pid {os.getpid()}".encode(), 0)
+        self._lock = lock
+        self._place = self._noted()
+        return True
+
+    def _noted(self) -> RowPlace:
+        with self._named():
+            return RowPlace(*self._connection.execute(f"SELECT seq, last_id FROM {self._table}_cursor").fetchone())
+
+    def fetch(self, limit: int) -> Batch | None:
+        """See `Store`."""
+        query = f"SELECT id, {_COLUMNS} FROM {self._table} WHERE id > ? ORDER BY id LIMIT ?"
+        with self._named():
+            rows = self._connection.execute(query, (self._place.last_id, limit)).fetchall()
+        if not rows:
+            return None
+        self._place = RowPlace(self._place.seq + 1, rows[-1][0])
+        return Batch([record(row) for row in rows], self._place)
+
+    def confirm(self) -> None:
+        """See `Store`."""
+        if self._noted().seq > self._place.seq:
+            raise Fenced("another relay has noted a later place")
+
+    def advance(self, place: Place, held: Sequence[Held]) -> None:
+        """See `Store`."""
+        assert isinstance(place, RowPlace)  # noqa: S101 - it came from `fetch`
+        query = f"UPDATE {self._table}_cursor SET seq = ?, last_id = ? WHERE seq = ?"
+        with self._writing() as db:
+            if not db.execute(query, (place.seq, place.last_id, place.seq - 1)).rowcount:
+                raise Fenced("another relay has noted a later place")
+            self._hold(db, held)
+
+    def wait(self, seconds: float) -> None:
+        """See `Store`."""
+        deadline = time.monotonic() + seconds
+        with self._named():
+            while (now := self._connection.execute("PRAGMA data_version").fetchone()[0]) == self._seen:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(LOOK_S)
+        self._seen = now
+
+    # -- what is held
+
+    def blocked(self, *, parked: bool) -> set[Line]:
+        """See `Store`."""
+        query = f"""
+            SELECT DISTINCT channel, key FROM {self._table}_held
+            WHERE key IS NOT NULL AND (state <> 'parked' OR ?)"""
+        with self._named():
+            return set(self._connection.execute(query, (parked,)))
+
+    def unled(self, *, parked: bool) -> Sequence[Line]:
+        """See `Store`."""
+        query = f"""
+            SELECT channel, key FROM (
+                SELECT channel, key, state, min(id) FROM {self._table}_held
+                WHERE key IS NOT NULL AND (state <> 'parked' OR ?) GROUP BY channel, key
+            ) WHERE state = 'behind'"""
+        with self._named():
+            return [(channel, key) for channel, key in self._connection.execute(query, (parked,))]
+
+    def due(self, now_ms: int, limit: int) -> Sequence[Held]:
+        """See `Store`."""
+        return self._select_held("state = 'refused' AND due_ms <= ?", (now_ms,), limit)
+
+    def line(self, line: Line, limit: int) -> Sequence[Held]:
+        """See `Store`."""
+        return self._select_held("channel = ? AND key = ? AND state <> 'parked'", line, limit)
+
+    def held(self, limit: int) -> Sequence[Held]:
+        """See `Store`."""
+        return self._select_held("state <> 'behind'", (), limit)
+
+    def _select_held(self, where: str, values: Sequence[object], limit: int) -> list[Held]:
+        query = f"SELECT {_HELD} FROM {self._table}_held WHERE {where} ORDER BY id LIMIT ?"
+        with self._named():
+            rows = self._connection.execute(query, (*values, limit)).fetchall()
+        return [held_record(row) for row in rows]
+
+    def settle(self, sent: Sequence[int], held: Sequence[Held]) -> None:
+        """See `Store`."""
+        with self._writing() as db:
+            self.confirm()
+            db.executemany(f"DELETE FROM {self._table}_held WHERE id = ?", [(one,) for one in sent])
+            self._hold(db, held)
+
+    def _hold(self, db: sqlite3.Connection, held: Sequence[Held]) -> None:
+        query = f"INSERT OR REPLACE INTO {self._table}_held ({_HELD}) VALUES ({', '.join('?' * len(HELD_COLUMNS))})"
+        db.executemany(query, [held_columns(one) for one in held])
+
+    # -- commands
+
+    def retry(self, ids: Sequence[int] | None) -> int:
+        """See `Store`."""
+        query = f"UPDATE {self._table}_held SET state = 'refused', attempts = 0, due_ms = 0 WHERE state = 'parked'"
+        with self._writing() as db:
+            if ids is None:
+                return db.execute(query).rowcount
+            return db.executemany(f"{query} AND id = ?", [(one,) for one in ids]).rowcount
+
+    def drop(self, ids: Sequence[int]) -> int:
+        """See `Store`."""
+        query = f"DELETE FROM {self._table}_held WHERE state = 'parked' AND id = ?"
+        with self._writing() as db:
+            return db.executemany(query, [(one,) for one in ids]).rowcount
+
+    def find(self, event_id: str) -> str | None:
+        """See `Store`."""
+        with self._named():
+            db = self._connection
+            found = db.execute(f"SELECT state FROM {self._table}_held WHERE event_id = ?", (event_id,)).fetchone()
+            if found is not None:
+                return str(found[0])
+            query = f"SELECT 1 FROM {self._table} WHERE id > ? AND event_id = ? LIMIT 1"
+            return "waiting" if db.execute(query, (self._noted().last_id, event_id)).fetchone() else None
+
+    def busy(self) -> bool:
+        """See `Store`."""
+        query = f"""
+            SELECT 1 WHERE EXISTS (SELECT 1 FROM {self._table} WHERE id > (SELECT last_id FROM {self._table}_cursor))
+                OR EXISTS (SELECT 1 FROM {self._table}_held WHERE state = 'refused')"""
+        with self._named():
+            return self._connection.execute(query).fetchone() is not None
+
+    def status(self, now_ms: int) -> Status:
+        """See `Store`."""
+        last_id = self._noted().last_id
+        with self._named():
+            db = self._connection
+            pending = db.execute(f"SELECT count(*) FROM {self._table} WHERE id > ?", (last_id,)).fetchone()[0]
+            first = f"SELECT timestamp_ms FROM {self._table} WHERE id > ? ORDER BY id LIMIT 1"
+            ages = [db.execute(first, (last_id,)).fetchone() or (None,)]
+            held = f"SELECT min(timestamp_ms) FROM {self._table}_held WHERE state <> 'parked'"
+            ages.append(db.execute(held).fetchone())
+            query = f"SELECT state = 'parked', count(*) FROM {self._table}_held GROUP BY 1"
+            counts = dict(db.execute(query).fetchall())
+        oldest = [age[0] for age in ages if age[0] is not None]
+        return Status(
+            pending=pending + counts.get(0, 0),
+            exact=True,
+            oldest_age_s=max(now_ms - min(oldest), 0) / 1000 if oldest else None,
+            held=counts.get(0, 0),
+            parked=counts.get(1, 0),
+            leader=self._leader(),
+            blocked_by=None,
+            version=schema.VERSION,
+        )
+
+    def _leader(self) -> str | None:
+        try:
+            lock = os.open(f"{self._path}.relay", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.pread(lock, 100, 0).decode()
+        else:
+            return None
+        finally:
+            os.close(lock)
+
+    def clean(self, before_ms: int) -> int:
+        """See `Store`."""
+        last_id = self._noted().last_id
+        rows = f"""
+            DELETE FROM {self._table} WHERE id IN (
+                SELECT id FROM {self._table} WHERE id <= ? ORDER BY id LIMIT {CHUNK}) AND timestamp_ms < ?"""
+        claims = f"""
+            DELETE FROM {self._table}_inbox WHERE (action, event_id) IN (
+                SELECT action, event_id FROM {self._table}_inbox WHERE done_at < ? LIMIT {CHUNK})"""
+        while True:
+            with self._writing() as db:
+                removed = db.execute(rows, (last_id, before_ms)).rowcount
+            if removed < CHUNK:
+                break
+        with self._writing() as db:
+            return db.execute(claims, (before_ms // 1000,)).rowcount
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection without transactions of its own, for one thread at a time."""
+    return sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)

@@ -1,0 +1,49 @@
+"""What the relay decides: which records are sent now, and what becomes of those that are refused. Pure."""
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+
+from hexa_worker.config.outbox import Outbox
+from hexa_worker.outbox.base import Line
+from hexa_worker.outbox.records import Held, Record
+
+
+def sort_out(
+    records: Iterable[Record], blocked: AbstractSet[Line], max_payload: int | None
+) -> tuple[list[Record], list[Record], list[Record]]:
+    """Those to send now, those that the broker would refuse, and those that wait behind such a one.
+
+    Args:
+        records: in the order in which they are sent.
+        blocked: the lines in which something waits already.
+        max_payload: bytes of the largest payload that the broker takes; None: nobody knows.
+    """
+    send: list[Record] = []
+    too_large: list[Record] = []
+    behind: list[Record] = []
+    closed = set(blocked)
+    for one in records:
+        line = one.line
+        if line is not None and line in closed:
+            behind.append(one)
+        elif max_payload is not None and len(one.message.payload) > max_payload:
+            too_large.append(one)
+            if line is not None:
+                closed.add(line)
+        else:
+            send.append(one)
+    return send, too_large, behind
+
+
+def refused(record: Record, attempts: int, reason: str, options: Outbox, now_ms: int) -> Held:
+    """A record that the broker has refused `attempts` times: it is tried again, or parked."""
+    if attempts > options.maximum_attempts:
+        return Held(record=record, state="parked", attempts=attempts, reason=reason)
+    due_ms = now_ms + round(options.retry_interval_s * 1000)
+    return Held(record=record, state="refused", attempts=attempts, reason=reason, due_ms=due_ms)
+
+
+def closes(held: Sequence[Held], on_refused: str) -> set[Line]:
+    """The lines that records just held keep from going on."""
+    keeps = [one for one in held if one.state != "parked" or on_refused == "hold"]
+    return {line for one in keeps if (line := one.record.line) is not None}

@@ -1,0 +1,229 @@
+"""The relay: what was committed arrives as it was prepared, in the order of keys; a refusal stops its own key only."""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from hexa_worker import Event
+from hexa_worker.core.message import Message
+from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.outbox.opening import make_store
+from hexa_worker.outbox.relay import Relay
+from tests.outbox.stage import Place
+
+pytestmark = pytest.mark.anyio
+LIMIT_S = 20.0
+
+
+class Broker(MemoryDriver):
+    """A memory broker that refuses and is away at will.
+
+    Attributes:
+        refused: payloads that it takes no more.
+        away: how many publishes fail from now on.
+        sent: what it took, in order.
+    """
+
+    def __init__(self, largest: int | None = None) -> None:
+        super().__init__(MemoryStore())
+        self.refused: set[bytes] = set()
+        self.away = 0
+        self.sent: list[Message] = []
+        self._largest = largest
+
+    @property
+    def capabilities(self) -> Any:
+        return replace(super().capabilities, max_payload=self._largest)
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        if self.away:
+            self.away -= 1
+            raise DriverUnavailable("gone fishing")
+        answers: list[str | DriverError] = []
+        for one in messages:
+            if one.payload in self.refused:
+                answers.append(DriverRejected("no such luck"))
+            else:
+                self.sent.append(one)
+                answers.append("id")
+        return answers
+
+    def numbers(self, key: bytes | None = None) -> list[int]:
+        return [int(one.payload) for one in self.sent if key is None or one.key == key]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def until(seen: Callable[[], bool]) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while not seen():
+            await anyio.sleep(0.01)
+
+
+class Running:
+    """A relay that runs for the length of a block."""
+
+    def __init__(self, place: Place, broker: Broker, **options: Any) -> None:
+        self.relay = Relay(make_store(place.config), broker, replace(place.options, **options))
+        self._group = anyio.create_task_group()
+
+    async def __aenter__(self) -> Relay:
+        await self._group.__aenter__()
+        self._group.start_soon(self.relay.run)
+        return self.relay
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.relay.stop()
+        self._group.cancel_scope.deadline = anyio.current_time() + LIMIT_S
+        await self._group.__aexit__(kind, error, traceback)
+
+
+async def test_what_was_written_before_and_after_arrives_in_order_and_once(place: Place) -> None:
+    broker = Broker()
+    place.write(*range(50))
+    async with Running(place, broker, batch=7) as relay:
+        await until(lambda: len(broker.sent) == 50)
+        place.write(50)
+        await until(lambda: len(broker.sent) == 51)
+        with anyio.fail_after(LIMIT_S):
+            while await relay.busy():
+                await anyio.sleep(0.01)
+    assert broker.numbers() == list(range(51))
+    async with Running(place, broker):
+        place.write(51)
+        await until(lambda: len(broker.sent) == 52)
+    assert broker.numbers() == list(range(52))
+
+
+async def test_a_record_arrives_as_it_was_prepared(place: Place) -> None:
+    broker, connection = Broker(), place.connect()
+    event = Event(channel="orders", payload={"a": 1}, key="k", headers={"x": "y"}, carried=(("traceparent", b"t"),))
+    (event_id,) = place.outbox.emit_sync(connection, event)
+    connection.commit()
+    async with Running(place, broker):
+        await until(lambda: bool(broker.sent))
+    (message,) = broker.sent
+    assert message.payload == b'{"a":1}'
+    assert dict(message.headers) == {"hexa-event-id": event_id.encode(), "x": b"y", "traceparent": b"t"}
+
+
+async def test_a_broker_that_is_away_is_waited_for(place: Place) -> None:
+    broker = Broker()
+    broker.away = 3
+    place.write(1, 2)
+    async with Running(place, broker):
+        await until(lambda: len(broker.sent) == 2)
+    assert broker.numbers() == [1, 2]
+
+
+async def test_a_refused_record_stops_its_key_and_no_other_until_it_is_taken(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"1"}
+    place.write(1)
+    async with Running(place, broker, maximum_attempts=10_000) as relay:
+        await until(lambda: relay.progress.refused > 0)
+        place.write(2, 3)
+        place.write(4, key="other")
+        place.write(5, key=None)
+        await until(lambda: len(broker.sent) == 2)
+        assert broker.numbers() == [4, 5]
+        broker.refused.clear()
+        await until(lambda: len(broker.sent) == 5)
+        place.write(6)
+        await until(lambda: len(broker.sent) == 6)
+    assert broker.numbers(b"k") == [1, 2, 3, 6]
+
+
+async def test_a_record_that_is_known_to_be_too_large_never_lets_its_followers_pass(place: Place) -> None:
+    broker = Broker(largest=3)
+    place.write(1, 20_000, 3, 4)
+    place.write(5, key="other")
+    async with Running(place, broker, maximum_attempts=10_000) as relay:
+        await until(lambda: len(broker.sent) == 2)
+        assert broker.numbers() == [1, 5]
+        await until(lambda: relay.progress.refused > 0)
+        broker._largest = None
+        await until(lambda: len(broker.sent) == 5)
+    assert broker.numbers(b"k") == [1, 20_000, 3, 4]
+
+
+async def test_a_record_is_parked_after_its_attempts_and_its_key_stays_until_it_is_told(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"1"}
+    place.write(1)
+    async with Running(place, broker, retry_interval_s=0.01) as relay:
+        await until(lambda: relay.progress.parked == 1)
+        place.write(2)
+        place.write(3, key="other")
+        await until(lambda: broker.numbers() == [3])
+        other = place.store(leading=False)
+        (parked,) = other.held(10)
+        assert (parked.state, parked.attempts, parked.reason) == ("parked", 3, "no such luck")
+        broker.refused.clear()
+        assert other.retry([parked.record.id]) == 1
+        await until(lambda: broker.numbers(b"k") == [1, 2])
+
+
+async def test_a_parked_record_that_is_dropped_lets_its_key_go_on(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"1"}
+    place.write(1)
+    async with Running(place, broker, retry_interval_s=0.01) as relay:
+        await until(lambda: relay.progress.parked == 1)
+        place.write(2)
+        other = place.store(leading=False)
+        (parked,) = other.held(10)
+        assert other.drop([parked.record.id]) == 1
+        await until(lambda: broker.numbers() == [2])
+
+
+async def test_a_key_goes_on_behind_a_parked_record_where_that_is_configured(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"1"}
+    place.write(1)
+    async with Running(place, broker, retry_interval_s=0.01, on_refused="park") as relay:
+        await until(lambda: relay.progress.refused > 0)
+        place.write(2)
+        await until(lambda: broker.numbers() == [2])
+        assert relay.progress.parked == 1
+
+
+async def test_what_is_held_is_remembered_by_the_next_relay(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"1"}
+    place.write(1)
+    async with Running(place, broker, maximum_attempts=10_000) as relay:
+        await until(lambda: relay.progress.refused > 0)
+        place.write(2)
+        place.write(3, key=None)
+        await until(lambda: broker.numbers() == [3])
+    broker.refused.clear()
+    async with Running(place, broker):
+        place.write(4)
+        await until(lambda: len(broker.sent) == 4)
+    assert broker.numbers(b"k") == [1, 2, 4]
+
+
+async def test_of_two_relays_one_sends_and_the_other_takes_over(place: Place) -> None:
+    broker = Broker()
+    async with Running(place, broker) as second:
+        await until(lambda: second.progress.state == "leading")
+        async with Running(place, broker) as first:
+            await until(lambda: first.progress.state == "standby")
+            place.write(*range(10))
+            await until(lambda: len(broker.sent) == 10)
+            assert (first.progress.relayed, second.progress.relayed) == (0, 10)
+            second.stop()
+            place.write(10)
+            await until(lambda: len(broker.sent) == 11)
+    assert broker.numbers() == list(range(11))

@@ -1,0 +1,295 @@
+"""PostgreSQL: however transactions begin, draw ids and commit, events are sent once and in the order of their keys."""
+
+import json
+import threading
+from collections import defaultdict
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hexa_worker import Event
+from hexa_worker.outbox.base import Store
+from hexa_worker.outbox.errors import OutboxError
+from hexa_worker.outbox.initialising import initialise, restore
+from hexa_worker.outbox.postgres import schema
+from hexa_worker.outbox.postgres.statements import Statements
+from tests.outbox.stage import Place, fetch_all, payloads
+
+pytestmark = pytest.mark.postgres
+STATEMENTS = Statements("hexa_outbox")
+
+
+def emit(place: Place, connection: Any, number: int, key: str) -> None:
+    place.outbox.emit_sync(connection, Event(channel="orders", payload=number, key=key))
+
+
+def number_of_transaction(connection: Any) -> int:
+    return int(connection.execute("SELECT pg_current_xact_id()::text").fetchone()[0])
+
+
+def test_a_transaction_that_commits_late_is_sent_in_its_turn(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    late = place.connect()
+    emit(place, late, 1, "a")
+    place.write(2, 3, key="b")
+    assert fetch_all(store) == [2, 3]
+    place.write(4, key="b")
+    assert fetch_all(store) == [4]
+    emit(place, late, 5, "a")
+    assert store.fetch(10) is None
+    late.commit()
+    assert fetch_all(store, limit=1) == [1, 5]
+    assert store.fetch(10) is None
+
+
+def test_the_later_of_two_writers_of_a_key_comes_later_though_it_began_and_commits_otherwise(
+    postgres_place: Place,
+) -> None:
+    """The one that waited for the lock has the lower transaction number, and a third one holds the horizon back."""
+    place, store = postgres_place, postgres_place.store()
+    waiting, third, first = place.connect(), place.connect(), place.connect()
+    numbers = [number_of_transaction(one) for one in (waiting, third, first)]
+    assert numbers == sorted(numbers)
+    emit(place, first, 1, "a")
+    first.commit()  # its lock goes to the one that waited
+    emit(place, waiting, 2, "a")
+    waiting.commit()
+    assert fetch_all(store) == [1, 2]
+    emit(place, third, 3, "a")
+    third.commit()
+    assert fetch_all(store) == [3]
+
+
+def test_a_large_backlog_is_read_in_batches_that_late_transactions_do_not_disturb(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    late = place.connect()
+    emit(place, late, 1, "a")
+    place.write(*range(10, 20), key="b")
+    batch = store.fetch(4)
+    assert batch is not None
+    assert payloads(batch.records) == [10, 11, 12, 13]
+    store.advance(batch.place, [])
+    late.commit()
+    place.write(20, key="b")
+    store.close()
+    again = place.store()  # as after a kill: the place was noted in the middle of a snapshot
+    assert fetch_all(again, limit=4) == [*range(14, 20), 1, 20]
+
+
+class Interleaving:
+    """Transactions that lock keys, emit and end in any order, beside a relay.
+
+    Args:
+        place: the outbox.
+        store: the relay's.
+    """
+
+    def __init__(self, place: Place, store: Store) -> None:
+        self._place = place
+        self._store = store
+        self._connections = [place.connect() for _ in range(4)]
+        self._locks: dict[str, int] = {}  # key: which transaction holds it
+        self._emitted: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        self._committed: dict[str, list[int]] = defaultdict(list)
+        self._sent: dict[str, list[int]] = defaultdict(list)
+        self._count = 0
+
+    def step(self, what: str, who: int, key: str) -> None:
+        connection = self._connections[who]
+        match what:
+            case "number":
+                number_of_transaction(connection)
+            case "emit":
+                if self._locks.setdefault(key, who) == who:
+                    self._count += 1
+                    emit(self._place, connection, self._count, key)
+                    self._emitted[who].append((key, self._count))
+            case "commit" | "rollback":
+                connection.commit() if what == "commit" else connection.rollback()
+                for each, number in self._emitted.pop(who, []):
+                    if what == "commit":
+                        self._committed[each].append(number)
+                self._locks = {each: owner for each, owner in self._locks.items() if owner != who}
+            case "relay":
+                self.relay(who + 1)
+
+    def relay(self, limit: int) -> bool:
+        batch = self._store.fetch(limit)
+        if batch is None:
+            return False
+        for one in batch.records:
+            assert one.message.key is not None
+            self._sent[one.message.key.decode()].append(int(one.message.payload))
+        self._store.advance(batch.place, [])
+        return True
+
+    def end(self) -> None:
+        for who in range(len(self._connections)):
+            self.step("rollback", who, "")
+        while self.relay(3):
+            pass
+        assert dict(self._sent) == {key: numbers for key, numbers in self._committed.items() if numbers}
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["number", "emit", "emit", "commit", "rollback", "relay", "relay"]),
+        st.integers(0, 3),
+        st.sampled_from(["a", "b"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(steps)
+def test_what_is_sent_is_what_was_committed_in_the_order_of_each_key(
+    postgres_place: Place, taken: list[tuple[str, int, str]]
+) -> None:
+    store = postgres_place.store()
+    try:
+        run = Interleaving(postgres_place, store)
+        for step in taken:
+            run.step(*step)
+        run.end()
+    finally:
+        postgres_place.close()
+        postgres_place._opened.clear()
+
+
+def test_writers_in_threads_lose_nothing_and_keep_their_order(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    writers = [threading.Thread(target=write_many, args=(place, name)) for name in range(4)]
+    for one in writers:
+        one.start()
+    sent: list[int] = []
+    while any(one.is_alive() for one in writers):
+        sent += fetch_all(store, limit=50)
+    sent += fetch_all(store)
+    assert sorted(sent) == sorted(1000 * name + number for name in range(4) for number in range(150))
+    for name in range(4):
+        mine = [one for one in sent if one // 1000 == name]
+        assert mine == sorted(mine)
+
+
+def write_many(place: Place, name: int) -> None:
+    with psycopg.connect(place.options.url.reveal()) as connection:
+        for number in range(150):
+            emit(place, connection, 1000 * name + number, str(name))
+            connection.commit()
+
+
+def test_a_transaction_has_its_number_before_it_draws_an_id(postgres_place: Place) -> None:
+    """The relay looks for late rows by number and for others by id: this order is what makes that exact."""
+    connection = postgres_place.connect()
+    plan = connection.execute(
+        "EXPLAIN (VERBOSE, FORMAT JSON) INSERT INTO hexa_outbox (event_id, channel, headers, payload, timestamp_ms)"
+        " SELECT 'e', 'c', '', '', n FROM generate_series(1, 2) AS n"
+    ).fetchone()[0]
+    (output,) = [node["Output"] for node in plan[0]["Plan"]["Plans"]]
+    assert output[0] == "pg_current_xact_id()"
+    assert output[1].startswith("nextval(")
+    cache = connection.execute("SELECT seqcache FROM pg_sequence WHERE seqrelid = 'hexa_outbox_ids'::regclass")
+    assert cache.fetchone()[0] == 1
+
+
+def test_sent_partitions_are_emptied_and_the_ids_go_on_in_the_next_one(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    place.write(1)
+    assert fetch_all(store) == [1]
+    store.clean(2**52)
+    connection = place.connect()
+    assert connection.execute("SELECT count(*) FROM hexa_outbox").fetchone()[0] == 0
+    connection.rollback()
+    place.write(2)
+    assert fetch_all(store) == [2]
+    place.write(3)
+    store.clean(2**52)  # what is not sent stays
+    assert fetch_all(store) == [3]
+
+
+def test_old_rows_of_a_quiet_outbox_get_out_of_the_way_of_new_ones(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    place.write(1)
+    assert fetch_all(store) == [1]
+    reader = place.connect()
+    reader.execute("SELECT count(*) FROM hexa_outbox_0")  # keeps the partition from being emptied
+    store.clean(2**52)
+    place.write(2)
+    assert reader.execute("SELECT max(id) FROM hexa_outbox").fetchone()[0] == schema.BLOCK + 1
+    assert fetch_all(store) == [2]
+    reader.rollback()
+    store.clean(2**52)
+    assert reader.execute("SELECT count(*) FROM hexa_outbox_0").fetchone()[0] == 0
+
+
+def test_a_writer_that_is_not_done_keeps_its_partition(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    writer = place.connect()
+    emit(place, writer, 1, "a")
+    place.write(2)
+    assert fetch_all(store) == [2]
+    store.clean(2**52)
+    writer.commit()
+    assert fetch_all(store) == [1]
+
+
+def test_a_held_snapshot_leaves_no_dead_rows_behind(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    holder = place.connect()
+    holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    holder.execute("SELECT 1")
+    place.write(*range(100))
+    assert fetch_all(store) == list(range(100))
+    connection = place.connect()
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    dead = connection.execute(
+        "SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE relname ~ '^hexa_outbox_[0-9]+$'"
+    ).fetchone()[0]
+    assert dead == 0
+
+
+@pytest.mark.parametrize("query", ["next", "late"])
+def test_the_relay_reads_by_index_and_stops_after_its_batch(postgres_place: Place, query: str) -> None:
+    place = postgres_place
+    place.write(*range(2_000))
+    store: Any = place.store()
+    asked = {"low": "1:1:", "low_id": 10**9 if query == "late" else 0, "last_id": 0, "limit": 50}
+    if query == "late":
+        (xid,) = store._connection.execute("SELECT min(xid)::text FROM hexa_outbox").fetchone()
+        asked["low"] = f"{xid}:{int(xid) + 1}:{xid}"
+    asked["high"] = store._connection.execute("SELECT pg_current_snapshot()::text").fetchone()[0]
+    text = f"EXPLAIN (ANALYZE, FORMAT JSON) {getattr(STATEMENTS, query)}"
+    plan = json.dumps(store._connection.execute(text, asked).fetchone()[0])
+    assert "Seq Scan" not in plan
+    assert max(node["Actual Rows"] for node in nodes(json.loads(plan)[0]["Plan"]) if "Scan" in node["Node Type"]) <= 51
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *[each for one in plan.get("Plans", []) for each in nodes(one)]]
+
+
+def test_a_database_restored_elsewhere_is_not_relayed_by_mistake(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    place.write(1)
+    assert fetch_all(store) == [1]
+    place.write(2)
+    store.close()
+    connection = place.connect()
+    connection.execute("UPDATE hexa_outbox_cursor SET cluster = '1'")
+    connection.commit()
+    with pytest.raises(OutboxError, match="--restored"):
+        place.store()
+    place.let_go()
+    restore(place.config)
+    place.write(3)
+    assert fetch_all(place.store())[-2:] == [2, 3]  # of what was sent shortly before, something may come again
+
+
+def test_making_the_tables_twice_changes_nothing(postgres_place: Place) -> None:
+    postgres_place.write(1)
+    assert initialise(postgres_place.config) == (1, 1)
+    assert fetch_all(postgres_place.store()) == [1]

@@ -1,0 +1,155 @@
+"""What is written is found once, in order, whatever its transactions do; the same in every database."""
+
+import pytest
+
+from hexa_worker import Event
+from hexa_worker.outbox.errors import Fenced, OutboxError
+from hexa_worker.outbox.records import Held
+from tests.outbox.stage import Place, fetch_all, payloads
+
+
+def test_what_is_committed_is_found_in_order_and_once(place: Place) -> None:
+    store = place.store()
+    assert store.fetch(10) is None
+    place.write(1, 2, 3)
+    place.write(4)
+    assert fetch_all(store, limit=3) == [1, 2, 3, 4]
+    assert store.fetch(10) is None
+
+
+def test_the_first_event_of_all_is_found_by_a_relay_that_looked_before_it(place: Place) -> None:
+    store = place.store()
+    assert [store.fetch(10), store.fetch(10)] == [None, None]
+    place.write(1)
+    assert fetch_all(store) == [1]
+
+
+def test_what_is_rolled_back_is_never_found(place: Place) -> None:
+    store, connection = place.store(), place.connect()
+    place.outbox.emit_sync(connection, Event(channel="orders", payload=1, key="k"))
+    connection.rollback()
+    place.write(2)
+    assert fetch_all(store) == [2]
+
+
+def test_a_record_is_found_exactly_as_it_was_prepared(place: Place) -> None:
+    event = Event(
+        channel="orders",
+        payload=b"\x00\xff",
+        key=b"\xfe",
+        headers={"tenant": "é"},
+        correlation_id="c",
+        carried=(("traceparent", b"00-1-2-03"), ("x", b"\xff")),
+    )
+    connection = place.connect()
+    (event_id,) = place.outbox.emit_sync(connection, event)
+    connection.commit()
+    batch = place.store().fetch(10)
+    assert batch is not None
+    (found,) = batch.records
+    assert found.event_id == event_id
+    again = Event(**{**{name: getattr(event, name) for name in event.__struct_fields__}, "id": event_id})
+    _, (prepared,) = place.outbox._prepared([again], None)
+    assert found.message.headers == prepared.message.headers
+    assert (found.message.payload, found.message.key) == (b"\x00\xff", b"\xfe")
+    assert abs(found.message.timestamp_ms - prepared.message.timestamp_ms) < 60_000
+
+
+def test_one_relay_leads_and_the_next_goes_on_where_it_ended(place: Place) -> None:
+    first = place.store()
+    second = place.store(leading=False)
+    assert not second.lead()
+    place.write(1, 2, 3, 4)
+    batch = first.fetch(2)
+    assert batch is not None
+    first.advance(batch.place, [])
+    assert payloads(first.fetch(2).records) == [3, 4]  # type: ignore[union-attr]
+    first.close()
+    assert second.lead()
+    assert fetch_all(second) == [3, 4]
+
+
+def test_who_was_overtaken_notes_nothing_any_more(place: Place) -> None:
+    first, second = place.store(), place.store(leading=False)
+    place.write(1)
+    stale = first.fetch(1)
+    assert stale is not None
+    first.close()
+    assert second.lead()
+    assert fetch_all(second) == [1]
+    first.open()
+    with pytest.raises((Fenced, AssertionError)):
+        first.advance(stale.place, [])
+
+
+def test_held_records_are_kept_in_lines_until_they_are_settled(place: Place) -> None:
+    store = place.store()
+    place.write(1, 2)
+    place.write(3, key=None)
+    batch = store.fetch(10)
+    assert batch is not None
+    one, two, three = batch.records
+    store.advance(
+        batch.place,
+        [
+            Held(record=one, state="refused", attempts=1, reason="no", due_ms=50),
+            Held(record=two, state="behind"),
+            Held(record=three, state="parked", attempts=9, reason="never"),
+        ],
+    )
+    line = ("orders", b"k")
+    assert store.blocked(parked=True) == {line}
+    assert not store.due(49, 10)
+    assert [held.record for held in store.due(50, 10)] == [one]
+    assert [held.record for held in store.line(line, 10)] == [one, two]
+    assert not store.unled(parked=True)
+    store.settle([one.id], [])
+    assert store.unled(parked=True) == [line]
+    assert [(held.record, held.state, held.reason) for held in store.held(10)] == [(three, "parked", "never")]
+    status = store.status(0)
+    assert (status.pending, status.held, status.parked) == (1, 1, 1)
+    assert store.retry(None) == 1
+    assert [held.record for held in store.due(0, 10)] == [three]
+
+
+def test_a_status_tells_what_waits_how_long_and_who_leads(place: Place) -> None:
+    looker = place.store(leading=False)
+    assert looker.status(0).leader is None
+    store = place.store()
+    place.write(1, 2)
+    batch = store.fetch(1)
+    assert batch is not None
+    at = batch.records[0].message.timestamp_ms
+    status = looker.status(at + 5_000)
+    assert (status.pending, status.exact, status.version) == (2, True, 1)
+    assert status.oldest_age_s == 5.0
+    assert "pid" in (status.leader or "")
+    store.advance(batch.place, [])
+    assert looker.status(at).pending == 1
+
+
+def test_an_event_is_found_by_its_id_until_it_is_sent(place: Place) -> None:
+    store = place.store()
+    (event_id,) = place.write(1)
+    assert store.find(event_id) == "waiting"
+    fetch_all(store)
+    assert store.find(event_id) is None
+
+
+def test_cleaning_removes_what_was_sent_and_nothing_else(place: Place) -> None:
+    store = place.store()
+    place.write(1)
+    assert fetch_all(store) == [1]
+    place.write(2)
+    store.clean(2**52)
+    assert fetch_all(store) == [2]
+
+
+def test_tables_that_are_missing_are_an_error_that_says_what_to_do(place: Place) -> None:
+    connection = place.connect()
+    connection.execute("DROP VIEW hexa_outbox_debezium")
+    connection.execute("DROP TABLE hexa_outbox_cursor")
+    connection.execute("DROP TABLE hexa_outbox" + ("" if place.sqlite else " CASCADE"))
+    connection.commit()
+    with pytest.raises(OutboxError, match="hexa-worker outbox init"):
+        place.store()
