@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -22,7 +23,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.drivers.opening import make_driver
+from hexa_worker.drivers.opening import make_driver, without_wire
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -30,9 +31,14 @@ from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.log import AWAY_REPEAT_S, SubscriptionLog, reason_of
 from hexa_worker.telemetry.report import Report
 
+if TYPE_CHECKING:
+    from hexa_worker.outbox.relay import Relay
+
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0
 REPORT_S = 1.0
+RELAY_FINISH_S = 5.0
+"""How long the relay may take to end behind the batch that it has in hand."""
 log = logging.getLogger("hexa_worker.app")
 
 
@@ -196,7 +202,25 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
         )
-        return await _supervise(config, loaded, env, stop, until_idle=until_idle, report=report, survey=survey)
+        relay = _relay(config, driver)
+        return await _supervise(
+            config, loaded, env, stop, relay=relay, until_idle=until_idle, report=report, survey=survey
+        )
+
+
+def _relay(config: Config, driver: Driver) -> "Relay | None":
+    """The outbox's relay of this process; None where worker.toml wants none.
+
+    Raises:
+        ConfigError: the client library of its database is not installed.
+    """
+    options = config.file.outbox
+    if options is None or not options.relay:
+        return None
+    from hexa_worker.outbox.opening import make_store  # noqa: PLC0415 - only where it is on
+    from hexa_worker.outbox.relay import Relay  # noqa: PLC0415 - as above
+
+    return Relay(make_store(config), without_wire(driver), options)
 
 
 async def _claiming(stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None) -> Claiming | None:
@@ -232,6 +256,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     env: Environment,
     stop: StopSignals,
     *,
+    relay: "Relay | None",
     until_idle: bool,
     report: Callable[[Report], None] | None,
     survey: bool,
@@ -241,14 +266,18 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     supervisor = Supervisor(loaded.plans, env, policy=worker.restart, log=logs.__getitem__)
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, stop, supervisor)
+        if relay is not None:
+            group.start_soon(relay.run)
         if until_idle:
-            group.start_soon(_stop_when_idle, supervisor)
+            group.start_soon(_stop_when_idle, supervisor, relay)
         if report is not None:
             group.start_soon(_report, supervisor, report)
         group.start_soon(_tell_repeats, logs.values())
         if survey:
             group.start_soon(warn, env.driver, specs(loaded), partial(_until_booted, supervisor))
         await supervisor.run()
+        if relay is not None:
+            await relay.finish(RELAY_FINISH_S)
         group.cancel_scope.cancel()
     for one in logs.values():
         one.tell_repeats(at_end=True)
@@ -283,12 +312,13 @@ async def _obey(stop: StopSignals, supervisor: Supervisor) -> None:
     supervisor.stop_now()
 
 
-async def _stop_when_idle(supervisor: Supervisor) -> None:
-    """Stop once no subscription has anything left, seen twice in a row."""
+async def _stop_when_idle(supervisor: Supervisor, relay: "Relay | None") -> None:
+    """Stop once no subscription has anything left and the outbox is sent, seen twice in a row."""
     seen = 0
     while seen < 2:  # noqa: PLR2004 - an event may be between two subscriptions at one look
         await anyio.sleep(IDLE_POLL_S)
-        seen = seen + 1 if await _all_idle(supervisor) else 0
+        sent = relay is None or not await relay.busy()
+        seen = seen + 1 if sent and await _all_idle(supervisor) else 0
     supervisor.stop()
 
 

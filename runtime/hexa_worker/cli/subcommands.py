@@ -1,0 +1,39 @@
+"""A command with commands of its own, each in a module that is imported when it is called."""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+import click
+
+Commands = Mapping[str, tuple[str, str]]
+"""For each name its module and what it does."""
+
+
+class Subcommands(click.Group):
+    """The commands of one package.
+
+    Args:
+        package: where their modules are.
+        commands: in the order a user meets them.
+    """
+
+    def __init__(self, *arguments: object, package: str = "", commands: Commands | None = None, **more: object) -> None:
+        super().__init__(*arguments, **more)  # type: ignore[arg-type]  # click's own, passed on
+        self._package = package
+        self._commands = commands or {}
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """The names, in the order a user meets them."""
+        return list(self._commands)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Import one command."""
+        if name not in self._commands:
+            return None
+        command: click.Command = import_module(f"{self._package}.{self._commands[name][0]}").command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in ``--help``."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._commands.items()])

@@ -1,0 +1,113 @@
+"""The outbox from a user's side: tables, a worker that relays, commands that show and mend."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from hexa_worker import Event
+from hexa_worker.outbox import Outbox
+from tests.e2e.project import HANDLERS, WORKER, Project
+
+OUTBOX = """
+[outbox]
+url = "sqlite:///shop.db"
+retry_interval_s = 0.05
+maximum_attempts = 1
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path / "p").write(WORKER + OUTBOX, HANDLERS)
+    assert made("outbox", "init").stdout == "the outbox is there, version 1\n"
+    return made
+
+
+def write(project: Project, *events: Event) -> list[str]:
+    outbox = Outbox.from_config(project.folder / "worker.toml")
+    with sqlite3.connect(project.folder / "shop.db") as connection:
+        return outbox.emit_sync(connection, *events)
+
+
+def test_a_worker_relays_what_was_written_and_handles_it_before_it_is_idle(project: Project) -> None:
+    ids = write(project, *[Event(channel="work", payload={"id": number}, key="k") for number in range(30)])
+    assert project.json("outbox", "status")["pending"] == 30
+    project("run", "--until-idle", "--processes", "2")
+    assert (project.folder / "sibling.txt").read_text().split() == ids
+    status = project.json("outbox", "status")
+    assert (status["pending"], status["oldest_age_s"], status["parked"], status["leader"]) == (0, None, 0, None)
+
+
+def test_a_relay_without_a_worker_sends_until_nothing_is_left(project: Project) -> None:
+    write(project, Event(channel="work", payload={"id": 1}))
+    project("outbox", "relay", "--until-idle")
+    assert project.json("outbox", "status")["pending"] == 0
+    project("run", "--until-idle")
+    assert (project.folder / "sibling.txt").read_text()
+
+
+def test_a_relay_killed_between_sending_and_noting_repeats_what_it_had_in_hand_and_loses_nothing(
+    project: Project,
+) -> None:
+    ids = write(project, *[Event(channel="work", payload={"id": number}, key="k") for number in range(5)])
+    project("outbox", "relay", "--until-idle", code=-9, faults="outbox-published:kill")
+    project("outbox", "relay", "--until-idle")
+    project("run", "--until-idle")
+    assert (project.folder / "sibling.txt").read_text().split() == ids * 2
+
+
+def test_making_the_tables_again_says_so_and_the_statements_can_be_had(project: Project) -> None:
+    assert project("outbox", "init").stdout == "the outbox has version 1\n"
+    statements = project("outbox", "init", "--sql").stdout
+    with sqlite3.connect(":memory:") as connection:
+        connection.executescript(statements)
+        assert connection.execute("SELECT version FROM hexa_outbox_cursor").fetchone() == (1,)
+
+
+def test_a_worker_without_tables_says_what_to_do_and_serves_its_subscriptions(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p").write(WORKER + OUTBOX, HANDLERS)
+    with project.running("run") as running:
+        running.hear("run hexa-worker outbox init")
+        project.emit({"id": 1})
+        project("outbox", "init")
+        write(project, Event(channel="work", payload={"id": 2}))
+        running.hear("relaying hexa_outbox")
+        running.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("outbox", "status"), "there is no outbox"),
+        (("outbox", "init"), "there is no outbox"),
+        (("outbox", "relay"), "there is no outbox"),
+    ],
+)
+def test_without_an_outbox_commands_name_the_table_that_is_missing(
+    tmp_path: Path, arguments: tuple[str, ...], text: str
+) -> None:
+    refusal = Project(tmp_path / "p").write().refusal(*arguments, code=2)
+    assert refusal.startswith("worker.toml: outbox: ")
+    assert text in refusal
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ('url = "mysql://root:secret@host/x"', "must begin with postgresql:// or sqlite:///"),
+        ('url = "sqlite:///a.db"\ntable = "a; drop"', "lower-case letters"),
+        ('url = "sqlite:///a.db"\non_refused = "drop"', "hold"),
+    ],
+)
+def test_a_mistake_in_the_table_is_named_without_the_secret(tmp_path: Path, table: str, text: str) -> None:
+    refusal = Project(tmp_path / "p").write(f"{WORKER}\n[outbox]\n{table}\n").refusal("outbox", "status", code=2)
+    assert text in refusal
+    assert "secret" not in refusal
+
+
+def test_ids_of_parked_events_are_asked_for(project: Project) -> None:
+    assert "outbox show" in project("outbox", "retry", code=2).stderr
+    assert "'x' is no id" in project("outbox", "drop", "x", code=2).stderr
+    assert project("outbox", "retry", "--all").stdout == "0 events will be tried again\n"
+    assert project("outbox", "show").stdout == "the broker refuses nothing\n"
