@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from hexa_worker.codecs.decode import DECODE_ERRORS
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.errors import HexaWorkerError
 from hexa_worker.handlers.plan import Handler, Plan
 from hexa_worker.testing.virtual import Backend
 
@@ -39,7 +39,7 @@ def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) 
         batch="batch" in settings,
         payload_type="Any",
         decode=settings.pop("decode", msgspec.json.Decoder().decode),
-        decode_errors=(msgspec.MsgspecError, HexaWorkerError),
+        decode_errors=DECODE_ERRORS,
     )
     defaults: dict[str, Any] = {
         "middlewares": (),

@@ -42,10 +42,27 @@ def _base_call(handler: Handler, threads: int) -> Call:
     limiter = anyio.CapacityLimiter(threads)
     takes_context = handler.takes_context
 
+    def run(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:  # noqa: BLE001 - it is raised again, see _Thrown
+            return _Thrown(error)
+
     async def call(payload: Any, context: Any) -> Any:
+        arguments = (payload, context) if takes_context else (payload,)
         # Not abandoned on cancel: a thread cannot be stopped, and the delivery must not run twice at once.
-        if takes_context:
-            return await to_thread.run_sync(function, payload, context, limiter=limiter)
-        return await to_thread.run_sync(function, payload, limiter=limiter)
+        result = await to_thread.run_sync(run, *arguments, limiter=limiter)
+        if isinstance(result, _Thrown):
+            raise result.error
+        return result
 
     return call
+
+
+class _Thrown:
+    """What a plain function raised. As a future's error, a GeneratorExit would close the lane that waits for it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error

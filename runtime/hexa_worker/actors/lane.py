@@ -4,8 +4,9 @@ The hot path of the runtime. No task, no cancel scope and no clock beyond one re
 sweeper cancels the lane's scope when a handler is late, and the lane goes on in a new scope.
 """
 
+import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Protocol
 
@@ -17,15 +18,12 @@ from hexa_worker.actors.contexts import in_copies, renew
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.mailbox import Mailbox, Queue
+from hexa_worker.actors.results import VERDICTS, per_item, read_result
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import (
-    Ack,
-    DeadLetter,
-    Drop,
     Interrupted,
     Outcome,
     Raised,
-    Retry,
     TimedOut,
     Undecodable,
 )
@@ -37,7 +35,6 @@ from hexa_worker.telemetry.stats import Counters
 
 SLICE_S = 0.005
 """A lane whose handlers never suspend lets others run after this long."""
-_VERDICTS = (Ack, Drop, DeadLetter, Retry)
 
 
 class Conclude(Protocol):
@@ -150,9 +147,14 @@ class Lane:
         consume = self._consume_batches if self._parts.plan.handler.batch else self._consume
         try:
             while True:
-                with CancelScope() as self._scope:
-                    if not await consume():
-                        return
+                try:
+                    with CancelScope() as self._scope:
+                        if not await consume():
+                            return
+                except anyio.get_cancelled_exc_class():
+                    if get_current_task().has_pending_cancellation():
+                        raise
+                    self._forget_cancellation()
                 await renew()
                 if self.current:  # the handler was late and took its cancellation
                     late, self.current = self.current, ()
@@ -171,6 +173,16 @@ class Lane:
     def deadline_s(self) -> float:
         """Seconds the present call was given."""
         return self.deadline - self.started
+
+    def _forget_cancellation(self) -> None:
+        """A handler has cancelled the task that it ran in, and left it to whatever the lane awaited next."""
+        task = asyncio.current_task()
+        while task is not None and task.cancelling():
+            task.uncancel()
+        hand, self.current = self.current, ()
+        self._journal_end()
+        for delivery in hand:
+            self._parts.conclude(delivery, Raised(HandlerCancelled("a handler cancelled the task that runs it")))
 
     def _journal_end(self) -> None:
         for cell in self._cells:
@@ -329,7 +341,7 @@ class Lane:
             whole: AnyContext = BatchContext(contexts, parts.runtime) if plan.handler.batch else contexts[0]
             try:
                 if plan.handler.batch:
-                    results = _per_item(await parts.call(payloads, whole), len(good))
+                    results = per_item(await parts.call(payloads, whole), len(good))
                 else:
                     results = [await parts.call(payloads[0], whole)]
             except BaseException as error:  # noqa: BLE001 - as in _consume
@@ -341,28 +353,21 @@ class Lane:
         self._journal_end()
         parts.stats.observe(parts.monotonic() - self.started)
 
-    def _undecodable(self, delivery: Delivery, error: Exception) -> None:
+    def _undecodable(self, delivery: Delivery, error: BaseException) -> None:
         self.current = ()
         self._journal_end()
         self._parts.stats.undecodable += 1
         self._parts.conclude(delivery, Undecodable(error))
 
     def _returned(self, delivery: Delivery, result: Any) -> None:
-        """Conclude a call that returned: a verdict, or (in a batch) an exception, or anything, which means done."""
-        if isinstance(result, _VERDICTS):
-            self._parts.conclude(delivery, result)
-        elif isinstance(result, BaseException):
-            self._parts.stats.failed += 1
-            self._parts.conclude(delivery, Raised(result))
-        elif isinstance(result, Awaitable):  # a wrapper or a middleware without its await, or work begun and not ended
-            if isinstance(result, Coroutine):
-                result.close()
-            what = type(result).__name__
-            self._returned(delivery, TypeError(f"a {what} was returned and never awaited (write async def and await)"))
-        elif isinstance(result, type) and issubclass(result, _VERDICTS):  # the class itself, as it may be raised
-            self._returned(delivery, result())
-        else:
+        """Conclude a call that returned."""
+        outcome = read_result(result)
+        if outcome is None:
             self._parts.acks.add(Acked(delivery))
+            return
+        if isinstance(outcome, Raised):
+            self._parts.stats.failed += 1
+        self._parts.conclude(delivery, outcome)
 
     def _raised(
         self, error: BaseException, contexts: Sequence[Context[Any]], whole: AnyContext[Any] | None = None
@@ -373,7 +378,7 @@ class Lane:
                 raise error
             error = HandlerCancelled("something the handler awaited was cancelled")
         hand, self.current = self.current, ()
-        if isinstance(error, _VERDICTS):  # a verdict may acknowledge, and so may not come before what was emitted
+        if isinstance(error, VERDICTS):  # a verdict may acknowledge, and so may not come before what was emitted
             for delivery, context in zip(hand, contexts, strict=True):
                 left = context.left_unconfirmed() or (None if whole is None else whole.left_unconfirmed())
                 self._returned(delivery, left or error)
@@ -381,13 +386,3 @@ class Lane:
         self._parts.stats.failed += len(hand)
         for delivery in hand:
             self._parts.conclude(delivery, Raised(error))
-
-
-def _per_item(result: Any, count: int) -> list[Any]:
-    """A batch handler's answer as one result per item."""
-    if result is None or isinstance(result, _VERDICTS):
-        return [result] * count
-    results = list(result)
-    if len(results) != count:
-        raise ValueError(f"the batch handler returned {len(results)} results for {count} items")
-    return results

@@ -4,6 +4,7 @@ A worker runs once. Everything that goes wrong in its handlers ends in a settlem
 worker with an error, and its supervisor makes a new one. Closing the source hands back what was in hand.
 """
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from hexa_worker.core.settlement import (
     DeadLettered,
     Postponed,
     RetryAt,
+    Settlement,
     settle,
 )
 from hexa_worker.drivers.base import Source
@@ -297,17 +299,11 @@ class Worker:
 
     def _conclude(self, delivery: Delivery, outcome: Outcome) -> None:
         """Decide what is done about an outcome, say so, and hand it to the settler."""
-        traceback = ""
-        if isinstance(outcome, Raised) and (self._plan.retry.next_retry(delivery.attempt) is None or self._log.debug):
-            traceback = format_error(outcome.error)
-        settlement = settle(
-            outcome,
-            delivery,
-            self._route,
-            now_ms=self._env.clock.now_ms(),
-            jitter=random.random() if self._plan.retry.jitter else 0.0,  # noqa: S311 - spreads load
-            traceback=traceback,
-        )
+        try:
+            settlement = self._settlement(delivery, outcome)
+        except BaseException as error:  # noqa: BLE001 - the outcome is an object of the user's, and may be anything
+            unreadable = TypeError(f"its outcome cannot be read: {type(error).__qualname__}")
+            settlement = self._settlement(delivery, Raised(unreadable))
         if isinstance(settlement, Postponed):
             self._postpone(settlement)
             return
@@ -316,6 +312,19 @@ class Worker:
         elif isinstance(settlement, Acked) and settlement.dropped is not None:
             self._log.dropped(delivery, settlement.dropped)
         self._settler.add(settlement)
+
+    def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
+        traceback = ""
+        if isinstance(outcome, Raised) and (self._plan.retry.next_retry(delivery.attempt) is None or self._log.debug):
+            traceback = format_error(outcome.error)
+        return settle(
+            outcome,
+            delivery,
+            self._route,
+            now_ms=self._env.clock.now_ms(),
+            jitter=random.random() if self._plan.retry.jitter else 0.0,  # noqa: S311 - spreads load
+            traceback=traceback,
+        )
 
     def _postpone(self, settlement: Postponed) -> None:
         """Run it again later, in its place; whoever has it by then.
@@ -376,6 +385,8 @@ class Worker:
 
     def extend(self, delivery: Delivery, seconds: float) -> None:
         """Move the deadline of a running delivery to `seconds` from now."""
+        if math.isnan(seconds):
+            raise ValueError("seconds must be a number, not NaN")
         for lane in self._lanes:
             if any(one is delivery for one in lane.current):
                 lane.deadline = self._env.clock.monotonic() + seconds

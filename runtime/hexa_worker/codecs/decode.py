@@ -20,10 +20,10 @@ Codec = Literal["json", "msgpack", "protobuf", "raw"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 Decode = Callable[[bytes], Any]
 
-DECODE_ERRORS: tuple[type[Exception], ...] = (Exception,)
+DECODE_ERRORS: tuple[type[BaseException], ...] = (BaseException,)
 """What bad bytes can raise: the decoders' own errors, RecursionError for a million brackets, and whatever a
-model's ``__post_init__`` or validator raises when it meets data it did not expect. None of them is the
-runtime's, and none mends itself by trying again."""
+model's ``__post_init__`` or validator raises (``sys.exit`` included) when it meets data it did not expect. None of
+them is the runtime's, and none mends itself by trying again."""
 
 
 class Decoder(NamedTuple):
@@ -35,7 +35,7 @@ class Decoder(NamedTuple):
     """
 
     decode: Decode
-    errors: tuple[type[Exception], ...] = DECODE_ERRORS
+    errors: tuple[type[BaseException], ...] = DECODE_ERRORS
 
 
 def make_decoder(annotation: Any, codec: Codec = "json") -> Decoder:

@@ -25,7 +25,7 @@ def encode(payload: Any) -> bytes:
         return _encoded(payload)
     except ConfigError:
         raise  # of a model inside, which it names
-    except Exception as error:  # a user's object may raise anything while it is read
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's object may raise anything while it is read
         raise ConfigError(
             f"a payload of type {type(payload).__qualname__} cannot be encoded: {error}",
             hint="emit bytes, str, or what JSON can say",

@@ -4,11 +4,16 @@ A handler says it by returning or raising; the runtime adds the ends that no han
 `settlement` turns an outcome into what is done about it.
 """
 
+import math
+from datetime import timedelta
+
 import msgspec
 
 
 class Verdict(Exception):
     """An explicit outcome: a handler may return it or raise it, with the same meaning."""
+
+    reason: str = ""  # of a subclass whose constructor does not call this one
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -36,13 +41,25 @@ class Retry(Verdict):
     """Try again later. Counts an attempt, so it ends in the dead letter when attempts run out.
 
     Args:
-        after: seconds to wait; None takes the delay of the retry policy.
+        after: seconds to wait, or a `timedelta`; None takes the delay of the retry policy.
         reason: kept with the retry and the dead letter.
+
+    Raises:
+        ValueError, TypeError: `after` is no number of seconds.
     """
 
-    def __init__(self, after: float | None = None, reason: str = "") -> None:
+    after: float | None = None
+
+    def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason)
-        self.after = None if after is None else float(after)
+        self.after = None if after is None else _seconds(after)
+
+
+def _seconds(after: float | timedelta) -> float:
+    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+    if math.isnan(seconds):
+        raise ValueError("after must be a number of seconds, not NaN")
+    return seconds
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -60,7 +77,7 @@ class TimedOut(msgspec.Struct, frozen=True):
 class Undecodable(msgspec.Struct, frozen=True):
     """The payload does not decode to what the handler asks for; the handler never ran."""
 
-    error: Exception
+    error: BaseException
 
 
 class Interrupted(msgspec.Struct, frozen=True):

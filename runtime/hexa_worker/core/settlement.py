@@ -241,17 +241,17 @@ def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Cra
 
 
 def _text_of(error: BaseException) -> str:
-    """``str(error)``, whatever a hostile ``__str__`` does."""
+    """``str(error)``, whatever a hostile ``__str__`` does; a plain str, whatever it returns."""
     try:
-        return str(error)
-    except Exception as second:  # noqa: BLE001 - any error in a user's __str__ must not take the worker down
+        return str.__str__(str(error))
+    except BaseException as second:  # noqa: BLE001 - any error in a user's __str__ must not take the worker down
         return f"<{type(error).__qualname__} whose text raised {type(second).__qualname__}>"
 
 
 _SHOWN = re.compile(r"(Invalid (?:enum )?value|Object contains unknown field) .*?( - at `[^`]*`)?", re.DOTALL)
 
 
-def _without_values(error: Exception) -> str:
+def _without_values(error: BaseException) -> str:
     """What is wrong with a payload, without what it holds: msgspec shows the value where only some are allowed."""
     text = _text_of(error)
     if isinstance(error, msgspec.ValidationError):

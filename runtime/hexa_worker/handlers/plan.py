@@ -46,7 +46,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool
     payload_type: str
     decode: Decode
-    decode_errors: tuple[type[Exception], ...] = (DecodeError,)
+    decode_errors: tuple[type[BaseException], ...] = (DecodeError,)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
