@@ -59,7 +59,17 @@ class Stage:
             str(self.folder / "worker.toml"),
             *arguments,
         )
-        parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **options)
+        return self._started(command, {"cwd": ROOT, **options})
+
+    def start_in(self, folder: Path) -> subprocess.Popen[bytes]:
+        """Start a parent as a shell in `folder` does, a link perhaps."""
+        command = (sys.executable, "-m", "tests.processes.launch", "worker.toml")
+        return self._started(
+            command, {"cwd": folder, "env": {**os.environ, "PWD": str(folder), "PYTHONPATH": str(ROOT)}}
+        )
+
+    def _started(self, command: Sequence[str], options: Any) -> subprocess.Popen[bytes]:
+        parent = subprocess.Popen(command, stderr=subprocess.PIPE, **options)
         assert parent.stderr is not None
         os.set_blocking(parent.stderr.fileno(), False)
         self._selector.register(parent.stderr, selectors.EVENT_READ, "log")

@@ -38,9 +38,13 @@ class StandIn:
 
     async def serve(self) -> int:
         self.write("ready")
-        self.tell(State.RUNNING)
+        orders = (self.folder / "orders").read_text().splitlines()
+        if orders[:1] == ["early"]:  # they are performed before it is ready
+            del orders[0]
+        else:
+            self.tell(State.RUNNING)
         slot = self.session.arguments.slot
-        for line in (self.folder / "orders").read_text().splitlines():
+        for line in orders:
             wanted, _, order = line.rpartition(":")
             if not wanted or int(wanted) == slot:
                 code = await self.perform(*order.split())
@@ -64,6 +68,17 @@ class StandIn:
         cell = self.session.journal.cells("do", number, 1)[0]
         cell.begin("work", number)
         self.write(f"holding {offset}")
+
+    async def do_failed(self) -> None:
+        self.tell(State.FAILED, "no rights")
+
+    async def do_waiting(self) -> None:
+        self.tell(State.WAITING, "broker away")
+
+    async def do_where(self) -> None:
+        """Say which folder this is, and which one worker.toml is in."""
+        assert Path.cwd() == self.folder.resolve()
+        self.write(f"in {Path.cwd()}")
 
     async def do_survey(self) -> None:
         self.write("surveys" if self.session.arguments.survey else "surveys not")
@@ -131,10 +146,12 @@ class StandIn:
         with (self.folder / "said").open("a") as out:
             out.write(f"{self.session.arguments.slot} {os.getpid()} {text}\n")
 
-    def tell(self, state: State) -> None:
+    def tell(self, state: State, error: str = "") -> None:
         """Report first, then say so: who hears it may rely on the report's being under way."""
         counters = Counters(acked=self.acked)
-        one = SubscriptionReport(action="do", state=state, counters=counters, destination="work", mailbox=10)
+        one = SubscriptionReport(
+            action="do", state=state, error=error, counters=counters, destination="work", mailbox=10
+        )
         self.session.report(Report(system="embedded", booted=True, subscriptions=(one,)))
         self.write(state.name.lower())
 

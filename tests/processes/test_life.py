@@ -1,6 +1,5 @@
 """Starting, stopping, restarting: real processes, real signals."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -182,40 +181,3 @@ def test_another_process_can_be_added_and_removed(make_stage: MakeStage) -> None
     stage.signal(signal.SIGTTOU)
     stage.log("the number of processes stays at 1")
     assert stage.stop() == 0
-
-
-def test_a_rolling_restart_replaces_one_process_after_the_other(make_stage: MakeStage) -> None:
-    stage = make_stage(worker="processes = 2")
-    stage.start()
-    stage.hear("running", 2)
-    stage.signal(signal.SIGHUP)
-    stage.log("rolling restart done")
-    stage.hear("running", 4)
-    order = [(one.slot, one.text) for one in stage.said if one.text in ("ready", "drained")][2:]
-    assert order == [(0, "drained"), (0, "ready"), (1, "drained"), (1, "ready")]
-    assert stage.stop() == 0
-
-
-def test_it_says_once_that_a_process_is_ready_and_again_for_the_one_that_follows(make_stage: MakeStage) -> None:
-    stage = make_stage(worker="processes = 2")
-    stage.start()
-    ready = "worker process is ready"
-    stage.until(lambda: sum(ready in line for line in stage.logs) == 2, "two processes to be ready")
-    stage.signal(signal.SIGHUP)
-    stage.log("rolling restart done")
-    assert stage.stop() == 0
-    assert [json.loads(line)["slot"] for line in stage.logs if ready in line] in ([0, 1, 0, 1], [1, 0, 0, 1])
-
-
-def test_a_rolling_restart_into_a_broken_configuration_keeps_the_rest_running(make_stage: MakeStage) -> None:
-    stage = make_stage(worker="processes = 2")
-    stage.start()
-    old = {one.slot: one.pid for one in stage.hear("running", 2)}
-    (stage.folder / "broken").touch()
-    stage.signal(signal.SIGHUP)
-    stage.log("rolling restart abandoned")
-    os.kill(old[1], 0)
-    (stage.folder / "broken").unlink()
-    stage.signal(signal.SIGHUP)
-    stage.log("rolling restart done")
-    assert stage.stop() == 1  # something did fail

@@ -86,8 +86,8 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
         rebalance_timeout_s: how long a rebalance waits for handlers to end.
         commit_interval_s: how often progress is committed: what a crash may do again.
         instance_id: static membership, with ``{slot}``, ``{host}`` and ``{pid}`` filled in, for example
-            ``{host}-{slot}``. A restart within the session then moves no partitions. It must name each process
-            alone: two with one name throw each other out for ever.
+            ``{host}-{slot}``. A restart within the session then moves no partitions (a reload does: it takes
+            another slot). It must name each process alone: two with one name throw each other out for ever.
         metadata_max_age_s: how often topics and partitions are looked up again; patterns see new topics then.
         wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
     """

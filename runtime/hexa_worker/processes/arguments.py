@@ -39,7 +39,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         slot: its number.
         parent: process id of the parent.
-        config_path: worker.toml.
+        folder: what it was started in; links in it are followed by each process.
+        config_path: worker.toml; as `folder`.
         state_dir: see `hexa_worker.processes.layout.Layout`.
         name: the worker's name, see there.
         watchdog_s: how long the loop may be silent.
@@ -50,6 +51,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
     slot: int
     parent: int
+    folder: str
     config_path: str
     state_dir: str
     name: str

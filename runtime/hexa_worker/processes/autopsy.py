@@ -63,14 +63,21 @@ class Death(NamedTuple):
         if self.finding in _ORDERLY:
             log.debug("worker process ended: %s", how(self.code), extra={FIELDS: fields})
             return
-        text = f"worker process died: {how(self.code)}"
-        if slot.killed_for:
-            text += f", because {slot.killed_for}"
+        text = f"worker process {self.ending(slot)}"
         if blamed:
             fields |= _names(blamed)
         if self.stack:
             fields["stack"] = self.stack
         log.error(text, extra={FIELDS: fields})
+
+    def ending(self, slot: Slot) -> str:
+        """How it ended, as a clause."""
+        text = f"died: {how(self.code)}"
+        if slot.killed_for:
+            return f"{text}, because {slot.killed_for}"
+        if self.code == -signal.SIGKILL:
+            return f"{text}, which its parent did not send: by the kernel when memory ran out, or by somebody else"
+        return text
 
 
 def examine(slot: Slot, code: int, layout: Layout) -> Death:

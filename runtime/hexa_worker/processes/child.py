@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 STOP_LEVELS: Final[dict[int, int]] = {STOP_SIGNAL: DRAIN, signal.SIGINT: DRAIN, CANCEL_SIGNAL: CANCEL}
 """A signal to the whole group reaches a child twice, once through the parent: only the parent asks for more."""
 
+SLOT_VARIABLE: Final = "HEXA_WORKER_SLOT"
+"""Tells drivers and handlers which process of the worker this is."""
+
 SWITCH_INTERVAL_S: Final = 0.0005
 """A driver's thread asks for the interpreter per row or batch; with Python's 5 ms it would mostly wait."""
 
@@ -139,6 +142,9 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
     if isinstance(program, ConfigError):
         raise program
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with contextlib.suppress(OSError):  # or it stays where its parent is
+        os.chdir(arguments.folder)
+    os.environ[SLOT_VARIABLE] = str(arguments.slot)
     config = program.load(Path(arguments.config_path))
     worker = config.file.worker
     configure(level=worker.log.level, style=worker.log.format, slot=arguments.slot)

@@ -19,6 +19,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     phase: Phase
     ready: bool
+    retiring: bool
     restarts: int
     report: Report
 
@@ -28,7 +29,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: the worker's name.
-        processes: all slots that are not empty for good.
+        processes: all slots that are not empty for good; without one that was never ready and is to replace another.
         totals: by action.
         suspects: how many deliveries are suspected of killing processes.
         stopping: it was asked to stop.
@@ -47,8 +48,9 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> bool:
-        """Every process is up, every subscription of each consumes."""
-        return bool(self.processes) and not self.stopping and all(one.ready for one in self.processes)
+        """Every process that is here to stay is up, every subscription of each consumes."""
+        staying = [one for one in self.processes if not one.retiring]
+        return bool(staying) and not self.stopping and all(one.ready for one in staying)
 
     def statuses(self) -> list[dict[str, Any]]:
         """One entry per process and one per subscription in it, as hexa-event shows them."""
@@ -86,11 +88,12 @@ def overview(name: str, slots: Iterable[Slot], totals: Totals, suspects: int, st
             pid=slot.pid,
             phase=slot.phase,
             ready=slot.ready,
+            retiring=slot.retiring,
             restarts=max(slot.restarts, 0),
             report=slot.report,
         )
         for slot in slots
-        if slot.phase is not Phase.ENDED
+        if slot.phase is not Phase.ENDED and not slot.candidate
     )
     return Overview(
         name=name,

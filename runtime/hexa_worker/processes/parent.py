@@ -13,13 +13,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from hexa_worker.config.model import Config, Http, Worker
+from hexa_worker.config.model import Config, Http
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes import lock
-from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK, Arguments
+from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.journal import read_journal
 from hexa_worker.processes.layout import Layout
-from hexa_worker.processes.pool import Pool, Rules
+from hexa_worker.processes.pool import Pool
+from hexa_worker.processes.reloading import Reloader, rules_of
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, secure_descriptors
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import summary
@@ -45,7 +46,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
 ) -> int:
     """Run worker processes until they are stopped (or idle). Only in the main thread.
 
-    SIGTERM and SIGINT drain, a second one cancels; SIGHUP restarts one process after the other; SIGTTIN and
+    SIGTERM and SIGINT drain, a second one cancels; SIGHUP replaces one process after the other; SIGTTIN and
     SIGTTOU add and remove a process; SIGUSR1 logs a status.
 
     Args:
@@ -66,17 +67,17 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     worker = config.file.worker
     secure_descriptors()
     configure(level=worker.log.level, style=worker.log.format)
-    arguments = _arguments(config_path, config, until_idle=until_idle, backend=backend)
-    layout = Layout.of(Path(arguments.state_dir), worker.name)
-    rules = _rules(worker, command, arguments)
+    rules = rules_of(config_path, config, command=command, until_idle=until_idle, backend=backend)
+    layout = Layout.of(rules.arguments.state_dir, worker.name)
+    reloader = Reloader(config, rules, processes_fixed=processes is not None)
     with ExitStack() as stack:
         stack.callback(os.close, lock.take(layout.lock))
         selector = stack.enter_context(selectors.DefaultSelector())
         pool = Pool(rules, processes or worker.processes, layout, _open_book(layout), selector, time.monotonic, first)
-        return _run(pool, selector, worker.http)
+        return _run(pool, selector, worker.http, reloader)
 
 
-def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None) -> int:
+def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None, reloader: Reloader) -> int:
     """Run a pool until it is over; see `run_parent`."""
     with ExitStack() as stack:
         if http is not None:
@@ -84,37 +85,11 @@ def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None) -> int
         wakeup = Wakeup()
         stack.enter_context(wakeup.listening())
         stack.enter_context(_no_child_left(pool))
-        _loop(pool, wakeup, selector)
+        _loop(pool, wakeup, selector, reloader)
         _sum_up(pool)
         if pool.config_error is not None:
             raise pool.config_error
         return EXIT_FAILED if pool.failed else EXIT_OK
-
-
-def _arguments(config_path: Path, config: Config, *, until_idle: bool, backend: str | None) -> Arguments:
-    """What children are told; each its own slot on top."""
-    worker = config.file.worker
-    return Arguments(
-        slot=0,
-        parent=os.getpid(),
-        config_path=str(config_path.absolute()),
-        state_dir=str((config.folder / worker.state_dir).absolute()),
-        name=worker.name,
-        watchdog_s=worker.watchdog_s,
-        until_idle=until_idle,
-        backend=backend,
-    )
-
-
-def _rules(worker: Worker, command: Command, arguments: Arguments) -> Rules:
-    return Rules(
-        arguments=arguments,
-        command=command,
-        restart=worker.process_restart,
-        watchdog_s=worker.watchdog_s,
-        grace_s=worker.shutdown_grace_s,
-        until_idle=arguments.until_idle,
-    )
 
 
 def _serve_status(config: Http, pool: Pool) -> Callable[[], None]:
@@ -148,7 +123,7 @@ def _open_book(layout: Layout) -> SuspectsBook:
     return book
 
 
-def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector) -> None:
+def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector, reloader: Reloader) -> None:
     selector.register(wakeup.reader, selectors.EVENT_READ)
     while not pool.over:
         timeout = pool.advance()
@@ -162,17 +137,17 @@ def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector) -> None:
             if key.data is not None:
                 pool.hear(key.data)
         for number in wakeup.signals():
-            _obey(pool, number)
+            _obey(pool, number, reloader)
         pool.reap()
 
 
-def _obey(pool: Pool, number: signal.Signals) -> None:
+def _obey(pool: Pool, number: signal.Signals, reloader: Reloader) -> None:
     match number:
         case signal.SIGTERM | signal.SIGINT:
             log.info("%s: %s", number.name, ("draining", "cancelling", "killing")[pool.stop_level])
             pool.stop()
         case signal.SIGHUP:
-            pool.restart_all()
+            reloader.reload(pool)
         case signal.SIGTTIN:
             pool.scale(+1)
         case signal.SIGTTOU:

@@ -8,20 +8,20 @@ import os
 import selectors
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL, Arguments
+from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL
 from hexa_worker.processes.autopsy import Death, Finding, examine
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.overview import Overview, overview
-from hexa_worker.processes.rolling import Rolling
-from hexa_worker.processes.slot import OVER, Move, Phase, Slot
-from hexa_worker.processes.spawn import Command, Spawned, instruct, spawn
+from hexa_worker.processes.reaping import reap, reap_orphans
+from hexa_worker.processes.rolling import Done, GiveUp, Reload, Replace, Retire, Rolling
+from hexa_worker.processes.slot import OVER, Move, Phase, Rules, Slot
+from hexa_worker.processes.spawn import Spawned, instruct, spawn
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import Totals
 from hexa_worker.processes.wire import Frame, Misconfigured, Settled, Told, WireError
@@ -30,8 +30,6 @@ from hexa_worker.telemetry.log import FIELDS
 STOP_MARGIN_S: Final = 10.0
 """Beyond shutdown_grace_s: settling, closing, the lifespan's end."""
 CANCEL_LIMIT_S: Final = 5.0
-BOOT_LIMIT_S: Final = 120.0
-"""A process that has not booted after this long (or four times watchdog_s) hangs."""
 STACK_S: Final = 0.3
 """How long a blocked process has to write its stacks before it is killed."""
 MAX_PROCESSES: Final = 1024
@@ -40,22 +38,11 @@ READ_SIZE: Final = 256 * 1024
 log = logging.getLogger("hexa_worker.processes")
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pool behaves; see `hexa_worker.config.model.Worker` and `Arguments`."""
-
-    arguments: Arguments
-    command: Command
-    restart: RestartPolicy
-    watchdog_s: float
-    grace_s: float
-    until_idle: bool
-
-
 class Pool:
     """All slots of one parent.
 
     Args:
-        rules: how it behaves.
+        rules: how its processes are started and looked after, until a reload brings others.
         processes: how many slots it starts with.
         layout: the worker's files.
         book: where crashes are counted.
@@ -95,6 +82,7 @@ class Pool:
         self._monotonic = monotonic
         self._first = first
         self._rolling = Rolling()
+        self._reload: Reload | None = None
         self._surveyed = False
         for _ in range(processes):
             self._add_slot()
@@ -116,41 +104,41 @@ class Pool:
                 self._spawn(slot, now)
             if slot.occupied:
                 self._watch(slot, now)
-            due += self._dues(slot)
+            due += slot.dues()
+        if self._rolling.deadline is not None:
+            due.append(self._rolling.deadline)
         return max(min(due) - now, 0.0) if due else None
 
-    def hear(self, slot: Slot) -> None:
-        """The socket of a child is readable."""
+    def hear(self, slot: Slot) -> bool:
+        """Read the socket of a child; whether there may be more."""
         connection = slot.connection
         if connection is None:
-            return
+            return False
         try:
             data = connection.recv(READ_SIZE)
             frames = slot.inbox.feed(data)
         except BlockingIOError:
-            return
-        except (OSError, WireError) as error:
-            self._cut_off(slot, str(error))
-            return
+            return False
+        except (OSError, WireError) as error:  # the socket of a dead child may be reset
+            self._cut_off(slot, str(error) if isinstance(error, WireError) else "")
+            return False
         slot.heard_at = self._monotonic()
         for frame in frames:
             self._understand(slot, frame)
         if not data:
             self._cut_off(slot, "")
+        return bool(data)
 
     def reap(self) -> None:
         """Look after every child that has died."""
         for slot in list(self.slots.values()):
             if not slot.pid:
                 continue
-            try:
-                pid, status = os.waitpid(slot.pid, os.WNOHANG)
-            except ChildProcessError:  # somebody else has waited for it: how it died is lost
-                pid, status = slot.pid, signal.SIGKILL
-            if pid:
-                self._bury(slot, os.waitstatus_to_exitcode(status))
+            code = reap(slot.pid)
+            if code is not None:
+                self._bury(slot, code)
         if os.getpid() == 1:
-            _reap_orphans({slot.pid for slot in self.slots.values()})
+            reap_orphans({slot.pid for slot in self.slots.values()})
 
     def forgive_silence(self) -> None:
         """The parent itself was stalled: no child is to blame for what it did not hear."""
@@ -177,49 +165,65 @@ class Pool:
         for slot in self.slots.values():
             self._ask(slot, self.stop_level)
 
-    def restart_all(self) -> None:
-        """Restart one process after the other."""
-        if not self.stop_level:
-            log.info("rolling restart of %d processes", len(self.slots))
-            self._surveyed = False
-            self._rolling.begin(self.slots)
+    def reload(self, reload: Reload) -> None:
+        """Replace one process after the other."""
+        if self.stop_level:
+            return
+        running = self._running()
+        kept = running if reload.processes is None else running[: reload.processes]
+        log.info("reload: replacing %d processes", len(kept))
+        self._surveyed = False
+        self._reload = reload
+        self._rolling.begin(slot.number for slot in kept)
 
     def scale(self, change: int) -> None:
         """One process more or less."""
         if self.stop_level:
             return
-        running = [slot for slot in self.slots.values() if slot.phase is not Phase.ENDED and slot.stop_level == 0]
+        running = self._running()
         if not 1 <= len(running) + change <= MAX_PROCESSES:
             log.warning("the number of processes stays at %d", len(running))
             return
         log.info("scaling to %d processes", len(running) + change)
-        if change > 0:
-            self._add_slot()
-        else:
-            self._ask(running[-1], 1)
+        self._resize(len(running) + change)
+
+    def _running(self) -> list[Slot]:
+        """The slots that are here to stay."""
+        return [slot for slot in self.slots.values() if not slot.retiring and not slot.candidate]
 
     # -- a slot's life
 
-    def _add_slot(self) -> None:
+    def _add_slot(self, rules: Rules | None = None) -> Slot:
+        """One slot more; with `rules` a candidate's."""
         for number, slot in list(self.slots.items()):
             if slot.phase is Phase.ENDED:
                 del self.slots[number]
         number = next(number for number in range(len(self.slots) + 1) if number not in self.slots)
-        self.slots[number] = Slot(number, RestartIntensity(self._rules.restart), self._monotonic())
-        self.slots = dict(sorted(self.slots.items()))
+        slot = Slot(number, rules or self._rules, self._monotonic(), candidate=rules is not None)
+        self.slots = dict(sorted([*self.slots.items(), (number, slot)]))
+        return slot
 
     def _spawn(self, slot: Slot, now: float) -> None:
-        arguments = msgspec.structs.replace(self._rules.arguments, slot=slot.number, survey=not self._surveyed)
+        if not slot.candidate:
+            slot.rules = self._rules
+        arguments = msgspec.structs.replace(slot.rules.arguments, slot=slot.number, survey=not self._surveyed)
         try:
-            spawned, self._first = self._first or spawn(self._rules.command), None
+            spawned, self._first = self._first or spawn(slot.rules.command), None
             instruct(spawned, arguments)
         except OSError as error:
-            log.error("cannot start a worker process: %s", error, extra={FIELDS: {"slot": slot.number}})  # noqa: TRY400
-            self._restart_later(slot)
+            self._not_spawned(slot, f"cannot start a worker process: {error}")
             return
         self._surveyed = True
         slot.fill(spawned, now)
         self._selector.register(spawned.connection, selectors.EVENT_READ, slot)
+
+    def _not_spawned(self, slot: Slot, why: str) -> None:
+        if slot.candidate:
+            slot.move(Move.ASKED)
+            self._reload_failed(why)
+            return
+        log.error("%s", why, extra={FIELDS: {"slot": slot.number}})
+        self._restart_later(slot)
 
     def _understand(self, slot: Slot, frame: Frame) -> None:
         if isinstance(frame, Told):
@@ -243,30 +247,21 @@ class Pool:
 
     def _bury(self, slot: Slot, code: int) -> None:
         """A child has died: hear its last words, find out why, decide what comes next."""
-        while slot.connection is not None:
-            self.hear_last(slot)
+        while self.hear(slot):
+            pass
+        self._cut_off(slot, "")
         death = examine(slot, code, self._layout)
         blamed = self._book.record(death.remains) if death.blames else {}
-        death.log(slot, blamed, until_idle=self._rules.until_idle)
+        if not slot.candidate:
+            death.log(slot, blamed, until_idle=self._rules.until_idle)
         with self.lock:  # or somebody who looks meanwhile would count it twice, or not at all
             self.totals.bury(slot.report)
             slot.clear()
         self._decide(slot, death, progress=bool(blamed))
 
-    def hear_last(self, slot: Slot) -> None:
-        """Read what a dead child has left in its socket, and close it."""
-        connection = slot.connection
-        assert connection is not None  # noqa: S101 - the caller looked
-        try:
-            for frame in slot.inbox.feed(connection.recv(READ_SIZE) or _raise_end()):
-                self._understand(slot, frame)
-        except (OSError, WireError, EOFError):
-            self._cut_off(slot, "")
-
     def _decide(self, slot: Slot, death: Death, *, progress: bool) -> None:
-        if slot.restart_when_gone and not self.stop_level:
-            slot.spawn_at = self._monotonic()
-            slot.move(Move.RESTART)
+        if slot.candidate:
+            self._candidate_died(slot, death)
         elif slot.stop_level:
             self.failed = self.failed or death.finding not in (Finding.DONE, Finding.STOPPED)
             slot.move(Move.END)
@@ -314,14 +309,13 @@ class Pool:
 
     def _ask(self, slot: Slot, level: int) -> None:
         """Ask a child to stop."""
-        slot.restart_when_gone = False
         if slot.phase in OVER:
             return
         slot.move(Move.ASKED)
         slot.stop_level = level
         if slot.pid:
             os.kill(slot.pid, STOP_SIGNAL if level == 1 else CANCEL_SIGNAL)
-            limit_s = self._rules.grace_s + STOP_MARGIN_S if level == 1 else CANCEL_LIMIT_S
+            limit_s = slot.rules.grace_s + STOP_MARGIN_S if level == 1 else CANCEL_LIMIT_S
             slot.kill_at = self._monotonic() + limit_s
             slot.killed_for = ""
 
@@ -336,54 +330,58 @@ class Pool:
             slot.kill_at = None
             slot.overdue = not slot.killed_for
             self._kill(slot, "it did not stop in time")
-        elif not slot.killed_for and now - slot.heard_at > self._silence_s(slot):
+        elif not slot.killed_for and now - slot.heard_at > slot.silence_s:
             slot.killed_for = f"its loop has not answered for {now - slot.heard_at:.1f} s"
             os.kill(slot.pid, STACK_SIGNAL)
             slot.kill_at = now + STACK_S
 
-    def _silence_s(self, slot: Slot) -> float:
-        if slot.booted:
-            return self._rules.watchdog_s
-        return max(BOOT_LIMIT_S, 4 * self._rules.watchdog_s)
-
-    def _dues(self, slot: Slot) -> Iterable[float]:
-        if slot.phase is Phase.WAITING:
-            yield slot.spawn_at
-        elif slot.occupied:
-            if slot.kill_at is not None:
-                yield slot.kill_at
-            if not slot.killed_for:
-                yield slot.heard_at + self._silence_s(slot) + 0.001
-        if self._rolling.deadline is not None:
-            yield self._rolling.deadline
-
-    # -- rolling restart
+    # -- reload
 
     def _roll(self, now: float) -> None:
-        """Go on with a rolling restart: the next slot's turn comes when the present one is ready."""
-        number = self._rolling.step(self.slots, now)
-        if number is None:
-            return
-        slot = self.slots[number]
-        if slot.phase in OVER:
-            slot.move(Move.REVIVE)
-            slot.spawn_at = now
-        elif slot.occupied:
+        """Go on with a reload."""
+        while (step := self._rolling.step(self.slots, now)) is not None:
+            reload = self._reload
+            assert reload is not None  # noqa: S101 - there is no step without one
+            match step:
+                case Replace():
+                    self._rolling.started(self._add_slot(reload.rules).number, now)
+                case Retire(successor, old):
+                    self._succeed(self.slots[successor], old, reload)
+                case GiveUp(successor, reason):
+                    self._ask(self.slots[successor], 1)
+                    self._reload_failed(reason)
+                case Done():
+                    self._resize(reload.processes)
+                    log.info("reload done")
+
+    def _resize(self, processes: int | None) -> None:
+        running = self._running()
+        wanted = len(running) if processes is None else processes
+        for slot in running[wanted:]:
             self._ask(slot, 1)
-            slot.restart_when_gone = True
+        for _ in range(wanted - len(running)):
+            self._add_slot()
 
+    def _succeed(self, successor: Slot, old: int, reload: Reload) -> None:
+        """A successor is ready: what is new has proved itself."""
+        if self._rules is not reload.rules:
+            self._rules = reload.rules
+            reload.adopt()
+        successor.candidate = False
+        if self.slots[old].phase in OVER:
+            del self.slots[old]
+        else:
+            self._ask(self.slots[old], 1)
 
-def _raise_end() -> bytes:
-    raise EOFError
+    def _candidate_died(self, slot: Slot, death: Death) -> None:
+        # One that was asked to stop belongs to a reload that is over; another one may be under way.
+        asked = slot.stop_level > 0 or (self._rules.until_idle and death.finding is Finding.DONE)
+        slot.move(Move.END)
+        if not asked:
+            self._reload_failed(
+                str(death.error) if death.error is not None else f"the new process {death.ending(slot)}"
+            )
 
-
-def _reap_orphans(children: set[int]) -> None:
-    """As process 1 of a container: wait for processes whose own parent has died; never for a child of ours."""
-    while True:
-        try:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return
-        if found is None or found.si_pid in children:
-            return
-        os.waitpid(found.si_pid, 0)
+    def _reload_failed(self, reason: str) -> None:
+        log.error("reload failed, what runs stays: %s", reason)
+        self._rolling.abandon()

@@ -1,69 +1,128 @@
-"""A rolling restart: one slot at a time, the next one when the new process is ready."""
+"""A reload: one process after the other gets a successor beside it, and drains once that is ready to consume.
 
-import logging
+Both have a slot of their own, so nothing that is kept per slot is shared. Whatever goes wrong with a successor ends
+the reload, and what runs stays.
+"""
+
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from hexa_worker.processes.slot import Phase, Slot
+import msgspec
 
-READY_LIMIT_S: Final = 120.0
-"""A slot that is not ready again after this long (its drain not counted) ends the roll."""
+from hexa_worker.core.lifecycle import READY
+from hexa_worker.processes.slot import OVER, Phase, Rules, Slot
 
-log = logging.getLogger("hexa_worker.processes")
+READY_LIMIT_S = 120.0
+"""A successor that is not ready after this long will not be."""
+
+
+class Reload(msgspec.Struct, frozen=True, kw_only=True):
+    """What is new.
+
+    Attributes:
+        rules: for processes that are started from now on.
+        processes: how many there shall be; None: as many as there are.
+        adopt: called when the first successor is ready.
+    """
+
+    rules: Rules
+    processes: int | None
+    adopt: Callable[[], None]
+
+
+class Replace(NamedTuple):
+    """Start a successor."""
+
+
+class Retire(NamedTuple):
+    """The successor is ready: let the other one drain."""
+
+    successor: int
+    old: int
+
+
+class GiveUp(NamedTuple):
+    """The successor will not be ready."""
+
+    successor: int
+    reason: str
+
+
+class Done(NamedTuple):
+    """Everyone was replaced."""
 
 
 class Rolling:
-    """At most one roll; nothing happens before `begin`.
+    """At most one reload; nothing happens before `begin`.
 
     Attributes:
-        deadline: when the present slot must be ready.
+        deadline: when the present successor must be ready.
     """
 
     def __init__(self) -> None:
         self.deadline: float | None = None
         self._queue: deque[int] = deque()
-        self._present: int | None = None
+        self._active = False
+        self._old: int | None = None
+        self._successor: int | None = None
 
     def begin(self, numbers: Iterable[int]) -> None:
-        """Restart these, one after the other; a roll that is under way begins anew after its present slot."""
+        """Replace these, one after the other; a reload that is under way begins anew after its present one."""
         self._queue = deque(numbers)
+        self._active = True
 
     def abandon(self) -> None:
-        """Restart no more."""
+        """Replace no more."""
         self._queue.clear()
-        self._present = self.deadline = None
+        self._active = False
+        self._old = self._successor = self.deadline = None
 
-    def step(self, slots: Mapping[int, Slot], now: float) -> int | None:
-        """The slot to restart now; None: wait, or nothing to do."""
-        if self._present is not None and not self._finished(slots.get(self._present), now):
-            return None
+    def started(self, successor: int, now: float) -> None:
+        """The answer to `Replace`."""
+        self._successor = successor
+        self.deadline = now + READY_LIMIT_S
+
+    def step(self, slots: Mapping[int, Slot], now: float) -> Replace | Retire | GiveUp | Done | None:
+        """What to do now; None: wait, or nothing."""
+        if self._successor is not None:
+            return self._judge(slots.get(self._successor), now)
+        if self._old is not None:
+            if self._old in slots and slots[self._old].occupied:
+                return None
+            self._old = None
         while self._queue:
             number = self._queue.popleft()
-            if number in slots:
-                self._present = number
-                return number
+            if number in slots and not slots[number].retiring:
+                self._old = number
+                return Replace()
+        if not self._active:
+            return None
+        self.abandon()
+        return Done()
+
+    def _judge(self, slot: Slot | None, now: float) -> Retire | GiveUp | None:
+        assert self.deadline is not None  # noqa: S101 - set with the successor
+        assert self._old is not None  # noqa: S101 - as above
+        if slot is None or slot.phase in OVER:  # nothing is left to do for it
+            self.abandon()
+            return None
+        if slot.ready:
+            self._successor = self.deadline = None
+            return Retire(slot.number, self._old)
+        if not slot.report.alive:
+            return GiveUp(slot.number, why_not_ready(slot))
+        if now >= self.deadline:
+            return GiveUp(slot.number, f"not ready after {READY_LIMIT_S:g} s: {why_not_ready(slot)}")
         return None
 
-    def _finished(self, slot: Slot | None, now: float) -> bool:
-        """Whether the present slot is ready again; a slot that will not be ends the roll."""
-        if slot is not None:
-            if slot.restart_when_gone:
-                return False
-            if slot.phase is Phase.FAILED:
-                self._fail("process %d cannot start: rolling restart abandoned", slot.number)
-                return True
-            if not slot.ready:
-                self.deadline = self.deadline or now + READY_LIMIT_S
-                if now < self.deadline:
-                    return False
-                self._fail("process %d is not ready: rolling restart abandoned", slot.number)
-                return True
-        if not self._queue:
-            log.info("rolling restart done")
-        self._present = self.deadline = None
-        return True
 
-    def _fail(self, text: str, number: int) -> None:
-        log.error(text, number)
-        self.abandon()
+def why_not_ready(slot: Slot) -> str:
+    """What keeps a process from being ready, as far as it has said so."""
+    if slot.phase is not Phase.UP:
+        return "it has not started to consume"
+    return "; ".join(
+        f"{one.action} is {one.state.name.lower().replace('_', ' ')}" + (f": {one.error}" if one.error else "")
+        for one in slot.report.subscriptions
+        if one.state not in READY
+    )

@@ -4,11 +4,15 @@ The life of a place is the table `MOVES`; the parent acts, this only remembers.
 """
 
 import socket
+from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Final
 
-from hexa_worker.core.restart import RestartIntensity
-from hexa_worker.processes.spawn import Spawned
+import msgspec
+
+from hexa_worker.core.restart import RestartIntensity, RestartPolicy
+from hexa_worker.processes.arguments import Arguments
+from hexa_worker.processes.spawn import Command, Spawned
 from hexa_worker.processes.wire import Inbox, Misconfigured
 from hexa_worker.telemetry.report import Report
 
@@ -33,7 +37,6 @@ class Move(Enum):
     RESTART = auto()  # its process is gone, another one comes
     END = auto()
     FAIL = auto()
-    REVIVE = auto()  # an operator asked for a new try
 
 
 MOVES: Final[dict[Phase, dict[Move, Phase]]] = {
@@ -59,16 +62,28 @@ MOVES: Final[dict[Phase, dict[Move, Phase]]] = {
     Phase.STOPPING: {
         Move.ASKED: Phase.STOPPING,  # more urgently
         Move.BOOTED: Phase.STOPPING,
-        Move.RESTART: Phase.WAITING,  # a rolling restart
         Move.END: Phase.ENDED,
         Move.FAIL: Phase.FAILED,
     },
-    Phase.ENDED: {Move.ASKED: Phase.ENDED, Move.REVIVE: Phase.WAITING},
-    Phase.FAILED: {Move.ASKED: Phase.FAILED, Move.REVIVE: Phase.WAITING},
+    Phase.ENDED: {Move.ASKED: Phase.ENDED},
+    Phase.FAILED: {Move.ASKED: Phase.FAILED},
 }
+BOOT_LIMIT_S: Final = 120.0
+"""A process that has not booted after this long (or four times watchdog_s) hangs."""
 OCCUPIED: Final = frozenset({Phase.BOOTING, Phase.UP, Phase.STOPPING})
 """A process is in it."""
 OVER: Final = frozenset({Phase.ENDED, Phase.FAILED})
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process is started and looked after; see `hexa_worker.config.model.Worker` and `Arguments`."""
+
+    arguments: Arguments
+    command: Command
+    restart: RestartPolicy
+    watchdog_s: float
+    grace_s: float
+    until_idle: bool
 
 
 class Slot:
@@ -76,6 +91,8 @@ class Slot:
 
     Attributes:
         number: its number.
+        rules: of its process.
+        candidate: its process is to replace another one and was not ready yet.
         phase: where it is in its life.
         intensity: its restarts.
         pid: its process; 0 when empty.
@@ -92,14 +109,15 @@ class Slot:
         killed_for: why it gets SIGKILL; empty: it does not.
         overdue: it gets SIGKILL only because it did not stop in time: nobody is to blame.
         stop_level: how urgently it was asked to stop: 0, 1 or 2.
-        restart_when_gone: it was asked to stop only to be started anew.
         restarts: how many processes filled it, less one.
     """
 
-    def __init__(self, number: int, intensity: RestartIntensity, now: float) -> None:
+    def __init__(self, number: int, rules: Rules, now: float, *, candidate: bool = False) -> None:
         self.number = number
+        self.rules = rules
+        self.candidate = candidate
         self.phase = Phase.WAITING
-        self.intensity = intensity
+        self.intensity = RestartIntensity(rules.restart)
         self.pid = 0
         self.connection: socket.socket | None = None
         self.inbox = Inbox()
@@ -113,7 +131,6 @@ class Slot:
         self.killed_for = ""
         self.overdue = False
         self.stop_level = 0
-        self.restart_when_gone = False
         self.restarts = -1
 
     def move(self, move: Move) -> None:
@@ -133,9 +150,29 @@ class Slot:
         return self.phase in OCCUPIED
 
     @property
+    def retiring(self) -> bool:
+        """It was asked to stop, or has ended."""
+        return self.stop_level > 0 or self.phase is Phase.ENDED
+
+    @property
     def ready(self) -> bool:
         """Its process is up and every subscription consumes."""
         return self.phase is Phase.UP and self.report.ready
+
+    @property
+    def silence_s(self) -> float:
+        """How long its loop may be silent."""
+        return self.rules.watchdog_s if self.booted else max(BOOT_LIMIT_S, 4 * self.rules.watchdog_s)
+
+    def dues(self) -> Iterator[float]:
+        """When something has to be done about it."""
+        if self.phase is Phase.WAITING:
+            yield self.spawn_at
+        elif self.occupied:
+            if self.kill_at is not None:
+                yield self.kill_at
+            if not self.killed_for:
+                yield self.heard_at + self.silence_s + 0.001
 
     def fill(self, spawned: Spawned, now: float) -> None:
         """A process was spawned."""
@@ -143,7 +180,7 @@ class Slot:
         self.inbox, self.report, self.misconfigured = Inbox(), Report(), None
         self.heard_at, self.kill_at, self.killed_for = now, None, ""
         self.booted = self.announced = self.overdue = False
-        self.stop_level, self.restart_when_gone = 0, False
+        self.stop_level = 0
         self.restarts += 1
         self.move(Move.SPAWNED)
 
