@@ -63,8 +63,8 @@ class BareRetry(Retry):
 class Odd:
     """Says that it is of a class that is none."""
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # what is tried
+    @property  # type: ignore[misc]  # what is tried
+    def __class__(self) -> Any:
         raise SystemExit
 
     def __bool__(self) -> bool:
@@ -254,8 +254,8 @@ async def test_a_handler_may_run_an_event_loop_of_its_own_in_its_thread() -> Non
 
 async def test_a_payload_that_exits_while_it_is_written_fails_its_delivery() -> None:
     class Hostile(dict[str, int]):
-        @property
-        def __class__(self) -> Any:  # type: ignore[misc]  # what is tried
+        @property  # type: ignore[misc]  # what is tried
+        def __class__(self) -> Any:
             raise SystemExit
 
     class Fields:

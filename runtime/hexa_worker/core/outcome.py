@@ -5,7 +5,7 @@ A handler says it by returning or raising; the runtime adds the ends that no han
 """
 
 import math
-from datetime import timedelta
+from typing import Any, Protocol
 
 import msgspec
 
@@ -37,6 +37,14 @@ class DeadLetter(Verdict):
     """Hopeless: to the dead letter at once, without retries."""
 
 
+class Duration(Protocol):
+    """A `datetime.timedelta`, said without importing the clock that stands beside it."""
+
+    def total_seconds(self) -> float:
+        """How long it is."""
+        ...
+
+
 class Retry(Verdict):
     """Try again later. Counts an attempt, so it ends in the dead letter when attempts run out.
 
@@ -45,18 +53,18 @@ class Retry(Verdict):
         reason: kept with the retry and the dead letter.
 
     Raises:
-        ValueError, TypeError: `after` is no number of seconds.
+        ValueError, TypeError: `after` is no duration.
     """
 
     after: float | None = None
 
-    def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
+    def __init__(self, after: float | Duration | None = None, reason: str = "") -> None:
         super().__init__(reason)
         self.after = None if after is None else _seconds(after)
 
 
-def _seconds(after: float | timedelta) -> float:
-    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+def _seconds(after: Any) -> float:
+    seconds = float(after.total_seconds() if hasattr(after, "total_seconds") else after)
     if math.isnan(seconds):
         raise ValueError("after must be a number of seconds, not NaN")
     return seconds
