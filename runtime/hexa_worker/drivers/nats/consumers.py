@@ -1,6 +1,7 @@
 """Durable consumers: made or checked, brought up to date where that is harmless."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hexa_worker.config.nats import Nats, NatsSubscription
@@ -16,9 +17,9 @@ log = logging.getLogger("hexa_worker.drivers.nats")
 
 
 def config(
-    durable: str, subject: str, *, ack_wait_s: float, max_ack_pending: int, deliver_policy: str
+    durable: str, subject: str, *, ack_wait_s: float, max_ack_pending: int, deliver_policy: str = "all"
 ) -> dict[str, Any]:
-    """What a shared durable is created with."""
+    """What a durable is created with."""
     return {
         "durable_name": durable,
         "deliver_policy": deliver_policy,
@@ -32,19 +33,29 @@ def config(
 
 
 def config_of(options: Nats, spec: SubscriptionSpec, durable: str, channel: str) -> dict[str, Any]:
-    """What the shared durable of a subscription's channel is created with."""
+    """What the shared durable of a subscription's channel is created with, but for where it begins."""
     own = spec.options if isinstance(spec.options, NatsSubscription) else NatsSubscription()
     return config(
         durable,
         channel,
         ack_wait_s=own.ack_wait_s or options.ack_wait_s,
         max_ack_pending=own.max_ack_pending or options.max_ack_pending,
-        deliver_policy="all" if spec.start == "earliest" else "new",
     )
 
 
-async def ensure(connection: Connection, stream: str, wanted: dict[str, Any]) -> None:
-    """Make a durable, or check the one that is there.
+async def ensure(
+    connection: Connection,
+    stream: str,
+    wanted: dict[str, Any],
+    first: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
+    """Make a durable, or check the one that is there; returns all about it.
+
+    Args:
+        connection: the way to the server.
+        stream: what it reads.
+        wanted: what it is to be like.
+        first: asked where it begins, if it has to be made.
 
     Raises:
         DriverRejected: it exists and is for something else, or the server refuses it.
@@ -53,26 +64,54 @@ async def ensure(connection: Connection, stream: str, wanted: dict[str, Any]) ->
     durable = wanted["durable_name"]
     what = f"durable {durable!r} of stream {stream!r}"
     try:
-        try:
-            found: dict[str, Any] = (await connection.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
-        except ApiError as error:
-            if error.number != CONSUMER_NOT_FOUND:
-                raise
-            await _create(connection, stream, wanted)
-            return
-        _compare(what, wanted, found)
-        changed = {key: wanted[key] for key in _MAY_CHANGE if found.get(key) != wanted[key]}
+        found = await find(connection, stream, durable)
+        if found is None:
+            begin = {} if first is None else await first()
+            return await _make(connection, stream, {**wanted, **begin})
+        config = found["config"]
+        _compare(what, wanted, config)
+        changed = {key: wanted[key] for key in _MAY_CHANGE if config.get(key) != wanted[key]}
         if changed:
             log.info("%s: updating %s", what, ", ".join(f"{key} to {value}" for key, value in changed.items()))
-            await _create(connection, stream, {**found, **changed})
+            return await _create(connection, stream, {**config, **changed})
     except ApiError as error:
         raise error.as_driver_error(what) from error
+    else:
+        return found
 
 
-async def _create(connection: Connection, stream: str, config: dict[str, Any]) -> None:
+async def find(connection: Connection, stream: str, durable: str) -> dict[str, Any] | None:
+    """All about a durable; None: there is none. Raises ApiError, DriverUnavailable, DriverRejected."""
+    try:
+        return await connection.api(f"CONSUMER.INFO.{stream}.{durable}")
+    except ApiError as error:
+        if error.number != CONSUMER_NOT_FOUND:
+            raise
+        return None
+
+
+def floor_of(info: dict[str, Any]) -> int:
+    """Up to which sequence a consumer is settled. One that nobody has read from tells it here only in part (2.9)."""
+    settled, delivered = int(info["ack_floor"]["stream_seq"]), int(info["delivered"]["stream_seq"])
+    return settled if info.get("num_ack_pending") else max(settled, delivered)
+
+
+async def _make(connection: Connection, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return await _create(connection, stream, wanted)
+    except ApiError:
+        found = await find(connection, stream, wanted["durable_name"])
+        if found is None:
+            raise
+        _compare(f"durable {wanted['durable_name']!r} of stream {stream!r}", wanted, found["config"])
+        return found  # somebody else was faster, and began elsewhere
+
+
+async def _create(connection: Connection, stream: str, config: dict[str, Any]) -> dict[str, Any]:
     durable = config["durable_name"]
     answer = await connection.api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", stream_name=stream, config=config)
     _compare(f"durable {durable!r} of stream {stream!r}", config, answer["config"])
+    return answer
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

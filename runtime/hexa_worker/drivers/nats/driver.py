@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,12 +14,13 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names
+from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names, positions
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.looking import Looking
+from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
 from hexa_worker.drivers.nats.source import NatsSource, Part
-from hexa_worker.drivers.nats.streams import Streams
+from hexa_worker.drivers.nats.streams import Life, Streams, life_of
 from hexa_worker.drivers.placing import placed
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -82,6 +84,7 @@ class AsyncioNatsDriver:
         self._clock = clock or SystemClock()
         self._connection = Connection(options, folder or Path())
         self._streams = Streams(self._connection, options)
+        self._positions = Positions(self._connection, self._streams)
         self._publisher = Publisher(self._connection, self._streams, options, self._clock)
         self._sources: list[NatsSource] = []
         self._retry_channels: set[str] = set()
@@ -148,10 +151,10 @@ class AsyncioNatsDriver:
             f"{spec.retry_base}.retry.*",
             ack_wait_s=ack_wait_s,
             max_ack_pending=-1,  # records that wait for their time count here where the server cannot keep them
-            deliver_policy="all",
         )
         await consumers.ensure(self._connection, retries, wanted)
-        parts = [Part(stream=retries, durable=names.RETRY_DURABLE, channel=None)]
+        life = await life_of(self._connection, retries)
+        parts = [Part(stream=retries, durable=names.RETRY_DURABLE, channel=None, born=life.born)]
         if spec.order_by is not OrderBy.NONE:
             await self._streams.leases()
         for channel in await self._channels(spec):
@@ -168,12 +171,42 @@ class AsyncioNatsDriver:
         if options.stream is not None and stream != options.stream:
             raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
         durable = names.durable(spec.group, stream, channel)
-        if spec.order_by is not OrderBy.NONE:
-            await exclusive.declare(self._connection, stream, durable, from_the_first=spec.start == "earliest")
-            return Part(stream=stream, durable=durable, channel=channel, exclusive=True)
-        wanted = consumers.config_of(self._options, spec, durable, channel)
-        await consumers.ensure(self._connection, stream, wanted)
-        return Part(stream=stream, durable=durable, channel=channel)
+
+        if spec.order_by is OrderBy.NONE:
+            wanted = consumers.config_of(self._options, spec, durable, channel)
+            life = await self._attach(spec, stream, wanted)
+            return Part(stream=stream, durable=durable, channel=channel, born=life.born)
+
+        async def first(life: Life) -> dict[str, Any]:
+            return await self._first_message(spec, await self._positions.of(stream, durable, life), life)
+
+        life = await exclusive.declare(self._connection, stream, durable, channel, first)
+        return Part(stream=stream, durable=durable, channel=channel, born=life.born, exclusive=True)
+
+    async def _attach(self, spec: SubscriptionSpec, stream: str, wanted: dict[str, Any]) -> Life:
+        """Make or check a shared durable; returns the life of its stream.
+
+        One that has to be made goes on where the subscription stood, however it was lost.
+        """
+        durable, life = wanted["durable_name"], await life_of(self._connection, stream)
+        noted = await self._positions.of(stream, durable, life)
+        made: list[str] = []
+
+        async def first() -> dict[str, Any]:
+            made.append(positions.told(f"durable {durable!r} of stream {stream!r}", noted, life))
+            return await self._first_message(spec, noted, life)
+
+        info = await consumers.ensure(self._connection, stream, wanted, first)
+        if any(made):
+            log.warning("%s", made[0])
+        if noted is None or noted.born != life.born:
+            position = Position(born=life.born, floor=consumers.floor_of(info))
+            await self._positions.note(stream, durable, position)
+        return life
+
+    async def _first_message(self, spec: SubscriptionSpec, noted: Position | None, life: Life) -> dict[str, Any]:
+        since = await self._positions.first_start(spec) if noted is None else None
+        return positions.first_message(noted, life, spec.start, since)
 
     async def _channels(self, spec: SubscriptionSpec) -> Sequence[str]:
         if spec.pattern is None:
@@ -203,7 +236,14 @@ class AsyncioNatsDriver:
             return await self._declare(spec, None if spec.pattern is None else left_out)
 
         source = NatsSource(
-            self._connection, self._publisher, spec, options.ack or self._options.ack, self._clock, redeclare, revoked
+            self._connection,
+            self._publisher,
+            self._positions,
+            spec,
+            options.ack or self._options.ack,
+            self._clock,
+            redeclare,
+            revoked,
         )
         for part in parts:
             source.add_feed(part, options.ack_wait_s or self._options.ack_wait_s)

@@ -15,7 +15,7 @@ else took cannot be written any more, so only the holder leaves such notes.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -27,7 +27,8 @@ from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.feed import Feed
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
-from hexa_worker.drivers.nats.leases import Lease, LeaseStore
+from hexa_worker.drivers.nats.leases import Lease, lease_of
+from hexa_worker.drivers.nats.streams import Life, life_of
 from hexa_worker.errors import DriverError, DriverUnavailable
 
 ACK_WAIT_S = 3600.0
@@ -44,21 +45,32 @@ def term_durable(durable: str, term: int) -> str:
     return f"{durable}{names.MARK}t{term}"
 
 
-async def declare(connection: Connection, stream: str, durable: str, *, from_the_first: bool) -> None:
-    """Fix the position that the first holder begins at.
+async def declare(
+    connection: Connection, stream: str, durable: str, channel: str, first: Callable[[Life], Awaitable[dict[str, Any]]]
+) -> Life:
+    """Fix the position that the first holder begins at; returns the life of the stream.
+
+    Args:
+        connection: the way to the server.
+        stream: what keeps the channel.
+        durable: the consumer's name, without a term.
+        channel: what is read.
+        first: where a subscription that never read it in order begins, see `positions.first_message`.
 
     Raises:
         DriverUnavailable: the server is away.
         DriverRejected: the server refuses it.
     """
-    store = LeaseStore(connection, stream, durable)
+    life, store = await life_of(connection, stream), lease_of(connection, stream, durable)
     if (await store.read())[1] is not None:
-        return
+        return life
     floor = await _floor(connection, stream, durable)  # it was shared before
-    born, last = await _stream(connection, stream)
-    if floor is None:
-        floor = 0 if from_the_first else last
-    await store.write(Lease(owner="", term=0, floor=floor, born=born), after=0)
+    if floor is None:  # the server knows which message is the first; the first holder deletes this consumer
+        config = _config(durable, 0, channel) | await first(life)
+        info = await consumers.ensure(connection, stream, config)
+        floor = consumers.floor_of(info)
+    await store.write(Lease(owner="", term=0, floor=floor, born=life.born), after=0)
+    return life
 
 
 def _config(durable: str, term: int, channel: str) -> dict[str, Any]:
@@ -79,16 +91,7 @@ async def _floor(connection: Connection, stream: str, consumer: str) -> int | No
         if error.number in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}:
             return None
         raise error.as_driver_error(f"look at durable {consumer!r} of stream {stream!r}") from error
-    return int(info["ack_floor"]["stream_seq"])
-
-
-async def _stream(connection: Connection, stream: str) -> tuple[str, int]:
-    """When a stream was made, and its last sequence."""
-    try:
-        info = await connection.api(f"STREAM.INFO.{stream}")
-    except ApiError as error:
-        raise error.as_driver_error(f"look at stream {stream!r}") from error
-    return str(info["created"]), int(info["state"]["last_seq"])
+    return consumers.floor_of(info)
 
 
 class Exclusive:
@@ -110,7 +113,7 @@ class Exclusive:
         self._durable = durable
         self._channel = channel
         self._lost = lost
-        self._store = LeaseStore(connection, feed.stream, durable)
+        self._store = lease_of(connection, feed.stream, durable)
         self._me = secrets.token_hex(8)
         self._lease_s = feed.ack_wait_s
         self._sequence = 0
@@ -220,7 +223,7 @@ class Exclusive:
         earlier = await self._consumers()
         floors = [await _floor(self._connection, feed.stream, name) or 0 for name in earlier]
         floor = max([lease.floor, *floors])
-        born, _ = await _stream(self._connection, feed.stream)
+        born = (await life_of(self._connection, feed.stream)).born
         if born != lease.born:
             floor = 0
             feed.handed_over = HandedOver(NOTHING)
@@ -268,6 +271,7 @@ class Exclusive:
         if floor is None:
             self._feed.want_rewind()  # somebody deleted the consumer
             return
+        self._feed.passed(floor)
         await self._write(self._settled_to(max(floor, lease.floor), lease))
 
     def _settled_to(self, floor: int, lease: Lease) -> Lease:

@@ -61,6 +61,7 @@ class Feed:
         stream: what it reads.
         durable: its name.
         channel: the channel it reads; None for a retry ladder, whose subjects say it.
+        born: when its stream was made.
         ack_wait_s: how long a claim holds without renewal.
         clock: the clocks.
         arrived: called when there may be something to take or to do.
@@ -74,6 +75,7 @@ class Feed:
         stream: str,
         durable: str,
         channel: str | None,
+        born: str,
         ack_wait_s: float,
         clock: Clock,
         arrived: Callable[[], None],
@@ -87,8 +89,11 @@ class Feed:
         self.ack_wait_s = ack_wait_s
         self.exclusive = exclusive
         self.paused = exclusive
+        self.born = born
         self.missing = False
         self.gone = False
+        self.unsure = False
+        self.progressed = False
         self.rewind_event = asyncio.Event()
         self.buffer: deque[Delivery] = deque()
         self.held: dict[int, bytes] = {}
@@ -109,6 +114,7 @@ class Feed:
         self._pulls: dict[int, int] = {}
         self._pulled = 0
         self._top = 0
+        self._floor = 0
         self.outstanding = 0
         self._heard_at = monotonic()
         self._pull_expires_at = 0.0
@@ -372,8 +378,36 @@ class Feed:
         if replies:
             self._connection.write(ack_frames(replies, verb))
 
+    def made_again(self, born: str) -> None:
+        """The consumer was deleted and made again, its stream perhaps too."""
+        self.missing = self.unsure = False
+        self.forget_pulls()
+        self.is_of(born)
+        self.doubt()
+
+    def is_of(self, born: str) -> None:
+        """This is when the stream was made, as it is now. The sequences of another one mean other messages."""
+        if self.exclusive or born == self.born:
+            return  # an exclusive consumer's next term sees to it
+        log.info("stream %s is not the one that it was: nothing in hand of the old one is settled", self.stream)
+        self.born = born
+        self.reset()
+
+    def doubt(self) -> None:
+        """Nothing in hand is certain, until copies bring the claims back."""
+        if self.exclusive:
+            self.want_rewind()
+        else:
+            self.lost.update(self.held)
+
+    def passed(self, floor: int) -> None:
+        """The consumer is settled up to here. A server that is killed forgets the latest of that, so not all goes."""
+        kept_from, self._floor = self._floor, floor
+        if self.settled:
+            self.settled = {sequence: reply for sequence, reply in self.settled.items() if sequence > kept_from}
+
     def reset(self) -> None:
-        """The consumer was made anew, its stream perhaps too: sequences mean nothing any more."""
+        """The stream was made anew: sequences mean nothing any more."""
         self.missing = False
         self.epoch += 1
         self._tokens.clear()
@@ -382,7 +416,7 @@ class Feed:
         for kept in (self.buffer, self.held, self.lost, self.settled, self.waiting, self.delayed):
             kept.clear()
         self.handed_over = HandedOver(NOTHING)
-        self._top = 0
+        self._top = self._floor = 0
         if self.exclusive:
             self.want_rewind()
 
@@ -420,6 +454,7 @@ class Feed:
     def let_go(self, sequences: Iterable[int], *, done: bool) -> None:
         """These are settled."""
         held, lost, delayed, settled, waiting = self.held, self.lost, self.delayed, self.settled, self.waiting
+        self.progressed = self.progressed or done
         for sequence in sequences:
             reply = held.pop(sequence, None)
             if done and reply is not None:
@@ -466,7 +501,7 @@ class Feed:
 
     def hand_back(self) -> None:
         """Give back whatever is in hand."""
-        if not self.exclusive:
+        if not self.exclusive and not self.unsure:
             self.send([reply for sequence, reply in self.held.items() if sequence not in self.lost], b"-NAK")
         self._connection.forget_sink(self._inbox)
         self.buffer.clear()

@@ -15,7 +15,7 @@ from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.nats import consumers, desk, exclusive, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
-from hexa_worker.drivers.nats.leases import LeaseStore
+from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.streams import Streams, differences
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -80,7 +80,7 @@ class Looking:
             return 0, 0
         durable, floor = names.durable(self._spec.group, stream, channel), 0
         if self._spec.order_by is not OrderBy.NONE:
-            lease = (await LeaseStore(self._connection, stream, durable).read())[1]
+            lease = await lease_of(self._connection, stream, durable).look()
             if lease is not None:
                 durable, floor = exclusive.term_durable(durable, lease.term), lease.floor
         info = await self._info("CONSUMER", f"{stream}.{durable}")
@@ -160,7 +160,7 @@ class Looking:
     async def _durable(self, stream: str, channel: str, permissions: Mapping[str, Any] | None) -> Finding:
         name = names.durable(self._spec.group, stream, channel)
         if self._spec.order_by is not OrderBy.NONE:
-            lease = (await LeaseStore(self._connection, stream, name).read())[1]
+            lease = await lease_of(self._connection, stream, name).look()
             held = lease is not None and bool(lease.owner)
             note = "somebody reads it" if held else "nobody reads it" if lease is not None else ""
             return Finding(kind="durable", name=name, exists=lease is not None, note=note)

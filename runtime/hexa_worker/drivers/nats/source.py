@@ -17,10 +17,13 @@ from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.nats import desk, names
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.consumers import floor_of
 from hexa_worker.drivers.nats.exclusive import Exclusive
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.feed import ACTIVE_S, SILENCE_S, Feed
+from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import Publisher
+from hexa_worker.drivers.nats.streams import life_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
 HAND_BACK_S = 1.0
@@ -38,12 +41,14 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         stream: the stream it reads.
         durable: its name; with `exclusive` without a term.
         channel: the channel it reads; None: the retry ladder.
+        born: when its stream was made.
         exclusive: one process at a time reads it, in order.
     """
 
     stream: str
     durable: str
     channel: str | None
+    born: str
     exclusive: bool = False
 
 
@@ -53,6 +58,7 @@ class NatsSource:
     Args:
         connection: the way to the server.
         publisher: stores retries and dead letters.
+        positions: keeps note of how far it has come.
         spec: the subscription.
         ack: whether acknowledgements wait for the server's answer.
         clock: the wall clock.
@@ -64,6 +70,7 @@ class NatsSource:
         self,
         connection: Connection,
         publisher: Publisher,
+        positions: Positions,
         spec: SubscriptionSpec,
         ack: Acknowledge,
         clock: Clock,
@@ -73,6 +80,7 @@ class NatsSource:
         self.feeds: list[Feed] = []
         self._connection = connection
         self._publisher = publisher
+        self._positions = positions
         self._spec = spec
         self._ack = ack
         self._clock = clock
@@ -97,6 +105,7 @@ class NatsSource:
             part.stream,
             part.durable,
             part.channel,
+            part.born,
             ack_wait_s,
             self._clock,
             self._work.set,
@@ -211,13 +220,11 @@ class NatsSource:
     async def _make_again(self) -> None:
         """A consumer or stream was deleted: make it again. Raises DriverRejected where that is not allowed."""
         missing = [feed for feed in self.feeds if feed.missing]
-        gone = ", ".join(f"{one.durable} of {one.stream}" for one in missing)
-        log.warning("gone from the server, made again: %s", gone)
-        parts = await self._redeclare()
-        wanted = {part.channel for part in parts}
+        born = {part.channel: part.born for part in await self._redeclare()}
+        log.warning("made again: %s", ", ".join(f"{one.durable} of {one.stream}" for one in missing))
         for feed in missing:
-            if feed.channel in wanted:
-                feed.reset()
+            if feed.channel in born:
+                feed.made_again(born[feed.channel])
             else:  # a pattern's; should it come back, it is discovered
                 await self._dismiss(feed)
 
@@ -244,6 +251,7 @@ class NatsSource:
     def _connection_changed(self, _up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
         for feed in self.feeds:
             feed.forget_pulls()
+            feed.unsure = not feed.exclusive  # those begin a new term, and look then
         self._work.set()
 
     # -- claims
@@ -253,16 +261,43 @@ class NatsSource:
         every_s = min(feed.ack_wait_s for feed in self.feeds) / 4
         while True:
             await asyncio.sleep(every_s)
-            await self._renew()
+            for feed in self.feeds:
+                if feed.exclusive or feed.gone:
+                    continue  # the lease is what counts
+                try:
+                    await self._be_sure(feed)
+                    await feed.renew()
+                    await self._look_how_far(feed)
+                except DriverError as error:
+                    log.debug("claims of %s not renewed: %s", feed.durable, error)
 
-    async def _renew(self) -> None:
-        for feed in self.feeds:
-            if feed.exclusive:
-                continue  # the lease is what counts
-            try:
-                await feed.renew()
-            except DriverError as error:
-                log.debug("claims of %s not renewed: %s", feed.durable, error)
+    async def _be_sure(self, feed: Feed) -> None:
+        """After a time without connection: see whether the stream is still the one that the claims are on.
+
+        In another one of its name they would settle other messages. Raises DriverUnavailable.
+        """
+        if not feed.unsure:
+            return
+        generation = self._connection.generation
+        try:
+            life = await life_of(self._connection, feed.stream)
+        except DriverRejected:
+            feed.mark_missing()
+            feed.doubt()
+            return
+        feed.is_of(life.born)
+        feed.unsure = generation != self._connection.generation
+
+    async def _look_how_far(self, feed: Feed) -> None:
+        """Note how far the durable is settled, and forget what is needed no more. Raises DriverError."""
+        if feed.missing or not (feed.progressed or feed.settled):
+            return
+        feed.progressed, born = False, feed.born
+        info = await self._consumer_info(feed)
+        floor = floor_of(info)
+        feed.passed(floor)
+        if feed.channel is not None:
+            await self._positions.note(feed.stream, feed.durable, Position(born=born, floor=floor))
 
     # -- settling
 
@@ -271,6 +306,8 @@ class NatsSource:
         failed: list[Unsettled] = []
         for feed in self.feeds:
             feed.expire()
+            if feed.unsure:
+                await self._be_sure(feed)
         valid = self._sort_out_lost(settlements, failed)
         valid = await self._store_records(valid, failed)
         done: dict[int, list[int]] = {}
@@ -435,8 +472,16 @@ class NatsSource:
             await exclusive.close()
         for feed in self.feeds:
             feed.hand_back()
-        if self._connection.up:
-            await self._connection.flush(HAND_BACK_S)
+        if self._connection.up and await self._connection.flush(HAND_BACK_S):
+            await self._note_positions()
+
+    async def _note_positions(self) -> None:
+        """Leave what helps if a durable is deleted while nobody reads."""
+        with suppress(DriverError, TimeoutError):
+            async with asyncio.timeout(HAND_BACK_S):
+                for feed in self.feeds:
+                    if not feed.exclusive and feed.progressed:
+                        await self._look_how_far(feed)
 
     def _cancel_tasks(self) -> None:
         for task in (self._task, self._discovery, *self._revoking):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from hexa_worker.config.nats import Nats
 from hexa_worker.drivers.nats import names
@@ -13,6 +13,27 @@ from hexa_worker.errors import DriverRejected
 NANOSECONDS = 1_000_000_000
 SCHEDULES_SINCE = (2, 12)
 log = logging.getLogger("hexa_worker.drivers.nats")
+
+
+class Life(NamedTuple):
+    """One life of a stream: one that is deleted and made again under its name is another one.
+
+    Attributes:
+        born: when it was made.
+        last: its last sequence.
+    """
+
+    born: str
+    last: int
+
+
+async def life_of(connection: Connection, stream: str) -> Life:
+    """The life of a stream. Raises DriverRejected when there is none, DriverUnavailable."""
+    try:
+        info = await connection.api(f"STREAM.INFO.{stream}")
+    except ApiError as error:
+        raise error.as_driver_error(f"look at stream {stream!r}") from error
+    return Life(str(info["created"]), int(info["state"]["last_seq"]))
 
 
 class Streams:
