@@ -164,6 +164,7 @@ class Claimer:
         for turn in taken:
             turn.gone = True
         self._turns = [turn for turn in self._turns if not turn.gone]
+        self._mailbox.aside = len(self._turns)
         if not self._turns:
             self._open.set()  # nobody is left who would ask for the store: what is received next will
         return [turn.delivery for turn in taken]
@@ -227,6 +228,7 @@ class Claimer:
                 if turn.order is not None:
                     blocked.add(turn.order)
         self._turns = rest
+        self._mailbox.aside = len(rest)
         if run:
             self._mailbox.queue(run)
         if rest:

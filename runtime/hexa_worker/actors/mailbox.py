@@ -50,6 +50,8 @@ class Mailbox:
         self.held_bytes = 0
         self._handled = 0
         self._measured_at = 0.0
+        self.aside = 0
+        """How many held deliveries wait elsewhere than in the queues."""
         self.closed = False
         self.blocked = False
         """Nothing more is to be received, whatever room there is."""
@@ -64,15 +66,28 @@ class Mailbox:
             if busy_before:
                 self._window = next_window(self._window, self._handled, elapsed, floor=self._floor, ceiling=self._limit)
             self._handled, self._measured_at = 0, now
-        room = self._window - self.held
-        if self._waits is not None:  # what waits shall not take the place of what could run
-            room = min(room + self._waits.held_back, self._limit - self.held)
+        # What cannot run yet shall not take the place of what could.
+        room = min(self._window - self.held + self._stuck(), self._limit - self.held)
         room_bytes = self._limit_bytes - self.held_bytes
         if room_bytes <= 0 or room <= 0 or self.blocked:
             return 0, 0
         if room * 4 < self._window and self.queued:
             return 0, 0  # wait for a batch worth fetching
         return room, room_bytes
+
+    def _stuck(self) -> int:
+        """How many held deliveries wait for something else than a free lane.
+
+        With an order a lane's queue waits for that lane alone: beyond its share of the window it is no work that would
+        keep the others busy while, say, one handler is slow.
+        """
+        stuck = self.aside
+        if self._shared:
+            return stuck
+        share = max(self._window // len(self.queues), 1)
+        if self._waits is None:
+            return stuck + sum([len(queue) - share for queue in self.queues if len(queue) > share])
+        return stuck + self._waits.held_back + self._waits.stuck(share)
 
     async def wait_room(self) -> None:
         """Wait until something was settled. Cancellation: safe; several tasks may wait."""

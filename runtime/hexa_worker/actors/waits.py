@@ -44,6 +44,10 @@ class Waits:
         """How many deliveries stand aside."""
         return self._allowance.held_back
 
+    def stuck(self, share: int) -> int:
+        """How many deliveries stand in their lanes beyond the first `share` of each, or in lanes that stand still."""
+        return sum([line.standing - share for line in self.lines if line.standing > share])
+
     def put(self, lane: int, delivery: Delivery) -> None:
         """A delivery has come for a lane."""
         line, before = self.lines[lane], self._allowance.held_back

@@ -65,6 +65,11 @@ class Line:
         self._pushed = 0
         self._stopped: deque[Delivery] = deque()  # the line, while it waits for its first delivery
 
+    @property
+    def standing(self) -> int:
+        """How many deliveries wait for the lane itself, not for their key."""
+        return len(self.ready) + len(self._stopped)
+
     def put(self, delivery: Delivery, now_ms: int) -> None:
         """A delivery has come; one that is not due yet was postponed by another process."""
         key = self._key(delivery)
