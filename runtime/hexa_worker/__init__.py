@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from hexa_worker.core.carried import User
-from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Retry
+from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Duplicate, Retry
 from hexa_worker.errors import (
     ConfigError,
     DecodeError,
@@ -42,6 +42,7 @@ __all__ = [
     "DriverRejected",
     "DriverUnavailable",
     "Drop",
+    "Duplicate",
     "Emitter",
     "Event",
     "HexaWorkerError",

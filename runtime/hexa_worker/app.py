@@ -23,7 +23,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.drivers.opening import make_driver, without_wire
+from hexa_worker.drivers.opening import make_driver, record_form, without_wire
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -32,6 +32,7 @@ from hexa_worker.telemetry.log import AWAY_REPEAT_S, SubscriptionLog, reason_of
 from hexa_worker.telemetry.report import Report
 
 if TYPE_CHECKING:
+    from hexa_worker.handlers.transactions import Transactions
     from hexa_worker.outbox.relay import Relay
 
 IDLE_POLL_S = 0.1
@@ -201,11 +202,23 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             grace_s=config.file.worker.shutdown_grace_s,
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
+            transactions=_transactions(config, clock),
         )
         relay = _relay(config, driver)
         return await _supervise(
             config, loaded, env, stop, relay=relay, until_idle=until_idle, report=report, survey=survey
         )
+
+
+def _transactions(config: Config, clock: Clock) -> "Transactions | None":
+    """The outbox for handlers; None where worker.toml has none."""
+    options = config.file.outbox
+    if options is None:
+        return None
+    from hexa_worker.outbox.inbox import HandlerOutbox  # noqa: PLC0415 - only where it is on
+    from hexa_worker.outbox.outbox import Outbox  # noqa: PLC0415 - as above
+
+    return HandlerOutbox(Outbox(options.table, record_form(config), clock))
 
 
 def _relay(config: Config, driver: Driver) -> "Relay | None":

@@ -17,8 +17,9 @@ from hexa_worker.core.effects import by_event
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.outcome import DUPLICATE
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.core.settlement import DUPLICATE, Acked
+from hexa_worker.core.settlement import Acked
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.dedup.embedded import EmbeddedClaims
 from hexa_worker.dedup.memory import MemoryClaims

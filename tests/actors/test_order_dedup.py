@@ -8,7 +8,8 @@ import pytest
 
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.core.effects import by_event
-from hexa_worker.core.settlement import DUPLICATE, Acked
+from hexa_worker.core.outcome import DUPLICATE
+from hexa_worker.core.settlement import Acked
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.handlers.plan import Plan

@@ -13,6 +13,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Driver
 from hexa_worker.handlers.api import Event, Middleware
+from hexa_worker.handlers.transactions import Transactions
 
 
 class Journal(Protocol):
@@ -54,6 +55,7 @@ class Environment:
         grace_s: how long running handlers may take after a stop.
         stuck_after_s: see `hexa_worker.actors.sweeper.sweep`.
         maximum_crashes: a delivery in hand at this many crashes is dead-lettered.
+        transactions: the outbox, for handlers; None where worker.toml has none.
     """
 
     driver: Driver
@@ -70,3 +72,4 @@ class Environment:
     grace_s: float
     stuck_after_s: float
     maximum_crashes: int
+    transactions: Transactions | None = None

@@ -19,8 +19,8 @@ from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
 from hexa_worker.core.cutting import smaller
 from hexa_worker.core.message import Delivery
+from hexa_worker.core.outcome import DUPLICATE
 from hexa_worker.core.settlement import (
-    DUPLICATE,
     Acked,
     DeadLettered,
     Postponed,

@@ -27,9 +27,8 @@ from hexa_worker.actors.waits import Waits
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.outcome import Interrupted, Outcome, Raised
+from hexa_worker.core.outcome import DUPLICATE, Interrupted, Outcome, Raised
 from hexa_worker.core.settlement import (
-    DUPLICATE,
     Acked,
     DeadLettered,
     Postponed,
@@ -38,9 +37,10 @@ from hexa_worker.core.settlement import (
     settle,
 )
 from hexa_worker.drivers.base import Source
-from hexa_worker.errors import HandlerCancelled
+from hexa_worker.errors import ConfigError, HandlerCancelled
 from hexa_worker.handlers.api import Event
 from hexa_worker.handlers.plan import Plan
+from hexa_worker.handlers.transactions import Transactions
 from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 from hexa_worker.telemetry.tracebacks import format_error
@@ -394,6 +394,13 @@ class Worker:
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""
         return None if self._claimer is None else self._claimer.fence(delivery)
+
+    @property
+    def transactions(self) -> Transactions:
+        """The outbox. Raises ConfigError when worker.toml has none."""
+        if self._env.transactions is None:
+            raise ConfigError("there is no outbox", where="outbox", hint="add [outbox] with a url to worker.toml")
+        return self._env.transactions
 
     def logger(self, delivery: Delivery, lineage: Lineage, items: int = 1) -> DeliveryLogger:
         """A logger bound to a delivery, or to a batch of so many `items` by its first one."""

@@ -33,6 +33,17 @@ class Drop(Verdict):
     """Not wanted: acknowledged without effect, counted and logged with its reason."""
 
 
+DUPLICATE = "a duplicate: the event is handled already"
+"""Why a delivery was dropped whose event was handled before."""
+
+
+class Duplicate(Drop):
+    """The event is handled already: acknowledged without effect, and counted as a duplicate."""
+
+    def __init__(self) -> None:
+        super().__init__(DUPLICATE)
+
+
 class DeadLetter(Verdict):
     """Hopeless: to the dead letter at once, without retries."""
 

@@ -53,8 +53,6 @@ _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIG
 _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
 """Nobody but the desk says that something was redriven, and the desk writes to retry channels."""
 
-DUPLICATE = "a duplicate: the event is handled already"
-"""Why a delivery was dropped that deduplication recognised."""
 MESSAGE_LIMIT = 1_000
 TRACEBACK_LIMIT = 8_000
 

@@ -14,6 +14,7 @@ from hexa_worker.core.carried import LOCALE, USER, User, carried_from, read_user
 from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.errors import ConfigError, EmitUnconfirmed
+from hexa_worker.handlers.transactions import EventWriter, Transaction, Transactions
 
 S = TypeVar("S", default=Any)
 
@@ -42,6 +43,11 @@ class Runtime(Protocol):
 
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""
+        ...
+
+    @property
+    def transactions(self) -> Transactions:
+        """The outbox. Raises ConfigError when worker.toml has none."""
         ...
 
 
@@ -299,6 +305,35 @@ class Context(_Running[S]):
                 if not name.startswith(PREFIX)
             }
         )
+
+    def outbox(self, connection: Any) -> EventWriter:
+        """Write child events in the transaction of `connection`: ``await ctx.outbox(connection).emit(Event(…), …)``.
+
+        They are sent once it is committed; until then, and if it is rolled back, nobody hears of them.
+
+        Args:
+            connection: one that `hexa_worker.outbox.Outbox` takes.
+
+        Raises:
+            ConfigError: worker.toml has no ``[outbox]``.
+        """
+        return self._runtime.transactions.writer(connection, self.lineage, self.carried)
+
+    def transaction(self, connection: Any) -> Transaction:
+        """A transaction in which this event is marked as done: ``async with ctx.transaction(connection): …``.
+
+        What the block writes, and emits by `outbox`, takes effect once, however often the event is delivered: the
+        transaction is committed when the block ends, rolled back when it fails. Entering it for an event that is done
+        raises `Duplicate`, and the delivery is acknowledged as a duplicate; also if an earlier attempt failed after
+        its commit. In a plain function, ``with``.
+
+        Args:
+            connection: one that `hexa_worker.outbox.Outbox` takes, in no transaction of its own.
+
+        Raises:
+            ConfigError: worker.toml has no ``[outbox]``.
+        """
+        return self._runtime.transactions.transaction(connection, self.action, self.event_id)
 
 
 def _on_a_loop() -> bool:

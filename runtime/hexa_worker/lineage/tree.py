@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from hexa_worker.core.settlement import DUPLICATE
+from hexa_worker.core.outcome import DUPLICATE
 from hexa_worker.lineage.entries import Entry, emitted_ms
 
 State = Literal["done", "dropped", "retrying", "dead-lettered", "redriven", "purged", "released", "waiting"]

@@ -1,0 +1,298 @@
+"""`ctx.transaction`: rows, the claim of the event and the events it emits are there together, once."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from hexa_worker import Ack, Duplicate, Event
+from hexa_worker.core.lineage import Lineage
+from hexa_worker.outbox.errors import OutboxError
+from hexa_worker.outbox.inbox import HandlerOutbox
+from tests.e2e.project import Project
+from tests.outbox.stage import Place, fetch_all
+from tests.outbox.test_connections import in_autocommit, url_of
+
+LINEAGE = Lineage("child-of", "root", None)
+
+
+@pytest.fixture
+def inbox(place: Place) -> HandlerOutbox:
+    connection = place.connect()
+    connection.execute("CREATE TABLE effects (event text)")
+    connection.commit()
+    return HandlerOutbox(place.outbox)
+
+
+def effects(place: Place) -> list[str]:
+    connection = place.connect()
+    found = [row[0] for row in connection.execute("SELECT event FROM effects ORDER BY event")]
+    connection.rollback()
+    return found
+
+
+def act(connection: Any, event: str) -> None:
+    connection.execute(f"INSERT INTO effects VALUES ('{event}')")
+
+
+def test_what_a_block_writes_and_emits_is_there_when_it_ends(place: Place, inbox: HandlerOutbox) -> None:
+    store, connection = place.store(), place.connect()
+    with inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+        inbox.writer(connection, LINEAGE, (("traceparent", b"t"),)).emit_sync(Event(channel="orders", payload=1))
+    assert effects(place) == ["e"]
+    batch = store.fetch(10)
+    assert batch is not None
+    headers = dict(batch.records[0].message.headers)
+    assert (headers["hexa-root-id"], headers["hexa-parent-id"]) == (b"root", b"child-of")
+    assert headers["traceparent"] == b"t"
+
+
+def test_an_event_that_is_done_is_a_duplicate_for_its_action_only(place: Place, inbox: HandlerOutbox) -> None:
+    connection = place.connect()
+    for action in ("do", "other"):
+        with inbox.transaction(connection, action, "e"):
+            act(connection, action)
+    with pytest.raises(Duplicate), inbox.transaction(connection, "do", "e"):
+        act(connection, "again")
+    assert effects(place) == ["do", "other"]
+
+
+def test_a_block_that_fails_leaves_neither_rows_nor_claim(place: Place, inbox: HandlerOutbox) -> None:
+    store, connection = place.store(), place.connect()
+    with pytest.raises(ValueError, match="no"), inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+        inbox.writer(connection, LINEAGE, ()).emit_sync(Event(channel="orders", payload=1))
+        raise ValueError("no")
+    assert effects(place) == []
+    assert store.fetch(10) is None
+    with inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+    assert effects(place) == ["e"]
+
+
+def test_an_ack_that_is_raised_in_a_block_is_a_success(place: Place, inbox: HandlerOutbox) -> None:
+    connection = place.connect()
+    with pytest.raises(Ack), inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+        raise Ack
+    assert effects(place) == ["e"]
+
+
+def test_a_connection_in_autocommit_gets_a_transaction_of_its_own(place: Place, inbox: HandlerOutbox) -> None:
+    connection = in_autocommit(place)
+    with pytest.raises(ValueError, match="no"), inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+        raise ValueError("no")
+    with inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+    assert effects(place) == ["e"]
+    connection.close()
+
+
+def test_of_two_at_once_one_acts_and_the_other_is_told_when_it_is_done(place: Place, inbox: HandlerOutbox) -> None:
+    inside, leave = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def first() -> None:
+        connection = own_connection(place)
+        with inbox.transaction(connection, "do", "e"):
+            act(connection, "e")
+            inside.set()
+            leave.wait(10)
+        ends.append("done")
+        connection.close()
+
+    def second() -> None:
+        inside.wait(10)
+        connection = own_connection(place)
+        try:
+            with inbox.transaction(connection, "do", "e"):
+                act(connection, "twice")
+        except Duplicate:
+            ends.append("duplicate")
+        connection.close()
+
+    threads = [threading.Thread(target=one) for one in (first, second)]
+    for one in threads:
+        one.start()
+    inside.wait(10)
+    leave.set()
+    for one in threads:
+        one.join(20)
+    assert ends == ["done", "duplicate"]
+    assert effects(place) == ["e"]
+
+
+def own_connection(place: Place) -> Any:
+    path = place.options.sqlite_path(place.config.folder)
+    return psycopg.connect(place.options.url.reveal()) if path is None else sqlite3.connect(path, timeout=10)
+
+
+async def of_asyncpg(place: Place) -> Any:
+    import asyncpg
+
+    return await asyncpg.connect(place.options.url.reveal())
+
+
+async def of_psycopg(place: Place) -> Any:
+    return await psycopg.AsyncConnection.connect(place.options.url.reveal())
+
+
+async def of_session(place: Place) -> Any:
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    class Plain(AsyncSession):
+        async def execute(self, statement: Any, *arguments: Any, **more: Any) -> Any:
+            given = text(statement) if isinstance(statement, str) else statement
+            return await super().execute(given, *arguments, **more)
+
+    return Plain(create_async_engine(url_of(place, "psycopg")))
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("connect", [of_asyncpg, of_psycopg, of_session])
+def test_awaited_connections_commit_and_roll_back_too(postgres_place: Place, connect: Callable[[Place], Any]) -> None:
+    place = postgres_place
+    setup = place.connect()
+    setup.execute("CREATE TABLE effects (event text)")
+    setup.commit()
+    inbox = HandlerOutbox(place.outbox)
+
+    async def run() -> None:
+        connection = await connect(place)
+        with pytest.raises(ValueError, match="no"):
+            async with inbox.transaction(connection, "do", "e"):
+                await connection.execute("INSERT INTO effects VALUES ('e')")
+                raise ValueError("no")
+        async with inbox.transaction(connection, "do", "e"):
+            await connection.execute("INSERT INTO effects VALUES ('e')")
+            await inbox.writer(connection, LINEAGE, ()).emit(Event(channel="orders", payload=1))
+        with pytest.raises(Duplicate):
+            async with inbox.transaction(connection, "do", "e"):
+                await connection.execute("INSERT INTO effects VALUES ('twice')")
+        await connection.close()
+
+    asyncio.run(run())
+    assert effects(place) == ["e"]
+    assert fetch_all(place.store()) == [1]
+
+
+@pytest.mark.postgres
+def test_a_transaction_of_asyncpg_that_is_open_already_is_refused(postgres_place: Place) -> None:
+    place = postgres_place
+
+    async def run() -> None:
+        connection = await of_asyncpg(place)
+        async with connection.transaction():
+            with pytest.raises(OutboxError, match="in a transaction already"):
+                async with HandlerOutbox(place.outbox).transaction(connection, "do", "e"):
+                    pass
+        await connection.close()
+
+    asyncio.run(run())
+
+
+def test_old_claims_are_removed(place: Place, inbox: HandlerOutbox) -> None:
+    connection = place.connect()
+    with inbox.transaction(connection, "do", "e"):
+        pass
+    assert place.store().clean(2**52) == 1
+    with inbox.transaction(connection, "do", "e"):
+        act(connection, "again")
+    assert effects(place) == ["again"]
+
+
+WORKER = """
+[worker]
+name = "shop"
+handlers = ["h"]
+process_restart = { max_restarts = 1000, window_s = 60, initial_delay_s = 0.05, maximum_delay_s = 0.1 }
+maximum_crashes = 1000
+[broker]
+driver = "embedded"
+path = "var/hexa.db"
+[subscriptions.pay.retry]
+initial_interval_s = 0.05
+maximum_attempts = 1000
+[outbox]
+url = "{url}"
+"""
+HANDLERS = """
+import os
+import random
+import signal
+
+import anyio.to_thread
+import {library}
+
+from hexa_worker import Context, Event, subscribe
+
+
+def connect():
+    return {connect}
+
+
+@subscribe("orders", action="pay", concurrency=4)
+def pay(order: dict, ctx: Context) -> None:
+    chance = random.random()
+    connection = connect()
+    try:
+        with ctx.transaction(connection):
+            connection.execute(f"INSERT INTO effects VALUES ('{{order['id']}}')")
+            ctx.outbox(connection).emit_sync(Event(channel="paid", payload=order))
+            if chance < 0.1:
+                raise ValueError("not yet")
+            if chance < 0.13:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if chance < 0.2:
+            raise ValueError("after the commit")
+        if chance < 0.23:
+            os.kill(os.getpid(), signal.SIGKILL)
+    finally:
+        connection.close()
+
+
+@subscribe("paid", action="tell")
+async def tell(order: dict, ctx: Context) -> None:
+    with open("told.txt", "a") as file:
+        file.write(f"{{order['id']}}\\n")
+"""
+
+
+def test_every_effect_happens_once_though_events_come_three_times_and_processes_die(place: Place) -> None:
+    """Rows and child events of sixty events, each emitted three times, with kills inside and behind the transaction."""
+    setup = place.connect()
+    setup.execute("CREATE TABLE effects (event text)")
+    setup.commit()
+    folder = place.config.folder
+    connect = 'sqlite3.connect("shop.db", timeout=20)'
+    if not place.sqlite:
+        connect = f'psycopg.connect("{place.options.url.reveal()}")'
+    handlers = HANDLERS.format(library="sqlite3" if place.sqlite else "psycopg", connect=connect)
+    project = Project(folder).write(WORKER.replace("{url}", place.options.url.reveal()), handlers)
+    lines = [f'{{"channel": "orders", "payload": {{"id": "{n:03}"}}, "id": "e{n:03}"}}' for n in range(60)] * 3
+    (folder / "orders.jsonl").write_text("\n".join(lines) + "\n")
+    project("emit", "--file", "orders.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-m", "hexa_worker", "run", "--until-idle", "--processes", "2"],
+        cwd=folder,
+        env=project.environment() | {"PYTHONPATH": os.pathsep.join([str(Path.cwd())])},
+        capture_output=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    expected = [f"{number:03}" for number in range(60)]
+    assert effects(place) == expected
+    told = (folder / "told.txt").read_text().split()
+    assert sorted(set(told)) == expected
