@@ -96,7 +96,13 @@ class StandIn:
         return await self.perform(*rest)
 
     async def do_die(self, code: str) -> None:
+        """Exit with a code, or by a signal if it is negative."""
+        if code.startswith("-"):
+            os.kill(os.getpid(), -int(code))
         os._exit(int(code))
+
+    async def do_run(self) -> None:
+        self.tell(State.RUNNING)
 
     async def do_block(self) -> None:
         """Block the loop and the interpreter lock for ever."""

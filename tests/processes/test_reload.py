@@ -44,9 +44,10 @@ def test_every_process_is_replaced_by_one_that_was_ready_before_it_drained(
     old = {one.pid for one in stage.hear("running", processes)}
     ready(stage, processes)
     reload(stage)
+    stage.hear("drained", processes)
     order = [one.text for one in stage.said if one.text in ("ready", "drained")][processes:]
     assert order == ["ready", "drained"] * processes
-    new = {one.pid for one in stage.said if one.text == "running"} - old
+    new = {one.pid for one in stage.said if one.text == "ready"} - old
     assert len(new) == processes
     reload(stage, 2)
     assert stage.stop() == 0
@@ -96,6 +97,24 @@ def test_a_successor_that_is_never_ready_leaves_the_old_one(make_stage: MakeStag
     os.kill(old.pid, 0)
     assert stage.stop() == 0
     assert [one.pid for one in stage._who("drained")].count(old.pid) == 1
+
+
+@pytest.mark.parametrize(("kills", "errors"), [(2, 0), (3, 1)])
+def test_a_successor_that_somebody_kills_is_started_again_a_few_times(
+    make_stage: MakeStage, kills: int, errors: int
+) -> None:
+    stage = make_stage()
+    stage.start()
+    stage.hear("running")
+    ready(stage, 1)
+    stage.order("early", *(f"once kill{number} die -9" for number in range(kills)), "run")
+    stage.signal(signal.SIGHUP)
+    stage.hear("loading", 1 + 3)
+    if errors:
+        assert "which its parent did not send" in failed(stage)
+    else:
+        stage.log("reload done")
+    assert stage.stop() == 0
 
 
 def test_the_pages_stay_ready_and_alive_during_a_reload_and_after_a_failed_one(make_stage: MakeStage) -> None:

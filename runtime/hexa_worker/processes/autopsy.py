@@ -70,12 +70,16 @@ class Death(NamedTuple):
             fields["stack"] = self.stack
         log.error(text, extra={FIELDS: fields})
 
+    def killed_by_others(self, slot: Slot) -> bool:
+        """Its parent did not send the SIGKILL that it died of."""
+        return self.code == -signal.SIGKILL and not slot.killed_for
+
     def ending(self, slot: Slot) -> str:
         """How it ended, as a clause."""
         text = f"died: {how(self.code)}"
         if slot.killed_for:
             return f"{text}, because {slot.killed_for}"
-        if self.code == -signal.SIGKILL:
+        if self.killed_by_others(slot):
             return f"{text}, which its parent did not send: by the kernel when memory ran out, or by somebody else"
         return text
 

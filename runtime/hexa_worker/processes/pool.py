@@ -377,7 +377,9 @@ class Pool:
         # One that was asked to stop belongs to a reload that is over; another one may be under way.
         asked = slot.stop_level > 0 or (self._rules.until_idle and death.finding is Finding.DONE)
         slot.move(Move.END)
-        if not asked:
+        if asked:
+            return
+        if not (death.killed_by_others(slot) and self._rolling.try_again()):
             self._reload_failed(
                 str(death.error) if death.error is not None else f"the new process {death.ending(slot)}"
             )

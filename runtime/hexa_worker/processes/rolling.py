@@ -6,7 +6,7 @@ the reload, and what runs stays.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,8 @@ from hexa_worker.processes.slot import OVER, Phase, Rules, Slot
 
 READY_LIMIT_S = 120.0
 """A successor that is not ready after this long will not be."""
+TRIES: Final = 3
+"""How often a successor is started that somebody else kills."""
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,7 @@ class Rolling:
         self._active = False
         self._old: int | None = None
         self._successor: int | None = None
+        self._tries = 0
 
     def begin(self, numbers: Iterable[int]) -> None:
         """Replace these, one after the other; a reload that is under way begins anew after its present one."""
@@ -77,10 +80,20 @@ class Rolling:
         self._queue.clear()
         self._active = False
         self._old = self._successor = self.deadline = None
+        self._tries = 0
+
+    def try_again(self) -> bool:
+        """The successor was killed through no fault of its own: start another one. False: that was often enough."""
+        if self._old is None or self._tries >= TRIES:
+            return False
+        self._queue.appendleft(self._old)
+        self._old = self._successor = self.deadline = None
+        return True
 
     def started(self, successor: int, now: float) -> None:
         """The answer to `Replace`."""
         self._successor = successor
+        self._tries += 1
         self.deadline = now + READY_LIMIT_S
 
     def step(self, slots: Mapping[int, Slot], now: float) -> Replace | Retire | GiveUp | Done | None:
@@ -109,6 +122,7 @@ class Rolling:
             return None
         if slot.ready:
             self._successor = self.deadline = None
+            self._tries = 0
             return Retire(slot.number, self._old)
         if not slot.report.alive:
             return GiveUp(slot.number, why_not_ready(slot))
