@@ -1,10 +1,16 @@
 """Modules in, no plans out: how every mistake is named."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
+from hexa_worker.config.load import load_config
+from hexa_worker.errors import ConfigError, LifespanFailed
+from hexa_worker.handlers.lifespans import telling
+from hexa_worker.handlers.loader import load_plans
 from tests.unit.loader_project import IN_PLACE, ONE, Project, in_project
 
 
@@ -259,3 +265,82 @@ def test_subscriptions_that_disturb_each_other_are_refused(project: Project, tom
         assert len(project.load().plans) == 2
     else:
         assert error in project.error()
+
+
+# Lifespans
+
+
+POOL = "class Pool: ...\n"
+RESOURCES = POOL + "@lifespan\nasync def resources():\n    yield Pool()\n"
+WITH_POOL = """
+from b import Pool
+@subscribe("work", action="do")
+async def do(payload: Any, ctx: Context[{}]) -> None: ...
+"""
+
+
+def test_a_lifespan_in_a_module_that_is_not_named_is_found(project: Project) -> None:
+    project.write("b.py", RESOURCES)
+    project.write("h.py", WITH_POOL.format("Any"))
+    assert project.error() == (
+        'b.py:4 resources: a lifespan that nobody enters, in module "b" '
+        "(name its module under worker.handlers, or import the function into one that is named)"
+    )
+    project.toml("", handlers="'h', 'b'")
+    assert project.load().lifespan is not None
+
+
+def test_a_handler_that_asks_for_a_state_needs_a_lifespan(project: Project) -> None:
+    project.write("b.py", POOL)
+    project.write("h.py", WITH_POOL.format("Pool"))
+    assert project.error().startswith("h.py:5 do: asks for Context[Pool], but there is no lifespan")
+    load_plans(load_config(project.folder / "worker.toml", {}), state_given=True)
+
+
+@pytest.mark.parametrize("state", ["Any", "None", "Pool | None"])
+def test_a_handler_that_can_do_without_a_state_needs_no_lifespan(project: Project, state: str) -> None:
+    project.write("b.py", POOL)
+    project.write("h.py", WITH_POOL.format(state))
+    assert project.load().lifespan is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "told"),
+    [
+        (OSError("no database"), LifespanFailed, "the lifespan raised OSError: no database (tried again"),
+        (NameError("pol"), ConfigError, "the lifespan raised NameError: pol"),
+        (ImportError("no driver"), ConfigError, "the lifespan raised ImportError: no driver"),
+        (ConfigError("no license"), ConfigError, "no license"),
+        (None, ConfigError, "the lifespan ended without a yield (async def with one yield)"),
+    ],
+)
+def test_what_a_lifespan_raises_is_told_with_its_place(raised: Exception | None, kind: type, told: str) -> None:
+    async def resources() -> AsyncIterator[None]:
+        if raised is not None:
+            raise raised
+        if raised is not None:
+            yield
+
+    async def enter() -> None:
+        async with telling(asynccontextmanager(resources))():
+            raise AssertionError
+
+    with pytest.raises(kind) as caught:
+        anyio.run(enter)
+    assert told in str(caught.value)
+    assert ("resources" in str(caught.value)) == (told != "no license")
+
+
+def test_what_follows_the_yield_of_a_lifespan_still_runs() -> None:
+    said: list[object] = []
+
+    async def resources() -> AsyncIterator[int]:
+        yield 7
+        said.append("left")
+
+    async def enter() -> None:
+        async with telling(asynccontextmanager(resources))() as state:
+            said.append(state)
+
+    anyio.run(enter)
+    assert said == [7, "left"]

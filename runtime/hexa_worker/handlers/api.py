@@ -133,7 +133,7 @@ def lifespan(function: L | None = None, /) -> L | Callable[[L], L]:
     """Mark an async generator function as the worker's lifespan: one per process.
 
     What it yields is `Context.state` in every handler; what follows the ``yield`` runs after the drain.
-    An error before the ``yield`` stops the process with exit code 1.
+    An error before the ``yield`` ends the process and a new one tries again; a `ConfigError` ends the worker.
     """
 
     def mark(function: L) -> L:

@@ -10,24 +10,32 @@ from hexa_worker.config.model import Config
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import Middleware
 from hexa_worker.handlers.clashes import check_clashes
-from hexa_worker.handlers.collect import Marked, lifespan_in, marked_in
+from hexa_worker.handlers.collect import Marked, marked_in
+from hexa_worker.handlers.lifespans import lifespan_in, require_state
 from hexa_worker.handlers.merge import make_plan
 from hexa_worker.handlers.modules import import_named, named_function, put_first
 from hexa_worker.handlers.plan import Loaded, Plan
 from hexa_worker.handlers.signature import place_of, run_by, short_path
 
 
-def load_plans(config: Config) -> Loaded:
+def load_plans(config: Config, *, state_given: bool = False) -> Loaded:
     """Import the handler modules of `config` and put every subscription together.
 
     Its folder becomes the first place modules are looked for, in this process.
+
+    Args:
+        config: the loaded worker.toml.
+        state_given: whoever runs them has a state for the handlers, so they need no lifespan.
 
     Raises:
         ConfigError: naming the place in worker.toml or in the code, and what to do; all mistakes of the
             subscriptions at once.
     """
     put_first(config.folder)
-    return plans_in(_import_modules(config, short_path(str(config.path))), config)
+    loaded = plans_in(_import_modules(config, short_path(str(config.path))), config)
+    if loaded.lifespan is None and not state_given:
+        require_state(loaded.plans, config.folder)
+    return loaded
 
 
 def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:

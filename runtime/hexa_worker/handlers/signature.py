@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from typing_extensions import TypeVar
+
 from hexa_worker.codecs import Codec, make_decoder
-from hexa_worker.codecs.annotations import bare, text_of
+from hexa_worker.codecs.annotations import bare, text_of, without_none
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import BatchContext, Context
 from hexa_worker.handlers.plan import Handler, Style
@@ -87,6 +89,7 @@ def _understand(function: Callable[..., Any], where: str, *, batch: bool, codec:
         takes_context=context is not None,
         batch=batch,
         payload_type=text_of(item),
+        state_type="" if context is None else _state_of(function, context),
         decode=decoder.decode,
         decode_errors=decoder.errors,
     )
@@ -197,6 +200,15 @@ def _check_context(function: Callable[..., Any], parameter: inspect.Parameter, *
         text = text_of(annotation)
     hint = f"annotate it {wanted}" if "Context" not in text else _context_hint(batch=batch)
     raise ConfigError(f"its second parameter, {parameter.name}, is annotated {text}, but it is the context", hint=hint)
+
+
+def _state_of(function: Callable[..., Any], parameter: inspect.Parameter) -> str:
+    """The state that a context's annotation promises."""
+    annotation = _evaluated(function, parameter.annotation)
+    for one in get_args(annotation) if _is_context(annotation) else ():
+        if one is not Any and not isinstance(one, typing.TypeVar | TypeVar) and not without_none(one)[1]:
+            return text_of(one)
+    return ""
 
 
 def _context_hint(*, batch: bool) -> str:

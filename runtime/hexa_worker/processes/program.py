@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from hexa_worker.app import serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.settlement import Postponed, Released, Settlement
+from hexa_worker.handlers.lifespans import telling
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
@@ -23,7 +26,10 @@ class AppProgram:
 
     def prepare(self, session: Session) -> Serve:
         """Import the handlers. Raises ConfigError."""
-        return partial(_serve, session, load_plans(session.config))
+        loaded = load_plans(session.config)
+        if loaded.lifespan is not None:
+            loaded = replace(loaded, lifespan=telling(loaded.lifespan))
+        return partial(_serve, session, loaded)
 
 
 async def _serve(session: Session, loaded: Loaded) -> int:

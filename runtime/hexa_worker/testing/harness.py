@@ -83,7 +83,7 @@ class Harness:
         harness = cls.__new__(cls)
         import_path = sys.path.copy()
         config = load_config(Path(path))
-        loaded = load_plans(config)
+        loaded = load_plans(config, state_given=state is not _UNSET)
         harness._set_up(config, loaded, state, backend)  # noqa: SLF001 - an object of this class
         harness._import_path = import_path  # noqa: SLF001 - as above
         return harness
