@@ -5,10 +5,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
@@ -90,3 +91,41 @@ def with_checksum(batch: bytes) -> bytearray:
 def opened(address: str, **more: Any) -> AbstractAsyncContextManager[KafkaDriver]:
     """An open driver; closed at the end."""
     return consuming.kept_open(KafkaDriver(options(address, **more)))
+
+
+@asynccontextmanager
+async def admin_of(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """aiokafka's admin client."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def make_topic_again(address: str, name: str, partitions: int = 1) -> None:
+    """Delete a topic, and make it as soon as that is accepted."""
+    async with admin_of(address) as admin:
+        await admin.delete_topics([name])
+        with anyio.fail_after(20):
+            while (await admin.create_topics([NewTopic(name, partitions, 1)])).topic_errors[0][1]:
+                await anyio.sleep(0.02)
+
+
+async def committed(address: str, group: str, topic: str, partition: int = 0) -> tuple[int, str]:
+    """Offset and metadata that a group has committed; offset -1: nothing."""
+    place = TopicPartition(topic, partition)
+    async with admin_of(address) as admin:
+        found = (await admin.list_consumer_group_offsets(group)).get(place)
+    return (-1, "") if found is None else (found.offset, found.metadata or "")
+
+
+async def commit_as_anybody(address: str, group: str, topic: str, offset: int, metadata: str) -> None:
+    """Commit for partition 0 of a topic in a group without members, as a tool does."""
+    place = TopicPartition(topic, 0)
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([place])
+    await consumer.commit({place: OffsetAndMetadata(offset, metadata)})
+    await consumer.stop()

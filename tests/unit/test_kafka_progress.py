@@ -2,21 +2,28 @@
 
 from dataclasses import dataclass
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition, murmur2_partition
 from hexa_worker.drivers.kafka.progress import (
     NOTE_LIMIT,
-    read_note,
-    read_postponed,
+    Book,
+    CommitPoint,
+    Postponed,
+    Progress,
+    read_progress,
     runs_of,
     write_note,
 )
-from hexa_worker.drivers.runs import Finished
+from hexa_worker.drivers.runs import Finished, Run
+
+HERE = Book("0a1b2c3d4e5f6g7h8i9j0k", "1x2y3z")
 
 
 @dataclass
@@ -28,6 +35,21 @@ class Record:
     value: bytes = b"{}"
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: int = 1
+
+
+def read_note(position: int, note: str) -> list[Run]:
+    """The runs of a note that was committed with `position`."""
+    return list(read_progress((position, note), Book()).runs)
+
+
+def read_postponed(position: int, note: str) -> Postponed:
+    """What waits according to a note that was committed with `position`."""
+    return read_progress((position, note), Book()).postponed
+
+
+def partition(committed: CommitPoint) -> Partition:
+    """A partition that goes on from a commit."""
+    return Partition("events", 0, 0, read_progress(committed, Book()), committed)
 
 
 delivered = st.lists(st.integers(0, 50_000), unique=True, min_size=1, max_size=200).map(sorted)
@@ -79,35 +101,36 @@ def test_a_note_brings_back_what_waits_beside_what_is_finished(
 
 
 @pytest.mark.parametrize(
-    "note", ["hw1:1.0", "hw1:1.0;", "hw1:;1.2", "hw1:;1.-2.3", "hw1:;x.y.z,", "hw2:;1.2.3", ";1.2.3"]
+    "note",
+    ["hw2:a:::1.0", "hw2:a:::1.0;", "hw2:a:::;1.2", "hw2:a:::;1.-2.3", "hw2:a:::;x.y.z,", "hw1:;1.2.3", ";1.2.3"],
 )
 def test_notes_of_others_and_damaged_ones_count_as_nothing_postponed(note: str) -> None:
     assert read_postponed(10, note) == {}
 
 
 def test_a_partition_hands_on_what_waits_until_it_is_finished() -> None:
-    first = Partition("events", 0, 0, committed=0)
+    first = partition((0, ""))
     one, two = first.accept([Record(0), Record(1)])
     first.postpone(structs.replace(one, attempt=2, due_ms=9_000))
     first.finish([two.offset])
     point = first.commit_point()
     assert point is not None
-    second = Partition("events", 0, 0, *point)
+    second = partition(point)
     (again,) = second.accept([Record(0), Record(1)])
     assert (again.offset, again.attempt, again.due_ms) == (0, 2, 9_000)
     second.finish([0])
-    assert second.commit_point() == (2, "")
+    assert second.commit_point() == (2, write_note(2, []))
 
 
 def test_what_waits_and_is_gone_from_the_broker_is_noted_no_longer() -> None:
-    first = Partition("events", 0, 0, committed=0)
+    first = partition((0, ""))
     (one,) = first.accept([Record(0)])
     first.postpone(structs.replace(one, attempt=1, due_ms=9_000))
     point = first.commit_point()
     assert point is not None
-    second = Partition("events", 0, 0, *point)
+    second = partition(point)
     second.skip_to(5)
-    assert second.commit_point() == (5, "")
+    assert second.commit_point() == (5, write_note(5, []))
 
 
 def test_a_note_holds_hundreds_of_runs() -> None:
@@ -115,12 +138,87 @@ def test_a_note_holds_hundreds_of_runs() -> None:
     assert len(read_note(0, write_note(0, runs))) > 900
 
 
-def test_nothing_beyond_makes_an_empty_note() -> None:
-    assert write_note(7, []) == ""
+def test_a_note_names_its_offset_topic_and_cluster_also_when_nothing_is_done_beyond() -> None:
+    assert write_note(37, [], book=HERE) == "hw2:11:0a1b2c3d4e5f6g7h8i9j0k:1x2y3z:"
+
+
+@given(st.integers(0, 2**62), st.integers(0, 300), st.sets(st.integers(1, 500)))
+def test_a_note_is_never_longer_than_brokers_take_it(position: int, limit: int, beyond: set[int]) -> None:
+    runs = [(position + offset, position + offset) for offset in sorted(beyond)]
+    note = write_note(position, runs, limit, {position: (1, 2)}, HERE)
+    assert len(note) <= limit
+    told = read_progress((position, note), HERE)
+    assert told.doubt == ""
+    assert list(told.runs) == runs[: len(told.runs)]
+
+
+def test_brokers_that_take_no_notes_get_none_in_the_end() -> None:
+    books = Books()
+    limits = [books.note_limit]
+    while books.shorten_notes():
+        limits.append(books.note_limit)
+    assert limits == [4096, 2048, 1024, 512, 256, 128, 64, 0]
+    assert write_note(2**40, [], 0, book=HERE) == ""
+
+
+def test_brokers_that_tell_no_topic_ids_are_asked_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask(_: object) -> object:
+        raise NotImplementedError("Support for the request v9 has not yet been added")
+
+    async def look_twice() -> None:
+        for _ in range(2):
+            assert await books.look(ask, ["events"]) == {"events": Book()}
+
+    books = Books()
+    anyio.run(look_twice)
+    assert caplog.text.count("these brokers tell no topic ids") == 1
+
+
+BELIEVED = write_note(20, [(22, 25)], postponed={20: (1, 2)}, book=HERE)
+
+
+def test_a_note_is_believed_of_the_commit_that_it_was_written_for() -> None:
+    found = read_progress((20, BELIEVED), HERE)
+    assert found == Progress(20, [(22, 25)], {20: (1, 2)}, topic_id=HERE.topic_id)
 
 
 @pytest.mark.parametrize(
-    "note", ["", "hello", "hw1:", "hw1:x", "hw1:1", "hw1:-5.0", "hw1:1.-3", "hw2:1.0", "hw1:1.0,,", "hw1:é.1"]
+    ("offset", "book", "doubt"),
+    [
+        (21, HERE, "another offset"),
+        (20, Book(HERE.topic_id, "other"), "another cluster"),
+        (20, Book("other", "other"), "another cluster"),
+        (21, Book("other", HERE.cluster), "another offset"),
+    ],
+)
+def test_of_another_commit_a_note_is_ignored_and_the_offset_counts(offset: int, book: Book, doubt: str) -> None:
+    found = read_progress((offset, BELIEVED), book)
+    assert (found.offset, list(found.runs), found.postponed) == (offset, [], {})
+    assert doubt in found.doubt
+    assert found.topic_id == book.topic_id
+
+
+def test_of_a_topic_that_was_made_again_not_even_the_offset_counts() -> None:
+    assert read_progress((20, BELIEVED), Book("other", HERE.cluster)) == Progress(topic_id=HERE.topic_id)
+
+
+def test_while_the_topic_cannot_be_looked_at_the_offset_counts_as_that_of_the_noted_topic() -> None:
+    found = read_progress((20, BELIEVED), Book())
+    assert (found.offset, list(found.runs), found.topic_id) == (20, [], HERE.topic_id)
+
+
+def test_a_note_of_the_first_version_is_ignored_with_a_word() -> None:
+    found = read_progress((5, "hw1:1.n,2.i"), HERE)
+    assert (found.offset, list(found.runs)) == (5, [])
+    assert "hw1" in found.doubt
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        *("", "hello", "hw1:1.0", "hw2:", "hw2:a:::", "hw2:a::1.0", "hw2:b:::1.0", "hw3:a:::1.0"),
+        *("hw2:a:::x", "hw2:a:::1", "hw2:a:::-5.0", "hw2:a:::1.-3", "hw2:a:::1.0,,", "hw2:a:::é.1"),
+    ],
 )
 def test_notes_of_others_and_damaged_ones_count_as_nothing_finished(note: str) -> None:
     assert read_note(10, note) == []

@@ -24,6 +24,7 @@ from hexa_worker.drivers.base import (
     confirmed,
     nothing_revoked,
 )
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.desk import Desk
@@ -52,6 +53,9 @@ NOTES = (
     "Each subscription has a consumer of its own, with two connections: a client can be in one group only.",
     "Records of retry channels are not in the order of their keys; retries in their place are.",
     "Attempts of retries in their place are committed like acknowledgements, as far as 2 KiB hold them.",
+    "A topic that is deleted and made again, or whose log is put back, is read from its first record.",
+    "Brokers before 2.8 do not tell that a topic was made again: stop the workers, delete the group's offsets.",
+    "What is done out of order is noted with the commit; the note counts for its own offset, topic and cluster only.",
     "Lag counts what workers have in hand, and what they have not committed yet, as ready.",
     "A record without a value arrives as an empty payload with the header hexa-tombstone.",
 )
@@ -183,6 +187,7 @@ class AsyncioKafkaDriver:
             parts.connection,
             spec,
             spec.options or KafkaSubscription(),
+            parts.books,
             origins,
             parts.publisher,
             parts.lag,
@@ -259,11 +264,12 @@ class _Parts:
 
     def __init__(self, options: Kafka, folder: Path, attempts: Mapping[str, int]) -> None:
         self.connection = Connection(options, folder)
+        self.books = Books()
         self.topics = Topics(self.connection)
         self.registry = Registry(self.topics, options)
         self.reader = Reader(self.connection)
         self.publisher = Publisher(self.connection, self.registry)
-        self.lag = Lag(self.registry, self.topics, self.reader)
+        self.lag = Lag(self.registry, self.topics, self.reader, self.books)
         self.desk = Desk(self.registry, self.topics, self.reader, self.publisher, attempts)
 
     async def close(self) -> None:

@@ -20,8 +20,10 @@ from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec
+from hexa_worker.drivers.kafka.assignment import Assignment, Found, Origins
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
-from hexa_worker.drivers.kafka.membership import Identity, Membership
+from hexa_worker.drivers.kafka.membership import Identity, Membership, NoteTooLong
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
@@ -36,6 +38,10 @@ QUIET_FACTOR = 4
 """So much longer than usual the brokers hold a fetch while nothing comes."""
 KICKED_OUT_S = 0.5
 """How long a member that lost its place waits for the worker to notice."""
+LOOK_S = 0.01
+"""At most once in so many seconds for each topic it is looked whether topics are still the same."""
+DOUBT_S = 1.0
+"""How long that may take when records wait for it."""
 SLOT_VARIABLE = "HEXA_WORKER_SLOT"
 
 
@@ -46,12 +52,12 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         connection: settings.
         spec: the subscription.
         options: its own options.
+        books: which topics there are.
         origins: where partitions without progress begin, if not at their first record.
         revoked: the worker's part of giving up partitions.
         cleared: called when partitions come or go: whatever is queued of the old ones is stale.
 
     Attributes:
-        partitions: what is ours at this moment.
         reassigning: between giving up and getting.
         settled: set while not reassigning.
         consumer: aiokafka's.
@@ -62,18 +68,19 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         connection: Connection,
         spec: SubscriptionSpec,
         options: KafkaSubscription,
-        origins: Mapping[TopicPartition, int],
+        books: Books,
+        origins: Origins,
         revoked: Revoked,
         cleared: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._broker: Kafka = connection.options
         self._spec = spec
-        self._origins = origins
+        self._books = books
+        self._assignment = Assignment(spec, books, origins)
+        self._looked_at = 0.0
         self._revoked = revoked
         self._cleared = cleared
-        self._attempts = {name: number for number, name in enumerate(spec.retry_channels, start=1)}
-        self.partitions: dict[TopicPartition, Partition] = {}
         self.reassigning = True
         self.settled = asyncio.Event()  # not reassigning
         self._identity: Identity = (-1, "")
@@ -117,6 +124,11 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         else:
             self.consumer.subscribe(pattern=topic_pattern(self._spec), listener=self)
 
+    @property
+    def partitions(self) -> Mapping[TopicPartition, Partition]:
+        """What is ours at this moment."""
+        return self._assignment.partitions
+
     # -- what aiokafka tells
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -136,7 +148,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             await self.commit(0.2 * budget)
         except DriverError as error:
             log.debug("nothing was committed at the rebalance: %s", error)
-        self._drop_partitions()
+        self._assignment.drop()
 
     async def _hand_over(self, sources: frozenset[str], seconds: float) -> None:
         """Let the worker finish what it has in hand, as far as time allows."""
@@ -155,23 +167,16 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         membership = self._member()
         places = list(assigned)
         identity = membership.identity
+        patience_s = self._broker.session_timeout_s / 2
         committed: Mapping[TopicPartition, OffsetAndMetadata] | None = None
+        found: Found | None = None
         try:
-            committed = await membership.committed(places, self._broker.session_timeout_s / 2)
+            found = await membership.books(self._books, {place.topic for place in places}, patience_s)
+            committed = await membership.committed(places, patience_s)
         except DriverError as error:
             # aiokafka finds the positions by itself; only the notes are lost, so some work is done again.
             log.warning("group %s: the notes on finished work cannot be read: %s", self._spec.group, error)
-        for place in places:
-            at = None if committed is None else committed.get(place)
-            if at is None and committed is not None and place in self._origins:
-                self.consumer.seek(place, self._origins[place])
-            self.partitions[place] = Partition(
-                place.topic,
-                place.partition,
-                self._attempts.get(place.topic, 0),
-                None if at is None else at.offset,
-                "" if at is None else at.metadata,
-            )
+        self._seek(self._assignment.begin(places, committed, found))
         self._identity = identity
         self.reassigning = False
         membership.answered_at = membership.fetched_at = time.monotonic()
@@ -211,14 +216,43 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         """Whether, as far as we know, the group still counts us in as it did at the assignment."""
         return self._membership is not None and self._membership.identity == self._identity
 
-    def _drop_partitions(self) -> None:
-        for partition in self.partitions.values():
-            partition.lost = True
-        self.partitions = {}
+    def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for place, offset in offsets.items():
+            self.consumer.seek(place, offset)
+
+    async def look(self, seconds: float) -> None:
+        """Begin anew with what was deleted and made again, unless that was looked at just now.
+
+        Raises:
+            DriverError: nobody knows.
+        """
+        membership, topics = self._member(), {place.topic for place in self.partitions}
+        if not membership.doubtful and time.monotonic() - self._looked_at < LOOK_S * len(topics):
+            return
+        membership.doubtful = False
+        try:
+            found = await membership.books(self._books, topics, seconds)
+        except DriverError:
+            membership.doubtful = True
+            raise
+        self._looked_at = time.monotonic()
+        offsets = self._assignment.verify(found)
+        if not self.reassigning:
+            self._seek(offsets)
+
+    async def sure(self) -> bool:
+        """Whether what is fetched is known to be of the topics that we began with: after an error it may not be."""
+        if self._member().doubtful:
+            try:
+                await self.look(DOUBT_S)
+            except DriverError as error:
+                log.debug("%s", error)
+                return False
+        return True
 
     def lose(self) -> None:
         """The group has gone on without us: nothing that we have in hand is ours any more."""
-        self._drop_partitions()
+        self._assignment.drop()
         self._cleared()
 
     async def confirm(self) -> None:
@@ -276,31 +310,42 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             DriverError: nothing is known to be committed.
         """
         identity = self._identity
-        points = {}
-        for place, partition in self.partitions.items():
-            point = partition.commit_point()
-            if point is not None:
-                points[place] = (partition, point)
-        if not points:
+        deadline = time.monotonic() + seconds
+        await self.look(seconds)
+        points = self._assignment.commit_points()
+        while points:
+            at = {place: point for place, (_, point) in points.items()}
+            try:
+                await self._member().commit(identity, at, max(deadline - time.monotonic(), 0.1))
+            except NoteTooLong:
+                if not self._books.shorten_notes():
+                    raise
+                points = self._assignment.commit_points()
+                continue
+            except LeaseLost:
+                if self._identity == identity and not self.reassigning:
+                    self.lose()
+                raise
+            for partition, point in points.values():
+                partition.committed(point)
             return
-        try:
-            await self._member().commit(identity, {place: point for place, (_, point) in points.items()}, seconds)
-        except LeaseLost:
-            if self._identity == identity and not self.reassigning:
-                self.lose()
-            raise
-        for partition, point in points.values():
-            partition.committed(point)
 
     def skip_gaps(self) -> None:
         """Move past what will never be delivered: transaction markers, compacted records."""
         assignment = self.consumer._subscription.subscription.assignment if not self.reassigning else None
         if assignment is None:
             return
-        for place, partition in self.partitions.items():
+        for place in list(self.partitions):
             state = assignment.state_value(place)
-            if state is not None and state.has_valid_position and not partition.ahead:
+            if state is None or not state.has_valid_position:
+                continue
+            partition = self.reach(place, state.position)
+            if partition is not None and not partition.ahead:
                 partition.skip_to(state.position)
+
+    def reach(self, place: TopicPartition, offset: int) -> Partition | None:
+        """The partition whose next record is at `offset`; None: it is not ours."""
+        return self._assignment.reach(place, offset)
 
     async def close(self) -> None:
         """Commit and leave. Never raises for a dead broker, takes a few seconds at most. Idempotent."""
@@ -313,7 +358,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 await self.commit(1.5)
             except DriverError as error:
                 log.warning("group %s: the last commit failed, some work runs again: %s", self._spec.group, error)
-        self._drop_partitions()
+        self._assignment.drop()
         try:
             await bounded(self.consumer.stop(), 2.0, "leaving the group")
         except DriverError as error:

@@ -1,14 +1,15 @@
 """What a group still has to do, from the brokers' point of view; for our own partitions from ours."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from aiokafka import TopicPartition
 
 from hexa_worker.drivers.base import SubscriptionSpec
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.channels import channels_of
 from hexa_worker.drivers.kafka.partition import Partition
-from hexa_worker.drivers.kafka.progress import read_note
+from hexa_worker.drivers.kafka.progress import Book, read_progress
 from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
@@ -34,9 +35,11 @@ class Lag:
         registry: which topics there are.
         topics: what groups have committed.
         reader: where partitions end.
+        books: whether they are still what was committed.
     """
 
-    def __init__(self, registry: Registry, topics: Topics, reader: Reader) -> None:
+    def __init__(self, registry: Registry, topics: Topics, reader: Reader, books: Books) -> None:
+        self._books = books
         self._registry = registry
         self._topics = topics
         self._reader = reader
@@ -54,7 +57,7 @@ class Lag:
         names = {*channels_of(spec, known), *retries}
         places = [TopicPartition(name, number) for name in names for number in range(known.get(name, 0))]
         ends = await self._reader.ends(places)
-        positions = await self._positions(spec.group, places, origins, own)
+        positions = await self._positions(spec.group, ends, origins, own)
         ready = delayed = 0
         dues: list[int] = []
         for place in places:
@@ -78,24 +81,29 @@ class Lag:
     async def _positions(
         self,
         group: str,
-        places: Iterable[TopicPartition],
+        ends: Mapping[TopicPartition, int],
         origins: Mapping[TopicPartition, int],
         own: Mapping[TopicPartition, Partition],
     ) -> dict[TopicPartition, tuple[int, int]]:
         """For each partition the first offset that is not counted elsewhere, and how many beyond it are done."""
         committed = await self._topics.group_offsets(group)
+        books = await self._topics.books(self._books, {place.topic for place in committed if place in ends})
         positions: dict[TopicPartition, tuple[int, int]] = {}
         unknown: list[TopicPartition] = []
-        for place in places:
+        for place, end in ends.items():
             partition = own.get(place)
             if partition is not None and partition.watermark is not None:
-                positions[place] = (partition.watermark.end, partition.noted)
+                at, done = partition.end, partition.noted
             elif place in committed:
-                offset, note = committed[place]
-                positions[place] = (offset, Finished(read_note(offset, note)).count)
+                progress = read_progress(committed[place], books.get(place.topic, Book()))
+                at, done = progress.offset or 0, Finished(progress.runs).count
             elif place in origins:
-                positions[place] = (origins[place], 0)
+                at, done = origins[place], 0
             else:
+                at, done = -1, 0
+            if 0 <= at <= end:
+                positions[place] = (at, done)
+            else:  # nothing is done yet, or what was done is not what is there now
                 unknown.append(place)
         for place, offset in (await self._reader.starts(unknown)).items():
             positions[place] = (offset, 0)

@@ -20,6 +20,7 @@ from aiokafka.errors import (
     KafkaError,
     NoError,
     NotCoordinatorError,
+    OffsetMetadataTooLargeError,
     RebalanceInProgressError,
     UnknownMemberIdError,
     for_code,
@@ -28,8 +29,10 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import bounded, cut
 from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.drivers.kafka.progress import Book
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 
 Identity = tuple[int, str]
@@ -37,6 +40,10 @@ Identity = tuple[int, str]
 
 _HISTORY = (IllegalGenerationError, UnknownMemberIdError, RebalanceInProgressError)
 _MOVED = (CoordinatorNotAvailableError, NotCoordinatorError)
+
+
+class NoteTooLong(DriverUnavailable):
+    """A commit without its note, or with a shorter one, may do."""
 
 
 class Membership:
@@ -49,6 +56,7 @@ class Membership:
     Attributes:
         answered_at: when the group's coordinator last confirmed the membership (monotonic seconds).
         fetched_at: when a broker last answered a fetch.
+        doubtful: a fetch failed since this was last cleared: the topics may be others than they were.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
@@ -56,6 +64,7 @@ class Membership:
         self._group = group
         self._coordinator: Any = consumer._coordinator
         self.answered_at = self.fetched_at = time.monotonic()
+        self.doubtful = False
         self._muted_until = 0.0
         self._heartbeat = self._coordinator._do_heartbeat
         self._coordinator._do_heartbeat = self._noted_heartbeat
@@ -79,9 +88,16 @@ class Membership:
         return alive
 
     async def _noted_send(self, node: Any, request: Any, **group: Any) -> Any:
-        answer = await self._send(node, request, **group)
-        if isinstance(request, FetchRequest):
-            self.fetched_at = time.monotonic()
+        if not isinstance(request, FetchRequest):
+            return await self._send(node, request, **group)
+        try:
+            answer = await self._send(node, request, **group)
+        except KafkaError:
+            self.doubtful = True
+            raise
+        self.fetched_at = time.monotonic()
+        if any(part[1] for _, parts in answer.topics for part in parts):  # an error code
+            self.doubtful = True
         return answer
 
     @property
@@ -113,6 +129,15 @@ class Membership:
         )
         return found
 
+    async def books(self, books: Books, topics: Iterable[str], seconds: float) -> Mapping[str, Book]:
+        """Which topics these are now; those that do not exist are left out.
+
+        Raises:
+            DriverError: it cannot be told.
+        """
+        # Over the connection to the coordinator: on the others it would wait behind a fetch.
+        return await bounded(books.look(self._coordinator._send_req, topics), seconds, "asking for topic ids")
+
     async def commit(
         self, identity: Identity, points: Mapping[TopicPartition, tuple[int, str]], seconds: float
     ) -> None:
@@ -120,6 +145,7 @@ class Membership:
 
         Raises:
             LeaseLost: the group has moved on; nothing was committed.
+            NoteTooLong: the broker takes no note of that length.
             DriverUnavailable: not known.
             DriverRejected: the broker refuses it for good.
         """
@@ -141,6 +167,8 @@ class Membership:
             return
         if refusal in _HISTORY:
             raise LeaseLost(f"kafka: {doing}: the group has been rebalanced")
+        if refusal is OffsetMetadataTooLargeError:
+            raise NoteTooLong(f"kafka: {doing}: the note is too long")
         if refusal in _MOVED:
             self._coordinator.coordinator_dead()
             raise DriverUnavailable(f"kafka: {doing}: the coordinator has moved")

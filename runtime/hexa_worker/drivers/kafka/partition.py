@@ -7,37 +7,67 @@ from msgspec import structs
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.watermark import Watermark
-from hexa_worker.drivers.kafka.progress import read_note, read_postponed, runs_of, write_note
+from hexa_worker.drivers.kafka.progress import NOTE_LIMIT, Book, CommitPoint, Progress, runs_of, write_note
 from hexa_worker.drivers.kafka.records import deliveries_of
 from hexa_worker.drivers.runs import Finished
 
-CommitPoint = tuple[int, str]
-"""Offset and note."""
-
 
 class Partition:
-    """A partition for as long as one assignment lasts. It is the token of its deliveries.
+    """A partition for as long as one assignment, or its book, lasts. It is the token of its deliveries.
+
+    When offsets begin anew (the topic was made again, its log was put back) another one takes its place: this one
+    then counts for no commit any more, but what was handed out of it is still settled with it.
 
     Args:
         topic: its topic, which is the channel of its deliveries.
         number: its number.
         attempt: 0, or the number of the retry topic it belongs to.
-        committed: what the group had committed when it was assigned; None: nothing.
-        note: the note of that commit.
+        progress: what the group had committed when it was assigned.
+        committed: that commit; None: there is none, or it is to be replaced.
+        book: what its offsets count.
     """
 
-    __slots__ = ("_committed", "_finished", "_postponed", "attempt", "lost", "source", "topic", "watermark")
+    __slots__ = (
+        "_committed",
+        "_finished",
+        "_postponed",
+        "attempt",
+        "book",
+        "lost",
+        "number",
+        "source",
+        "topic",
+        "watermark",
+    )
 
-    def __init__(self, topic: str, number: int, attempt: int, committed: int | None, note: str = "") -> None:
+    def __init__(  # noqa: PLR0913 - what is known of it
+        self,
+        topic: str,
+        number: int,
+        attempt: int,
+        progress: Progress,
+        committed: CommitPoint | None = None,
+        book: Book | None = None,
+    ) -> None:
         self.topic = topic
+        self.number = number
         self.source = f"{topic}-{number}"
         self.attempt = attempt
+        self.book = book or Book()
         self.lost = False
-        self.watermark: Watermark | None = None if committed is None else Watermark(committed)
-        runs = [] if committed is None else read_note(committed, note)
-        self._finished: Finished | None = Finished(runs) if runs else None
-        self._postponed = {} if committed is None else dict(read_postponed(committed, note))
-        self._committed: CommitPoint | None = None if committed is None else (committed, note)
+        self.watermark: Watermark | None = None if progress.offset is None else Watermark(progress.offset)
+        self._finished: Finished | None = Finished(progress.runs) if progress.runs else None
+        self._postponed = dict(progress.postponed)
+        self._committed = committed
+
+    def anew(self, book: Book, offset: int) -> "Partition":
+        """What takes its place where offsets begin anew."""
+        return Partition(self.topic, self.number, self.attempt, Progress(offset), None, book)
+
+    @property
+    def end(self) -> int:
+        """No record below it will be handed out again."""
+        return 0 if self.watermark is None else self.watermark.end
 
     def accept(self, records: Sequence[Any]) -> list[Delivery]:
         """Records that were fetched, as deliveries; those that somebody finished before are left out."""
@@ -106,8 +136,12 @@ class Partition:
         """How many records beyond what was fetched are known to be finished."""
         return 0 if self._finished is None else self._finished.count
 
-    def commit_point(self) -> CommitPoint | None:
-        """What should be committed now; None when that is committed already."""
+    def commit_point(self, limit: int = NOTE_LIMIT) -> CommitPoint | None:
+        """What should be committed now; None when that is committed already.
+
+        Args:
+            limit: how long the note may be.
+        """
         watermark = self.watermark
         if watermark is None:
             return None
@@ -117,7 +151,7 @@ class Partition:
             runs += self._finished.above(runs[-1][1] if runs else position - 1)
         if self._postponed:  # less what is gone from the broker
             self._postponed = {offset: known for offset, known in self._postponed.items() if offset >= position}
-        point = (position, write_note(position, runs, postponed=self._postponed))
+        point = (position, write_note(position, runs, limit, self._postponed, self.book))
         return None if point == self._committed else point
 
     def committed(self, point: CommitPoint) -> None:

@@ -17,6 +17,8 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.holding import Holding
+from hexa_worker.drivers.kafka.assignment import Origins
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
@@ -44,6 +46,7 @@ class KafkaSource:
         connection: settings.
         spec: the subscription.
         options: its own options.
+        books: which topics there are.
         origins: where partitions without progress begin, if not at their first record.
         publisher: stores retry and dead-letter records.
         lag: measures what is left.
@@ -57,7 +60,8 @@ class KafkaSource:
         connection: Connection,
         spec: SubscriptionSpec,
         options: KafkaSubscription,
-        origins: Mapping[TopicPartition, int],
+        books: Books,
+        origins: Origins,
         publisher: Publisher,
         lag: Lag,
         revoked: Revoked,
@@ -67,6 +71,7 @@ class KafkaSource:
         self._connection = connection
         self._spec = spec
         self._options = options
+        self._books = books
         self._origins = origins
         self._publisher = publisher
         self._lag = lag
@@ -130,7 +135,7 @@ class KafkaSource:
         async with self._joining:
             if self._group is None:
                 group = GroupConsumer(
-                    self._connection, self._spec, self._options, self._origins, self._revoked, self._clear
+                    self._connection, self._spec, self._options, self._books, self._origins, self._revoked, self._clear
                 )
                 await group.start()
                 if self._closed:
@@ -153,7 +158,7 @@ class KafkaSource:
         if self._ready:
             return self._take_ready(max_count, max_bytes)
         fetched: list[Delivery] = []
-        while not fetched and group.fetchable:
+        while not fetched and await group.sure() and group.fetchable:
             wanted = self._wanted(group)
             if wanted is None:
                 break
@@ -215,7 +220,7 @@ class KafkaSource:
         """Note fetched records as handed out; returns those that are due."""
         due: list[Delivery] = []
         for place, records in fetched.items():
-            partition = group.partitions.get(place)
+            partition = group.reach(place, records[0].offset)
             if partition is None:
                 continue
             deliveries = partition.accept(records)

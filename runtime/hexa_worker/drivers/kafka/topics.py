@@ -10,8 +10,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
+from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error
+from hexa_worker.drivers.kafka.progress import Book
 from hexa_worker.drivers.kafka.rights import FETCH, LookAtGroup, LookAtTopics, rights_of
 from hexa_worker.drivers.kafka.settings import NAMES, Settings
 from hexa_worker.errors import DriverRejected, DriverUnavailable
@@ -142,6 +144,10 @@ class Topics:
             f"reading the progress of group {group}", lambda client: client.list_consumer_group_offsets(group)
         )
         return {place: committed for place, committed in offsets.items() if committed.offset >= 0}
+
+    async def books(self, books: Books, names: Iterable[str]) -> Mapping[str, Book]:
+        """Which topics these are now; those that do not exist are left out."""
+        return await self._ask("asking for topic ids", lambda client: books.look(client._send_request, names))
 
     async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         """Delete the oldest records of partitions: everything below the given offsets."""
