@@ -22,6 +22,8 @@ async def do(e: dict, ctx: Context) -> None:
 """
 MENDING = """
 import json
+import os
+import time
 
 from hexa_worker.desk import Draft
 
@@ -36,6 +38,12 @@ def add_currency(draft: Draft) -> None:
 
 async def wait(draft: Draft) -> None:
     pass
+
+
+def hold(draft: Draft) -> None:
+    print("holding", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.01)
 """
 
 
@@ -53,6 +61,20 @@ def bury(project: Project, count: int) -> None:
     project("emit", "work", "--file", "-", "--quiet", given=given)
     project.drain()
     assert len(project.json("dlq", "list")) == count
+
+
+def test_of_two_redrives_at_once_one_sends_and_the_other_is_refused(failing: Project) -> None:
+    bury(failing, 30)
+    (failing.folder / "mended").touch()
+    with failing.running("dlq", "redrive", "--all", "--yes", "--transform", "mending:hold") as first:
+        first.hear("holding")
+        refused = failing.refusal("dlq", "redrive", "--all", "--yes", code=2)
+        assert "another redrive or import of these dead letters is under way" in refused
+        failing("dlq", "redrive", "--all", "--dry-run")
+        (failing.folder / "go").touch()
+        assert first.ended() == 0
+    failing.drain()
+    assert Counter((failing.folder / "done.txt").read_text().split()) == Counter(map(str, range(30)))
 
 
 @pytest.mark.parametrize("drained", [False, True], ids=["copies-wait", "copies-were-handled"])

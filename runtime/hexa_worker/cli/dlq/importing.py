@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from hexa_worker.cli.dlq.alone import alone
 from hexa_worker.cli.dlq.changing import EXIT_FAILED, NAMED_FAILURES
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.lines import DEFAULT_MAX_PAYLOAD, LINE_OVERHEAD, BadLine, LineReader
@@ -98,7 +99,7 @@ async def _import(job: Job, descriptor: int, tally: Tally) -> Came:
         max_payload = project.driver.capabilities.max_payload or DEFAULT_MAX_PAYLOAD
         lines = LineReader(descriptor, parse, WRITTEN_LENGTH * max_payload + LINE_OVERHEAD)
         importer = Importer(project.driver, project.specs, tally)
-        with reading(lines.size, job.name, "dead letters") as advance:
+        with alone(project.config), reading(lines.size, job.name, "dead letters") as advance:
             while (batch := lines.read_batch()) is not None:
                 await importer.put(batch.items, batch.numbers)
                 advance(lines.place, tally.handled)

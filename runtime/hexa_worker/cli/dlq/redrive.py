@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import click
 
 from hexa_worker.cli import letters as show
+from hexa_worker.cli.dlq.alone import alone
 from hexa_worker.cli.dlq.changing import Job, ask, conclude, dry_run, guarded
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import Rate, certain_filters, filtered
-from hexa_worker.cli.project import config_option, find_config, json_option
+from hexa_worker.cli.project import Project, config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, iso, local, note, plural
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Config
@@ -80,25 +81,32 @@ def command(  # noqa: PLR0913 - one parameter per option
 
 
 async def _redrive(job: Job, how: How, told: Told) -> int:
-    clock = SystemClock()
     async with open_desk(job.path, job.filters.action) as project:
-        hook = None if how.transform is None else _hook(how.transform, project.config)
-        planner = Redriver(project.driver, project.specs, clock, handled=_memory(project.config))
-        plan = await planner.plan(job.filters, job.limit, force=how.force)
-        _tell_withheld(plan.withheld)
         if job.dry_run:
-            return dry_run(job, plan.chosen, **_plain(plan.withheld))
-        if plan.count and not job.sure:
-            ask(job.verb, plan.count)
-        with recording(project.config, clock) as recorder, show.progress(job.verb, plan.count) as advance:
-            happened = nothing_noted if recorder is None else noted(recorder)
+            return await _redrive_from(project, job, how, told)
+        with alone(project.config):  # from before it is decided what to send
+            return await _redrive_from(project, job, how, told)
 
-            def both(tally: Tally) -> None:
-                told(tally)
-                advance(tally.handled)
 
-            redriver = Redriver(project.driver, project.specs, clock, happened)
-            tally = await redriver.run(plan, both, how.rate, hook)
+async def _redrive_from(project: Project, job: Job, how: How, told: Told) -> int:
+    clock = SystemClock()
+    hook = None if how.transform is None else _hook(how.transform, project.config)
+    planner = Redriver(project.driver, project.specs, clock, handled=_memory(project.config))
+    plan = await planner.plan(job.filters, job.limit, force=how.force)
+    _tell_withheld(plan.withheld)
+    if job.dry_run:
+        return dry_run(job, plan.chosen, **_plain(plan.withheld))
+    if plan.count and not job.sure:
+        ask(job.verb, plan.count)
+    with recording(project.config, clock) as recorder, show.progress(job.verb, plan.count) as advance:
+        happened = nothing_noted if recorder is None else noted(recorder)
+
+        def both(tally: Tally) -> None:
+            told(tally)
+            advance(tally.handled)
+
+        redriver = Redriver(project.driver, project.specs, clock, happened)
+        tally = await redriver.run(plan, both, how.rate, hook)
     return _conclude(job, plan, tally)
 
 
