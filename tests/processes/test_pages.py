@@ -2,16 +2,23 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hexa_worker.processes.overview import Overview, Process
+from hexa_worker.processes.slot import Phase
+from hexa_worker.telemetry.report import Report
 from tests.processes.conftest import MakeStage
 from tests.processes.stage import LIMIT_S, Stage
 
@@ -110,6 +117,13 @@ def test_a_port_in_use_is_a_configuration_error(make_stage: MakeStage) -> None:
     assert "worker.http.port" in stage.logs[-1]
 
 
+@pytest.mark.parametrize(("standing_s", "ready", "alive"), [(1, True, True), (11, False, True), (61, False, False)])
+def test_a_parent_that_stands_is_not_ready_and_later_not_alive(standing_s: float, ready: bool, alive: bool) -> None:
+    process = Process(slot=0, pid=1, phase=Phase.UP, ready=True, retiring=False, restarts=0, report=Report())
+    found = Overview(name="w", processes=(process,), totals={}, suspects=0, stopping=False, standing_s=standing_s)
+    assert (found.ready, found.alive) == (ready, alive)
+
+
 def test_a_signal_logs_the_status(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
@@ -119,3 +133,82 @@ def test_a_signal_logs_the_status(make_stage: MakeStage) -> None:
     line = stage.log("process is up")
     assert (line["pid"], line["do"]) == (running.pid, "running")
     os.kill(running.pid, 0)
+
+
+class Slow:
+    """Clients that send a byte now and then and never end."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._clients: list[socket.socket] = []
+
+    def more(self, count: int) -> None:
+        for _ in range(count):
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", self._port))
+            self._clients.append(client)
+
+    def trickle(self) -> None:
+        for client in self._clients:
+            with suppress(OSError):
+                client.send(b"G")
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+def test_a_probe_is_answered_among_hundreds_of_slow_clients(make_stage: MakeStage) -> None:
+    stage = make_stage(worker=HTTP)
+    stage.start(prefix=("prlimit", "--nofile=100:100"))
+    stage.hear("running")
+    stage.log("process is ready")
+    slow = Slow(port_of(stage))
+    slow.more(200)
+    for _ in range(10):
+        slow.more(15)
+        slow.trickle()
+        assert fetch(stage, "/live") == (200, b"alive\n")
+    assert len(list(Path(f"/proc/{stage.parent.pid}/fd").iterdir())) < 64 + 30
+    (running,) = stage.hear("running")
+    os.kill(running.pid, signal.SIGKILL)
+    stage.hear("running", 2)
+    slow.close()
+    assert seen(lambda: fetch(stage, "/ready")[0] == 200)
+    assert stage.stop() == 0
+
+
+def test_a_request_that_does_not_end_is_cut_off_whatever_trickles_in(make_stage: MakeStage) -> None:
+    stage = make_stage(worker=HTTP)
+    stage.start()
+    with socket.create_connection(("127.0.0.1", port_of(stage)), 10) as client:
+        began = time.monotonic()
+        while True:
+            try:
+                client.sendall(b"G")
+                client.settimeout(0.2)
+                assert client.recv(1) == b""
+                break
+            except TimeoutError:
+                assert time.monotonic() - began < 10
+            except OSError:
+                break
+        assert time.monotonic() - began > 4
+
+
+def test_a_parent_without_descriptors_waits_for_better_times(make_stage: MakeStage) -> None:
+    stage = make_stage("hold 7", worker=HTTP)
+    parent = stage.start()
+    (first,) = stage.hear("running")
+    stage.log("process is ready")
+    limits = resource.prlimit(parent.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(first.pid, signal.SIGKILL)
+    stage.log("cannot start a worker process")
+    with socket.create_connection(("127.0.0.1", port_of(stage)), 10) as client:
+        client.sendall(b"GET /live HTTP/1.1\r\n\r\n")
+        resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, limits)
+        assert b" 200 " in client.recv(100), "it waited in the queue"
+    stage.hear("running", 2)
+    assert stage.stop() == 0

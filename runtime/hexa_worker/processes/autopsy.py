@@ -3,7 +3,9 @@
 import logging
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum, auto
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from hexa_worker.core.blame import Hand
@@ -88,15 +90,23 @@ def examine(slot: Slot, code: int, layout: Layout) -> Death:
     """Find out what the child of `slot` died of; its journal is read and removed."""
     path = layout.journal(slot.number)
     remains = read_journal(path)
-    path.unlink(missing_ok=True)
-    stack_path = layout.stack(slot.number)
-    stack = ""
-    if stack_path.exists():
-        stack = stack_path.read_bytes()[:STACK_LIMIT].decode(errors="replace").strip()
-        stack_path.unlink()
+    stack = _stack(layout.stack(slot.number))
+    with suppress(OSError):
+        path.unlink()
     told = slot.misconfigured
     error = ConfigError(told.message, where=told.where, hint=told.hint) if told is not None else None
     return Death(_finding(code, remains, error), code, remains, not slot.overdue, error, stack)
+
+
+def _stack(path: Path) -> str:
+    """The stacks that a process was asked for, if they can be read."""
+    try:
+        with path.open("rb") as file:
+            stack = file.read(STACK_LIMIT)
+        path.unlink()
+    except OSError:
+        return ""
+    return stack.decode(errors="replace").strip()
 
 
 def _finding(code: int, remains: Remains, error: ConfigError | None) -> Finding:

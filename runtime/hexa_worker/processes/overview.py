@@ -1,7 +1,7 @@
 """How the whole worker stands, as a value: what the status pages show and what an operator's signal logs."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -10,6 +10,11 @@ from hexa_worker.processes.slot import Phase, Slot
 from hexa_worker.processes.totals import Total, Totals
 from hexa_worker.telemetry.format import scrub
 from hexa_worker.telemetry.report import Report
+
+STANDS_S: Final = 10.0
+"""A parent that has looked after nobody for so long may not know how its children are,"""
+DEAD_S: Final = 60.0
+"""and after so long it will not look after them again."""
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +38,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         totals: by action.
         suspects: how many deliveries are suspected of killing processes.
         stopping: it was asked to stop.
+        standing_s: for how long the parent has looked after nobody.
     """
 
     name: str
@@ -40,17 +46,18 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     totals: dict[str, Total]
     suspects: int
     stopping: bool
+    standing_s: float
 
     @property
     def alive(self) -> bool:
-        """Nothing was given up."""
-        return all(status["alive"] for status in self.statuses())
+        """Nothing was given up, and the parent looks after it."""
+        return self.standing_s < DEAD_S and all(status["alive"] for status in self.statuses())
 
     @property
     def ready(self) -> bool:
         """Every process that is here to stay is up, every subscription of each consumes."""
         staying = [one for one in self.processes if not one.retiring]
-        return bool(staying) and not self.stopping and all(one.ready for one in staying)
+        return bool(staying) and not self.stopping and self.standing_s < STANDS_S and all(one.ready for one in staying)
 
     def statuses(self) -> list[dict[str, Any]]:
         """One entry per process and one per subscription in it, as hexa-event shows them."""
@@ -80,7 +87,9 @@ def _entry(name: str, alive: bool, ready: bool, tags: list[str]) -> dict[str, An
     return {"id": name, "alive": alive, "ready": ready, "tags": tags}
 
 
-def overview(name: str, slots: Iterable[Slot], totals: Totals, suspects: int, stop_level: int) -> Overview:
+def overview(  # noqa: PLR0913 - what it is made of
+    name: str, slots: Iterable[Slot], totals: Totals, suspects: int, stop_level: int, standing_s: float
+) -> Overview:
     """Look at `slots`."""
     processes = tuple(
         Process(
@@ -101,4 +110,5 @@ def overview(name: str, slots: Iterable[Slot], totals: Totals, suspects: int, st
         totals=totals.sums(one.report for one in processes),
         suspects=suspects,
         stopping=stop_level > 0,
+        standing_s=standing_s,
     )

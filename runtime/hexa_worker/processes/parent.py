@@ -9,7 +9,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -178,6 +178,7 @@ def _no_child_left(pool: Pool) -> Iterator[None]:
         yield
     finally:
         for slot in pool.slots.values():
-            if slot.pid:
-                os.kill(slot.pid, signal.SIGKILL)
-                os.waitpid(slot.pid, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # it has just been waited for
+                if slot.pid:
+                    os.kill(slot.pid, signal.SIGKILL)
+                    os.waitpid(slot.pid, 0)

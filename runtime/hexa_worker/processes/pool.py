@@ -84,6 +84,7 @@ class Pool:
         self._rolling = Rolling()
         self._reload: Reload | None = None
         self._surveyed = False
+        self._turned_at = monotonic()
         for _ in range(processes):
             self._add_slot()
 
@@ -96,7 +97,7 @@ class Pool:
 
     def advance(self) -> float | None:
         """Do what is due; returns the seconds until the next thing is (None: nothing is planned)."""
-        now = self._monotonic()
+        now = self._turned_at = self._monotonic()
         self._roll(now)
         due: list[float] = []
         for slot in self.slots.values():
@@ -150,7 +151,10 @@ class Pool:
         """How everything stands. From any thread."""
         with self.lock:
             name, slots = self._rules.arguments.name, list(self.slots.values())
-            return overview(name, slots, self.totals, len(self._book.suspicions), self.stop_level)
+            # While there is a child it beats, and the loop turns.
+            standing_s = self._monotonic() - self._turned_at if any(slot.pid for slot in slots) else 0.0
+            suspects = len(self._book.suspicions)
+            return overview(name, slots, self.totals, suspects, self.stop_level, standing_s)
 
     # -- what an operator asks for
 
@@ -223,7 +227,7 @@ class Pool:
             self._reload_failed(why)
             return
         log.error("%s", why, extra={FIELDS: {"slot": slot.number}})
-        self._restart_later(slot)
+        self._restart_later(slot, progress=True)  # the machine is to blame, and may have room again
 
     def _understand(self, slot: Slot, frame: Frame) -> None:
         if isinstance(frame, Told):
@@ -276,7 +280,7 @@ class Pool:
     def _restart_later(self, slot: Slot, *, progress: bool = False) -> None:
         """Plan another process, or give the slot up when it dies too often.
 
-        With `progress` it is never given up: a crash that is blamed on deliveries brings them nearer to their dead
+        With `progress` it is never given up. A crash that is blamed on deliveries brings them nearer to their dead
         letter, so a queue full of killers is worked off, if slowly.
         """
         now = self._monotonic()

@@ -4,6 +4,7 @@ Two files: the suspects themselves, replaced as a whole, and a mapped counter be
 change, so that a child learns with one memory comparison that nothing has changed.
 """
 
+import logging
 import os
 import struct
 import time
@@ -17,6 +18,7 @@ import msgspec
 from hexa_worker.core.blame import MAX_AGE_S, Hand, Suspicion, blame, convict
 from hexa_worker.processes.journal import Remains
 
+log = logging.getLogger("hexa_worker.processes")
 _VERSION = struct.Struct("<Q")
 _VERSION_SIZE: Final = 8
 _NAME: Final = "suspects"
@@ -76,6 +78,13 @@ class SuspectsBook:
             self._write()
 
     def _write(self) -> None:
+        """Tell the children; without room for a file they hear of it with the next change."""
+        try:
+            self._replace()
+        except OSError as error:
+            log.error("what died with a process cannot be noted: %s", error)  # noqa: TRY400 - it says all there is
+
+    def _replace(self) -> None:
         path, new = self._folder / _NAME, self._folder / f"{_NAME}.new"
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(file, "wb") as out:
