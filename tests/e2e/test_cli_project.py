@@ -54,6 +54,32 @@ def test_a_client_library_that_is_not_installed_is_one_line_that_says_what_to_in
     assert told == f"broker.driver: the {driver} client is not installed (pip install 'hexa-worker[{driver}]')"
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("table", "module", "told"),
+    [
+        ("dedup", "redis", "dedup.store: the redis client is not installed"),
+        ("lineage", "psycopg", "lineage.store: the postgres client is not installed"),
+        ("outbox", "psycopg", "worker.toml: outbox.url: PostgreSQL's client is not installed"),
+    ],
+)
+def test_check_refuses_a_store_without_its_client_library_as_run_does(
+    project: Project, table: str, module: str, told: str, command: str
+) -> None:
+    stores = {
+        "dedup": 'store = "redis"\nurl = "redis://127.0.0.1:1"',
+        "lineage": 'store = "postgres"\nurl = "postgresql://u@127.0.0.1:1/x"',
+        "outbox": 'url = "postgresql://u@127.0.0.1:1/x"',
+    }
+    project.write(worker=f"{WORKER}\n[{table}]\n{stores[table]}\n")
+    without = project.folder / "without"
+    without.mkdir()
+    (without / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    project.variables["PYTHONPATH"] = str(without)
+    extra = "redis" if module == "redis" else "postgres"
+    assert project.refusal(command, code=2) == f"{told} (pip install 'hexa-worker[{extra}]')"
+
+
 def test_run_imports_nothing_that_a_worker_does_not_need(project: Project) -> None:
     script = "import sys; from hexa_worker.cli import main; main(['run', '--help']); print(*sys.modules)"
     done = subprocess.run(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from hexa_worker.config.kafka import Kafka
 from hexa_worker.config.load import load_config, parse_config
 from hexa_worker.config.model import Config, Embedded, File, Memory, Subscription
 from hexa_worker.errors import ConfigError
@@ -32,6 +33,29 @@ def refused(text: str, **environ: str) -> str:
     with pytest.raises(ConfigError) as caught:
         parsed(text, **environ)
     return str(caught.value)
+
+
+def test_a_driver_and_a_list_may_be_references_too() -> None:
+    text = HEAD + '[broker]\ndriver = "${DRIVER:-embedded}"\n'
+    assert isinstance(parse_config(text, Path("w"), {}).file.broker, Embedded)
+    text += 'servers = "${SERVERS}"\n'
+    broker = parse_config(text, Path("w"), {"DRIVER": "kafka", "SERVERS": "a:1, b:2,,${c}:3 "}).file.broker
+    assert isinstance(broker, Kafka)
+    assert broker.servers == ("a:1", "b:2", "${c}:3")
+
+
+@pytest.mark.parametrize(
+    ("servers", "told"),
+    [
+        ("", 'broker.servers: must be an array, separated by commas, not "${SERVERS}"'),
+        (None, "broker.servers: environment variable SERVERS is not set"),
+    ],
+)
+def test_a_list_that_a_reference_does_not_fill_is_named(servers: str | None, told: str) -> None:
+    text = HEAD + '[broker]\ndriver = "kafka"\nservers = "${SERVERS}"\n'
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, Path("w"), {} if servers is None else {"SERVERS": servers})
+    assert told in str(caught.value)
 
 
 def test_the_smallest_file_gets_every_default() -> None:

@@ -12,6 +12,7 @@ from hexa_worker.cli.terminal import console, fail, note, plural, write_json
 from hexa_worker.errors import DriverRejected
 
 if TYPE_CHECKING:
+    from hexa_worker.config.model import Config
     from hexa_worker.handlers.plan import Plan
 
 EXIT_USAGE = 2
@@ -36,12 +37,11 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
       hexa-worker check deploy/worker.toml --json
     """
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.clients import require_client  # noqa: PLC0415 - lazy by design
     from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     path = only_config(config_path, arguments)
     config = load_config(path)
-    require_client(config)
+    _require_clients(config)
     loaded = load_plans(config)
     found = None
     if connect:
@@ -56,6 +56,24 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     if found is not None and not as_json:
         draw(found)
     return _verdict(_short(path), len(loaded.plans), found, silent=as_json)
+
+
+def _require_clients(config: "Config") -> None:
+    """Look for the client library of all that a worker would connect to.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    from hexa_worker.dedup.opening import require_redis  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.clients import require_client  # noqa: PLC0415 - lazy by design
+    from hexa_worker.lineage.opening import require_postgres  # noqa: PLC0415 - lazy by design
+    from hexa_worker.outbox.opening import require_psycopg  # noqa: PLC0415 - lazy by design
+
+    for require in (require_client, require_redis, require_postgres):
+        require(config)
+    outbox = config.file.outbox
+    if outbox is not None and outbox.url.reveal().startswith("postgres"):
+        require_psycopg(config)
 
 
 def _plain_all(path: str, name: str, plans: "Sequence[Plan]", found: Look | None) -> dict[str, Any]:

@@ -106,12 +106,14 @@ class Check:
         tags = {str(struct.tag): struct for struct in structs}
         if field not in value:
             return self.report((*keys, field), "is missing", f"one of {', '.join(tags)}")
-        tag = value[field]  # no reference: which keys belong here must be seen without running
-        if not isinstance(tag, str):
-            return self._wrong_kind(tag, "a string", (*keys, field))
+        written = value[field]
+        tag = self._visit_scalar(written, inspect.StrType(), (*keys, field))
+        if tag is _WRONG:
+            return tag
         if tag not in tags:
-            return self.report((*keys, field), f"unknown {field} {shown(tag)}", suggest(tag, tags))
-        return self._visit_struct(value, tags[tag], keys)
+            hint = suggest(tag, tags) if tag == written else ""  # what a reference stands for is not shown
+            return self.report((*keys, field), f"unknown {field} {shown(written)}", hint or f"one of {', '.join(tags)}")
+        return self._visit_struct({**value, field: tag}, tags[tag], keys)
 
     def _visit_struct(self, value: Any, type_: inspect.StructType, keys: Keys) -> Any:
         if not isinstance(value, dict):
@@ -148,6 +150,8 @@ class Check:
                 self.report((*keys, first), f"{rest}, not {_displayed(raw[first], field.type, (*keys, first))}")
 
     def _visit_array(self, value: Any, type_: inspect.VarTupleType | inspect.ListType, keys: Keys) -> Any:
+        if isinstance(value, str) and self._references is not None and has_reference(value):
+            return self._visit_split(value, type_, keys)
         if not isinstance(value, list):
             return self._wrong_kind(value, kind(type_), keys)
         if len(value) < (type_.min_length or 0):
@@ -155,6 +159,20 @@ class Check:
         if type_.max_length is not None and len(value) > type_.max_length:
             return self.report(keys, f"has {len(value)} items", f"at most {type_.max_length}")
         return [self._visit(one, type_.item_type, (*keys, index)) for index, one in enumerate(value)]
+
+    def _visit_split(self, written: str, type_: inspect.VarTupleType | inspect.ListType, keys: Keys) -> Any:
+        """A list that a reference stands for: ``"${SERVERS}"``, separated by commas."""
+        assert self._references is not None  # noqa: S101 - it was asked
+        try:
+            items = [one.strip() for one in self._references.text(written).split(",")]
+        except Unresolved as error:
+            return self.report(keys, error.message, error.hint)
+        known = len(self.mistakes)
+        found = self._visit_array([one.replace("${", "$${") for one in items if one], type_, keys)
+        if len(self.mistakes) > known:  # they may show what it stood for
+            del self.mistakes[known:]
+            self.report(keys, f"must be {kind(type_)}, separated by commas, not {shown(written)}")
+        return found
 
     def _visit_scalar(self, raw: Any, type_: inspect.Type, keys: Keys, wanted: str = "") -> Any:
         try:

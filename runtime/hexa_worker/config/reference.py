@@ -15,8 +15,9 @@ _HEAD = """# worker.toml
 
 Every table and key. Relative paths are relative to the folder of worker.toml, durations are seconds, sizes are
 bytes. Any scalar may be a reference: `"${NAME}"` or `"${NAME:-default}"` for an environment variable,
-`{ file = "secret.txt" }` for the content of a file. A mistake is an error that names the file, the key path, the
-value and what is allowed. Editors check against [worker.schema.json](worker.schema.json): begin the file with
+`{ file = "secret.txt" }` for the content of a file. A list of texts may be one reference whose value separates
+them by commas: `servers = "${SERVERS}"`. A mistake is an error that names the file, the key path, the value and what
+is allowed. Editors check against [worker.schema.json](worker.schema.json): begin the file with
 `#:schema docs/worker.schema.json`.
 
 This page is made from the model by `python -m hexa_worker.config.reference`.

@@ -92,7 +92,7 @@ def _plain(text: str) -> str:
 
 
 def _widen(schema: dict[str, Any]) -> None:
-    """Let every scalar be a reference too, as the loader does."""
+    """Let every scalar and every list be a reference too, as the loader does."""
     for key, one in schema.get("properties", {}).items():
         if "const" not in one and not (one.get("enum") and len(one["enum"]) == 1):
             schema["properties"][key] = _widened(one)
@@ -104,13 +104,20 @@ def _widened(schema: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {key: schema[key] for key in ("description", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in described}
     if rest.get("type") == "array":
-        return {**described, **rest, "items": _widened(rest.get("items", {}))}
+        return {**described, "anyOf": [{**rest, "items": _widened(rest.get("items", {}))}, _REFERENCE]}
+    if "discriminator" in rest:
+        field = rest["discriminator"]["propertyName"]
+        open_table = {"type": "object", "properties": {field: _REFERENCE}, "required": [field]}
+        return {**described, "anyOf": [*rest["anyOf"], open_table]}
     choices = [one for one in rest.get("anyOf", [rest]) if one != {"type": "null"}]  # TOML has no null
-    choices = [_widened(one) if one.get("type") == "array" else one for one in choices]
+    lists = any(one.get("type") == "array" for one in choices)
+    choices = [
+        {**one, "items": _widened(one.get("items", {}))} if one.get("type") == "array" else one for one in choices
+    ]
     if described.get("default", 0) is None:
         del described["default"]
     extra = []
-    if any(_is_scalar(one) and one != _ANY_TEXT for one in choices):
+    if lists or any(_is_scalar(one) and one != _ANY_TEXT for one in choices):
         extra.append(_REFERENCE)
     if any(one.get("type") == "string" for one in choices):
         extra.append(_FILE)

@@ -1,5 +1,7 @@
 """The claim store that worker.toml asks for."""
 
+from importlib.util import find_spec
+
 from hexa_worker.clock import Clock
 from hexa_worker.config.model import Config
 from hexa_worker.dedup.base import ClaimStore
@@ -26,9 +28,18 @@ def make_claims(config: Config, clock: Clock) -> ClaimStore:
             path = config.folder / options.path
             return EmbeddedClaims(path, lease_s=options.lease_s, timeout_s=options.timeout_s, clock=clock)
         case "redis":
-            try:
-                from hexa_worker.dedup.redis import RedisClaims  # noqa: PLC0415 - lazy by design
-            except ImportError as error:
-                hint = "pip install 'hexa-worker[redis]'"
-                raise ConfigError("the redis client is not installed", where="dedup.store", hint=hint) from error
+            require_redis(config)
+            from hexa_worker.dedup.redis import RedisClaims  # noqa: PLC0415 - lazy by design
+
             return RedisClaims(options, config.folder)
+
+
+def require_redis(config: Config) -> None:
+    """Look for the client library, if the store of `config` needs it; nothing is imported.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if config.file.dedup.store == "redis" and find_spec("redis") is None:
+        hint = "pip install 'hexa-worker[redis]'"
+        raise ConfigError("the redis client is not installed", where="dedup.store", hint=hint)

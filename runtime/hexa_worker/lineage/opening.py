@@ -23,8 +23,7 @@ def recording(config: Config, clock: Clock | None = None) -> Iterator[Recorder |
     if wanted.store == "off":
         yield None
         return
-    if wanted.store == "postgres":
-        _require_client()
+    require_postgres(config)
     recorder = Recorder(lambda: _open(config, create=True), clock or SystemClock(), keep_days=wanted.keep_days)
     try:
         yield recorder
@@ -40,9 +39,8 @@ def open_store(config: Config) -> Store | None:
         StoreError: it cannot be read.
     """
     wanted = config.file.lineage
-    if wanted.store == "postgres":
-        _require_client()
-    elif wanted.store == "off" or not (config.folder / wanted.path).is_file():
+    require_postgres(config)
+    if wanted.store == "off" or (wanted.store != "postgres" and not (config.folder / wanted.path).is_file()):
         return None
     try:
         return _open(config, create=False)
@@ -64,8 +62,13 @@ def _open(config: Config, *, create: bool) -> Store:
     return LineageStore(config.folder / wanted.path, create=create, maximum_bytes=wanted.maximum_bytes)
 
 
-def _require_client() -> None:
-    if find_spec("psycopg") is None:
+def require_postgres(config: Config) -> None:
+    """Look for the client library, if the store of `config` needs it; nothing is imported.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if config.file.lineage.store == "postgres" and find_spec("psycopg") is None:
         hint = "pip install 'hexa-worker[postgres]'"
         raise ConfigError("the postgres client is not installed", where="lineage.store", hint=hint)
 
