@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,8 @@ from hexa_worker.processes.session import Program, Serve, Session
 from hexa_worker.processes.suspects import Suspects
 from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
-from hexa_worker.telemetry.format import configure
+from hexa_worker.telemetry.configure import configure
+from hexa_worker.telemetry.sink import FLUSH_S
 
 if TYPE_CHECKING:
     from anyio.abc import TaskStatus
@@ -132,10 +134,17 @@ def _exit(code: int) -> None:
     """End the process as usual, but wait for no thread."""
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter would do, without joining threads
+    flushing = threading.Thread(target=_flush, daemon=True)  # nobody may read what handlers have printed
+    with contextlib.suppress(BaseException):
+        flushing.start()
+        flushing.join(FLUSH_S)
+    os._exit(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BaseException):
             stream.flush()
-    os._exit(code)
 
 
 def _run(arguments: Arguments, link: Link, early: list[int], program: Program | ConfigError) -> int:

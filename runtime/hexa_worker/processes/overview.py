@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import msgspec
 
+from hexa_worker.config.secret import scrub
 from hexa_worker.core.lifecycle import READY, State
 from hexa_worker.processes.slot import Phase, Slot
 from hexa_worker.processes.totals import Total, Totals
-from hexa_worker.telemetry.format import scrub
 from hexa_worker.telemetry.report import Report
 
 STANDS_S: Final = 10.0

@@ -25,7 +25,7 @@ from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, secure_
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup
-from hexa_worker.telemetry.format import configure
+from hexa_worker.telemetry.configure import configure
 from hexa_worker.telemetry.log import FIELDS
 
 STALL_S: Final = 1.0

@@ -15,7 +15,7 @@ from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.rolling import Reload
 from hexa_worker.processes.slot import Rules
 from hexa_worker.processes.spawn import Command
-from hexa_worker.telemetry.format import configure
+from hexa_worker.telemetry.configure import configure
 
 RESTART_ONLY: Final = ("name", "state_dir", "http")
 """Keys of ``[worker]`` that a reload leaves as they are: what they name is held by the parent itself."""

@@ -2,29 +2,75 @@
 
 import logging
 import re
-import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import Final
 
 import msgspec
 
+from hexa_worker.config.secret import HIDDEN, names_secret, scrub
 from hexa_worker.telemetry.log import FIELDS
 
+MESSAGE_LIMIT: Final = 16 * 1024
+"""Characters of a message, or of a field, that a line has; the rest is cut and counted."""
+TRACEBACK_LIMIT: Final = 32 * 1024
+LOOKED_AT: Final = 1 << 18
+"""Characters that are looked through for secrets at all: what is longer is cut here first."""
+_DEPTH: Final = 6
+_ITEMS: Final = 100
+"""How deep, and how many things at each level, a field that is a list or a table is shown."""
+
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
-_USER_INFO = re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@]+@")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+"""What would begin another line, or command a terminal."""
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[1;31m"}
 _RESET = "\x1b[0m"
-_CHATTY = ("aiokafka", "nats", "pulsar", "asyncio", "redis")
-
-
-def scrub(text: str) -> str:
-    """`text` without the user-info part of any URL in it."""
-    return _USER_INFO.sub(r"\1***@", text) if "://" in text else text
+_STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", FIELDS))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    fields = getattr(record, FIELDS, None)
-    return fields if isinstance(fields, dict) else {}
+    """What a line has beside its text: the fields of the worker's own loggers, and any logger's ``extra=``."""
+    said = record.__dict__
+    fields = said.get(FIELDS)
+    fields = dict(fields) if isinstance(fields, Mapping) else {}
+    if len(said) > _USUAL_COUNT:
+        fields |= {name: value for name, value in said.items() if name not in _STANDARD}
+    return {name: _plain(name, value) for name, value in fields.items() if value is not None}
+
+
+_USUAL_COUNT = len(logging.makeLogRecord({}).__dict__)
+
+
+def _plain(name: str, value: object, depth: int = _DEPTH) -> object:
+    """A field's value as both styles show it: short, without secrets, of kinds that JSON has."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if names_secret(name):
+        return HIDDEN
+    if depth and isinstance(value, Mapping):
+        pairs = list(value.items())[:_ITEMS]
+        return {str(key): _plain(str(key), one, depth - 1) for key, one in pairs}
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_plain("", one, depth - 1) for one in list(value)[:_ITEMS]]
+    return _clean(str(value))
+
+
+def _clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """`text` without secrets, cut to `limit` characters."""
+    count = len(text)
+    if count > LOOKED_AT:
+        text = text[:LOOKED_AT].rpartition("://")[0] or text[:LOOKED_AT]  # or half a login might be left of a URL
+    text = scrub(text)
+    return text if count <= limit and len(text) <= limit else f"{text[:limit]}… (cut, {count:,} characters)"
+
+
+def _trace(text: str) -> str:
+    """A traceback: of one that is long the beginning and the end, where the error is."""
+    text = _clean(text, LOOKED_AT)
+    if len(text) <= TRACEBACK_LIMIT:
+        return text
+    half = TRACEBACK_LIMIT // 2
+    return f"{text[:half]}\n… ({len(text) - 2 * half:,} characters left out) …\n{text[-half:]}"
 
 
 class TextFormatter(logging.Formatter):
@@ -45,12 +91,13 @@ class TextFormatter(logging.Formatter):
         level = f"{record.levelname:<7}"
         if self._colours and record.levelname in _COLOURS:
             level = f"{_COLOURS[record.levelname]}{level}{_RESET}"
-        parts = [f"{_time_of(record)} {level}{self._place} {_one_line(record.getMessage())}"]
-        parts += [f"{name}={_value(value)}" for name, value in _fields(record).items() if value is not None]
-        line = " ".join(parts)
+        fields = _fields(record)
+        trace = fields.pop("traceback", "")
+        parts = [f"{_time_of(record)} {level}{self._place} {_one_line(_clean(record.getMessage()))}"]
+        parts += [f"{_one_line(name)}={_value(value)}" for name, value in fields.items()]
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return scrub(line)
+            trace = _trace(self.formatException(record.exc_info))
+        return " ".join(parts) + (f"\n{trace}" if trace else "")
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,18 +117,15 @@ class JsonFormatter(logging.Formatter):
             "time": _time_of(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": scrub(record.getMessage()),
+            "message": _clean(record.getMessage()),
         }
         if self._slot is not None:
             line["slot"] = self._slot
-        line |= {
-            name: scrub(value) if isinstance(value, str) else value
-            for name, value in _fields(record).items()
-            if value is not None
-        }
+        for name, value in _fields(record).items():
+            line[f"extra_{name}" if name in line else name] = value
         if record.exc_info:
-            line["traceback"] = scrub(self.formatException(record.exc_info))
-        return msgspec.json.encode(line, enc_hook=str).decode(errors="backslashreplace")
+            line["traceback"] = _trace(self.formatException(record.exc_info))
+        return msgspec.json.encode(line).decode(errors="backslashreplace")
 
 
 def _time_of(record: logging.LogRecord) -> str:
@@ -89,44 +133,11 @@ def _time_of(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _value(value: object) -> str:
-    text = str(value)
+    text = str(value) if not isinstance(value, dict | list) else msgspec.json.encode(value).decode()
     if _NEEDS_QUOTES.search(text):
         text = '"' + _one_line(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
     return text
-
-
-def configure(
-    *,
-    level: str = "info",
-    style: Literal["auto", "text", "json"] = "auto",
-    slot: int | None = None,
-    stream: TextIO | None = None,
-) -> None:
-    """Send every log record of this process to `stream` (stderr), in the style asked for.
-
-    Args:
-        level: the lowest level that is written; broker clients speak from WARNING on, unless it is debug.
-        style: ``auto`` is text on a terminal and JSON elsewhere.
-        slot: shown on every line.
-        stream: instead of stderr.
-    """
-    stream = stream or sys.stderr
-    terminal = stream.isatty()
-    formatter: logging.Formatter
-    if style == "json" or (style == "auto" and not terminal):
-        formatter = JsonFormatter(slot)
-    else:
-        formatter = TextFormatter(slot, colours=terminal)
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    if level != "debug":
-        for name in _CHATTY:
-            logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    logging.captureWarnings(capture=True)

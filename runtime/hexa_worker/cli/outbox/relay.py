@@ -19,7 +19,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, until_idle: 
     Several may run, and workers beside them: one sends, the others stand by.
     """
     config = load_config(only_config(config_path, arguments))
-    from hexa_worker.telemetry.format import configure  # noqa: PLC0415 - lazy by design
+    from hexa_worker.telemetry.configure import configure  # noqa: PLC0415 - lazy by design
 
     configure(level=config.file.worker.log.level, style=config.file.worker.log.format)
     run_async(_relay, config, until_idle)
