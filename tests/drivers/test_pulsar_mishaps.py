@@ -152,8 +152,8 @@ async def test_a_consumer_that_is_made_while_its_source_is_closed_is_closed_too(
         inlet = source.inlets[0]
         subscribe, closing = inlet._subscribe, Closing(inlet.close)
 
-        def subscribe_and_arm(client: Any) -> Any:
-            consumer = subscribe(client)
+        def subscribe_and_arm(client: Any, queue: int) -> Any:
+            consumer = subscribe(client, queue)
             closing.armed = True
             return consumer
 

@@ -20,5 +20,6 @@ def spec_of(plan: Plan) -> SubscriptionSpec:
         options=plan.options,
         wire=plan.wire,
         retry_delays_ms=tuple(round(plan.retry.delay_s(number) * 1000) for number in retries),
+        mailbox_bytes=plan.mailbox_bytes,
         in_place=plan.in_place is not OrderBy.NONE,
     )

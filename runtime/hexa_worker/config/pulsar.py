@@ -107,7 +107,8 @@ class PulsarSubscription(PulsarTable, frozen=True):
             ``order_by = "channel"`` ``exclusive`` with all other processes standing by. ``failover`` keeps order too,
             but gives the deliveries that one process has in hand to another one that joins.
         subscription: its name in the brokers; default: the group.
-        receiver_queue: how many messages of each channel are fetched ahead; others cannot have them meanwhile.
+        receiver_queue: how many messages of each channel are fetched ahead at most; others cannot have them meanwhile.
+            Where messages are large it is fewer: all that is fetched ahead takes about as much as ``mailbox_bytes``.
         batch_receive: how many messages are taken from the client library at once when it is busy.
         read_compacted: read the compacted form of the channels (``exclusive`` and ``failover`` only).
         properties: metadata of the consumer, shown by the brokers' statistics.

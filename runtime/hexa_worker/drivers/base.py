@@ -86,6 +86,7 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
         wire: what its records look like, see `hexa_worker.wire`; None: as in the rest of the broker.
         retry_delays_ms: how long the records of each retry channel wait when they do not say it themselves
             (hexa-event writes such records); without it they are due at once.
+        mailbox_bytes: how many bytes of payload its worker holds at most; what a driver fetches ahead follows it.
         in_place: retries wait in their place, for any time: what does not wait behind them must go on coming.
     """
 
@@ -101,6 +102,7 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
     wire: Wire | None = None
     retry_delays_ms: tuple[int, ...] = ()
     in_place: bool = False
+    mailbox_bytes: int = 64 * 1024 * 1024
 
     @property
     def retry_channels(self) -> tuple[str, ...]:

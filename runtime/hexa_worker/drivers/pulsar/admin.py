@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +14,8 @@ from hexa_worker.drivers.pulsar.names import Topics, whole_topic
 from hexa_worker.drivers.pulsar.security import Security, addresses
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
+MUTE_S = 30.0
+"""An address that never answered and lets everybody wait is asked again after so long."""
 _CONFLICT = 409
 _MISSING = 404
 _DENIED = frozenset({401, 403})
@@ -33,6 +36,8 @@ class Admin:
         self._timeout_s = options.timeout_s
         self._security = security
         self._topics = topics
+        self._answered = False
+        self._mute_until = 0.0
 
     def topic_stats(self, topic: str) -> Mapping[str, Any] | None:
         """Statistics of a topic or partition; None: it does not exist."""
@@ -60,6 +65,12 @@ class Admin:
         """How many entries (messages, or batches of them) a topic or partition keeps."""
         found = self._ask("GET", f"{_path(topic)}/internalStats")
         return int(found.get("numberOfEntries", 0)) if isinstance(found, dict) else 0
+
+    def entry_size(self, topic: str) -> float:
+        """How many bytes an entry of a topic or partition has; 0: it has none."""
+        found = self._ask("GET", f"{_path(topic)}/internalStats") or {}
+        entries = int(found.get("numberOfEntries", 0))
+        return int(found.get("totalSize", 0)) / entries if entries else 0.0
 
     def message_ttl(self, topic: str) -> int:
         """After how many seconds the brokers drop what waits in a topic, by whichever rule; 0: never."""
@@ -105,6 +116,8 @@ class Admin:
 
     def _ask(self, method: str, path: str, body: bytes | None = None, *, text: bool = False) -> Any:
         """The answer; None when what is asked about does not exist, or what is to be made does."""
+        if monotonic() < self._mute_until:
+            raise self._unreachable(TimeoutError())
         request = urllib.request.Request(self.url + path, data=body, method=method)  # noqa: S310 - checked by the model
         request.add_header("Content-Type", "application/json")
         token = self._security.token
@@ -117,9 +130,13 @@ class Admin:
             with urllib.request.build_opener(*handlers).open(request, timeout=self._timeout_s) as answer:
                 content: bytes = answer.read()
         except urllib.error.HTTPError as error:
+            self._answered = True
             return self._refused(error.code, error.reason)
         except OSError as error:
+            if not self._answered and isinstance(getattr(error, "reason", error), TimeoutError):
+                self._mute_until = monotonic() + MUTE_S
             raise self._unreachable(error) from error
+        self._answered = True
         if text:
             return content.decode(errors="replace")
         try:

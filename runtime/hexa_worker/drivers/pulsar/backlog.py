@@ -23,6 +23,8 @@ SCAN_LIMIT = 20_000
 COUNT_LIMIT = 10_000
 """Entries that the broker is asked to count the messages of."""
 READ_MS = 1_000
+FETCHED = 64
+"""Messages that a look fetches ahead; each may be as large as messages get."""
 OWNER = "hexa-source"
 """The property that tells a source's own consumers in the statistics."""
 
@@ -198,7 +200,9 @@ class Gauge:
             reader = self._readers.get(topic)
             if reader is None:
                 earliest = pulsar.MessageId.earliest
-                reader = self._readers[topic] = self._connection.client.create_reader(topic, earliest)
+                reader = self._readers[topic] = self._connection.client.create_reader(
+                    topic, earliest, receiver_queue_size=FETCHED
+                )
             now_ms, read = self._clock.now_ms(), 0
             while read < SCAN_LIMIT and reader.has_message_available():
                 due_ms = due_of(reader.read_next(READ_MS).properties())

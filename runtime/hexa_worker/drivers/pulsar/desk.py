@@ -11,6 +11,7 @@ import pulsar
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.backlog import FETCHED
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.letters import Letters
@@ -149,7 +150,7 @@ class Desk:
         found: list[Delivery] = []
         try:
             reader = self._connection.client.create_reader(
-                topic, _start(topic, after), start_message_id_inclusive=True, receiver_queue_size=min(limit, 1_000)
+                topic, _start(topic, after), start_message_id_inclusive=True, receiver_queue_size=min(limit, FETCHED)
             )
             try:
                 while len(found) < limit and reader.has_message_available():

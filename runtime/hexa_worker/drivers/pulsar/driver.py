@@ -146,10 +146,10 @@ class PulsarDriver:
         channels = self._channels_of(spec)
         for topic in map(topics.topic, channels):
             self._make_partitioned(topic)
-            self._touch(spec, partial(terms.subscribe, self._connection.client, [topic]))
+            self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic]))
             self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
-        self._touch(spec, partial(terms.subscribe_retries, self._connection.client, retries))
+        self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=retries))
         self._expiry.settle(spec, channels)
 
     def _begun(self, spec: SubscriptionSpec) -> SubscriptionSpec:

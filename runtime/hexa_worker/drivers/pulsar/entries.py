@@ -15,7 +15,7 @@ from _pulsar import MessageId
 MANY = 64
 """So many settled at once are worth to wait for the rest of their entries."""
 WAIT_S = 0.05
-_NEVER = 1 << 60
+NEVER = 1 << 60
 _BATCH_SIZE = 0x30
 Place = tuple[str, int]
 
@@ -59,7 +59,7 @@ def size_of(message_id: Any) -> int:
         value, place = _varint(data, place)
         if field == _BATCH_SIZE and value:
             return value
-    return _NEVER
+    return NEVER
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
@@ -94,7 +94,7 @@ class Acknowledgements:
         begun, done = self._begun, self.done
         with self._lock:
             for place, (message_id, entry) in settled:
-                if entry is None or entry.left >= _NEVER:
+                if entry is None or entry.left >= NEVER:
                     now.append(message_id)
                 elif not wait:
                     now.append(message_id)
@@ -114,7 +114,7 @@ class Acknowledgements:
         """From now on the messages of an entry are acknowledged one by one."""
         ids = [message_id for _, message_id in entry.waiting]
         self._forget(entry)
-        entry.left = _NEVER
+        entry.left = NEVER
         return ids
 
     def _forget(self, entry: Entry) -> None:

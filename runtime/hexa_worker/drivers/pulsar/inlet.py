@@ -18,6 +18,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.entries import Acknowledgements, Place, Token
 from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.flow import Flow
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError, DriverUnavailable
@@ -39,8 +40,14 @@ RETRY_S = 0.5
 STANDBY_S = 0.3
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
-Subscribe = Callable[[Any], Any]
-"""Makes a consumer with a client; raises the client library's exceptions."""
+SETTLED_S = 0.1
+"""What is not in hand any more is acknowledged after this long."""
+DRAIN_S = 1.0
+"""How long a consumer that fetches too much ahead waits to be made anew with nothing in hand,"""
+REST_S = 10.0
+"""and how long it reads before it tries again, twice as long each time: slow handlers must not stop the others."""
+Subscribe = Callable[[Any, int], Any]
+"""Makes a consumer with a client, and how much it may fetch ahead; raises the client library's exceptions."""
 
 
 class Inlet:
@@ -53,7 +60,8 @@ class Inlet:
         origin_of: what the messages of a topic have in common.
         only_topic: the one topic it reads, if it is not partitioned.
         known: places of what was handed out and is not settled; such messages are dropped when they come again.
-        arrived: called with each list, on this thread.
+        flow: how much to fetch ahead.
+        arrived: called with each list and its bytes, on this thread.
         full: whether nothing more should be read now.
         changed: called when `trouble` changes, on this thread.
         retries: whether it reads retry channels.
@@ -69,7 +77,8 @@ class Inlet:
         origin_of: Callable[[str], Origin],
         only_topic: str | None = None,
         known: dict[Place, Any],
-        arrived: Callable[[list[Delivery]], None],
+        flow: Flow,
+        arrived: Callable[[list[Delivery], int], None],
         full: Callable[[], bool],
         changed: Callable[[], None],
         retries: bool = False,
@@ -84,6 +93,9 @@ class Inlet:
         self.what = what
         self._acknowledgements = Acknowledgements()
         self._reading = Reading(origin_of, known, self, self._acknowledgements, only_topic)
+        self._known = known
+        self._flow = flow
+        self._drain_at = self._rest_s = self._empty_since = 0.0
         self._arrived = arrived
         self._full = full
         self._changed = changed
@@ -170,7 +182,9 @@ class Inlet:
         self._connection.require()
         self._generation = self._connection.generation
         try:
-            consumer = self._subscribe(self._connection.client)
+            self._flow.adapt()
+            self._drain_at = self._rest_s = 0.0
+            consumer = self._subscribe(self._connection.client, self._flow.queue)
         except pulsar.PulsarException as error:
             if self._standby and name_of(error) == "ConsumerBusy":
                 return None
@@ -193,14 +207,14 @@ class Inlet:
         """Read until the end, or until this consumer is of no use any more."""
         lost_since: float | None = None
         while not self._ending.is_set():
-            if self._generation != self._connection.generation:
+            if self._generation != self._connection.generation or self._drained():
                 self._drop_consumer()
                 return
             if self.connected:
                 self._send(self._acknowledgements.overdue())
-            if self._full():
+            if self._pauses():
                 self.room.clear()
-                if self._full():
+                if self._pauses():
                     self.room.wait(WAIT_MS / 1000)
                 lost_since = self._look_after(consumer, lost_since)  # or what is in hand could never be settled
                 continue
@@ -242,7 +256,34 @@ class Inlet:
     def _hand_over(self, messages: Sequence[Any]) -> None:
         fresh = self._reading.read(messages)
         if fresh:
-            self._arrived(fresh)
+            size = sum([len(one.payload) for one in fresh])
+            self._flow.saw(len(fresh), size)
+            self._arrived(fresh, size)
+
+    def _pauses(self) -> bool:
+        return self._full() or self._drains()
+
+    def _drains(self) -> bool:
+        """Whether nothing is read until nothing is in hand, because too much is fetched ahead."""
+        if not self._flow.too_much:
+            return False
+        now = monotonic()
+        if now >= self._drain_at + DRAIN_S:
+            self._drain_at = now + self._rest_s
+            self._rest_s = 2 * self._rest_s or REST_S
+        return now >= self._drain_at
+
+    def _drained(self) -> bool:
+        """Whether this consumer can be made anew: what is in hand would go to other processes."""
+        if not self._drains() or self in list(self._known.values()):
+            self._empty_since = 0.0
+            return False
+        now = monotonic()
+        self._empty_since = self._empty_since or now
+        if now - self._empty_since < SETTLED_S:
+            return False
+        self._send(self._acknowledgements.overdue(everything=True))
+        return True
 
     def _look_after(self, consumer: Any, lost_since: float | None) -> float | None:
         """Notice a lost connection, and that it is back.

@@ -24,6 +24,8 @@ from hexa_worker.errors import DriverUnavailable
 
 BUSY_RETRY_S = 0.1
 READ_MS = 200
+LETTERS = 64
+"""So many are fetched ahead, and each may be as large as messages get."""
 
 
 def keep(client: Any, topic: str, subscription: str = DESK_SUBSCRIPTION) -> Any:
@@ -34,6 +36,7 @@ def keep(client: Any, topic: str, subscription: str = DESK_SUBSCRIPTION) -> Any:
         consumer_type=pulsar.ConsumerType.Exclusive,
         initial_position=pulsar.InitialPosition.Earliest,
         batch_index_ack_enabled=True,
+        receiver_queue_size=LETTERS,
     )
 
 

@@ -12,7 +12,7 @@ from msgspec import structs
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, READ_MS, Gauge, InHand
+from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, FETCHED, READ_MS, Gauge, InHand
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.failures import translate
@@ -91,7 +91,9 @@ class Looking:
             return entries
         count = 0
         try:
-            reader = self._connection.client.create_reader(topic, pulsar.MessageId.earliest)
+            reader = self._connection.client.create_reader(
+                topic, pulsar.MessageId.earliest, receiver_queue_size=FETCHED
+            )
             try:
                 while reader.has_message_available():
                     reader.read_next(READ_MS)

@@ -54,6 +54,10 @@ class PulsarSource:
         self._home = home
         self._threads = threads
         self._ahead = 2 * own_options(spec).batch_receive
+        self._ahead_bytes = spec.mailbox_bytes // 2
+        self._lock = threading.Lock()
+        self._ready_bytes = 0  # of what is ready, or on its way to the loop
+        self._waiting_bytes = 0
         self._ready: deque[Delivery] = deque()
         self._waiting = Holding(clock)  # retries that came before they were due
         self._written: set[Place] = set()  # their record is stored, their acknowledgement is not sent yet
@@ -71,8 +75,9 @@ class PulsarSource:
 
     # -- what the inlets call, on their threads
 
-    def arrived(self, deliveries: list[Delivery]) -> None:
-        """Deliveries have come."""
+    def arrived(self, deliveries: list[Delivery], size: int) -> None:
+        """Deliveries have come, with so many bytes of payload."""
+        self._count(size)
         self._home.tell(self._take_in, deliveries)
 
     def changed(self) -> None:
@@ -81,17 +86,35 @@ class PulsarSource:
 
     def full(self) -> bool:
         """Enough is ready."""
-        return len(self._ready) >= self._ahead
+        return len(self._ready) >= self._ahead or self._ready_bytes >= self._ahead_bytes
 
     def retries_full(self) -> bool:
         """Enough is ready, or waits for its time."""
-        return len(self._ready) >= self._ahead or len(self._waiting) >= HELD
+        return self.full() or len(self._waiting) >= HELD or self._waiting_bytes >= self._ahead_bytes
+
+    def _count(self, size: int) -> None:
+        with self._lock:  # a thread adds what it reads, the loop what it takes
+            self._ready_bytes += size
 
     # -- on the loop
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
-        self._ready += [one for one in deliveries if not self._waiting.hold(one)]
+        ready = [one for one in deliveries if not self._waiting.hold(one)]
+        self._ready += ready
+        if len(ready) < len(deliveries):
+            held = bytes_of(deliveries) - bytes_of(ready)
+            self._waiting_bytes += held
+            self._count(-held)
         self._wake()
+
+    def _let_due(self) -> None:
+        """What is due is ready."""
+        due = self._waiting.take_due()
+        if due:
+            self._ready += due
+            size = bytes_of(due)
+            self._waiting_bytes -= size
+            self._count(size)
 
     def _wake(self) -> None:
         self._work.set()
@@ -99,7 +122,7 @@ class PulsarSource:
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """See `hexa_worker.drivers.base.Source.receive`."""
         while not self._stopped:
-            self._ready += self._waiting.take_due()
+            self._let_due()
             if self._ready:
                 return self._take(max_count, max_bytes)
             for inlet in self.inlets:
@@ -117,7 +140,8 @@ class PulsarSource:
         while ready and len(taken) < max_count and not (taken and size + len(ready[0].payload) > max_bytes):
             size += len(ready[0].payload)
             taken.append(ready.popleft())
-        if len(ready) < self._ahead:
+        self._count(-size)
+        if not self.full():
             for inlet in self.inlets:
                 inlet.room.set()
         return taken
@@ -189,6 +213,7 @@ class PulsarSource:
         """Deliver again, in order; who else should have them gets them when this source is closed."""
         for delivery in sorted(released, key=lambda one: (one.source, one.offset), reverse=True):
             self._ready.appendleft(delivery)
+        self._count(bytes_of(released))
         if released:
             self._wake()
 
@@ -258,3 +283,8 @@ class PulsarSource:
         self._ready.clear()
         self._waiting.clear()
         self._written.clear()
+
+
+def bytes_of(deliveries: Sequence[Delivery]) -> int:
+    """Their payloads."""
+    return sum([len(one.payload) for one in deliveries])

@@ -40,6 +40,8 @@ class Terms:
         self.name = options.subscription or spec.group
         self.type = options.type or _BY_ORDER[spec.order_by]
         self.standby = options.type is None and self.type == "exclusive"
+        self.batch_bytes = max(min(BATCH_BYTES, spec.mailbox_bytes // 8), 1)
+        """How much is taken from the client library at once, about."""
         self._start = spec.start
         self._properties = {**options.properties, **({OWNER: owner} if owner else {})}
 
@@ -48,25 +50,27 @@ class Terms:
         """One process has a topic for itself."""
         return self.type == "exclusive"
 
-    def subscribe(self, client: Any, topics: Sequence[str], *, start: str = "") -> Any:
-        """A consumer of the subscription's channels."""
-        return self._consumer(client, topics, TYPES[self.type], start or self._start, self.options.read_compacted)
+    def subscribe(self, client: Any, queue: int = 1, *, topics: Sequence[str], start: str = "") -> Any:
+        """A consumer of the subscription's channels that fetches `queue` messages of each ahead."""
+        more = {"consumer_type": TYPES[self.type], "is_read_compacted": self.options.read_compacted}
+        return self._consumer(client, topics, queue, start or self._start, **more)
 
-    def subscribe_retries(self, client: Any, topics: Sequence[str]) -> Any:
+    def subscribe_retries(self, client: Any, queue: int = 1, *, topics: Sequence[str]) -> Any:
         """A consumer of its retry channels: only shared subscriptions know delays."""
-        return self._consumer(client, topics, TYPES["shared"], "earliest", compacted=False)
+        return self._consumer(client, topics, queue, "earliest", consumer_type=TYPES["shared"])
 
-    def _consumer(self, client: Any, topics: Sequence[str], type_: Any, start: str, compacted: bool) -> Any:  # noqa: FBT001
+    def _consumer(self, client: Any, topics: Sequence[str], queue: int, start: str, **more: Any) -> Any:
         position = pulsar.InitialPosition.Earliest if start == "earliest" else pulsar.InitialPosition.Latest
         return client.subscribe(
             topics[0] if len(topics) == 1 else list(topics),
             self.name,
-            consumer_type=type_,
             initial_position=position,
-            receiver_queue_size=self.options.receiver_queue,
-            batch_receive_policy=pulsar.ConsumerBatchReceivePolicy(self.options.batch_receive, BATCH_BYTES, FILL_MS),
+            receiver_queue_size=queue,
+            batch_receive_policy=pulsar.ConsumerBatchReceivePolicy(
+                self.options.batch_receive, self.batch_bytes, FILL_MS
+            ),
             batch_index_ack_enabled=True,
-            is_read_compacted=compacted,
             properties=self._properties or None,
             crypto_failure_action=pulsar.ConsumerCryptoFailureAction.CONSUME,  # or nobody ever hears of it
+            **more,
         )

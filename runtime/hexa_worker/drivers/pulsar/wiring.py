@@ -17,6 +17,7 @@ from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.backlog import Gauge
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.flow import Flow, size_in
 from hexa_worker.drivers.pulsar.inlet import Inlet
 from hexa_worker.drivers.pulsar.names import whole_topic
 from hexa_worker.drivers.pulsar.source import PulsarSource
@@ -59,6 +60,7 @@ class Wiring:
         topic_of = connection.topics.topic
         self.source = source
         self._connection = connection
+        self._admin = admin
         self._spec = spec
         self._terms = Terms(spec, owner)
         self._find = find
@@ -89,9 +91,10 @@ class Wiring:
         self._add_channels([self._connection.topics.topic(channel) for channel in self._find()])
         retries = list(self._attempts)
         self._add(
-            lambda client: self._terms.subscribe_retries(client, retries),
+            partial(self._terms.subscribe_retries, topics=retries),
             f"retries of {self._spec.action}",
             retries,
+            beside=0,
             retry=True,
         )
         if self._spec.pattern is not None:
@@ -104,6 +107,7 @@ class Wiring:
         library does, when it was removed or its topic was) begins with the oldest: what waits must not be skipped.
         """
         groups = [[topic] for topic in topics] if self._terms.alone else [list(topics)] if topics else []
+        total = len(self._topics) + len(topics)
         for group in groups:
             for topic in group:
                 self._prepare(topic)
@@ -112,7 +116,7 @@ class Wiring:
             subscribe = partial(self._terms.subscribe, topics=group, start="earliest")
             names = ", ".join(self._connection.topics.channel(topic) for topic in group[:3])
             what = f"{names}{', …' if len(group) > 3 else ''} as {self._terms.name}"  # noqa: PLR2004
-            self._add(subscribe, what, group)
+            self._add(subscribe, what, group, beside=total - len(group))
             self._topics += group
             for topic in group:
                 self._release(topic)
@@ -120,14 +124,21 @@ class Wiring:
     def _begin_where_wanted(self, group: Sequence[str]) -> None:
         """Make the subscription of topics, where it is not there yet."""
         try:
-            self._terms.subscribe(self._connection.client, group).close()
+            self._terms.subscribe(self._connection.client, topics=group).close()
         except pulsar.PulsarException as error:
             if name_of(error) != "ConsumerBusy":  # somebody uses it: it exists
                 raise translate(error, f"subscribe to {self._connection.topics.channel(group[0])}") from error
 
-    def _add(self, subscribe: Callable[..., object], what: str, topics: Sequence[str], *, retry: bool = False) -> None:
+    def _add(
+        self, subscribe: Callable[..., object], what: str, topics: Sequence[str], *, beside: int, retry: bool = False
+    ) -> None:
+        """Read topics; `beside`: how many more of their kind are read by others."""
         source = self.source
-        alone = len(topics) == 1 and self._is_whole(topics[0])
+        parts = self._parts(topics[0])
+        alone = len(topics) == 1 and parts == [topics[0]]
+        budget = self._spec.mailbox_bytes // (4 if retry else 2)
+        flow = Flow(self._terms.options.receiver_queue, budget // ((len(topics) + beside) * len(parts)))
+        flow.expect(size_in(self._connection, self._admin, [*topics, *(self._topics if retry else ())]))
         inlet = Inlet(
             self._connection,
             subscribe,
@@ -135,6 +146,7 @@ class Wiring:
             origin_of=self._origin,
             only_topic=topics[0] if alone else None,
             known=source.known,
+            flow=flow,
             arrived=source.arrived,
             full=source.retries_full if retry else source.full,
             changed=source.changed,
@@ -146,12 +158,13 @@ class Wiring:
         if self._ending.is_set():  # the source was closed meanwhile, and this one was not there yet
             inlet.close()
 
-    def _is_whole(self, topic: str) -> bool:
-        """Whether a topic has no partitions."""
+    def _parts(self, topic: str) -> Sequence[str]:
+        """A topic's partitions, or itself."""
         try:
-            return bool(self._connection.client.get_topic_partitions(topic) == [topic])
+            found: Sequence[str] = self._connection.client.get_topic_partitions(topic)
         except pulsar.PulsarException as error:
             raise translate(error, f"look at {self._connection.topics.channel(topic)}") from error
+        return found
 
     def _origin(self, topic: str) -> Origin:
         topics = self._connection.topics
