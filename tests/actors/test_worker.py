@@ -17,6 +17,9 @@ from hexa_worker.core.lineage import Origin
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import DeadLettered
+from hexa_worker.desk.letters import read_letter
+from hexa_worker.drivers.memory import MemoryStore
+from hexa_worker.errors import DecodeError, RecordTooLarge
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
 
@@ -413,3 +416,48 @@ async def test_the_grace_of_a_stop_begins_at_once_also_while_the_mailbox_is_full
     async with stage.running(plan_of(handle, concurrency=1, mailbox=1, timeout_s=None)):
         await began.wait()
     assert stage.kinds() == ["Released"]
+
+
+async def test_what_is_refused_for_good_or_undecodable_runs_once() -> None:
+    class NoChildren(MemoryStore):
+        def append(self, message: Message) -> str:
+            if message.channel == "children":
+                raise RecordTooLarge("over the limit")
+            return super().append(message)
+
+    stage = Stage(store=NoChildren())
+    runs: list[str] = []
+
+    async def emit(payload: str, ctx: Context) -> None:
+        runs.append(payload)
+        await ctx.emit("children", {})
+
+    async def undecodable(_payload: Any, _ctx: Any, _call: Any) -> None:
+        runs.append("middleware")
+        raise DecodeError("a field is missing")
+
+    stage.emit("first")
+    await stage.run(plan_of(emit))
+    await stage.run(plan_of(emit, action="other"), middlewares=(undecodable,))
+    assert runs == ["first", "middleware"]
+    (letter,) = [read_letter(one, "act") for one in await stage.dead()]
+    assert (letter.error_class, letter.attempts) == ("RecordTooLarge", 1)
+    assert "in emit" in letter.traceback
+    (letter,) = [read_letter(one, "other") for one in await stage.dead("other")]
+    assert (letter.error, letter.attempts) == ("DecodeError: a field is missing", 1)
+
+
+async def test_the_cause_of_a_dead_letter_is_told() -> None:
+    stage = Stage()
+
+    async def give_up(_payload: str, _ctx: Context) -> None:
+        try:
+            {}["sku"]
+        except KeyError as error:
+            raise DeadLetter("no such item") from error
+
+    stage.emit("first")
+    await stage.run(plan_of(give_up))
+    (letter,) = [read_letter(one, "act") for one in await stage.dead()]
+    assert (letter.error, letter.reason) == ("KeyError: no such item: 'sku'", "asked")
+    assert "in give_up" in letter.traceback

@@ -1,5 +1,6 @@
 """Every outcome has a settlement, and the records it writes carry the whole story."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ from hexa_worker.core.outcome import (
     Undecodable,
 )
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Route, settle
+from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Route, describe, settle
+from hexa_worker.errors import DecodeError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 NOW = 1_800_000_000_000
 names = st.sampled_from(
@@ -39,7 +41,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Ack),
     st.builds(Drop, st.text(max_size=20)),
     st.builds(DeadLetter, st.text(max_size=20)),
-    st.builds(Retry, st.none() | st.floats(), st.text(max_size=20)),
+    st.builds(Retry, st.none() | st.floats(allow_nan=False), st.text(max_size=20)),
     st.builds(Raised, st.builds(ValueError, st.text(max_size=3000))),
     st.builds(TimedOut, st.floats(0, 100)),
     st.builds(Undecodable, st.builds(ValueError, st.text(max_size=20))),
@@ -177,3 +179,43 @@ def test_an_error_whose_text_raises_is_described_all_the_same() -> None:
 def test_an_ack_is_an_ack_and_a_drop_is_an_ack_with_a_reason() -> None:
     assert settle(Ack(), delivery(), route(), now_ms=NOW) == Acked(delivery())
     assert settle(Drop("stale"), delivery(), route(), now_ms=NOW) == Acked(delivery(), dropped="stale")
+
+
+def caused(verdict: DeadLetter | Retry, cause: BaseException, *, explicit: bool = True) -> DeadLetter | Retry:
+    """The verdict as it is when a handler raises it because of `cause`, in an ``except`` block or ``from`` it."""
+    verdict.__context__ = cause
+    if explicit:
+        verdict.__cause__ = cause
+    return verdict
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_dead_letter_that_had_a_cause_goes_by_the_cause(explicit: bool) -> None:
+    settlement = settle(
+        caused(DeadLetter("no such item"), KeyError("sku"), explicit=explicit), delivery(), route(), now_ms=NOW
+    )
+    assert isinstance(settlement, DeadLettered)
+    assert (settlement.failure.error, settlement.failure.message) == ("KeyError", "no such item: 'sku'")
+    assert settlement.failure.reason == "asked"
+
+
+def test_a_verdict_says_what_made_it_though_other_verdicts_lie_between() -> None:
+    first = caused(Retry(), KeyError("sku"))
+    assert describe(caused(DeadLetter(), first)).error == "KeyError"
+    assert describe(DeadLetter("plain")).error == "DeadLetter"
+
+
+@pytest.mark.parametrize(
+    ("error", "hopeless"),
+    [
+        (DriverRejected("no rights"), True),
+        (RecordTooLarge("too large"), True),
+        (DecodeError("no"), True),
+        (ExceptionGroup("both", [DriverRejected("no rights"), DecodeError("no")]), True),
+        (ExceptionGroup("one of them", [DriverRejected("no rights"), ValueError()]), False),
+        (DriverUnavailable("away"), False),
+        (ValueError(), False),
+    ],
+)
+def test_what_no_retry_can_help_is_dead_lettered_at_once(error: Exception, hopeless: bool) -> None:
+    assert isinstance(settle(Raised(error), delivery(), route(), now_ms=NOW), DeadLettered if hopeless else RetryAt)

@@ -6,7 +6,7 @@ worker with an error, and its supervisor makes a new one. Closing the source han
 
 import math
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -18,7 +18,7 @@ from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
-from hexa_worker.actors.parking import Parked, Parking
+from hexa_worker.actors.parking import Parking
 from hexa_worker.actors.pump import Pump
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.specs import spec_of
@@ -27,15 +27,8 @@ from hexa_worker.actors.waits import Waits
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.outcome import DUPLICATE, Interrupted, Outcome, Raised
-from hexa_worker.core.settlement import (
-    Acked,
-    DeadLettered,
-    Postponed,
-    RetryAt,
-    Settlement,
-    settle,
-)
+from hexa_worker.core.outcome import DUPLICATE, DeadLetter, Interrupted, Outcome, Raised, error_of, is_hopeless
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, settle
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import ConfigError, HandlerCancelled
 from hexa_worker.handlers.api import Event
@@ -229,17 +222,9 @@ class Worker:
         return self._mailbox.held + len(self._parking)
 
     @property
-    def parked(self) -> tuple[Parked, ...]:
-        """What the broker refuses to take a retry or dead-letter record of."""
-        return self._parking.parked
-
-    def try_parked(self, ids: Collection[str] | None) -> int:
-        """Ask the broker again for those with these message ids, or all; how many there are."""
-        return self._settler.try_parked(ids) if self._parking else 0
-
-    def drop_parked(self, ids: Collection[str] | None) -> int:
-        """Acknowledge those with these message ids, or all, without a record; how many there were."""
-        return self._settler.drop_parked(ids) if self._parking else 0
+    def settler(self) -> Settler | None:
+        """Knows what is parked; None before it consumes."""
+        return self._settler if self._lanes else None
 
     async def _guard(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part; whatever it raises reaches the supervisor as an ordinary exception.
@@ -313,17 +298,22 @@ class Worker:
             self._log.dropped(delivery, settlement.dropped)
         self._settler.add(settlement)
 
+    def _traceback(self, delivery: Delivery, outcome: Outcome) -> str:
+        """Of what is kept only: it takes its time."""
+        last = self._plan.retry.next_retry(delivery.attempt) is None or isinstance(outcome, DeadLetter)
+        error = error_of(outcome)
+        if error is None or not (last or self._log.debug or is_hopeless(error)):
+            return ""
+        return format_error(error)
+
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
-        traceback = ""
-        if isinstance(outcome, Raised) and (self._plan.retry.next_retry(delivery.attempt) is None or self._log.debug):
-            traceback = format_error(outcome.error)
         return settle(
             outcome,
             delivery,
             self._route,
             now_ms=self._env.clock.now_ms(),
             jitter=random.random() if self._plan.retry.jitter else 0.0,  # noqa: S311 - spreads load
-            traceback=traceback,
+            traceback=self._traceback(delivery, outcome),
         )
 
     def _postpone(self, settlement: Postponed) -> None:

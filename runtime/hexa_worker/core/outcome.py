@@ -9,6 +9,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hexa_worker.errors import DecodeError, DriverRejected
+
+_CHAIN = 10
+"""A chain of causes is followed so far."""
+
 
 class Verdict(Exception):
     """An explicit outcome: a handler may return it or raise it, with the same meaning."""
@@ -81,6 +86,29 @@ def _seconds(after: Any) -> float:
     return seconds
 
 
+def cause_of(error: BaseException) -> BaseException | None:
+    """What made a handler raise this verdict, by ``raise … from error`` or in an ``except`` block; None: nothing.
+
+    Verdicts in between are left out.
+    """
+    for _ in range(_CHAIN):
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or not isinstance(cause, Verdict):
+            return cause
+        error = cause
+    return None
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Whether trying again cannot help: what was emitted is refused for good, or a payload cannot be decoded.
+
+    A group is, when all in it is.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_hopeless(one) for one in error.exceptions)
+    return isinstance(error, DriverRejected | DecodeError)
+
+
 class Raised(msgspec.Struct, frozen=True):
     """The handler raised, or something it awaited was cancelled by others."""
 
@@ -110,3 +138,10 @@ class Crashed(msgspec.Struct, frozen=True):
 
 
 Outcome = Ack | Drop | DeadLetter | Retry | Raised | TimedOut | Undecodable | Interrupted | Crashed
+
+
+def error_of(outcome: Outcome) -> BaseException | None:
+    """What was raised, or made the handler raise its verdict."""
+    if isinstance(outcome, Raised):
+        return outcome.error
+    return cause_of(outcome) if isinstance(outcome, DeadLetter | Retry) else None

@@ -28,6 +28,8 @@ from hexa_worker.core.outcome import (
     Retry,
     TimedOut,
     Undecodable,
+    cause_of,
+    is_hopeless,
 )
 from hexa_worker.core.retry import RetryPolicy, clamp_delay_s
 
@@ -217,13 +219,11 @@ def resumed(delivery: Delivery, route: Route) -> Delivery:
 def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:
     """The failure that an unsuccessful outcome stands for."""
     match outcome:
-        case Retry():
-            return Failure(error="Retry", message=_bounded(outcome.reason), reason="asked")
-        case DeadLetter():
-            return Failure(error="DeadLetter", message=_bounded(outcome.reason), reason="asked", permanent=True)
+        case Retry() | DeadLetter():
+            return _asked(outcome, traceback)
         case Raised():
             error = outcome.error
-            failure = _failure(type(error).__qualname__, _bounded(_text_of(error)))
+            failure = _failure(type(error).__qualname__, _bounded(_text_of(error)), is_hopeless(error))
             return replace(failure, traceback=traceback[-TRACEBACK_LIMIT:]) if traceback else failure
         case TimedOut():
             message = f"still running after {outcome.timeout_s:g} s"
@@ -236,6 +236,21 @@ def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Cra
             return Failure(error="ProcessCrashed", message=message, reason="crashed", permanent=True)
         case _:
             assert_never(outcome)
+
+
+def _asked(verdict: Retry | DeadLetter, traceback: str) -> Failure:
+    """The failure that a handler asked for itself; one that had a cause goes by the cause's class."""
+    name, text, cause = "Retry" if isinstance(verdict, Retry) else "DeadLetter", verdict.reason, cause_of(verdict)
+    if cause is not None:
+        name = type(cause).__qualname__
+        text = f"{text}: {_text_of(cause)}" if text else _text_of(cause)
+    return Failure(
+        error=name,
+        message=_bounded(text),
+        reason="asked",
+        traceback=traceback[-TRACEBACK_LIMIT:],
+        permanent=isinstance(verdict, DeadLetter),
+    )
 
 
 def _text_of(error: BaseException) -> str:
@@ -276,8 +291,8 @@ def _pairs(*names_and_texts: str) -> Headers:
 
 
 @lru_cache(maxsize=256)
-def _failure(error: str, message: str) -> Failure:
-    return Failure(error=error, message=message, reason="failed")
+def _failure(error: str, message: str, hopeless: bool) -> Failure:  # noqa: FBT001 - cached by its values
+    return Failure(error=error, message=message, reason="failed", permanent=hopeless)
 
 
 def _step(action: str, attempt: int) -> Headers:
