@@ -66,6 +66,30 @@ async def test_a_thousand_claims_of_one_batch_keep_their_order(redis: Broker, un
         assert all(one is SKIP for one in await store.claim(asks))
 
 
+async def test_a_server_that_evicts_claims_is_told_at_the_start(
+    redis: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = redis_client.Redis.from_url(redis.address)
+    try:
+        for limit, policy, told in (
+            ("100mb", "allkeys-lru", True),
+            ("100mb", "volatile-ttl", True),
+            ("100mb", "noeviction", False),
+            ("0", "allkeys-lru", False),
+        ):
+            server.config_set("maxmemory", limit)
+            server.config_set("maxmemory-policy", policy)
+            caplog.clear()
+            async with opened(redis.address) as store:
+                warnings = await store.survey()
+            assert [policy in one for one in warnings] == ([True] if told else [])
+            assert [one.message for one in caplog.records if "evicts" in one.message] == warnings
+    finally:
+        server.config_set("maxmemory", "0")
+        server.config_set("maxmemory-policy", "noeviction")
+        server.close()
+
+
 async def test_a_lost_server_is_told_at_once_and_found_again(redis: Broker, unique_name: Callable[..., str]) -> None:
     name = unique_name()
     async with opened(redis.address) as store:

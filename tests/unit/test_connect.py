@@ -3,6 +3,7 @@
 import pytest
 from msgspec import structs
 
+from hexa_worker.cli.check import _warnings
 from hexa_worker.cli.connect import Look, in_words
 from hexa_worker.drivers.base import Finding
 from hexa_worker.drivers.kafka.rights import rights_of
@@ -23,6 +24,10 @@ def test_a_warning_is_no_problem_and_counts_once_per_thing() -> None:
     look = Look("kafka", {}, {"a": [short, other], "b": [short]})
     assert look.problems == []
     assert look.warnings == [short, other]
+
+
+def test_what_is_wrong_with_the_claim_store_counts_as_a_warning() -> None:
+    assert _warnings(Look("kafka", {}, {}, ["redis evicts keys"])) == " (1 warning, see above)"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,8 @@ def _plain_all(path: str, name: str, plans: "Sequence[Plan]", found: Look | None
         return {"file": path, "name": name, "subscriptions": subscriptions}
     for one in subscriptions:
         one["findings"] = plain_findings(found, one["action"])
-    return {"file": path, "name": name, "broker": plain_broker(found), "subscriptions": subscriptions}
+    told = {"file": path, "name": name, "broker": plain_broker(found), "subscriptions": subscriptions}
+    return {**told, "claims": list(found.claims)} if found.claims else told
 
 
 def _verdict(file: str, count: int, found: Look | None, *, silent: bool) -> int:
@@ -103,7 +104,8 @@ def _verdict(file: str, count: int, found: Look | None, *, silent: bool) -> int:
 
 def _warnings(found: Look) -> str:
     """How many there are; the table has them."""
-    return f" ({plural(len(found.warnings), 'warning')}, see above)" if found.warnings else ""
+    count = len(found.warnings) + len(found.claims)
+    return f" ({plural(count, 'warning')}, see above)" if count else ""
 
 
 def plain(plan: "Plan") -> dict[str, Any]:

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class Look(NamedTuple):
-    """What was found: facts about the broker, and findings for each action."""
+    """What was found: facts about the broker, findings for each action, and what is wrong with the claim store."""
 
     driver: str
     facts: Mapping[str, str]
     findings: "Mapping[str, Sequence[Finding]]"
+    claims: Sequence[str] = ()
 
     @property
     def warnings(self) -> "list[Finding]":
@@ -49,7 +50,23 @@ async def look(config: "Config", loaded: "Loaded") -> Look:
     async with opened(make_driver(config)) as driver:
         facts = await driver.inspect()
         findings = {spec.action: await driver.survey(spec) for spec in specs(loaded)}
-        return Look(driver.capabilities.name, facts, findings)
+        return Look(driver.capabilities.name, facts, findings, await _look_at_claims(config))
+
+
+async def _look_at_claims(config: "Config") -> list[str]:
+    """What a Redis that keeps the claims would do wrong later. Other stores have no settings of their own."""
+    if config.file.dedup.store != "redis":
+        return []
+    import anyio  # noqa: PLC0415 - lazy by design
+
+    from hexa_worker.dedup.redis import RedisClaims  # noqa: PLC0415 - lazy by design
+
+    claims = RedisClaims(config.file.dedup, config.folder)
+    try:
+        return await claims.survey()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await claims.close()
 
 
 def plain_broker(found: Look) -> dict[str, Any]:
@@ -71,6 +88,8 @@ def draw(found: Look) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         write(f"{name:<{width}}  {clean(value)}")
+    for warning in found.claims:
+        write(f"{'claims':<{width}}  WARNING: {clean(warning)}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     table.add_column("action", style="bold cyan", overflow="fold")
     table.add_column("needs")

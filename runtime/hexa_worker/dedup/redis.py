@@ -93,6 +93,19 @@ class AsyncioRedisClaims:
         """See `hexa_worker.dedup.base.ClaimStore.open`."""
         await self._bounded(self._ping)
 
+    async def survey(self) -> list[str]:
+        """What of this server's settings would make it forget claims too early, in one sentence each.
+
+        Raises:
+            DriverUnavailable: not now.
+        """
+        try:
+            client: Any = self._client  # its type knows what claims need only
+            found = await self._bounded(client.info, "memory")
+        except DriverRejected:
+            return []  # this login may not ask
+        return _forgets(found)
+
     async def _ping(self) -> None:
         await self._client.ping()
         probe = Held("probe", "probe", 0, 0)
@@ -169,6 +182,15 @@ class AsyncioRedisClaims:
             raise _told(error) from error
 
 
+def _forgets(memory: dict[str, Any]) -> list[str]:
+    """What ``INFO memory`` says of evictions. Every claim has a time to live, so every policy but one hits claims."""
+    policy, limit = memory.get("maxmemory_policy"), memory.get("maxmemory")
+    if not limit or policy in (None, "noeviction"):
+        return []
+    full = f"redis evicts keys when its {limit} bytes are full (maxmemory-policy {policy})"
+    return [f"{full}: claims would be forgotten and events handled twice; set maxmemory-policy noeviction"]
+
+
 def _asking(one: Ask) -> tuple[str]:
     return (f":{one.attempt}:{one.owner}",)
 
@@ -213,7 +235,11 @@ class RedisClaims:
         self._island: Island | None = None
 
     async def open(self) -> None:
-        """See `hexa_worker.dedup.base.ClaimStore.open`."""
+        """See `hexa_worker.dedup.base.ClaimStore.open`. Warns of what `survey` finds."""
+        for warning in await self.survey():
+            log.warning("%s", warning)
+
+    async def _connect(self) -> None:
         if self._inner is None:
             if not on_asyncio():
                 self._island = Island()
@@ -222,6 +248,14 @@ class RedisClaims:
 
     async def _made(self) -> AsyncioRedisClaims:
         return AsyncioRedisClaims(self._options, self._folder)
+
+    async def survey(self) -> list[str]:
+        """Connect, and see `AsyncioRedisClaims.survey`.
+
+        Raises: as `open`.
+        """
+        await self._connect()
+        return await self._call(self._opened.survey)
 
     async def close(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.close`."""
