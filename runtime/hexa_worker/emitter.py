@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from hexa_worker.clock import Clock
 from hexa_worker.codecs.annotations import is_protobuf
@@ -10,7 +10,6 @@ from hexa_worker.core.carried import USER, User, carried_headers, is_whole_user,
 from hexa_worker.core.ids import IdSource
 from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers, valid_id
 from hexa_worker.core.message import Headers, Message
-from hexa_worker.drivers.base import Driver
 from hexa_worker.errors import ConfigError, DriverError
 from hexa_worker.faults import fault
 from hexa_worker.handlers.api import Event
@@ -51,6 +50,14 @@ class Preparer:
         return event_id, message
 
 
+class Publishing(Protocol):
+    """What an emitter needs of a driver."""
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        """See `hexa_worker.drivers.base.Driver.publish`."""
+        ...
+
+
 class Emitter(Preparer):
     """Publishes events through a driver.
 
@@ -60,7 +67,7 @@ class Emitter(Preparer):
         encode: payload to bytes.
     """
 
-    def __init__(self, driver: Driver, clock: Clock, encode: Encode) -> None:
+    def __init__(self, driver: Publishing, clock: Clock, encode: Encode) -> None:
         super().__init__(clock, encode)
         self._driver = driver
 

@@ -67,6 +67,10 @@ class DriverRejected(DriverError):
     """The broker refused for good (too large, no rights, a name it does not allow): retrying is useless."""
 
 
+class UnknownChannel(DriverRejected):
+    """Nothing keeps what is published to a channel, and nobody asked for that to be made."""
+
+
 class RecordTooLarge(DriverRejected):
     """The broker refused a record for good because of its size: its payload, its headers or how many these are.
 

@@ -78,7 +78,8 @@ def _nats(broker: Broker) -> Stage:
     table = f"""driver = "nats"
 servers = ["{broker.proxied_address}"]
 ack_wait_s = {ACK_WAIT_S}
-timeout_s = 3.0"""
+timeout_s = 3.0
+create_emitted_channels = true"""
     return Stage(
         table=table,
         broker=broker,

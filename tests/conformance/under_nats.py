@@ -10,8 +10,14 @@ from tests.conformance.proxied import Proxied
 
 
 def options(address: str) -> Nats:
-    """Short times, so that claims about take-overs do not take minutes."""
-    return Nats(servers=(address,), ack_wait_s=3.0, timeout_s=1.0)
+    """Short times, so that claims about take-overs do not take minutes; claims publish before they subscribe."""
+    return Nats(
+        servers=(address,),
+        ack_wait_s=3.0,
+        timeout_s=1.0,
+        create_emitted_channels=True,
+        max_emitted_channels=100_000,
+    )
 
 
 class NatsBroker(Proxied):

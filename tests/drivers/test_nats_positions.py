@@ -205,13 +205,15 @@ async def test_what_is_in_hand_of_an_old_stream_settles_nothing_of_a_new_one(
 
 
 @each_order
+@pytest.mark.parametrize("there_at_first", [True, False])
 async def test_a_channel_that_appears_later_is_read_from_its_beginning_also_by_latest(
-    server: Broker, unique_name: Name, order_by: OrderBy
+    server: Broker, unique_name: Name, order_by: OrderBy, *, there_at_first: bool
 ) -> None:
     name = unique_name()
     one = spec(name, channels=(), pattern=f"{name}\\.in\\..*", order_by=order_by, start="latest")
     async with opened(server.address) as driver:
-        await publish(driver, f"{name}.in.old", b"old")
+        if there_at_first:
+            await publish(driver, f"{name}.in.old", b"old")
         async with subscribed(driver, one) as source:
             await publish(driver, f"{name}.in.running", *numbered(0, 5))
             assert await handle(source, {*numbered(0, 5)}) == numbered(0, 5)

@@ -31,17 +31,19 @@ NAMED_REJECTIONS = 5
 async def open_emitter(path: Path) -> "AsyncIterator[tuple[Emitter, int | None]]":
     """An emitter to the broker of worker.toml, and the largest payload that broker takes.
 
-    Handler modules are not imported: emitting needs none.
+    Handler modules are imported only where the broker does not know a channel, see `Declaring`.
     """
     from hexa_worker.app import opened  # noqa: PLC0415 - lazy by design
+    from hexa_worker.cli.declaring import Declaring  # noqa: PLC0415 - lazy by design
     from hexa_worker.clock import SystemClock  # noqa: PLC0415 - lazy by design
     from hexa_worker.codecs import encode  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
     from hexa_worker.emitter import Emitter  # noqa: PLC0415 - lazy by design
 
-    async with opened(make_driver(load_config(path))) as driver:
-        yield Emitter(driver, SystemClock(), encode), driver.capabilities.max_payload
+    config = load_config(path)
+    async with opened(make_driver(config)) as driver:
+        yield Emitter(Declaring(driver, config), SystemClock(), encode), driver.capabilities.max_payload
 
 
 class Input(NamedTuple):

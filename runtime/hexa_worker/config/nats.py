@@ -62,8 +62,11 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
         nkey_file: log in with the seed in this file.
         creds_file: log in with the JWT and seed in this file.
         tls: encrypt the connection; without this table it is encrypted only if a server asks for it.
-        create_channels: whether a channel that no stream holds gets one; otherwise it is an error.
-        create_retry_channels: the same for retry channels and dead letters.
+        create_channels: whether a channel of a subscription that no stream holds gets one; otherwise it is an error.
+        create_emitted_channels: whether an emit to a channel that no stream holds and no subscription of this worker
+            reads makes one; otherwise it is an error.
+        max_emitted_channels: how many streams emits may make, all workers together.
+        create_retry_channels: as `create_channels`, for retry channels and dead letters.
         streams: streams for several channels; a channel of none of them gets a stream of its own.
         storage: where the streams that are made keep their messages.
         replicas: of all streams that are made.
@@ -89,6 +92,8 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
     creds_file: str | None = None
     tls: NatsTls | None = None
     create_channels: bool = True
+    create_emitted_channels: bool = False
+    max_emitted_channels: Annotated[int, Meta(ge=1)] = 100
     create_retry_channels: bool = True
     streams: tuple[NatsStream, ...] = ()
     storage: Literal["file", "memory"] = "file"

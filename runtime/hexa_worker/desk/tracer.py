@@ -1,6 +1,5 @@
 """Finds everything that is known of one event's tree: remembered in the lineage store, waiting in channels."""
 
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -115,7 +114,7 @@ class Tracer:
                 return [_wait(ids, spec.action, delivery, number)]
         if not self._remembers:
             return []
-        readers = [spec for spec in self._specs if _reads(spec, channel)]
+        readers = [spec for spec in self._specs if spec.reads(channel)]
         return [_wait(ids, spec.action, delivery, 0) for spec in readers if (ids.event_id, spec.action) not in handled]
 
     def _name_channels(self, tree: Node, found: Sequence["Hit"]) -> None:
@@ -130,12 +129,6 @@ class Tracer:
 
 
 Hit = tuple[Lineage, str, Delivery]
-
-
-def _reads(spec: SubscriptionSpec, channel: str) -> bool:
-    if spec.pattern is not None:
-        return re.fullmatch(spec.pattern, channel) is not None
-    return channel in spec.channels
 
 
 def _wait(  # noqa: PLR0913 - what a Waiting holds

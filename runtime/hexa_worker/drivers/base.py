@@ -15,6 +15,7 @@ Rules every driver keeps (the conformance suite checks them):
 - a vendor exception never escapes; cancellation is never reported as a failure.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -103,6 +104,10 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
     retry_delays_ms: tuple[int, ...] = ()
     in_place: bool = False
     mailbox_bytes: int = 64 * 1024 * 1024
+
+    def reads(self, channel: str) -> bool:
+        """Whether `channel` is one of its own; retry channels and dead letters are not."""
+        return channel in self.channels if self.pattern is None else re.fullmatch(self.pattern, channel) is not None
 
     @property
     def retry_channels(self) -> tuple[str, ...]:

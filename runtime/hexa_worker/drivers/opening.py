@@ -51,6 +51,14 @@ def forms_of(config: Config) -> "Forms":
     return Forms(default, channels, ladders)
 
 
+def channels_of(config: Config) -> frozenset[str]:
+    """The channels that subscriptions read, as far as worker.toml says it."""
+    found: set[str] = set()
+    for one in config.file.subscriptions.values():
+        found.update(one.channels or (() if one.channel is None else (one.channel,)))
+    return frozenset(found)
+
+
 def without_wire(driver: Driver) -> Driver:
     """What `make_driver` made, without the wire formats around it."""
     inner: Driver = getattr(driver, "unwired", driver)
@@ -85,7 +93,7 @@ def make_plain_driver(config: Config, clock: Clock | None = None) -> Driver:
         case Nats():
             from hexa_worker.drivers.nats import NatsDriver  # noqa: PLC0415 - lazy by design
 
-            return NatsDriver(broker, clock, config.folder)
+            return NatsDriver(broker, clock, config.folder, channels_of(config))
         case Pulsar():
             from hexa_worker.drivers.pulsar import PulsarDriver  # noqa: PLC0415 - lazy by design
 

@@ -10,7 +10,7 @@ from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.headers import Decoded
-from hexa_worker.drivers.nats.streams import Streams
+from hexa_worker.drivers.nats.streams import Streams, streams_of
 
 
 async def browse(connection: Connection, streams: Streams, channel: str, after: int, limit: int) -> list[Delivery]:
@@ -67,20 +67,10 @@ async def channels(connection: Connection, *, ladders: bool = True) -> list[str]
         ladders: retry channels and dead letters too.
     """
     found: set[str] = set()
-    offset = 0
-    while True:
-        try:
-            page = await connection.api("STREAM.LIST", offset=offset)
-        except ApiError as error:
-            raise error.as_driver_error("list streams") from error
-        streams: list[dict[str, Any]] = page.get("streams") or []
-        for one in streams:
-            if not ladders and one["config"]["name"].endswith((f"{names.MARK}retry", f"{names.MARK}dlq")):
-                continue
+    async for one in streams_of(connection):
+        if ladders or not one["config"]["name"].endswith((f"{names.MARK}retry", f"{names.MARK}dlq")):
             found |= await _channels_of(connection, one["config"])
-        offset += len(streams)
-        if not streams or offset >= int(page.get("total", 0)):
-            return sorted(found)
+    return sorted(found)
 
 
 async def _channels_of(connection: Connection, config: dict[str, Any]) -> set[str]:

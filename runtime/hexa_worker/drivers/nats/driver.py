@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ SERVERS_MAX_PAYLOAD = 1024 * 1024
 OLDEST = (2, 9)
 log = logging.getLogger("hexa_worker.drivers.nats")
 NOTES = (
-    "A channel is a subject; one that no stream keeps gets a stream of its own, or one of `streams`.",
+    (
+        "A channel is a subject; a subscription's that no stream keeps gets a stream of its own, or one of `streams`. "
+        "An emit to any other is refused, unless create_emitted_channels is set."
+    ),
     (
         "A channel whose order must hold is read by one process at a time; others stand by and take over at once when "
         "it stops, after ack_wait_s when it dies. What a dead one did out of order is repeated; one that stops hands "
@@ -77,13 +80,17 @@ class AsyncioNatsDriver:
         options: the broker's table.
         clock: its wall clock decides what is due.
         folder: what files in `options` are relative to.
+        channels: what subscriptions read that are not declared yet.
     """
 
-    def __init__(self, options: Nats, clock: Clock | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, options: Nats, clock: Clock | None = None, folder: Path | None = None, channels: Iterable[str] = ()
+    ) -> None:
         self._options = options
         self._clock = clock or SystemClock()
         self._connection = Connection(options, folder or Path())
         self._streams = Streams(self._connection, options)
+        self._streams.read_by_us(channels)
         self._positions = Positions(self._connection, self._streams)
         self._publisher = Publisher(self._connection, self._streams, options, self._clock)
         self._sources: list[NatsSource] = []
@@ -141,6 +148,7 @@ class AsyncioNatsDriver:
             refused: told of channels that cannot be read, which are left out then; None: they are errors.
         """
         options = self._own(spec)
+        self._streams.read_by_us(spec.channels, spec.pattern)
         self._retry_channels.update(spec.retry_channels)
         retries = await self._streams.retries(spec.retry_base)
         await self._streams.dead_letters(spec.retry_base)
@@ -157,6 +165,7 @@ class AsyncioNatsDriver:
         parts = [Part(stream=retries, durable=names.RETRY_DURABLE, channel=None, born=life.born)]
         if spec.order_by is not OrderBy.NONE:
             await self._streams.leases()
+        await self._positions.first_start(spec)  # before it is asked what there is
         for channel in await self._channels(spec):
             try:
                 parts.append(await self._declare_channel(spec, channel, options))

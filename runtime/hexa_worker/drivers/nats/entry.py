@@ -1,5 +1,6 @@
 """What the rest of the runtime sees of the driver."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from hexa_worker.clock import Clock, SystemClock
@@ -19,11 +20,15 @@ class NatsDriver(OnAsyncio[AsyncioNatsDriver]):
         options: the broker table.
         clock: decides what is due; default: the machine's.
         folder: what files in `options` are relative to; default: the current one.
+        channels: what subscriptions read that are not declared yet: emits may make their streams.
     """
 
-    def __init__(self, options: Nats, clock: Clock | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, options: Nats, clock: Clock | None = None, folder: Path | None = None, channels: Iterable[str] = ()
+    ) -> None:
         super().__init__(
-            lambda: AsyncioNatsDriver(options, clock or SystemClock(), folder or Path()), capabilities(options)
+            lambda: AsyncioNatsDriver(options, clock or SystemClock(), folder or Path(), channels),
+            capabilities(options),
         )
 
     @property

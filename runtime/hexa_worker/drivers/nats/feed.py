@@ -33,6 +33,8 @@ LONGEST_NAK_MS = 3_600_000
 """Whatever a record says; when it comes again it is looked at again."""
 ACTIVE_S = 1.0
 IDLE_PULL = 16
+MARKER = b"\r\nNats-Marker-Reason:"
+"""What servers leave where a message was, on streams that ask for it (``subject_delete_marker_ttl``, 2.11)."""
 _NO_HEADERS: Headers = ()
 
 log = logging.getLogger("hexa_worker.drivers.nats")
@@ -198,6 +200,10 @@ class Feed:
             if sequence > top:
                 top = sequence
             elif self._known(sequence, reply, again):  # a server that died may have forgotten that it delivered it
+                continue
+            if block is not None and not payload and MARKER in block:
+                self.settled[sequence] = reply  # says that a message went by its age or was deleted; no event
+                again.append(reply)
                 continue
             if block is None:
                 key, headers, due_ms, timestamp_ms = None, _NO_HEADERS, 0, 0

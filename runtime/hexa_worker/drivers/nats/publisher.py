@@ -119,7 +119,7 @@ class Publisher:
         stream = self.retry_bases.get(base)
         if stream is not None and number.isdecimal():
             return stream
-        return await self._streams.channel(channel)
+        return await self._streams.channel(channel, emitted=True)
 
     def _message_id(self, message: Message) -> str:
         """What the server tells repetitions of a message by.

@@ -1,14 +1,15 @@
 """Streams: which one keeps a channel, made or checked."""
 
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
-from hexa_worker.config.nats import Nats
+from hexa_worker.config.nats import Nats, NatsStream
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
-from hexa_worker.errors import DriverRejected
+from hexa_worker.errors import DriverRejected, UnknownChannel
 
 NANOSECONDS = 1_000_000_000
 SCHEDULES_SINCE = (2, 12)
@@ -25,6 +26,26 @@ class Life(NamedTuple):
 
     born: str
     last: int
+
+
+EMITTED = "made by an emit of hexa-worker"
+"""Description of the streams that are counted."""
+
+
+async def streams_of(connection: Connection) -> AsyncIterator[dict[str, Any]]:
+    """All about every stream. Raises DriverUnavailable, DriverRejected."""
+    offset = 0
+    while True:
+        try:
+            page = await connection.api("STREAM.LIST", offset=offset)
+        except ApiError as error:
+            raise error.as_driver_error("list streams") from error
+        streams: list[dict[str, Any]] = page.get("streams") or []
+        for one in streams:
+            yield one
+        offset += len(streams)
+        if not streams or offset >= int(page.get("total", 0)):
+            return
 
 
 async def life_of(connection: Connection, stream: str) -> Life:
@@ -48,11 +69,19 @@ class Streams:
         self._connection = connection
         self._options = options
         self._of: dict[str, str] = {}
+        self._read: set[str] = set()
+        self._patterns: dict[str, re.Pattern[str]] = {}
         self._schedules: dict[str, bool] = {}
 
     def known(self, channel: str) -> str | None:
         """The stream of a channel that was looked up before."""
         return self._of.get(channel)
+
+    def read_by_us(self, channels: Iterable[str], pattern: str | None = None) -> None:
+        """Subscriptions of ours read these: emits may make their streams."""
+        self._read.update(channels)
+        if pattern is not None:
+            self._patterns[pattern] = re.compile(pattern)
 
     def forget(self, channels: Iterable[str]) -> None:
         """Look these up again: the server says that nobody keeps them."""
@@ -69,8 +98,13 @@ class Streams:
         found: list[str] = answer.get("streams") or []
         return found[0] if found else None
 
-    async def channel(self, channel: str, *, create: bool = True) -> str:
+    async def channel(self, channel: str, *, emitted: bool = False) -> str:
         """The stream of a channel, made where that is allowed.
+
+        Args:
+            channel: what it keeps.
+            emitted: somebody emits to it, which is no reason to make a stream: the channel may be mistyped, or one
+                of very many.
 
         Raises:
             DriverRejected: none keeps it, or the one that does cannot be used.
@@ -83,12 +117,14 @@ class Streams:
         stream = await self.find(channel)
         if stream is not None:
             await self.usable(stream, channel)
-        elif create and self._options.create_channels:
-            stream = await self._create_for(channel)
-        else:
+        elif not self._options.create_channels:
             raise DriverRejected(
                 f"no stream keeps the channel {channel!r}; create one with this subject, or set create_channels = true"
             )
+        elif emitted and channel not in self._read and self._named(channel) is None:
+            stream = await self._create_emitted(channel)
+        else:
+            stream = await self._create_for(channel)
         self._of[channel] = stream
         return stream
 
@@ -133,17 +169,36 @@ class Streams:
         """All about a stream."""
         return await self._api(f"look at stream {stream!r}", f"STREAM.INFO.{stream}", **body)
 
-    async def _create_for(self, channel: str) -> str:
+    def _named(self, channel: str) -> NatsStream | None:
+        """The configured stream of a channel."""
+        return next(
+            (one for one in self._options.streams if any(names.covers(subject, channel) for subject in one.subjects)),
+            None,
+        )
+
+    async def _create_emitted(self, channel: str) -> str:
         options = self._options
-        for one in options.streams:
-            if any(names.covers(subject, channel) for subject in one.subjects):
-                name, subjects = one.name, one.subjects
-                break
-        else:
-            name, subjects = names.channel_stream(channel), (channel,)
-        wanted = self._config(name, subjects)
+        if not options.create_emitted_channels and not any(one.fullmatch(channel) for one in self._patterns.values()):
+            raise UnknownChannel(
+                f"no stream keeps the channel {channel!r}: is it spelled right? Start a worker that subscribes to it "
+                "first, put its subject into broker.streams, or set broker.create_emitted_channels = true"
+            )
+        made = len([one async for one in streams_of(self._connection) if one["config"].get("description") == EMITTED])
+        if made >= options.max_emitted_channels:
+            raise DriverRejected(
+                f"no stream keeps the channel {channel!r}, and emits have made {made} streams already "
+                f"(broker.max_emitted_channels = {options.max_emitted_channels}): put a subject that covers many "
+                'channels, like "results.>", into broker.streams'
+            )
+        return await self._create_for(channel, EMITTED)
+
+    async def _create_for(self, channel: str, description: str = "") -> str:
+        options, named = self._options, self._named(channel)
+        name = names.channel_stream(channel) if named is None else named.name
+        wanted = self._config(name, (channel,) if named is None else named.subjects)
         wanted["max_age"] = int(options.max_age_s * NANOSECONDS)
         wanted["max_bytes"] = options.max_bytes or -1
+        wanted["description"] = description
         await self._ensure(name, wanted, create=True)
         return name
 
