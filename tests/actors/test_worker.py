@@ -452,7 +452,7 @@ async def test_the_cause_of_a_dead_letter_is_told() -> None:
 
     async def give_up(_payload: str, _ctx: Context) -> None:
         try:
-            {}["sku"]
+            dict[str, int]()["sku"]
         except KeyError as error:
             raise DeadLetter("no such item") from error
 

@@ -104,6 +104,21 @@ async def test_a_lost_server_is_told_at_once_and_found_again(redis: Broker, uniq
         assert await claim(store, name, "other:1") is SKIP
 
 
+async def test_connections_that_were_closed_while_they_were_idle_are_no_outage(
+    redis: Broker, unique_name: Callable[..., str]
+) -> None:
+    name = unique_name()
+    async with opened(redis.address) as store:
+        await claim(store, name)
+        async with anyio.create_task_group() as group:  # so that there are several connections
+            for number in range(5):
+                group.start_soon(claim, store, f"{name}-{number}")
+        with redis_client.Redis.from_url(redis.address) as admin:
+            for _ in range(3):
+                admin.client_kill_filter(_type="normal", skipme=True)
+                assert await claim(store, name, "other:1") is WAIT
+
+
 async def test_a_frozen_server_costs_no_more_than_the_timeout(redis: Broker, unique_name: Callable[..., str]) -> None:
     name = unique_name()
     async with opened(redis.address) as store:

@@ -1,6 +1,7 @@
 """redis-py's clients, as ``[dedup]`` asks for them: of one server, of a cluster, of a master that Sentinels name.
 
-No client tries anything twice by itself: how long a call may take is known, and every script may be run again.
+No client tries anything twice by itself: how long a call may take is known. Every script may be run again, and is where
+a connection turns out to be closed.
 """
 
 import logging

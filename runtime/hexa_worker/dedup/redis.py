@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ConnectionError,  # noqa: A004 - redis-py's name
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
@@ -172,10 +173,18 @@ class AsyncioRedisClaims:
         return await script.run(self._client, keys, self._lease_ms, flat)
 
     async def _bounded(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """A call of the client, in time and with our errors."""
+        """A call of the client, in time and with our errors; tried again once where a connection was closed."""
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await function(*args)
+                try:
+                    return await function(*args)
+                except ConnectionError as error:
+                    if not isinstance(self._client, Redis) or isinstance(error, AuthenticationError):
+                        raise
+                    # Servers and what is between close what is idle, and all that is idle here may be closed. Nobody
+                    # may count as away because of that; and a script may be run twice.
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
+                    return await function(*args)
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             if isinstance(error, ReadOnlyError) and isinstance(self._client, Redis):
                 await self._client.connection_pool.disconnect()  # it was a master once: find out who is now
