@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.addresses import require_plain_url
 from hexa_worker.config.secret import Secret
 
 Duration = Annotated[float, Meta(gt=0)]
@@ -81,6 +82,8 @@ class Dedup(DedupTable, frozen=True):
             raise ValueError("a cluster has no sentinels")
         if self.url is not None and not self.url.reveal().startswith(("redis://", "rediss://")):
             raise ValueError("url must begin with redis:// or rediss://")
+        if self.url is not None:
+            require_plain_url("url", self.url.reveal())
         if self.tls is not None and (self.url is None or not self.url.reveal().startswith("rediss://")):
             raise ValueError("tls needs a url that begins with rediss://")
 

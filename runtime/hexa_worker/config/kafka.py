@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.addresses import require_servers
 from hexa_worker.config.secret import Secret
 from hexa_worker.wire.form import Wire
 
@@ -118,6 +119,7 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
     wire: Wire = "plain"
 
     def __post_init__(self) -> None:
+        require_servers(self.servers, "log in with [broker.sasl]")
         if self.heartbeat_s * 2 > self.session_timeout_s:
             raise ValueError("heartbeat_s must be at most half of session_timeout_s")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.addresses import require_plain_url
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
@@ -204,6 +205,8 @@ class Lineage(Table, frozen=True):
             raise ValueError('store "postgres" needs a url')
         if self.url is not None and not self.url.reveal().startswith(("postgresql://", "postgres://")):
             raise ValueError("url must begin with postgresql://")
+        if self.url is not None:
+            require_plain_url("url", self.url.reveal())
 
 
 class File(Table, frozen=True):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.addresses import is_ambiguous
 from hexa_worker.config.secret import Secret
 from hexa_worker.wire.form import Wire
 
@@ -111,6 +112,11 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
     wire: Wire = "plain"
 
     def __post_init__(self) -> None:
+        for place, server in enumerate(self.servers):
+            # The client reads logins as they are, without percent, so there is no other way to write these.
+            if is_ambiguous(server) or ("@" in server and "://" not in server):
+                hint = "use user and password, or token, in [broker]"
+                raise ValueError(f"the address servers[{place}] must have its login apart ({hint})")
         if (self.user is None) != (self.password is None):
             raise ValueError("user and password go together")
         ways = [self.user, self.token, self.nkey_file, self.creds_file]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.addresses import require_plain_url
 from hexa_worker.config.secret import Secret
 
 TABLE_PATTERN = r"^([a-z_][a-z0-9_]{0,39}\.)?[a-z_][a-z0-9_]{0,39}$(?!\n)"
@@ -44,6 +45,8 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not self.url.reveal().startswith(("postgresql://", "postgres://", "sqlite:///")):
             raise ValueError("url must begin with postgresql:// or sqlite:///")
+        if not self.url.reveal().startswith("sqlite:"):
+            require_plain_url("url", self.url.reveal())
 
     def sqlite_path(self, folder: Path) -> Path | None:
         """The file of a SQLite outbox; None for PostgreSQL."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hexa_worker.config.addresses import require_no_login
 from hexa_worker.config.secret import Secret
 from hexa_worker.wire.form import Wire
 
@@ -89,6 +90,8 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
     wire: Wire = "plain"
 
     def __post_init__(self) -> None:
+        for key, url in (("url", self.url), ("admin_url", self.admin_url or "")):
+            require_no_login(key, url, "log in with token, token_file or [broker.tls]")
         if _SERVICE_URL.fullmatch(self.url) is None:
             raise ValueError('url must look like "pulsar://host:6650" or "pulsar+ssl://host:6651"')
         if self.admin_url is not None and not self.admin_url.startswith(("http://", "https://")):
