@@ -37,7 +37,7 @@ def insert(dialect: Dialect, table: str, events: Sequence[Prepared]) -> list[Sta
     """What writes events, in their order: one statement, but for thousands of rows in SQLite."""
     rows = [columns(one.event_id, one.message) for one in events]
     names = ", ".join(COLUMNS)
-    if dialect == "postgresql":
+    if dialect == "postgresql" and len(rows) > 1:
         arrays = ", ".join(f"CAST(? AS {one}[])" for one in _TYPES)
         text = f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays})"
         return [Statement(text, tuple(list(column) for column in zip(*rows, strict=True)))]

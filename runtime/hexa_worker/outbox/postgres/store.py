@@ -53,7 +53,8 @@ class PostgresStore:
                 raise OutboxError(f"{self._options.table} has {state}: run hexa-worker outbox init")
             # Places are repeated, not lost, if the server forgets the last ones; and rows are found by their ids.
             self._db.execute("SET synchronous_commit = off")
-            for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort"):
+            # What cannot be avoided then counts as dear, which would have it compiled for longer than it runs.
+            for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"):
                 self._db.execute(f"SET {name} = off")
 
     def close(self) -> None:
