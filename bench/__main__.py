@@ -68,6 +68,17 @@ def _dedup() -> list[Figure]:
         lab.close()
 
 
+def _outbox() -> list[Figure]:
+    from bench import outbox
+    from tests.brokers.lab import Lab
+
+    lab = Lab()
+    try:
+        return outbox.measure(*[lab.get(name).address for name in ("postgres", "kafka", "nats")])
+    finally:
+        lab.close()
+
+
 def _on(broker: str, measure: Callable[[str], list[Figure]]) -> list[Figure]:
     from bench import idle
     from tests.brokers.lab import Lab
@@ -89,6 +100,7 @@ SECTIONS = {
     "retries": ("Retries and delayed events", _retries),
     "growth": ("Growth", _growth),
     "dedup": ("Deduplication (memory driver, local Redis, all defaults)", _dedup),
+    "outbox": ("The outbox (servers on the same two cores, 200-byte events)", _outbox),
     "kafka": ("Kafka (one node of the lab, 200-byte JSON to a Struct, all defaults)", _kafka),
     "nats": ("NATS JetStream (one server of the lab, 200-byte JSON to a Struct, all defaults)", _nats),
     "pulsar": ("Pulsar (standalone of the lab, 200-byte JSON to a Struct, all defaults)", _pulsar),
