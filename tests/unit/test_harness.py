@@ -271,6 +271,43 @@ def test_running_without_anything_to_do_returns_at_once(backend: Backend) -> Non
     assert h.acked == []
 
 
+@pytest.mark.parametrize("outer", ["asyncio", "trio"])
+def test_a_harness_works_in_an_async_test(backend: Backend, outer: Backend) -> None:
+    @subscribe("orders", action="check")
+    async def check(order: Order, ctx: Context) -> None:
+        await anyio.sleep(60)
+        await ctx.emit("checked", order)
+        if not ctx.attempt:
+            raise ValueError("once")
+
+    @subscribe("checked", action="book")
+    def book(order: Order) -> None: ...
+
+    async def test() -> None:
+        with Harness([check, book], settings={"check": {"timeout_s": 90}}, backend=backend) as harness:
+            harness.emit("orders", {"id": 1})
+            harness.run_until_idle()
+            assert sorted(one.action for one in harness.acked) == ["book", "book", "check"]
+            assert len(harness.retried) == 1
+        await anyio.sleep(0.001)
+
+    anyio.run(test, backend=outer)
+
+
+def test_what_a_run_in_an_async_test_raises_reaches_the_test() -> None:
+    @subscribe("orders", action="check")
+    async def check(_order: Order) -> None:
+        await anyio.Event().wait()
+
+    async def test() -> None:
+        with Harness([check], settings={"check": {"timeout_s": 0}}) as harness:
+            harness.emit("orders", {"id": 1})
+            with pytest.raises(HarnessError, match="does a handler wait for ever"):
+                harness.run_until_idle(limit_s=0.2)
+
+    anyio.run(test)
+
+
 def test_a_run_takes_milliseconds() -> None:
     @subscribe("orders", action="check")
     async def check(order: Order) -> None:

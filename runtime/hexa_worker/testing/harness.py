@@ -158,7 +158,8 @@ class Harness:
     def run_until_idle(self, *, limit_s: float = LIMIT_S) -> None:
         """Run the handlers until nothing is left to do, retries included; virtual time passes as needed.
 
-        The lifespan is entered before and left after, in every run.
+        The lifespan is entered before and left after, in every run. In an async test the test's own loop stands still
+        meanwhile: handlers run on a loop of the harness, in another thread.
 
         Args:
             limit_s: real seconds that this may take; plain ``def`` handlers take real time.

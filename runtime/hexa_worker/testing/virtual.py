@@ -8,7 +8,7 @@ import asyncio
 import selectors
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from math import inf
 from typing import Any, Literal, TypeVar
@@ -58,7 +58,16 @@ class VirtualTime:
         self._passed_s += seconds
 
     def run(self, function: Callable[..., Awaitable[T]], *args: Any, backend: Backend = "asyncio") -> T:
-        """Run an async function on an event loop of its own, in this time; returns what it returns."""
+        """Run an async function on an event loop of its own, in this time; returns what it returns.
+
+        Where a loop runs already (an async test) it waits for the end, and its own one runs in another thread.
+        """
+        if current_loop() is None:
+            return self._run(function, args, backend)
+        with ThreadPoolExecutor(1, "hexa-worker-harness") as thread:
+            return thread.submit(self._run, function, args, backend).result()
+
+    def _run(self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], backend: Backend) -> T:
         options = self._trio_options() if backend == "trio" else {"loop_factory": lambda: _VirtualLoop(self)}
         with self._watched_threads():
             try:
@@ -109,6 +118,14 @@ class VirtualTime:
             yield
         finally:
             setattr(to_thread, "run_sync", original)  # noqa: B010 - as above
+
+
+def current_loop() -> object | None:
+    """The task that runs on this thread's event loop, or None where there is no loop."""
+    try:
+        return anyio.get_current_task()
+    except RuntimeError:
+        return None
 
 
 def _nothing() -> None:
