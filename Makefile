@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without columns in tracebacks: Python 3.11 cannot look them up in two threads at once (SystemError from ast.parse), and
 # a driver's thread that logs an error would end the whole run while a failure is being shown.
-PYTEST := PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest
+PYTEST := PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest --strict-config
 
 .PHONY: run test test-quick check format docs chaos bench clean
 
