@@ -1,11 +1,14 @@
 """What the tests of the pulsar driver share."""
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, cast
+from urllib.request import Request, urlopen
 
 import anyio
 import pulsar
+from anyio import to_thread
 
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Delivery
@@ -43,3 +46,16 @@ def raw_client(node: Broker, **more: Any) -> Iterator[Any]:
 def opened(options: Pulsar) -> AbstractAsyncContextManager[PulsarDriver]:
     """An open driver; closed at the end."""
     return kept_open(PulsarDriver(options))
+
+
+async def ask(node: Broker, method: str, path: str, body: bytes | None = None) -> Any:
+    """What the admin API answers."""
+
+    def call() -> Any:
+        request = Request(node.admin_address + path, data=body, method=method)
+        request.add_header("Content-Type", "application/json")
+        with urlopen(request) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    return await to_thread.run_sync(call)

@@ -1,10 +1,8 @@
 """What brokers of Pulsar drop by their own rules: events before the first subscription, and what waits too long."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
-from urllib.request import Request, urlopen
 
 import anyio
 import pytest
@@ -19,7 +17,7 @@ from hexa_worker.drivers.pulsar.unread import MOST, Unread
 from hexa_worker.errors import DriverRejected
 from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
-from tests.drivers.pulsar_tools import expect_quiet, opened, options, raw_client
+from tests.drivers.pulsar_tools import ask, expect_quiet, opened, options, raw_client
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -28,19 +26,6 @@ Name = Callable[..., str]
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-async def ask(node: Broker, method: str, path: str, body: bytes | None = None) -> Any:
-    """What the admin API answers."""
-
-    def call() -> Any:
-        request = Request(node.admin_address + path, data=body, method=method)
-        request.add_header("Content-Type", "application/json")
-        with urlopen(request) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
-
-    return await to_thread.run_sync(call)
 
 
 def path(channel: str) -> str:
@@ -140,15 +125,12 @@ async def test_a_process_keeps_so_many_unread_channels_and_no_more() -> None:
     unread.see_to("persistent://public/default/results-more")
 
 
-async def test_a_message_ttl_takes_no_retries_and_no_dead_letters(
-    pulsar: Broker, unique_name: Name, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_message_ttl_takes_no_retries_and_no_dead_letters(pulsar: Broker, unique_name: Name) -> None:
     one, namespace = spec(unique_name()), f"public/{unique_name('ttl')}"
     await ask(pulsar, "PUT", f"/admin/v2/namespaces/{namespace}", b"{}")
     await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/messageTTL", b"30")
     async with opened(options(pulsar, topic_format=f"persistent://{namespace}/{{}}")) as driver:
         await driver.declare([one])
-        assert f"{one.channels[0]}: what waits for more than 30 s is dropped (message TTL)" in caplog.text
         for channel, ttl_s in {
             one.channels[0]: 30,
             one.dead_letter_channel: 0,
@@ -158,9 +140,9 @@ async def test_a_message_ttl_takes_no_retries_and_no_dead_letters(
             with anyio.fail_after(10):
                 while await to_thread.run_sync(driver._admin.message_ttl, topic) != ttl_s:
                     await anyio.sleep(0.05)
-        notes = {each.kind: each.note for each in await driver.survey(one)}
-    assert "more than 30 s" in notes["channel"]
-    assert notes["dead letter"] == ""
+        found = {each.kind: each for each in await driver.survey(one)}
+    assert "more than 30 s are lost" in found["channel"].warning
+    assert (found["dead letter"].warning, found["dead letter"].note) == ("", "")
 
 
 async def test_check_says_what_the_brokers_will_drop(pulsar: Broker, unique_name: Name) -> None:
@@ -171,13 +153,13 @@ async def test_check_says_what_the_brokers_will_drop(pulsar: Broker, unique_name
         await publish(driver, one.channels[0], b"x")
         await publish(driver, one.dead_letter_channel, b"x")
         await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/backlogQuota", quota)
-        notes = {each.kind: each.note for each in await driver.survey(one)}
-        assert "backlog quota" in notes["channel"]
-        assert "events are kept for 0 min" in notes["channel"]
+        found = {each.kind: each for each in await driver.survey(one)}
+        assert "backlog quota" in found["channel"].warning
+        assert "events are kept for 0 min" in found["channel"].note
         await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/messageTTL", b"30")
-        notes = {each.kind: each.note for each in await driver.survey(one)}
-        assert "more than 30 s" in notes["dead letter"]
-        assert "a worker that starts takes it away" in notes["dead letter"]
+        found = {each.kind: each for each in await driver.survey(one)}
+        assert "more than 30 s" in found["dead letter"].note
+        assert "a worker that starts takes it away" in found["dead letter"].note
 
 
 @pytest.mark.parametrize(("kind", "partitions"), [("shared", 0), ("key_shared", 2), ("exclusive", 0)])

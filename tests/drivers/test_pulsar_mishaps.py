@@ -21,10 +21,10 @@ from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
-from hexa_worker.errors import DriverError, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
-from tests.drivers.pulsar_tools import opened, options, raw_client
+from tests.drivers.pulsar_tools import ask, opened, options, raw_client
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -275,3 +275,33 @@ async def test_an_encrypted_message_without_a_key_is_said_and_the_others_go_on(
             await ack(source, taken)
             assert (await source.backlog()).ready == 3
     assert caplog.text.count("is encrypted and a worker has no keys") == 1
+
+
+async def test_a_topic_that_is_gone_for_a_while_is_waited_for_by_a_source_that_has_begun(
+    pulsar: Broker, unique_name: Name
+) -> None:
+    one, namespace = spec(unique_name()), f"public/{unique_name('gone')}"
+    topic = f"/admin/v2/persistent/{namespace}/{one.channels[0]}"
+    await ask(pulsar, "PUT", f"/admin/v2/namespaces/{namespace}", b"{}")
+    async with (
+        opened(options(pulsar, topic_format=f"persistent://{namespace}/{{}}")) as driver,
+        subscribed(driver, one) as source,
+    ):
+        await publish(driver, one.channels[0], b"1")
+        held = await take(source, 1)
+        made = b'{"allowAutoTopicCreation": false}'
+        await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/autoTopicCreation", made)
+        await ask(pulsar, "DELETE", f"{topic}?force=true")
+        with anyio.fail_after(20):
+            while "does not exist" not in str(source.inlets[0].trouble):
+                await anyio.sleep(0.05)
+        with pytest.raises(DriverUnavailable, match="does not exist"):
+            await source.receive(1, PLENTY)
+        with pytest.raises(DriverRejected, match="does not exist"):
+            await driver.subscribe(one)
+        await ask(pulsar, "PUT", topic)
+        with anyio.fail_after(2.0):
+            while source.inlets[0].trouble is not None:
+                await anyio.sleep(0.05)
+        assert await source.settle([Acked(each) for each in held]) == []
+        assert (await source.backlog()).idle

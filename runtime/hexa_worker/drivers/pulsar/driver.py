@@ -150,7 +150,7 @@ class PulsarDriver:
             self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
         self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=retries))
-        self._expiry.settle(spec, channels)
+        self._expiry.settle(spec)
 
     def _begun(self, spec: SubscriptionSpec) -> SubscriptionSpec:
         """The subscription as it is: once begun, the channels of a pattern that it has not got are new ones."""

@@ -5,15 +5,17 @@ letters wait for people, so their topics get none. The events' own topics are th
 """
 
 import logging
+import threading
 from collections.abc import Sequence
+from time import monotonic
 
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.names import Topics
 from hexa_worker.errors import DriverError, DriverRejected
 
-CHANNELS = 20
-"""Channels of one subscription that are looked at: those of a pattern mostly share their namespace's rules."""
+APPLIED_S = 1.0
+"""Brokers heed a new rule of a topic within this long."""
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
 
@@ -29,16 +31,13 @@ class Expiry:
         self._admin = admin
         self._topics = topics
 
-    def settle(self, spec: SubscriptionSpec, channels: Sequence[str]) -> None:
-        """Let retries and dead letters of a subscription wait as long as they must; say what else may be lost.
+    def settle(self, spec: SubscriptionSpec) -> None:
+        """Let retries and dead letters of a subscription wait as long as they must.
 
         Its topics exist. What cannot be read or changed is a warning.
         """
         failures = [spec.dead_letter_channel, *spec.retry_channels]
         try:
-            for channel in channels[:CHANNELS]:
-                if risk := self.risk(channel):
-                    log.warning("pulsar: %s: %s", channel, risk)
             if self._admin.message_ttl(self._topics.topic(failures[0])):
                 self._keep(failures)
         except DriverRejected as error:
@@ -66,7 +65,13 @@ class Expiry:
                     topic,
                 )
             else:
+                self._wait_applied(topic)
                 log.info("pulsar: %s: its messages have no TTL any more (it was %d s)", channel, ttl_s)
+
+    def _wait_applied(self, topic: str) -> None:
+        deadline = monotonic() + APPLIED_S
+        while self._admin.message_ttl(topic) and monotonic() < deadline:
+            threading.Event().wait(0.05)
 
     def risk(self, channel: str) -> str:
         """What of an existing channel may be lost by the brokers' rules; empty: nothing.
@@ -77,7 +82,7 @@ class Expiry:
         topic = self._topics.topic(channel)
         ttl_s = self._admin.message_ttl(topic)
         if ttl_s:
-            return f"what waits for more than {ttl_s} s is dropped (message TTL)"
+            return f"events that wait for more than {ttl_s} s are lost (message TTL of the namespace or topic)"
         if self._admin.evicts(topic):
-            return "what waits is dropped when the backlog quota is used up (its policy is consumer_backlog_eviction)"
+            return "events that wait are lost when the backlog quota is used up (policy consumer_backlog_eviction)"
         return ""

@@ -166,8 +166,8 @@ class Inlet:
                     self._read_on(self._consumer)
                 else:
                     self._ending.wait(STANDBY_S)
-            except DriverError as error:
-                self._set_trouble(error)
+            except DriverError as error:  # it has worked: what is refused now is waited for, too
+                self._set_trouble(DriverUnavailable(str(error)))
                 self._drop_consumer()
                 self._ending.wait(RETRY_S)
             except Exception as error:

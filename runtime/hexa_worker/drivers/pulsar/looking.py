@@ -134,10 +134,11 @@ class Looking:
             problem = self._refusal(channel)
             return [Finding(kind=kind, name=channel, exists=None, problem=problem, note="" if problem else str(error))]
         notes = [f"{len(parts)} partitions"] if len(parts) > 1 else []
-        if parts:
-            notes += self._rules(kind, channel, known=self._begun(parts, subscription))
-        problem = self._refusal(channel) if parts else ""
-        found = [Finding(kind=kind, name=channel, exists=bool(parts), problem=problem, note="; ".join(notes))]
+        risk, rules = self._rules(channel, known=self._begun(parts, subscription)) if parts else ("", [])
+        if risk and kind != "channel":
+            risk, rules = "", [*rules, f"{risk}: a worker that starts takes it away here, if it may"]
+        problem, note = self._refusal(channel) if parts else "", "; ".join([*notes, *rules])
+        found = [Finding(kind=kind, name=channel, exists=bool(parts), problem=problem, warning=risk, note=note)]
         return found if subscription is None else [*found, self._subscription(subscription, parts)]
 
     @staticmethod
@@ -146,17 +147,14 @@ class Looking:
         keepers = {subscription, UNREAD_SUBSCRIPTION}
         return subscription is None or all(keepers & stats.get("subscriptions", {}).keys() for stats in parts.values())
 
-    def _rules(self, kind: str, channel: str, *, known: bool) -> list[str]:
-        """What the brokers drop of a topic; `known`: all who read it have subscribed."""
+    def _rules(self, channel: str, *, known: bool) -> tuple[str, list[str]]:
+        """What the brokers drop of a topic, and what else is to be said; `known`: all who read it have subscribed."""
         try:
             risk = self._expiry.risk(channel)
             minutes, _ = (-1, -1) if known else self._admin.retention(self._connection.topics.topic(channel))
         except DriverError as error:
-            return [f"what the brokers drop of it cannot be told: {error}"]
-        if risk and kind != "channel":
-            risk += ": a worker that starts takes it away here, if it may"
-        begins = "" if minutes < 0 else f"before its first start events are kept for {minutes} min (retention)"
-        return [one for one in (risk, begins) if one]
+            return "", [f"what the brokers drop of it cannot be told: {error}"]
+        return risk, [] if minutes < 0 else [f"before its first start events are kept for {minutes} min (retention)"]
 
     def _subscription(self, name: str, parts: Mapping[str, Mapping[str, Any]]) -> Finding:
         there = [stats["subscriptions"][name] for stats in parts.values() if name in stats.get("subscriptions", {})]
