@@ -6,7 +6,10 @@ import click
 
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
 from hexa_worker.cli.terminal import console, iso, write_json
-from hexa_worker.drivers.base import Backlog
+from hexa_worker.drivers.base import Backlog, SubscriptionSpec
+
+AT_ONCE = 8
+"""So many subscriptions are measured at the same time."""
 
 
 @click.command("lag", short_help="Show what each subscription still has to do.")
@@ -33,8 +36,20 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
 
 
 async def _lag(path: Path) -> dict[str, Backlog]:
+    import anyio  # noqa: PLC0415 - lazy by design
+
+    found: dict[str, Backlog] = {}
     async with open_project(path, declare=False) as project:
-        return {spec.action: await project.driver.backlog(spec) for spec in project.specs}
+        room = anyio.CapacityLimiter(AT_ONCE)
+
+        async def measure(spec: SubscriptionSpec) -> None:
+            async with room:
+                found[spec.action] = await project.driver.backlog(spec)
+
+        async with anyio.create_task_group() as tasks:
+            for spec in project.specs:
+                tasks.start_soon(measure, spec)
+        return {spec.action: found[spec.action] for spec in project.specs}
 
 
 def _plain(action: str, backlog: Backlog) -> dict[str, object]:

@@ -52,31 +52,32 @@ class Lag:
         now_ms: int,
     ) -> Left:
         """Count what is beyond what `own` partitions have fetched and what other partitions have committed."""
-        known = await self._registry.refresh()
+        known = await self._registry.recent()
         retries = set(spec.retry_channels)
         names = {*channels_of(spec, known), *retries}
         places = [TopicPartition(name, number) for name in names for number in range(known.get(name, 0))]
         ends = await self._reader.ends(places)
         positions = await self._positions(spec.group, ends, origins, own)
-        ready = delayed = 0
-        dues: list[int] = []
-        for place in places:
-            offset, finished = positions[place]
-            left = max(ends[place] - offset - finished, 0)
-            due = left
-            if left and place.topic in retries:
-                due, later = await self._waiting(place, offset, ends[place], now_ms)
-                dues += later
-            ready += min(due, left)
-            delayed += left - min(due, left)
-        return Left(ready, delayed, min(dues, default=None))
+        left = {place: max(ends[place] - sum(positions[place]), 0) for place in places}
+        waiting = {
+            place: (positions[place][0], ends[place]) for place in places if left[place] and place.topic in retries
+        }
+        due, later = await self._due(waiting, now_ms)
+        ready = sum(min(due.get(place, count), count) for place, count in left.items())
+        return Left(ready, sum(left.values()) - ready, min(later, default=None))
 
-    async def _waiting(self, place: TopicPartition, first: int, end: int, now_ms: int) -> tuple[int, list[int]]:
-        """How many retries of a partition are due, and when the others are, as far as looked at."""
-        records = await self._reader.records(place, first, end, PEEK)
-        dues = [delivery_of(record, place.topic, "", 1, None).due_ms for record in records]
-        later = [due_ms for due_ms in dues if due_ms > now_ms]
-        return len(dues) - len(later), later
+    async def _due(
+        self, spans: Mapping[TopicPartition, tuple[int, int]], now_ms: int
+    ) -> tuple[dict[TopicPartition, int], list[int]]:
+        """How many retries of each partition are due, and when the others are, as far as looked at."""
+        due: dict[TopicPartition, int] = {}
+        later: list[int] = []
+        for place, records in (await self._reader.fronts(spans, PEEK)).items():
+            dues = [delivery_of(record, place.topic, "", 1, None).due_ms for record in records]
+            waiting = [due_ms for due_ms in dues if due_ms > now_ms]
+            due[place] = len(dues) - len(waiting)
+            later += waiting
+        return due, later
 
     async def _positions(
         self,

@@ -29,10 +29,19 @@ class Reader:
         self._starting = asyncio.Lock()
         self._reading = asyncio.Lock()
 
-    async def _ask(self, doing: str, question: Callable[[AIOKafkaConsumer], Awaitable[T]]) -> T:
+    async def _ask(
+        self, doing: str, places: Iterable[TopicPartition], question: Callable[[AIOKafkaConsumer], Awaitable[T]]
+    ) -> T:
         consumer = await self._started()
+
+        async def ask() -> T:
+            leader = consumer._client.cluster.leader_for_partition
+            if any(leader(place) is None for place in places):
+                await consumer._client.set_topics([])  # which means all; the client itself would ask for one by one
+            return await question(consumer)
+
         try:
-            return await bounded(question(consumer), self._connection.timeout_s, doing)
+            return await bounded(ask(), self._connection.timeout_s, doing)
         except DriverUnavailable:
             if self._consumer is consumer:
                 await self.close()
@@ -68,41 +77,72 @@ class Reader:
         wanted = list(places)
         if not wanted:
             return {}
-        return await self._ask("reading offsets", lambda consumer: consumer.end_offsets(wanted))
+        return await self._ask("reading offsets", wanted, lambda consumer: consumer.end_offsets(wanted))
 
     async def starts(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The offset of the first record of each partition."""
         wanted = list(places)
         if not wanted:
             return {}
-        return await self._ask("reading offsets", lambda consumer: consumer.beginning_offsets(wanted))
+        return await self._ask("reading offsets", wanted, lambda consumer: consumer.beginning_offsets(wanted))
 
     async def at_time(self, places: Iterable[TopicPartition], time_ms: int) -> Mapping[TopicPartition, int]:
         """The first offset at or after a time; the end where there is none."""
         wanted = dict.fromkeys(places, time_ms)
         if not wanted:
             return {}
-        found = await self._ask("reading offsets", lambda consumer: consumer.offsets_for_times(wanted))
+        found = await self._ask("reading offsets", wanted, lambda consumer: consumer.offsets_for_times(wanted))
         ends = await self.ends(place for place in wanted if found.get(place) is None)
         return {place: ends[place] if at is None else at.offset for place, at in found.items()}
 
     async def records(self, place: TopicPartition, first: int, end: int, limit: int) -> Sequence[Any]:
         """Up to `limit` records of a partition from offset `first` on and below `end`, in order."""
+        found = await self._read({place: (first, end)}, limit, None)
+        return found[place]
+
+    async def fronts(
+        self, spans: Mapping[TopicPartition, tuple[int, int]], limit: int
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        """The first records of many partitions, as far as they can be read in half the time that a call may take.
+
+        Args:
+            spans: from which offset on, and below which.
+            limit: of each partition.
+        """
+        return await self._read(spans, limit, self._connection.timeout_s / 2) if spans else {}
+
+    async def _read(
+        self, spans: Mapping[TopicPartition, tuple[int, int]], limit: int, seconds: float | None
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        doing = f"reading {', '.join(sorted({place.topic for place in spans}))}"
         async with self._reading:
-            return await self._ask(f"reading {place.topic}", lambda consumer: _read(consumer, place, first, end, limit))
+            return await self._ask(doing, spans, lambda consumer: _read(consumer, spans, limit, seconds))
 
 
-async def _read(consumer: AIOKafkaConsumer, place: TopicPartition, first: int, end: int, limit: int) -> list[Any]:
-    consumer.assign([place])
-    consumer.seek(place, first)
-    records: list[Any] = []
+async def _read(
+    consumer: AIOKafkaConsumer,
+    spans: Mapping[TopicPartition, tuple[int, int]],
+    limit: int,
+    seconds: float | None,
+) -> dict[TopicPartition, list[Any]]:
+    subscription = consumer._subscription
+    subscription.assign_from_user(list(spans))  # the consumer's own call would ask about all topics each time
+    for place, (first, _) in spans.items():
+        consumer.seek(place, first)
+    found: dict[TopicPartition, list[Any]] = {place: [] for place in spans}
+    left = set(spans)
+    now = asyncio.get_running_loop().time
+    until = float("inf") if seconds is None else now() + seconds
     try:
-        while len(records) < limit:
-            fetched = await consumer.getmany(place, timeout_ms=200, max_records=min(limit - len(records), _PAGE))
-            records += [record for record in fetched.get(place, ()) if record.offset < end]
-            # The position also moves over transaction markers and compacted records, which never come.
-            if await consumer.position(place) >= end:
-                break
+        while left and now() < until:
+            fetched = await consumer.getmany(*left, timeout_ms=200, max_records=_PAGE)
+            for place in list(left):
+                end, records = spans[place][1], found[place]
+                records += [record for record in fetched.get(place, ()) if record.offset < end]
+                # The position also moves over transaction markers and compacted records, which never come.
+                if len(records) >= limit or await consumer.position(place) >= end:
+                    consumer.pause(place)
+                    left.discard(place)
     finally:
-        consumer.unsubscribe()  # or questions about offsets wait behind its long poll
-    return records
+        subscription.unsubscribe()  # or questions about offsets wait behind its long poll
+    return {place: records[:limit] for place, records in found.items()}

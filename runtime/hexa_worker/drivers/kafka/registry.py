@@ -53,6 +53,11 @@ class Registry:
         self._asked_at = time.monotonic()
         return self._known
 
+    async def recent(self) -> dict[str, int]:
+        """As `refresh`, or what was known a moment ago: for many questions at once."""
+        async with self._making:
+            return self._known if time.monotonic() - self._asked_at < FRESH_S else await self.refresh()
+
     def forget(self, channel: str) -> None:
         """Look again before this channel is next used."""
         self._known.pop(channel, None)
