@@ -5,12 +5,17 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from hexa_worker.clock import SystemClock
 from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Message, header
+from hexa_worker.core.outcome import Raised
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.settlement import Route, settle
+from hexa_worker.drivers.kafka import KafkaDriver
 from hexa_worker.errors import DriverRejected
 from tests.brokers.base import Broker
-from tests.drivers.consuming import ack, publish, subscribed, take
-from tests.drivers.kafka_tools import make_topic, opened, raw_producer, spec, with_checksum
+from tests.drivers.consuming import ack, kept_open, publish, subscribed, take
+from tests.drivers.kafka_tools import make_topic, opened, options, raw_producer, spec, with_checksum
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -155,3 +160,28 @@ async def test_a_message_that_cannot_be_encoded_is_refused_alone(kafka: Broker, 
         answers = await driver.publish([Message(channel=one.channels[0], payload=b"good"), bad])
         assert [type(answer) for answer in answers] == [str, DriverRejected]
         assert [got.payload for got in await take(source, 1)] == [b"good"]
+
+
+class Behind(SystemClock):
+    """A worker's clock that is behind that of its brokers."""
+
+    def now_ms(self) -> int:
+        return super().now_ms() - 20_000
+
+
+@pytest.mark.parametrize("delays_ms", [(), (1_000, 1_000)])
+async def test_a_retry_is_never_early_where_brokers_stamp_records_by_a_clock_that_is_ahead(
+    kafka: Broker, unique_name: Name, delays_ms: tuple[int, ...]
+) -> None:
+    one, clock = spec(unique_name(), retry_delays_ms=delays_ms), Behind()
+    await make_topic(kafka.address, one.retry_channels[0], message_timestamp_type="LogAppendTime")
+    route = Route(action=one.action, retry_base=one.retry_base, policy=RetryPolicy(initial_interval_s=1.0))
+    async with kept_open(KafkaDriver(options(kafka.address), clock)) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], b"x")
+        (got,) = await take(source, 1)
+        failed_at = clock.monotonic()
+        assert await source.settle([settle(Raised(ValueError("no")), got, route, now_ms=clock.now_ms())]) == []
+        (again,) = await take(source, 1)
+        assert 1.0 <= clock.monotonic() - failed_at < 3.0
+        assert again.attempt == 1
+        assert "hexa-delay-ms" not in dict(again.headers)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from hexa_worker.core.message import Delivery
+from hexa_worker.core.message import Delivery, Message
 from hexa_worker.drivers.holding import Holding, left_ms
+from hexa_worker.drivers.nats.headers import Decoded, encode
 from hexa_worker.drivers.nats.sent_back import KEPT, SentBack
 
 WRITTEN_MS = 1_795_000_000_000
@@ -45,6 +47,37 @@ def test_nothing_waits_for_longer_than_its_delay_and_what_is_due_not_at_all(dela
 
 def test_a_record_that_does_not_say_when_it_was_written_is_due_by_the_wall_clock() -> None:
     assert left_ms(WRITTEN_MS, 0, WRITTEN_MS - 5_000) == 5_000
+
+
+@pytest.mark.parametrize("jump_ms", [-20_000, -2_000, 2_000, 20_000])
+def test_a_retry_that_tells_its_delay_waits_for_it_whatever_the_brokers_clock_says(jump_ms: int) -> None:
+    clocks = Clocks()
+    holding = Holding(clocks)
+    stamped = structs.replace(retry(WRITTEN_MS + 5_000, written_ms=WRITTEN_MS + jump_ms), delay_ms=5_000)
+    assert holding.hold(stamped)
+    clocks.wait(4_999)
+    assert holding.take_due() == []
+    clocks.wait(1)
+    assert holding.take_due() == [stamped]
+
+
+def test_nats_is_told_how_long_a_retry_waits_because_its_server_stamps_by_its_own_clock() -> None:
+    message = Message(channel="r.1", payload=b"", timestamp_ms=WRITTEN_MS, due_ms=WRITTEN_MS + 5_000)
+    assert Decoded(encode(message, None, WRITTEN_MS)).written_ms(WRITTEN_MS + 20_000) == WRITTEN_MS
+    unsaid = Message(channel="r.1", payload=b"", due_ms=WRITTEN_MS + 5_000)
+    assert Decoded(encode(unsaid, None, WRITTEN_MS)).written_ms(WRITTEN_MS + 1) == WRITTEN_MS + 1
+
+
+def test_what_is_read_after_the_wall_clock_was_put_forward_is_not_due_early() -> None:
+    clocks = Clocks()
+    holding = Holding(clocks)
+    clocks.wait(1_000)
+    clocks.wall_ms += 3_600_000
+    assert holding.hold(retry(WRITTEN_MS + 5_000))
+    clocks.wait(3_999)
+    assert holding.take_due() == []
+    clocks.wait(1)
+    assert len(holding.take_due()) == 1
 
 
 def test_what_is_due_comes_in_the_order_of_due_times() -> None:

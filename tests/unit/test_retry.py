@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.core.retry import MAX_DELAY_S, RetryPolicy, clamp_delay_s
+from hexa_worker.core.retry import MAX_DELAY_S, RetryPolicy, clamp_delay_s, due_after
 
 policies = st.builds(
     RetryPolicy,
@@ -85,3 +85,10 @@ def test_a_policy_that_makes_no_sense_is_refused_by_name(setting: str, value: fl
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_a_delay_asked_for_by_a_handler_becomes_usable(after: float) -> None:
     assert 0 <= clamp_delay_s(after) <= MAX_DELAY_S
+
+
+@given(st.floats(0.0, 1e6), st.floats(1e9, 2e9))
+def test_a_delay_is_over_at_its_due_time_also_for_a_clock_of_whole_milliseconds(delay_s: float, at_s: float) -> None:
+    now_ms = at_s * 1000
+    assert due_after(int(now_ms), delay_s) - now_ms >= (delay_s * 1000 if delay_s else -1) - 1e-3
+    assert due_after(int(now_ms), delay_s) - now_ms <= delay_s * 1000 + 2

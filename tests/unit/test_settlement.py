@@ -18,7 +18,7 @@ from hexa_worker.core.outcome import (
     TimedOut,
     Undecodable,
 )
-from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.retry import RetryPolicy, due_after
 from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Route, describe, settle
 from hexa_worker.errors import DecodeError, DriverRejected, DriverUnavailable, RecordTooLarge
 
@@ -118,7 +118,7 @@ def test_an_interrupted_delivery_is_released_and_consumes_no_attempt() -> None:
 def test_an_explicit_delay_wins_over_the_policy_and_counts_an_attempt() -> None:
     settled = settle(Retry(after=30), delivery(), route(), now_ms=NOW)
     assert isinstance(settled, RetryAt)
-    assert settled.record.due_ms == NOW + 30_000
+    assert settled.record.due_ms == due_after(NOW, 30)
     last = settle(Retry(after=30), delivery(attempt=4), route(), now_ms=NOW)
     assert isinstance(last, DeadLettered)
 

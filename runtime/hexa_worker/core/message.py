@@ -38,6 +38,7 @@ class Delivery(Message, frozen=True, gc=False, kw_only=True):
         source: the stretch of broker storage it was read from (``orders-3``: topic and partition,
             stream, channel); the same string object for every delivery of that stretch.
         offset: its position in `source`. ``(source, offset)`` names the message for ever.
+        delay_ms: how long before `due_ms` it was written, by its writer's clock; 0: not known.
         attempt: 0 on the first delivery, n when read from retry channel n. Taken from the channel,
             never from a header: headers from outside are claims.
         crashes: how many worker processes died with this delivery in hand, as far as is known.
@@ -46,6 +47,7 @@ class Delivery(Message, frozen=True, gc=False, kw_only=True):
 
     source: str
     offset: int
+    delay_ms: int = 0
     attempt: int = 0
     crashes: int = 0
     token: Any = None

@@ -91,3 +91,8 @@ def clamp_delay_s(after_s: float) -> float:
     if math.isnan(after_s):
         return 0.0
     return min(max(after_s, 0.0), MAX_DELAY_S)
+
+
+def due_after(now_ms: int, delay_s: float) -> int:
+    """When a delay from now is over, by a clock that cuts its time to whole milliseconds: never early."""
+    return now_ms + math.ceil(delay_s * 1000) + 1 if delay_s > 0 else now_ms

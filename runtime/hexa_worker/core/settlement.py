@@ -31,7 +31,7 @@ from hexa_worker.core.outcome import (
     cause_of,
     is_hopeless,
 )
-from hexa_worker.core.retry import RetryPolicy, clamp_delay_s
+from hexa_worker.core.retry import RetryPolicy, clamp_delay_s, due_after
 
 ERROR = "hexa-error"
 ERROR_MESSAGE = "hexa-error-message"
@@ -181,7 +181,7 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
     delay_s *= 1 + route.policy.jitter * jitter
     number = delivery.attempt + 1
     headers = _record_headers(delivery, route.action, number, failure, now_ms)
-    due_ms = now_ms + round(delay_s * 1000)
+    due_ms = due_after(now_ms, delay_s)
     if keeps_place(delivery, route):
         again = replace(delivery, headers=headers, due_ms=due_ms, attempt=number)
         return Postponed(delivery, again, delay_s, failure)

@@ -1,7 +1,8 @@
 """Retries that come before they are due: each is held for what is left of its delay, by a clock that never goes back.
 
 A due time is of the wall clock of whoever wrote the record. If that was put back since, its delay is still known: it
-is the time from writing to being due, and nothing waits for longer than that.
+is the time from writing to being due, and nothing waits for longer than that. If it was put forward, it is the time
+that has really passed that counts.
 """
 
 from heapq import heappop, heappush
@@ -23,6 +24,28 @@ def left_ms(due_ms: int, written_ms: int, now_ms: int) -> int:
     return min(left, max(due_ms - written_ms, 0)) if written_ms else left
 
 
+def written_ms(delivery: Delivery) -> int:
+    """When a record was written, by the clock that its due time is of; as far as it tells, by the broker's."""
+    return delivery.due_ms - delivery.delay_ms if delivery.delay_ms else delivery.timestamp_ms
+
+
+class Unhurried:
+    """The wall clock, as far as it has not been put forward since this was made.
+
+    Args:
+        clock: the clocks.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun_ms, self._begun = clock.now_ms(), clock.monotonic()
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        passed_ms = int((self._clock.monotonic() - self._begun) * 1000)
+        return min(self._clock.now_ms(), self._begun_ms + passed_ms)
+
+
 class Holding:
     """What one source holds.
 
@@ -32,6 +55,7 @@ class Holding:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._unhurried = Unhurried(clock)
         self._held: list[tuple[float, int, Delivery]] = []
         self._number = count()
 
@@ -40,7 +64,9 @@ class Holding:
 
     def hold(self, delivery: Delivery) -> bool:
         """Hold a delivery; False, and it is not held, when it is due."""
-        left = left_ms(delivery.due_ms, delivery.timestamp_ms, self._clock.now_ms()) if delivery.due_ms else 0
+        if not delivery.due_ms:
+            return False
+        left = left_ms(delivery.due_ms, written_ms(delivery), self._unhurried.now_ms())
         if left <= 0:
             return False
         heappush(self._held, (self._clock.monotonic() + left / 1000, next(self._number), delivery))

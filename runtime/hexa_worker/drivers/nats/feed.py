@@ -214,7 +214,7 @@ class Feed:
             if channel is None:
                 place = subject.decode(errors="replace")
                 attempt = _attempt(place)
-                if due_ms and self._early(sequence, due_ms, timestamp_ms or int(parts[7]) // 1_000_000, reply):
+                if due_ms and self._early(sequence, due_ms, decoded.written_ms(int(parts[7]) // 1_000_000), reply):
                     continue
             else:
                 place = channel

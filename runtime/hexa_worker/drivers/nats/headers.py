@@ -13,11 +13,12 @@ from hexa_worker.drivers.percent import quoted, quoted_pair, unquoted
 
 KEY = "hexa-key"
 DUE = "hexa-due-ms"
+DELAY = "hexa-delay-ms"
 TIME = "hexa-time-ms"
 PERCENT = "hexa-pct"
 MESSAGE_ID = "Nats-Msg-Id"
 FIRST_LINE = b"NATS/1.0\r\n"
-_OURS = frozenset({KEY, DUE, TIME, PERCENT})
+_OURS = frozenset({KEY, DUE, DELAY, TIME, PERCENT})
 _STALE_MS = 1_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -49,6 +50,8 @@ def encode(message: Message, message_id: str | None, now_ms: int, extra: tuple[t
         lines.append(b"hexa-key: " + quoted(message.key).encode())
     if message.due_ms:
         lines.append(b"hexa-due-ms: %d" % message.due_ms)
+        if 0 < message.timestamp_ms <= message.due_ms:
+            lines.append(b"hexa-delay-ms: %d" % (message.due_ms - message.timestamp_ms))
     if message.timestamp_ms and abs(message.timestamp_ms - now_ms) > _STALE_MS:
         lines.append(b"hexa-time-ms: %d" % message.timestamp_ms)
     for name, value in message.headers:
@@ -73,14 +76,15 @@ class Decoded:
         headers: the event's headers.
         key: its key.
         due_ms: when it is due; 0: at once.
+        delay_ms: how long before that it was written, by the clock of whoever wrote it; 0: not known.
         timestamp_ms: when it was written, if that is not when it was stored; 0 otherwise.
     """
 
-    __slots__ = ("due_ms", "headers", "key", "timestamp_ms")
+    __slots__ = ("delay_ms", "due_ms", "headers", "key", "timestamp_ms")
 
     def __init__(self, block: bytes) -> None:
         self.key: bytes | None = None
-        self.due_ms = 0
+        self.due_ms = self.delay_ms = 0
         self.timestamp_ms = 0
         pairs: list[tuple[str, bytes]] = []
         for line in block.split(b"\r\n")[1:-2]:
@@ -93,6 +97,10 @@ class Decoded:
             pairs.append((_name(raw), value))
         self.headers: Headers = tuple(pairs)
 
+    def written_ms(self, stored_ms: int) -> int:
+        """When it was written, by the clock that its due time is of; `stored_ms` if it does not tell."""
+        return self.due_ms - self.delay_ms if self.delay_ms else self.timestamp_ms or stored_ms
+
     def _control(self, name: bytes, value: bytes, pairs: list[tuple[str, bytes]]) -> bool:
         """Read a header of this module; others are left to the caller."""
         if name == b"hexa-key":
@@ -102,6 +110,8 @@ class Decoded:
             pairs.append((unquoted(first).decode("utf-8", errors="replace"), unquoted(rest)))
         elif name == b"hexa-due-ms":
             self.due_ms = _number(value)
+        elif name == b"hexa-delay-ms":
+            self.delay_ms = _number(value)
         elif name == b"hexa-time-ms":
             self.timestamp_ms = _number(value)
         else:

@@ -3,7 +3,7 @@
 from math import ceil
 
 from hexa_worker.clock import Clock
-from hexa_worker.drivers.holding import left_ms
+from hexa_worker.drivers.holding import Unhurried, left_ms
 
 KEPT = 10_000
 FORGET_S = 60.0
@@ -18,6 +18,7 @@ class SentBack:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._unhurried = Unhurried(clock)
         self._due_at: dict[int, float] = {}
         self._limit = KEPT
 
@@ -34,7 +35,7 @@ class SentBack:
         """
         now = self._clock.monotonic()
         due_at = self._due_at.pop(sequence, None)
-        left = left_ms(due_ms, written_ms, self._clock.now_ms()) if due_at is None else ceil((due_at - now) * 1000)
+        left = left_ms(due_ms, written_ms, self._unhurried.now_ms()) if due_at is None else ceil((due_at - now) * 1000)
         if left <= 0:
             return 0
         self._forget_old(now)
