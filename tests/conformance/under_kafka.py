@@ -49,7 +49,7 @@ async def _stall(_broker: KafkaBroker, driver: Driver) -> None:
 
 KAFKA = DriverUnderTest[KafkaBroker](
     name="kafka",
-    capabilities=capabilities(options("")),
+    capabilities=capabilities(options("localhost:9092")),
     broker=KafkaBroker.opened,
     driver=KafkaBroker.driver,
     kill=_kill,

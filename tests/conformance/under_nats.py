@@ -38,7 +38,7 @@ async def _stall(_broker: NatsBroker, driver: Driver) -> None:
 
 NATS = DriverUnderTest[NatsBroker](
     name="nats",
-    capabilities=capabilities(options("")),
+    capabilities=capabilities(options("localhost:4222")),
     broker=NatsBroker.opened,
     driver=NatsBroker.driver,
     kill=_kill,
