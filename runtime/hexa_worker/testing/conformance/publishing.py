@@ -37,6 +37,15 @@ async def publish_to_a_channel_that_nobody_declared_is_kept(bench: Bench) -> Non
 
 
 @claim()
+async def what_an_emitter_published_waits_for_the_first_start_of_its_subscription(bench: Bench) -> None:
+    emitter = await bench.driver()
+    await bench.publish(emitter, b"1", b"2", channel="waiting")
+    await emitter.close()
+    source = await (await bench.driver()).subscribe(bench.spec("waiting"))
+    expect_equal(sorted(payloads_of(await bench.take(source, 2))), [b"1", b"2"], "payloads")
+
+
+@claim()
 async def publishing_nothing_answers_nothing(bench: Bench) -> None:
     driver = await bench.driver()
     expect_equal(list(await driver.publish([])), [], "answers")
