@@ -6,6 +6,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,24 @@ def test_a_mistake_in_a_handler_module_is_one_clear_text_and_exit_code_2(project
 
 def test_an_unknown_command_is_guessed(project: Project) -> None:
     assert "did you mean 'trace'" in project("trase", code=2).stderr
+
+
+@pytest.mark.parametrize("group", [(), ("dlq",), ("outbox",)])
+def test_a_group_without_a_command_shows_its_help_and_no_error(
+    capsys: pytest.CaptureFixture[str], group: tuple[str, ...]
+) -> None:
+    code = main(group)
+    told = capsys.readouterr()
+    text = told.out + told.err
+    assert text.startswith("Usage: hexa-worker ")
+    assert "Commands:" in text
+    assert "error:" not in text
+    assert code in (0, 2)  # click's own answer to it has changed
+
+
+def test_the_version_is_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hexa-worker {version('hexa-worker')}\n"
 
 
 def test_version_names_what_is_installed(project: Project) -> None:

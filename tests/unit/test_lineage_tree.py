@@ -1,10 +1,14 @@
 """Trees of events: every event once, whatever its headers claim."""
 
+import json
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hexa_worker.cli.tree import draw, plain
 from hexa_worker.lineage.entries import Entry, Happening
 from hexa_worker.lineage.tree import Branch, Node, Waiting, build
 
@@ -118,3 +122,37 @@ def test_the_state_of_a_branch_is_what_it_waits_for_or_what_came_last() -> None:
     assert Branch(action="do", steps=[dead, entry("a", "redriven", 2)], waiting=[wait(1)]).state == "retrying"
     assert Branch(action="do", steps=[dead, entry("a", "redriven", 2), entry("a", "acked", 3)]).state == "done"
     assert Branch(action="do", steps=[dead, entry("a", "purged", 2)]).state == "purged"
+
+
+DEPTH = 600
+
+
+def chain() -> Node:
+    """Events that each have one child: ``root``, ``e-1``, ``e-2``, …"""
+    parents = ["root", *(f"e-{number}" for number in range(1, DEPTH))]
+    return build("root", [entry(f"e-{number}", "acked", number, parent) for number, parent in enumerate(parents, 1)])
+
+
+def test_a_long_chain_is_written_as_json() -> None:
+    text = bytes(plain(chain(), {"root_id": "root"}, {"more": 1})).decode()
+    assert text.startswith('{"root_id":"root","event_id":"root",')
+    assert text.endswith(',"more":1}')
+    assert text.count('"children":[{') == DEPTH
+    assert text.count("{") == text.count("}")
+    assert all(f'"event_id":"e-{number}"' in text for number in range(1, DEPTH + 1))
+
+
+@given(ENTRIES, WAITING)
+def test_a_tree_is_json_with_every_event_at_its_place(entries: list[Entry], waiting: list[Waiting]) -> None:
+    def shape(node: Any) -> Any:
+        children = node["children"] if isinstance(node, dict) else node.children
+        return (node["event_id"] if isinstance(node, dict) else node.event_id), [shape(one) for one in children]
+
+    tree = build("root", entries, waiting)
+    assert shape(json.loads(bytes(plain(tree)))) == shape(tree)
+
+
+def test_the_ids_of_a_deep_tree_are_not_cut_at_the_terminals_width(capsys: pytest.CaptureFixture[str]) -> None:
+    draw(chain())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if "e-" in line] == [f"e-{number}" for number in range(1, DEPTH + 1)]

@@ -37,8 +37,7 @@ def _run(arguments: list[str]) -> int:
     try:
         code = root.main(arguments, prog_name="hexa-worker", standalone_mode=False)
     except click.UsageError as error:
-        place = f"\ntry: {error.ctx.command_path} --help" if error.ctx is not None else ""
-        return fail(error.format_message() + place, EXIT_USAGE)
+        return _misused(error)
     except ConfigError as error:
         return fail(str(error), EXIT_USAGE)
     except (KeyboardInterrupt, click.Abort):
@@ -48,3 +47,11 @@ def _run(arguments: list[str]) -> int:
     except HexaWorkerError as error:
         return fail(str(error), EXIT_FAILED)
     return code if isinstance(code, int) else 0
+
+
+def _misused(error: click.UsageError) -> int:
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # a group alone: its help is the answer
+        print(error.format_message(), file=sys.stderr)
+        return EXIT_USAGE
+    place = f"\ntry: {error.ctx.command_path} --help" if error.ctx is not None else ""
+    return fail(error.format_message() + place, EXIT_USAGE)

@@ -53,6 +53,7 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Every command takes worker.toml as its first argument, or finds it in the current folder.",
 )
+@click.version_option(package_name="hexa-worker", message="%(prog)s %(version)s")
 def root() -> None:
     """Actor-style worker runtime for event-driven services.
 

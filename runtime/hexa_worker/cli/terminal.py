@@ -6,6 +6,7 @@ rich is imported when something is drawn for a human, never before.
 import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 240
 """Columns of a table that is not drawn on a terminal: wide enough to cut nothing."""
+WIDEST = 1_000_000
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -49,17 +51,20 @@ def write(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write one JSON value on a line of its own; indented on a terminal."""
+    """Write one JSON value on a line of its own; indented on a terminal, if it is not nested too deeply for that."""
     encoded = msgspec.json.encode(value)
-    write((msgspec.json.format(encoded) if sys.stdout.isatty() else encoded).decode())
+    if sys.stdout.isatty():
+        with suppress(RecursionError):
+            encoded = msgspec.json.format(encoded)
+    write(encoded.decode())
 
 
-def console(*, stderr: bool = False) -> "Console":
-    """Where human output is drawn."""
+def console(*, stderr: bool = False, wide: bool = False) -> "Console":
+    """Where human output is drawn; `wide`: nothing is cut, however long a line is."""
     from rich.console import Console  # noqa: PLC0415 - lazy by design
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPED_WIDTH
+    width = WIDEST if wide else None if stream.isatty() else PIPED_WIDTH
     return Console(
         stderr=stderr,
         width=width,

@@ -55,10 +55,8 @@ def command(
     from hexa_worker.cli import tree  # noqa: PLC0415 - lazy by design
 
     if as_json:
-        found: dict[str, Any] = {"root_id": traced.tree.event_id, **tree.plain(traced.tree)}
-        if traced.cut:
-            found["not_searched_to_the_end"] = list(traced.cut)
-        write_json(found)
+        more = {"not_searched_to_the_end": list(traced.cut)} if traced.cut else {}
+        write_json(tree.plain(traced.tree, {"root_id": traced.tree.event_id}, more))
     else:
         tree.draw(traced.tree)
         for channel in traced.cut:

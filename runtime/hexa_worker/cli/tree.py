@@ -1,6 +1,7 @@
 """A tree of events, drawn for humans and spelled for machines."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,38 @@ STYLES = {
 _MINUTE_S = 60
 
 
-def plain(node: Node) -> dict[str, Any]:
-    """An event and everything under it, as JSON says it."""
+def plain(root: Node, before: Mapping[str, Any] = {}, after: Mapping[str, Any] = {}) -> msgspec.Raw:
+    """An event and everything under it, as JSON says it; written without recursion, for chains may be long.
+
+    Args:
+        root: the event.
+        before: members of the outermost object before its own.
+        after: the same behind them.
+    """
+    written: dict[int, bytes] = {}
+    todo = [root]
+    while todo:
+        node = todo[-1]
+        missing = [child for child in node.children if id(child) not in written]
+        if missing:
+            todo.extend(missing)
+            continue
+        todo.pop()
+        children = b",".join([written.pop(id(child)) for child in node.children])
+        outermost = node is root
+        own = msgspec.json.encode({**(before if outermost else {}), **_plain_node(node)})
+        rest = msgspec.json.encode({"children": msgspec.Raw(b"[" + children + b"]"), **(after if outermost else {})})
+        written[id(node)] = own[:-1] + b"," + rest[1:]
+    return msgspec.Raw(written[id(root)])
+
+
+def _plain_node(node: Node) -> dict[str, Any]:
     return {
         "event_id": node.event_id,
         "parent_id": node.parent_id,
         "channel": node.channel,
         "emitted_at": iso(node.emitted_at_ms),
         "actions": [_plain_branch(branch) for branch in node.branches],
-        "children": [plain(child) for child in node.children],
     }
 
 
@@ -87,7 +111,8 @@ def draw(root: Node) -> None:
         if not node.branches:
             tree.add(_text(("nothing is known to have handled it", "dim")))
         pending += [(tree.add(_event(child)), child) for child in node.children]
-    console().print(top)
+    # A long line is folded by the terminal: cut to its width, the ids of a deep tree would be lost.
+    console(wide=True).print(top, crop=False, overflow="ignore", no_wrap=True)
 
 
 def tell(entry: Entry, *, as_json: bool) -> None:
