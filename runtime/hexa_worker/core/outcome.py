@@ -104,9 +104,14 @@ def is_hopeless(error: BaseException) -> bool:
 
     A group is, when all in it is.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return all(is_hopeless(one) for one in error.exceptions)
-    return isinstance(error, DriverRejected | DecodeError)
+    looked_at = [error]
+    while looked_at:
+        one = looked_at.pop()
+        if isinstance(one, BaseExceptionGroup):
+            looked_at += one.exceptions
+        elif not isinstance(one, DriverRejected | DecodeError):
+            return False
+    return True
 
 
 class Raised(msgspec.Struct, frozen=True):
