@@ -24,6 +24,8 @@ _CONFIG = """
 server_name: hexa
 listen: "127.0.0.1:{client}"
 http: "127.0.0.1:{http}"
+"""
+_JETSTREAM = """
 jetstream {{
   store_dir: "{store}"
   max_memory_store: 256MB
@@ -64,7 +66,11 @@ class Nats(Broker):
         login: how clients log in; None: not at all.
         tls: which server certificate (`Certificates.server_pair`); None: no TLS.
         verify: clients must show a certificate.
+        extra: more lines of its configuration.
         dies_with_us: see `Broker`.
+
+    Attributes:
+        jetstream: whether it serves JetStream after its next start.
     """
 
     port_names = ("client", "http", "proxy")
@@ -78,12 +84,15 @@ class Nats(Broker):
         login: Login | None = None,
         tls: str | None = None,
         verify: bool = False,
+        extra: str = "",
         dies_with_us: bool = True,
     ) -> None:
         self._wanted = version
         self._login = login
         self._tls = tls
         self._verify = verify
+        self._extra = extra
+        self.jetstream = True
         super().__init__(root, dies_with_us=dies_with_us)
 
     @property
@@ -131,7 +140,9 @@ class Nats(Broker):
     def configure(self) -> None:
         """Write the configuration, and with a login the keys."""
         (self.root / "certs").mkdir(exist_ok=True)
-        config = _CONFIG.format(client=self.port("client"), http=self.port("http"), store=self.root / "data")
+        config = _CONFIG.format(client=self.port("client"), http=self.port("http")) + self._extra
+        if self.jetstream:
+            config += _JETSTREAM.format(store=self.root / "data")
         if self._tls is not None:
             certificates = self.certificates
             pair = certificates.server_pair(self._tls)

@@ -11,6 +11,7 @@ from hexa_worker.wire.form import Wire
 
 Duration = Annotated[float, Meta(gt=0)]
 StreamName = Annotated[str, Meta(pattern=r"^[^\s.*>/\\]{1,200}$")]
+SHORTEST_AGE_S = 0.1
 Acknowledge = Literal["confirmed", "fast"]
 
 
@@ -73,7 +74,12 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
         replicas: of all streams that are made.
         max_age_s: messages older than this leave the channels' streams; 0: they stay.
         max_bytes: the oldest messages leave the channels' streams beyond this size; 0: without limit.
-        dedup_window_s: how long the servers remember ids of messages, so that nothing repeated is stored twice.
+        retry_max_bytes: size of each stream of retries, where an account asks for one: a full one takes no more, and
+            its subscription waits; 0: without limit. With a limit the servers do not keep retries until they are due.
+        dead_letter_max_bytes: the same for each stream of dead letters.
+        lease_max_bytes: the same for the stream of leases and positions, one for all subscriptions.
+        dedup_window_s: how long the servers remember ids of messages, so that nothing repeated is stored twice; in the
+            channels' streams at most `max_age_s`.
         scheduled_retries: let the servers keep retries until they are due where they can (2.12); otherwise
             a worker looks at each retry when it is written and sends it back until it is due.
         ack: ``confirmed`` waits for the server's answer (one for each batch), ``fast`` does not.
@@ -101,7 +107,10 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     max_age_s: Annotated[float, Meta(ge=0)] = 0.0
     max_bytes: Annotated[int, Meta(ge=0)] = 0
-    dedup_window_s: Duration = 120.0
+    retry_max_bytes: Annotated[int, Meta(ge=0)] = 0
+    dead_letter_max_bytes: Annotated[int, Meta(ge=0)] = 0
+    lease_max_bytes: Annotated[int, Meta(ge=0)] = 0
+    dedup_window_s: Annotated[float, Meta(ge=0.1)] = 120.0
     scheduled_retries: bool = True
     ack: Acknowledge = "confirmed"
     ack_wait_s: Annotated[float, Meta(ge=1)] = 30.0
@@ -122,6 +131,8 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
         ways = [self.user, self.token, self.nkey_file, self.creds_file]
         if sum(way is not None for way in ways) > 1:
             raise ValueError("only one of user, token, nkey_file and creds_file can be used")
+        if 0 < self.max_age_s < SHORTEST_AGE_S:
+            raise ValueError(f"max_age_s must be 0 or at least {SHORTEST_AGE_S:g}: servers take nothing shorter")
 
 
 class NatsSubscription(NatsTable, frozen=True):

@@ -65,6 +65,7 @@ class Connection:
         self._failure: DriverError = DriverUnavailable("not connected")
         self._deaf: DriverRejected | None = None
         self._closed = False
+        self._served = False  # by JetStream, ever
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._sids = itertools.count(_FIRST_SID)
         self._subscribed: dict[bytes, Subscribed] = {}
@@ -367,7 +368,7 @@ class Connection:
         """
         frame = await self.request(f"$JS.API.{action}", json.dumps(body).encode() if body else b"")
         if status_of(frame[2])[0] == NO_RESPONDERS:
-            if not self.info.get("jetstream", False):
+            if not self.info.get("jetstream", False) and not self._served:
                 raise DriverRejected(
                     f"nats at {failures.addresses(self.options.servers)}: JetStream is not enabled (jetstream {{}} in "
                     "the server's configuration)"
@@ -375,7 +376,8 @@ class Connection:
             raise DriverUnavailable(f"nats at {failures.addresses(self.options.servers)}: JetStream does not answer")
         answer: dict[str, Any] = json.loads(frame[3])
         if "error" in answer:
-            raise ApiError(answer["error"])
+            raise ApiError(answer["error"], served=self._served)
+        self._served = True
         return answer
 
 

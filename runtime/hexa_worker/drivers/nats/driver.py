@@ -16,7 +16,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names, positions
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.looking import Looking
+from hexa_worker.drivers.nats.looking import Looking, account_of, used
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
 from hexa_worker.drivers.nats.source import NatsSource, Part
@@ -286,11 +286,11 @@ class AsyncioNatsDriver:
     async def inspect(self) -> Mapping[str, str]:
         """What is at the other end, for people."""
         await self._connection.wait_up(self._options.timeout_s)
-        info = self._connection.info
+        info, account = self._connection.info, await account_of(self._connection)
         return {
             "address": failures.addresses(self._options.servers),
             "versions": f"nats-py {version('nats-py')}, server {info.get('version', '')}",
             "server": str(info.get("server_name", "")),
-            "jetstream": "yes" if info.get("jetstream") else "no",
+            "jetstream": used(account) if account else "yes" if info.get("jetstream") else "no",
             "max payload": str(self._connection.max_payload),
         }

@@ -41,16 +41,22 @@ def connecting(  # noqa: PLR0911 - one for each cause
 
 
 class ApiError(Exception):
-    """JetStream answered with an error."""
+    """JetStream answered with an error.
 
-    def __init__(self, error: dict[str, Any]) -> None:
+    Args:
+        error: as it said it.
+        served: it has served this process before: if it is not enabled now, it is away.
+    """
+
+    def __init__(self, error: dict[str, Any], *, served: bool = False) -> None:
         super().__init__(str(error.get("description", "error without description")))
         self.code = int(error.get("code", 0))
         self.number = int(error.get("err_code", 0))
+        self._final = frozenset() if served else _FINAL
 
     def as_driver_error(self, what: str) -> DriverError:
         """Ours; `what` was tried."""
-        if self.number in _PASSING or (self.code == 503 and self.number not in _FINAL):  # noqa: PLR2004 - as HTTP's
+        if self.number in _PASSING or (self.code == 503 and self.number not in self._final):  # noqa: PLR2004 - as HTTP's
             return DriverUnavailable(f"{what}: {self} ({self.number})")
         refused = RecordTooLarge if self.number in _TOO_LARGE else DriverRejected
         return refused(f"{what}: {self} ({self.number})")
@@ -59,8 +65,10 @@ class ApiError(Exception):
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 STREAM_NAME_IN_USE = 10058
+SIZE_REQUIRED = 10113
 NO_MESSAGE = 10037
 _PASSING = frozenset({10008, 10009, 10023, 10074, 10077, 10164})
 _TOO_LARGE = frozenset({10054, 10097})
 """The message, or its headers (more than 64 KiB of them)."""
 _FINAL = frozenset({10039, 10076})
+"""JetStream is not enabled, for the account or at all."""

@@ -16,7 +16,7 @@ from hexa_worker.drivers.nats import consumers, desk, exclusive, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.leases import lease_of
-from hexa_worker.drivers.nats.streams import Streams, differences
+from hexa_worker.drivers.nats.streams import Streams, differences, losses
 from hexa_worker.errors import DriverError, DriverRejected
 
 PEEK = 500
@@ -44,6 +44,7 @@ class Looking:
         self._options = options
         self._spec = spec
         self._channels = channels
+        self._account: Mapping[str, Any] = {}
 
     async def _info(self, what: str, name: str) -> dict[str, Any] | None:
         """About a stream (``STREAM``) or consumer (``CONSUMER``); None: there is none."""
@@ -122,6 +123,7 @@ class Looking:
     async def survey(self) -> list[Finding]:
         """See `hexa_worker.drivers.base.Driver.survey`."""
         permissions = await self._permissions()
+        self._account = await account_of(self._connection)
         found: list[Finding] = []
         for channel in self._channels:
             found += await self._channel(channel, permissions)
@@ -143,9 +145,8 @@ class Looking:
         except DriverRejected as error:
             return [Finding(kind="channel", name=channel, exists=None, rights=rights, problem=str(error))]
         if stream is None:
-            problem = (
-                _unmade(permissions, names.channel_stream(channel)) if self._options.create_channels else _NO_STREAM
-            )
+            size, made = self._options.max_bytes or -1, self._options.create_channels
+            problem = self._unmade(permissions, names.channel_stream(channel), size) if made else _NO_STREAM
             return [Finding(kind="channel", name=channel, exists=False, rights=rights, problem=problem)]
         problem = ""
         try:
@@ -187,10 +188,24 @@ class Looking:
         if info is None:
             made = self._options.create_retry_channels
             missing = "its stream does not exist, and create_retry_channels = false"
-            problem = _unmade(permissions, wanted["name"]) if made else missing
+            problem = self._unmade(permissions, wanted["name"], wanted["max_bytes"]) if made else missing
             return Finding(kind=kind, name=name, exists=False, problem=problem)
         problem = "; ".join(differences(wanted, info["config"]))
-        return Finding(kind=kind, name=name, exists=True, problem=problem, note=f"stream {wanted['name']}")
+        lost = "; ".join(losses(wanted, info["config"]))
+        warning = f"stream {wanted['name']} loses {_PLURAL[kind]}: {lost}" if lost else ""
+        note = f"stream {wanted['name']}"
+        return Finding(kind=kind, name=name, exists=True, problem=problem, warning=warning, note=note)
+
+    def _unmade(self, permissions: Mapping[str, Any] | None, stream: str, max_bytes: int) -> str:
+        """Why a worker could not make a stream; empty: it can, as far as the server told."""
+        asks, limits = f"$JS.API.STREAM.CREATE.{stream}", self._account.get("limits") or {}
+        if not allowed(permissions, asks):
+            return f"it does not exist, and this login may not publish to {asks!r}"
+        if limits.get("max_bytes_required") and max_bytes < 0:
+            return f"its stream cannot be made: the account asks for a size ({', '.join(SIZE_KEYS)} of [broker])"
+        if 0 <= limits.get("max_streams", -1) <= int(self._account.get("streams", 0)):
+            return f"its stream cannot be made: the account has all of the {limits['max_streams']} streams it may have"
+        return ""
 
     async def _permissions(self) -> Mapping[str, Any] | None:
         """What the server says of this login; None: nothing (it is too old, or the login may not ask)."""
@@ -200,6 +215,36 @@ class Looking:
             return None
         data: Mapping[str, Any] | None = answer.get("data")
         return data
+
+
+_PLURAL = {"retry channel": "retries", "dead letter": "dead letters"}
+SIZE_KEYS = ("max_bytes", "retry_max_bytes", "dead_letter_max_bytes", "lease_max_bytes")
+
+
+async def account_of(connection: Connection) -> Mapping[str, Any]:
+    """What the account may use of JetStream and uses; empty where it is not told. Raises DriverUnavailable."""
+    try:
+        return await connection.api("INFO")
+    except (ApiError, DriverRejected):
+        return {}
+
+
+def used(account: Mapping[str, Any]) -> str:
+    """What an account uses of what it may use, for people."""
+    limits = account.get("limits") or {}
+    parts: list[str] = []
+    for name, key, limit, unit in (
+        ("streams", "streams", "max_streams", 1),
+        ("durables", "consumers", "max_consumers", 1),
+        ("MB in files", "storage", "max_storage", 1_000_000),
+        ("MB in memory", "memory", "max_memory", 1_000_000),
+    ):
+        most = limits.get(limit, -1)
+        has = f"{int(account.get(key, 0)) / unit:.{0 if unit == 1 else 1}f}"
+        parts.append(f"{has} {name}" if most < 0 else f"{has} of {most / unit:g} {name}")
+    if limits.get("max_bytes_required"):
+        parts.append("every stream needs a size")
+    return ", ".join(parts)
 
 
 _NO_STREAM = "no stream keeps it: create one with this subject, or set create_channels = true in [broker]"
@@ -213,12 +258,6 @@ def allowed(permissions: Mapping[str, Any] | None, subject: str) -> bool:
     if any(names.covers(one, subject) for one in deny):
         return False
     return not allow or any(names.covers(one, subject) for one in allow)
-
-
-def _unmade(permissions: Mapping[str, Any] | None, stream: str) -> str:
-    """Why a worker could not make a stream; empty: it can, as far as the server told."""
-    asks = f"$JS.API.STREAM.CREATE.{stream}"
-    return "" if allowed(permissions, asks) else f"it does not exist, and this login may not publish to {asks!r}"
 
 
 def _rights(permissions: Mapping[str, Any] | None, channel: str) -> tuple[str, ...] | None:

@@ -2,13 +2,13 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hexa_worker.config.nats import Nats, NatsStream
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.failures import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.errors import DriverRejected, UnknownChannel
 
 NANOSECONDS = 1_000_000_000
@@ -28,6 +28,8 @@ class Life(NamedTuple):
     last: int
 
 
+COMPARED = ("subjects", "retention")
+"""What a stream must have as it is wanted; other limits are an operator's, see `losses`."""
 EMITTED = "made by an emit of hexa-worker"
 """Description of the streams that are counted."""
 
@@ -130,39 +132,43 @@ class Streams:
 
     def retries_wanted(self, base: str) -> dict[str, Any]:
         """The configuration of the stream of the retry channels of `base`."""
-        return self._config(names.retry_stream(base), (f"{base}.retry.>",), retention="workqueue")
+        wanted = self._config(names.retry_stream(base), (f"{base}.retry.>",), retention="workqueue")
+        return wanted | _full_at(self._options.retry_max_bytes)
 
     def dead_letters_wanted(self, base: str) -> dict[str, Any]:
         """The configuration of the stream of the dead letters of `base`."""
-        return self._config(names.dead_letter_stream(base), (f"{base}.dlq",))
+        wanted = self._config(names.dead_letter_stream(base), (f"{base}.dlq",))
+        return wanted | _full_at(self._options.dead_letter_max_bytes)
 
     async def retries(self, base: str) -> str:
         """The stream of the retry channels of `base`, made or checked."""
-        stream, wanted = names.retry_stream(base), self.retries_wanted(base)
-        scheduled = self._options.scheduled_retries and self._connection.version >= SCHEDULES_SINCE
+        stream, wanted, options = names.retry_stream(base), self.retries_wanted(base), self._options
+        scheduled = options.scheduled_retries and self._connection.version >= SCHEDULES_SINCE
+        scheduled = scheduled and not options.retry_max_bytes  # servers refuse schedules where a full stream refuses
         if scheduled:
             wanted["allow_msg_schedules"] = True
         names.check_channel(f"{base}.retry.1")
-        config = await self._ensure(stream, wanted, create=self._options.create_retry_channels)
-        if scheduled and not config.get("allow_msg_schedules"):  # made when the server was older
-            config = await self._update({**config, "allow_msg_schedules": True})
+        config = await self._ensure(stream, wanted, create=options.create_retry_channels, size_key="retry_max_bytes")
+        if scheduled and not config.get("allow_msg_schedules") and config.get("discard") != "new":
+            config = await self._update({**config, "allow_msg_schedules": True})  # made when the server was older
         self._schedules[stream] = bool(config.get("allow_msg_schedules"))
         return stream
 
     async def dead_letters(self, base: str) -> str:
         """The stream of the dead letters of `base`, made or checked."""
-        stream, channel = names.dead_letter_stream(base), f"{base}.dlq"
+        stream, channel, wanted = names.dead_letter_stream(base), f"{base}.dlq", self.dead_letters_wanted(base)
         names.check_channel(channel)
-        await self._ensure(stream, self.dead_letters_wanted(base), create=self._options.create_retry_channels)
+        create = self._options.create_retry_channels
+        await self._ensure(stream, wanted, create=create, size_key="dead_letter_max_bytes")
         self._of[channel] = stream
         return stream
 
     async def leases(self) -> str:
-        """The stream of the leases of ordered subscriptions: the last word on each subject."""
+        """The stream of leases and positions: the last word on each subject, and for ever."""
         stream = names.LEASES_STREAM
-        wanted = self._config(stream, (f"{names.LEASES_PREFIX}.>",))
-        wanted |= {"max_msgs_per_subject": 1}
-        await self._ensure(stream, wanted, create=True)
+        wanted = self._config(stream, (f"{names.LEASES_PREFIX}.>",)) | _full_at(self._options.lease_max_bytes)
+        wanted["max_msgs_per_subject"] = 1
+        await self._ensure(stream, wanted, create=True, size_key="lease_max_bytes", compared=(*COMPARED, "max_age"))
         return stream
 
     async def info(self, stream: str, **body: Any) -> dict[str, Any]:
@@ -198,8 +204,10 @@ class Streams:
         wanted = self._config(name, (channel,) if named is None else named.subjects)
         wanted["max_age"] = int(options.max_age_s * NANOSECONDS)
         wanted["max_bytes"] = options.max_bytes or -1
+        if options.max_age_s:
+            wanted["duplicate_window"] = min(wanted["duplicate_window"], wanted["max_age"])
         wanted["description"] = description
-        await self._ensure(name, wanted, create=True)
+        await self._ensure(name, wanted, create=True, size_key="max_bytes")
         return name
 
     def _config(self, name: str, subjects: tuple[str, ...], retention: str = "limits") -> dict[str, Any]:
@@ -219,8 +227,24 @@ class Streams:
             "discard": "old",
         }
 
-    async def _ensure(self, name: str, wanted: dict[str, Any], *, create: bool) -> dict[str, Any]:
-        """The configuration of a stream: as it is if it does, made otherwise."""
+    async def _ensure(
+        self,
+        name: str,
+        wanted: dict[str, Any],
+        *,
+        create: bool,
+        size_key: str,
+        compared: Sequence[str] = COMPARED,
+    ) -> dict[str, Any]:
+        """The configuration of a stream: as it is if it does, made otherwise.
+
+        Args:
+            name: what it is called.
+            wanted: its configuration, if it has to be made.
+            create: whether it may be made.
+            size_key: the option that limits its size.
+            compared: what must be as it is wanted.
+        """
         try:
             found = await self._connection.api(f"STREAM.INFO.{name}")
         except ApiError as error:
@@ -232,11 +256,13 @@ class Streams:
                 found = await self._connection.api(f"STREAM.CREATE.{name}", **wanted)
                 log.info("created stream %s for %s", name, ", ".join(wanted["subjects"]))
             except ApiError as second:
+                if second.number == SIZE_REQUIRED:
+                    raise DriverRejected(f"create stream {name!r}: {second}: set broker.{size_key}") from second
                 if second.number != STREAM_NAME_IN_USE:
                     raise second.as_driver_error(f"create stream {name!r} for {wanted['subjects']}") from second
                 found = await self.info(name)  # somebody else was faster
         config: dict[str, Any] = found["config"]
-        _compare(f"stream {name!r}", wanted, config)
+        _compare(f"stream {name!r}", wanted, config, compared)
         return config
 
     async def _update(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +280,7 @@ class Streams:
             raise DriverRejected(f"stream {stream!r} keeps {channel!r} but is sealed")
         ours = names.channel_stream(channel)
         if stream == ours:
-            _compare(f"stream {stream!r}", {"retention": "limits"}, config)
+            _compare(f"stream {stream!r}", {"retention": "limits"}, config, COMPARED)
 
     async def _api(self, what: str, action: str, **body: Any) -> dict[str, Any]:
         try:
@@ -263,21 +289,38 @@ class Streams:
             raise error.as_driver_error(what) from error
 
 
-_COMPARED = ("subjects", "retention", "storage", "num_replicas", "max_age", "max_bytes", "max_msgs_per_subject")
+def _full_at(max_bytes: int) -> dict[str, Any]:
+    """A limit of the size of what must not be forgotten: beyond it nothing more is taken, and nothing old goes."""
+    return {"max_bytes": max_bytes, "discard": "new"} if max_bytes else {}
 
 
-def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """In what the configuration of a stream differs from the wanted one, showing both."""
+def differences(wanted: dict[str, Any], found: dict[str, Any], compared: Sequence[str] = COMPARED) -> list[str]:
+    """In what the configuration of a stream differs from the wanted one so that it cannot be used, showing both."""
     return [
         f"{key} is {found.get(key)!r}, wanted {wanted[key]!r}"
-        for key in _COMPARED
+        for key in compared
         if key in wanted and _plain(found.get(key)) != _plain(wanted[key])
     ]
 
 
-def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+def losses(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What a stream of retries or dead letters will lose by what an operator made of it; it is used all the same."""
+    lost: list[str] = []
+    if found.get("max_age"):
+        lost.append(f"what is older than {found['max_age'] / NANOSECONDS:g} s is dropped (max_age)")
+    if found.get("discard") != "new":
+        limits = ("max_bytes", "max_msgs", "max_msgs_per_subject")
+        lost += [f"the oldest are dropped beyond {key} = {found[key]}" for key in limits if found.get(key, -1) > 0]
+    if found.get("storage") == "memory" != wanted["storage"]:
+        lost.append("all are lost when the server restarts (memory storage)")
+    if found.get("num_replicas", 1) < wanted["num_replicas"]:
+        lost.append(f"{found.get('num_replicas', 1)} of {wanted['num_replicas']} wanted replicas are kept")
+    return lost
+
+
+def _compare(what: str, wanted: dict[str, Any], found: dict[str, Any], compared: Sequence[str]) -> None:
     """Raise DriverRejected that shows both, where what is there differs from what is wanted."""
-    differing = differences(wanted, found)
+    differing = differences(wanted, found, compared)
     if differing:
         raise DriverRejected(f"{what} exists with another configuration: {'; '.join(differing)}")
 
