@@ -6,6 +6,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Failure, RetryAt
 from hexa_worker.drivers.base import Driver
@@ -13,8 +14,8 @@ from hexa_worker.drivers.kafka import KafkaDriver
 from hexa_worker.errors import DriverRejected, DriverUnavailable, RecordTooLarge
 from tests.brokers.base import Broker
 from tests.brokers.kafka import Kafka
-from tests.drivers.consuming import confirmed, patiently, publish, subscribed, take
-from tests.drivers.kafka_tools import make_topic, opened, spec
+from tests.drivers.consuming import confirmed, kept_open, patiently, publish, subscribed, take
+from tests.drivers.kafka_tools import make_topic, opened, options, spec
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]
@@ -142,3 +143,40 @@ async def test_a_channel_without_a_leader_fails_alone(kafka: Broker, unique_name
     async with opened(kafka.address, create_channels=False) as driver:
         answers = await driver.publish([Message(channel=name, payload=b"x") for name in (good, gone, good)])
         assert [type(answer) for answer in answers] == [str, DriverRejected, str]
+
+
+# -- clocks
+
+
+class _Ahead(SystemClock):
+    """A machine whose clock is wrong until somebody puts it right."""
+
+    by_ms = 2 * 3_600_000
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.by_ms
+
+
+async def test_while_the_clock_is_far_ahead_publishing_waits_and_says_what_to_look_at(
+    kafka: Broker, unique_name: Name
+) -> None:
+    channel, clock = unique_name(), _Ahead()
+    async with kept_open(KafkaDriver(options(kafka.address), clock)) as driver:
+        message = Message(channel=channel, payload=b"x", timestamp_ms=clock.now_ms())
+        with pytest.raises(DriverUnavailable, match="is the clock of this machine right"):
+            await driver.publish([message])
+        clock.by_ms = 0
+        await confirmed(driver, [message])
+        (stored,) = await driver.browse(channel, -1, 10)
+        assert abs(stored.timestamp_ms - clock.now_ms()) < 60_000
+
+
+async def test_a_record_that_is_too_old_for_its_topic_is_refused_alone(kafka: Broker, unique_name: Name) -> None:
+    channel, clock = unique_name(), SystemClock()
+    await make_topic(kafka.address, channel, message_timestamp_before_max_ms="3600000")
+    old_ms = clock.now_ms() - 2 * 3_600_000
+    async with opened(kafka.address) as driver:
+        messages = [Message(channel=channel, payload=b"%d" % n, timestamp_ms=old_ms if n == 1 else 0) for n in range(3)]
+        answers = await driver.publish(messages)
+        assert [type(answer) for answer in answers] == [str, DriverRejected, str]
+        assert await _stored(driver, channel) == [b"0", b"2"]

@@ -105,7 +105,7 @@ class AsyncioKafkaDriver:
     async def open(self) -> None:
         """See `hexa_worker.drivers.base.Driver.open`."""
         if self._parts is None:
-            parts = _Parts(self._options, self._folder, self._attempts)
+            parts = _Parts(self._options, self._folder, self._attempts, self._clock)
             await parts.topics.open()
             self._parts = parts
 
@@ -262,13 +262,13 @@ class AsyncioKafkaDriver:
 class _Parts:
     """What an open driver consists of."""
 
-    def __init__(self, options: Kafka, folder: Path, attempts: Mapping[str, int]) -> None:
+    def __init__(self, options: Kafka, folder: Path, attempts: Mapping[str, int], clock: Clock) -> None:
         self.connection = Connection(options, folder)
         self.books = Books()
         self.topics = Topics(self.connection)
         self.registry = Registry(self.topics, options)
         self.reader = Reader(self.connection)
-        self.publisher = Publisher(self.connection, self.registry)
+        self.publisher = Publisher(self.connection, self.registry, clock)
         self.lag = Lag(self.registry, self.topics, self.reader, self.books)
         self.desk = Desk(self.registry, self.topics, self.reader, self.publisher, attempts)
 

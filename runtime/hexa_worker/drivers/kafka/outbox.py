@@ -7,7 +7,6 @@ also goes when others follow it; after `OPEN_S` without anybody who asks that wo
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from aiokafka.errors import InvalidTimestampError, KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.errors import TOO_LARGE, Fate, InvalidRecord, driver_error, error_of, fate_of
@@ -116,12 +116,16 @@ class Outbox:
         producer: sends.
         registry: asked, and making where that is allowed, when the topic is gone.
         connection: settings.
+        clock: nothing was written later than now.
 
     Attributes:
         task: sends them, while there are any.
     """
 
-    def __init__(self, place: TopicPartition, producer: Producer, registry: Registry, connection: Connection) -> None:
+    def __init__(
+        self, place: TopicPartition, producer: Producer, registry: Registry, connection: Connection, clock: Clock
+    ) -> None:
+        self._now_ms = clock.now_ms
         self._place = place
         self._producer = producer
         self._registry = registry
@@ -173,7 +177,7 @@ class Outbox:
             return _Batch(self._parts.popleft())
         builder = BatchBuilder(*self._builder)
         messages: list[Waiting] = []
-        latest_ms = _now_ms()
+        latest_ms = self._now_ms()
         while self._queue:
             call, place, message = self._queue[0]
             try:
@@ -192,7 +196,7 @@ class Outbox:
         builder, batch.builder = batch.builder, None
         if builder is None:
             builder = BatchBuilder(*self._builder)
-            latest_ms = _now_ms()
+            latest_ms = self._now_ms()
             for _, _, message in batch.messages:
                 _append(builder, message, latest_ms)
         builder._set_producer_state(self._writer, 0, self._sequence)
@@ -322,7 +326,7 @@ class Outbox:
         for call, place, message in messages:
             if call is None:
                 continue
-            if isinstance(error, InvalidTimestampError) and 0 < message.timestamp_ms < _now_ms() - _OLD_MS:
+            if isinstance(error, InvalidTimestampError) and 0 < message.timestamp_ms < self._now_ms() - _OLD_MS:
                 call.answer(place, DriverRejected(str(refusal)))
             else:
                 call.answer(place, refusal)
@@ -364,7 +368,3 @@ def _concerns_one(error: KafkaError) -> bool:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from aiokafka import TopicPartition
 
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.kafka.connection import STOP_S, Connection
 from hexa_worker.drivers.kafka.outbox import Call, Outbox
@@ -29,9 +30,11 @@ class Publisher:
     Args:
         connection: settings.
         registry: knows, and where allowed makes, topics.
+        clock: what time it is.
     """
 
-    def __init__(self, connection: Connection, registry: Registry) -> None:
+    def __init__(self, connection: Connection, registry: Registry, clock: Clock) -> None:
+        self._clock = clock
         self._connection = connection
         self._registry = registry
         self._producer = Producer(connection)
@@ -92,7 +95,9 @@ class Publisher:
     def _outbox(self, place: TopicPartition) -> Outbox:
         outbox = self._outboxes.get(place)
         if outbox is None:
-            outbox = self._outboxes[place] = Outbox(place, self._producer, self._registry, self._connection)
+            outbox = self._outboxes[place] = Outbox(
+                place, self._producer, self._registry, self._connection, self._clock
+            )
         return outbox
 
     async def close(self) -> None:
