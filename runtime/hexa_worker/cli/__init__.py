@@ -3,33 +3,39 @@
 Exit codes: 0 fine, 1 failed, 2 bad configuration or usage, 130 interrupted from the keyboard.
 """
 
-import os
+import errno
 import sys
 from collections.abc import Sequence
 
 import click
 
 from hexa_worker.cli.group import root
-from hexa_worker.cli.terminal import fail
+from hexa_worker.cli.terminal import fail, open_closed_streams, silence
 from hexa_worker.errors import ConfigError, HexaWorkerError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors of the user's making end in one text on stderr."""
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter is no reason to fail
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except BrokenPipeError:
-        # whoever read our output has gone: point stdout at nothing, so that the interpreter's last flush is quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
+        silence(sys.stdout)
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        silence(sys.stdout)
+        return fail(f"the output cannot be written: {error.strerror}", EXIT_FAILED)
     return code
 
 

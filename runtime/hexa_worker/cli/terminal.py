@@ -3,6 +3,7 @@
 rich is imported when something is drawn for a human, never before.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -28,6 +29,29 @@ def clean(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def open_closed_streams() -> None:
+    """Let a standard stream that is closed be /dev/null, for this process and for those it starts.
+
+    Otherwise the next file or socket would become standard output, and Python would have none.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - positional-only
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def silence(stream: TextIO) -> None:
+    """Point a stream that cannot be written at nothing, so that the interpreter's last flush is quiet."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
 def colours(stream: TextIO) -> bool:
     """Whether `stream` may get colours."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -36,13 +60,16 @@ def colours(stream: TextIO) -> bool:
 def fail(text: str, code: int) -> int:
     """Write an error; returns `code`."""
     word = "\x1b[1;31merror:\x1b[0m" if colours(sys.stderr) else "error:"
-    print(f"{word} {text}", file=sys.stderr)
+    note(f"{word} {text}")
     return code
 
 
 def note(text: str) -> None:
     """Write something a human should know; it is no result, so it goes to stderr."""
-    print(text, file=sys.stderr)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody can read it; the exit code says enough
+        silence(sys.stderr)
 
 
 def write(text: str) -> None:
