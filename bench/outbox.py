@@ -196,7 +196,7 @@ async def _lateness(config: Config, connect: Callable[[], Any]) -> list[float]:
         group.start_soon(relay.run)
         source = await driver.subscribe(spec)
         connection = connect()
-        while relay.progress.state != "leading":
+        while relay.state != "leading":
             await anyio.sleep(0.01)
         for number in range(LATENCIES):
             await anyio.sleep(0.02)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+from msgspec.structs import replace
 
 from hexa_worker.actors.claimer import Claiming
 from hexa_worker.actors.environment import Environment, Journal, Suspects
@@ -277,6 +278,8 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     worker = config.file.worker
     logs = {plan.action: SubscriptionLog(plan.action, env.clock, worker.log.repeat_s) for plan in loaded.plans}
     supervisor = Supervisor(loaded.plans, env, policy=worker.restart, log=logs.__getitem__)
+    if report is not None and relay is not None:
+        report = partial(_report_outbox, report, relay)
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, stop, supervisor)
         if relay is not None:
@@ -297,6 +300,10 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     if report is not None:
         report(supervisor.report())
     return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
+
+
+def _report_outbox(report: Callable[[Report], None], relay: "Relay", one: Report) -> None:
+    report(replace(one, outbox=relay.report()))
 
 
 async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> None:

@@ -1,13 +1,17 @@
 """The outbox from a user's side: tables, a worker that relays, commands that show and mend."""
 
+import json
 import sqlite3
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from hexa_worker import Event
 from hexa_worker.outbox import Outbox
-from tests.e2e.project import HANDLERS, WORKER, Project
+from tests.e2e.on_brokers import free_port
+from tests.e2e.project import HANDLERS, LIMIT_S, WORKER, Project
 
 OUTBOX = """
 [outbox]
@@ -55,6 +59,37 @@ def test_a_relay_killed_between_sending_and_noting_repeats_what_it_had_in_hand_a
     project("outbox", "relay", "--until-idle")
     project("run", "--until-idle")
     assert (project.folder / "sibling.txt").read_text().split() == ids * 2
+
+
+def test_trace_tells_that_an_event_is_prepared_and_not_sent(project: Project) -> None:
+    (event_id,) = write(project, Event(channel="work", payload={"id": 1}))
+    assert project("trace", event_id).stdout == f"{event_id} is in the outbox: prepared, not sent yet\n"
+    assert project.json("trace", event_id) == {"root_id": event_id, "outbox": "waiting"}
+
+
+def test_status_pages_tell_of_the_relay(project: Project) -> None:
+    port = free_port()
+    worker = (project.folder / "worker.toml").read_text()
+    (project.folder / "worker.toml").write_text(worker.replace("[broker]", f"http = {{ port = {port} }}\n[broker]", 1))
+    write(project, *[Event(channel="work", payload={"id": number}) for number in range(3)])
+    with project.running("run") as running:
+        running.hear("relaying hexa_outbox")
+        deadline = time.monotonic() + LIMIT_S
+        while 'hexa_worker_outbox_relayed_events_total{process="0"} 3' not in (page := look(port, "metrics")):
+            assert time.monotonic() < deadline, page
+            time.sleep(0.1)
+        assert 'hexa_worker_outbox_leader{process="0"} 1' in page
+        assert 'hexa_worker_outbox_pending_events{process="0"}' in page
+        entries = json.loads(look(port, "status"))["data"]["statuses"]
+        (entry,) = [one for one in entries if one["id"] == "outbox"]
+        assert (entry["alive"], entry["ready"]) == (True, True)
+        assert "state=leading" in entry["tags"]
+        running.stop()
+
+
+def look(port: int, page: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=LIMIT_S) as answer:
+        return str(answer.read().decode())
 
 
 def test_making_the_tables_again_says_so_and_the_statements_can_be_had(project: Project) -> None:

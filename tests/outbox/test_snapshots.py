@@ -3,19 +3,25 @@
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hexa_worker import Event
+from hexa_worker.config.secret import Secret
 from hexa_worker.outbox.base import Store
 from hexa_worker.outbox.errors import OutboxError
+from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise, restore
 from hexa_worker.outbox.postgres import schema
 from hexa_worker.outbox.postgres.statements import Statements
+from hexa_worker.outbox.postgres.store import PostgresStore
+from hexa_worker.outbox.records import Held
 from tests.outbox.stage import Place, fetch_all, payloads
 
 pytestmark = pytest.mark.postgres
@@ -293,3 +299,41 @@ def test_making_the_tables_twice_changes_nothing(postgres_place: Place) -> None:
     postgres_place.write(1)
     assert initialise(postgres_place.config) == (1, 1)
     assert fetch_all(postgres_place.store()) == [1]
+
+
+RIGHTS = """
+CREATE ROLE {service} LOGIN;
+GRANT INSERT ON hexa_outbox TO {service};
+GRANT USAGE ON hexa_outbox_ids TO {service};
+GRANT SELECT, INSERT ON hexa_outbox_inbox TO {service};
+CREATE ROLE {relay} LOGIN;
+GRANT SELECT, TRUNCATE ON hexa_outbox, {parts} TO {relay};
+GRANT SELECT, UPDATE ON hexa_outbox_ids TO {relay};
+GRANT SELECT, INSERT, UPDATE, DELETE ON hexa_outbox_cursor, hexa_outbox_held, hexa_outbox_inbox TO {relay};
+"""
+
+
+def test_the_rights_that_the_page_names_are_enough(postgres_place: Place, unique_name: Callable[..., str]) -> None:
+    place = postgres_place
+    service, relay = (unique_name(name).replace("-", "_") for name in ("service", "relay"))
+    parts = ", ".join(STATEMENTS.parts)
+    owner = place.connect()
+    owner.execute(RIGHTS.format(service=service, relay=relay, parts=parts))
+    owner.commit()
+    url = place.options.url.reveal()
+    with psycopg.connect(url.replace("postgres@", f"{service}@")) as connection:
+        emit(place, connection, 1, "a")
+        with HandlerOutbox(place.outbox).transaction(connection, "do", "e"):
+            emit(place, connection, 2, "a")
+    store = PostgresStore(replace(place.options, url=Secret(url.replace("postgres@", f"{relay}@"))))
+    store.open()
+    assert store.lead()
+    batch = store.fetch(10)
+    assert batch is not None
+    assert payloads(batch.records) == [1, 2]
+    store.advance(batch.place, [Held(record=batch.records[1], state="refused")])
+    store.settle([batch.records[1].id], [])
+    assert store.status(0).pending == 0
+    assert store.clean(2**52) == 1
+    assert owner.execute("SELECT count(*) FROM hexa_outbox").fetchone()[0] == 0
+    store.close()

@@ -8,11 +8,17 @@ from typing import Any
 import click
 
 from hexa_worker.cli.project import Project, config_option, find_config, json_option, open_project, run_async
-from hexa_worker.cli.terminal import fail, note, write_json
+from hexa_worker.cli.terminal import fail, note, write, write_json
 from hexa_worker.desk.tracer import Traced, Tracer
 from hexa_worker.errors import ConfigError
 
 EXIT_FAILED = 1
+_IN_OUTBOX = {
+    "waiting": "prepared, not sent yet",
+    "refused": "the broker refuses it, it is tried again",
+    "behind": "it waits behind one of its key that the broker refuses",
+    "parked": "the broker refused it too often, see `hexa-worker outbox show`",
+}
 
 
 @click.command("trace", short_help="Show everything that came of one event, as a tree.")
@@ -50,6 +56,10 @@ def command(
         except KeyboardInterrupt:
             return 0  # it has no other end
     traced = run_async(_trace, path, rest[0])
+    if traced is None and (state := _in_outbox(path, rest[0])) is not None:
+        text = _IN_OUTBOX[state]
+        write_json({"root_id": rest[0], "outbox": state}) if as_json else write(f"{rest[0]} is in the outbox: {text}")
+        return 0
     if traced is None:
         return fail(f"nothing is known of {rest[0]!r}: neither remembered nor waiting in a channel", EXIT_FAILED)
     from hexa_worker.cli import tree  # noqa: PLC0415 - lazy by design
@@ -62,6 +72,18 @@ def command(
         for channel in traced.cut:
             note(f"{channel} is too long to be searched to its end")
     return 0
+
+
+def _in_outbox(path: Path, event_id: str) -> str | None:
+    """What became of an event that is written and not sent; None when there is no such event, or no outbox."""
+    from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
+
+    if load_config(path).file.outbox is None:
+        return None
+    from hexa_worker.cli.outbox.opening import open_outbox  # noqa: PLC0415 - only where there is one
+
+    with open_outbox(path) as store:
+        return store.find(event_id)
 
 
 async def _trace(path: Path, event_id: str) -> Traced | None:

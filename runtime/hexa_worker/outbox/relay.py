@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import anyio
-import msgspec
 from anyio.to_thread import run_sync
 
 from hexa_worker.backoff import Backoff
@@ -19,10 +18,11 @@ from hexa_worker.config.outbox import Outbox
 from hexa_worker.drivers.base import Driver
 from hexa_worker.errors import DriverError, DriverUnavailable
 from hexa_worker.faults import fault
-from hexa_worker.outbox.base import Batch, Line, Store
+from hexa_worker.outbox.base import Batch, Line, Status, Store
 from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import Held, Record
 from hexa_worker.outbox.turns import closes, refused, sort_out
+from hexa_worker.telemetry.report import OutboxReport
 
 STANDBY_S = 1.0
 """How often one that stands by tries to lead."""
@@ -31,30 +31,11 @@ SLICE_S = 0.2
 DOUBT_S = 3.0
 """After a pause of this length the relay asks whether it still leads before it sends."""
 CLEAN_S = 30.0
+STATUS_S = 5.0
 IDLE_LOOK_S = 0.1
 DUE = 100
 T = TypeVar("T")
 log = logging.getLogger("hexa_worker.outbox")
-
-
-class Progress(msgspec.Struct):
-    """What a relay has done in this process.
-
-    Attributes:
-        state: what it does now.
-        relayed: records that the broker confirmed.
-        refused: refusals, each attempt counted.
-        parked: records that were given up.
-        batches: how many batches it sent.
-        sending_s: seconds spent with publishing.
-    """
-
-    state: Literal["away", "standby", "leading"] = "away"
-    relayed: int = 0
-    refused: int = 0
-    parked: int = 0
-    batches: int = 0
-    sending_s: float = 0.0
 
 
 class Relay:
@@ -64,10 +45,19 @@ class Relay:
         store: its own connection to the outbox; opened and closed by it.
         driver: an open driver, without wire formats.
         options: the ``[outbox]`` table.
+
+    Attributes:
+        state: what it does now.
+        relayed: records that the broker confirmed.
+        refused: refusals, each attempt counted.
+        batches: how many batches it sent.
+        sending_s: seconds spent with that.
     """
 
     def __init__(self, store: Store, driver: Driver, options: Outbox) -> None:
-        self.progress = Progress()
+        self.state: Literal["away", "standby", "leading"] = "away"
+        self.relayed = self.refused = self.batches = 0
+        self.sending_s = 0.0
         self._store = store
         self._driver = driver
         self._options = options
@@ -81,6 +71,8 @@ class Relay:
         self._touched = 0.0
         self._look_at = 0.0
         self._clean_at = 0.0
+        self._status: Status | None = None
+        self._status_at = 0.0
 
     def stop(self) -> None:
         """End `run` behind the batch that is under way. Idempotent."""
@@ -113,17 +105,31 @@ class Relay:
                 if not self._stopping:
                     self._say(error)
             finally:
-                self.progress.state = "away"
+                self.state = "away"
                 with anyio.CancelScope(shield=True):
                     await self._call(self._store.close)
             await self._rest(backoff.next_s())
+
+    def report(self) -> OutboxReport:
+        """How it stands; what is told of the database is a few seconds old."""
+        status = self._status if self.state == "leading" else None
+        return OutboxReport(
+            state=self.state,
+            relayed=self.relayed,
+            refused=self.refused,
+            batches=self.batches,
+            sending_s=self.sending_s,
+            pending=0 if status is None else status.pending,
+            oldest_age_s=0.0 if status is None else status.oldest_age_s or 0.0,
+            parked=0 if status is None else status.parked,
+        )
 
     async def busy(self) -> bool:
         """Whether something is left to send, by whoever leads; true while nobody can tell.
 
         Cancellation: safe.
         """
-        if self.progress.state == "away":
+        if self.state == "away":
             return True
         try:
             return await self._call(self._store.busy)
@@ -133,19 +139,20 @@ class Relay:
     # -- one life
 
     async def _serve(self) -> None:
-        self.progress.state = "standby"
+        self.state = "standby"
         while not await self._call(self._store.lead):
             await self._rest(STANDBY_S)
             if self._stopping:
                 return
         log.info("relaying %s", self._options.table)
         self._said = ""
-        self.progress.state = "leading"
+        self.state = "leading"
         self._lines = await self._call(lambda: self._store.blocked(parked=self._holds))
         self._draining.clear()
         self._look_at = 0.0
         batch: Batch | None = None
         while not self._stopping:
+            await self._look()
             await self._mind_held()
             if batch is None:
                 batch = await self._fetch()
@@ -166,6 +173,12 @@ class Relay:
             before_ms = time.time_ns() // 1_000_000 - round(self._options.retention_s * 1000)
             await self._call(lambda: self._store.clean(before_ms))
         await self._call(lambda: self._store.wait(min(self._options.poll_s, SLICE_S)))
+
+    async def _look(self) -> None:
+        """Ask now and then how much waits, for `report`."""
+        if time.monotonic() >= self._status_at:
+            self._status = await self._call(lambda: self._store.status(time.time_ns() // 1_000_000))
+            self._status_at = time.monotonic() + STATUS_S
 
     async def _fetch(self) -> Batch | None:
         batch = await self._call(lambda: self._store.fetch(self._options.batch))
@@ -221,17 +234,15 @@ class Relay:
         failed = [
             (one, str(answer)) for one, answer in zip(records, answers, strict=True) if isinstance(answer, DriverError)
         ]
-        progress = self.progress
-        progress.sending_s += time.monotonic() - begin
-        progress.batches += 1
-        progress.relayed += len(records) - len(failed)
+        self.sending_s += time.monotonic() - begin
+        self.batches += 1
+        self.relayed += len(records) - len(failed)
         return failed
 
     def _held(self, record: Record, attempts: int, reason: str) -> Held:
         """What becomes of a refused record, said in the log."""
         held = refused(record, attempts, reason, self._options, time.time_ns() // 1_000_000)
-        self.progress.refused += 1
-        self.progress.parked += held.state == "parked"
+        self.refused += 1
         then = "is parked" if held.state == "parked" else f"is tried again in {self._options.retry_interval_s:g} s"
         log.warning("event %s for %s was refused and %s: %s", record.event_id, record.message.channel, then, reason)
         return held

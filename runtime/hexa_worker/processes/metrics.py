@@ -14,6 +14,16 @@ from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SETTLED: Final = ("acked", "dropped", "duplicates", "retried", "dead_lettered", "released", "lost")
+_OUTBOX: Final = (
+    ("hexa_worker_outbox_pending_events", "gauge", "Events that are written and not sent.", "pending"),
+    ("hexa_worker_outbox_oldest_event_age_seconds", "gauge", "Age of the oldest of them.", "oldest_age_s"),
+    ("hexa_worker_outbox_parked_events", "gauge", "Events that the broker refused too often.", "parked"),
+    ("hexa_worker_outbox_relayed_events_total", "counter", "Events that the broker confirmed.", "relayed"),
+    ("hexa_worker_outbox_refused_events_total", "counter", "Refusals by the broker.", "refused"),
+    ("hexa_worker_outbox_batches_total", "counter", "Batches that were sent.", "batches"),
+    ("hexa_worker_outbox_sending_seconds_total", "counter", "Time spent with sending them.", "sending_s"),
+)
+"""Name, kind, meaning and field of each metric of the outbox."""
 _FAILED: Final = ("failed", "timeouts", "undecodable")
 Labels = dict[str, str]
 Sample = tuple[str, Labels, float]
@@ -38,6 +48,7 @@ def _families(view: Overview) -> Iterator[Family]:
     yield from _deliveries(totals)
     yield from _outcomes(totals)
     yield from _gauges(view)
+    yield from _outbox(view)
 
 
 def _deliveries(totals: Counted) -> Iterator[Family]:
@@ -145,6 +156,21 @@ def _gauges(view: Overview) -> Iterator[Family]:
         "Deliveries that were in hand when a process died.",
         [("", {}, view.suspects)],
     )
+
+
+def _outbox(view: Overview) -> Iterator[Family]:
+    """Of the outbox's relay; nothing where there is none."""
+    relays = [
+        ({"process": str(process.slot)}, process.report.outbox)
+        for process in view.processes
+        if process.report.outbox is not None
+    ]
+    if not relays:
+        return
+    for name, kind, help_text, field in _OUTBOX:
+        yield name, kind, help_text, [("", labels, getattr(one, field)) for labels, one in relays]
+    leading = [("", labels, one.state == "leading") for labels, one in relays]
+    yield "hexa_worker_outbox_leader", "gauge", "Whether the process sends what is in the outbox.", leading
 
 
 def _labels(action: str, total: Total) -> Labels:

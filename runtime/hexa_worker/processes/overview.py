@@ -65,14 +65,24 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         for process in self.processes:
             place = f"process={process.slot}"
             tags = [place, f"phase={process.phase.name.lower()}", f"pid={process.pid}", f"restarts={process.restarts}"]
-            entries.append(_entry(f"process-{process.slot}", process.phase is not Phase.FAILED, process.ready, tags))
+            entries.append(
+                _entry(
+                    f"process-{process.slot}", alive=process.phase is not Phase.FAILED, ready=process.ready, tags=tags
+                )
+            )
             for one in process.report.subscriptions:
                 tags = [place, f"state={one.state.name.lower()}"]
                 if one.counters.parked:
                     tags.append(f"parked={one.counters.parked}")
                 if one.error and one.state not in READY:
                     tags.append(f"error={scrub(one.error)}")
-                entries.append(_entry(one.action, one.state is not State.FAILED, one.state in READY, tags))
+                entries.append(
+                    _entry(one.action, alive=one.state is not State.FAILED, ready=one.state in READY, tags=tags)
+                )
+            outbox = process.report.outbox
+            if outbox is not None:
+                tags = [place, f"state={outbox.state}", f"pending={outbox.pending}", f"parked={outbox.parked}"]
+                entries.append(_entry("outbox", alive=True, ready=outbox.state != "away", tags=tags))
         return entries
 
     def status(self) -> dict[str, Any]:
@@ -83,7 +93,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def _entry(name: str, alive: bool, ready: bool, tags: list[str]) -> dict[str, Any]:  # noqa: FBT001 - private
+def _entry(name: str, *, alive: bool, ready: bool, tags: list[str]) -> dict[str, Any]:
     return {"id": name, "alive": alive, "ready": ready, "tags": tags}
 
 

@@ -34,6 +34,30 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
     mailbox: int = 0
 
 
+class OutboxReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The outbox's relay in one process.
+
+    Attributes:
+        state: ``leading`` sends, ``standby`` waits for its turn, ``away`` has no database.
+        relayed: records that the broker has confirmed.
+        refused: refusals by the broker, each attempt counted.
+        batches: how many batches were sent.
+        sending_s: seconds spent with sending them.
+        pending: of the leader: how many events wait to be sent, a few seconds ago.
+        oldest_age_s: of the leader: how old the oldest of them was; 0 without any.
+        parked: of the leader: how many events were given up.
+    """
+
+    state: str = "away"
+    relayed: int = 0
+    refused: int = 0
+    batches: int = 0
+    sending_s: float = 0.0
+    pending: int = 0
+    oldest_age_s: float = 0.0
+    parked: int = 0
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One process.
 
@@ -42,11 +66,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         booted: the lifespan is up and every subscription was started once, whatever became of it. From then on
             the loop has to answer within `watchdog_s`.
         subscriptions: all of them.
+        outbox: its relay; None where it has none.
     """
 
     system: str = ""
     booted: bool = False
     subscriptions: tuple[SubscriptionReport, ...] = ()
+    outbox: OutboxReport | None = None
 
     @property
     def alive(self) -> bool:
