@@ -267,6 +267,52 @@ def test_subscriptions_that_disturb_each_other_are_refused(project: Project, tom
         assert error in project.error()
 
 
+# Channels
+
+
+@pytest.mark.parametrize(
+    ("driver", "channel", "problem"),
+    [
+        ("kafka", "orders created", "a topic is made of ASCII letters"),
+        ("kafka", "größe", "a topic is made of ASCII letters"),
+        ("kafka", "..", "a topic is made of ASCII letters"),
+        ("kafka", "x" * 250, "at most 249 letters"),
+        ("nats", "orders.*", "a subject is made of tokens"),
+        ("nats", "orders..created", "a subject is made of tokens"),
+        ("nats", "$JS.x", "a subject is made of tokens"),
+        ("nats", "x" * 1001, "at most 1000 bytes"),
+        ("pulsar", "orders/created", "no '/'"),
+        ("pulsar", "orders-partition-1", "not a partition's name"),
+        ("pulsar", "persistent://a/b", "is not a topic"),
+        ("kafka", "orders.created_2-x", None),
+        ("nats", "größe", None),
+        ("pulsar", "persistent://a/b/c", None),
+        ("embedded", "anything / at all", None),
+    ],
+)
+def test_a_channel_that_the_broker_could_not_have_is_refused(
+    project: Project, driver: str, channel: str, problem: str | None
+) -> None:
+    url = 'url = "pulsar://h:1"' if driver == "pulsar" else "" if driver == "embedded" else 'servers = ["h:1"]'
+    broker = f'[broker]\ndriver = "{driver}"\n{url}\n'
+    project.write("h.py", f'@subscribe("{channel}", action="do")\nasync def do(payload: Any) -> None: ...\n')
+    project.toml(broker)
+    if problem is None:
+        assert project.plan().channels == (channel,)
+        return
+    told = project.error()
+    assert told.startswith("h.py:3 do: ")
+    assert problem in told
+    project.toml(f'{broker}[subscriptions.do]\nchannel = "{channel}"\n')
+    assert project.error().startswith("worker.toml: subscriptions.do.channel: ")
+
+
+def test_a_name_of_retries_that_nats_could_not_have_is_refused(project: Project) -> None:
+    project.write("h.py", '@subscribe("work", action="do")\nasync def do(payload: Any) -> None: ...\n')
+    project.toml('[broker]\ndriver = "nats"\nservers = ["h:1"]\n[subscriptions.do]\nretry_channel = "a..b"\n')
+    assert project.error().startswith("worker.toml: subscriptions.do.retry_channel: 'a..b.dlq' cannot be a channel")
+
+
 # Lifespans
 
 

@@ -1,7 +1,7 @@
 """Puts one subscription together: worker.toml over decorator over defaults."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,9 @@ from hexa_worker.config.mistakes import key_path
 from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.rules import check_channels
+from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.core.effects import EffectKey, by_event, by_field, by_header
+from hexa_worker.core.naming import channel_problem
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import Middleware
@@ -63,6 +65,8 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
     timeout_s = DEFAULT_TIMEOUT_S if settings["timeout_s"] is None else settings["timeout_s"]
     batch_wait_s = settings["batch_wait_s"]
+    retry_base = written.retry_channel or group
+    _check_names(driver_name(config), channels, retry_base, where)
     return Plan(
         action=mark.action,
         handler=handler,
@@ -70,7 +74,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         channels=channels,
         pattern=settings["pattern"],
         group=group,
-        retry_base=written.retry_channel or group,
+        retry_base=retry_base,
         start=written.start,
         concurrency=concurrency,
         mailbox=written.mailbox or DEFAULT_MAILBOX,
@@ -139,12 +143,29 @@ class _Places:
         self._written = written
 
     def of(self, key: str) -> str:
-        if getattr(self._written, key) is None:
-            return self._handler.where
-        return self.in_file(key)
+        return self.in_file(key) if self.wrote(key) else self._handler.where
+
+    def wrote(self, key: str) -> bool:
+        """Whether worker.toml says it."""
+        return getattr(self._written, key) is not None
 
     def in_file(self, *keys: str) -> str:
         return f"{short_path(str(self._config.path))}: {key_path(('subscriptions', self._action, *keys))}"
+
+
+def _check_names(driver: str, channels: Sequence[str], retry_base: str, where: _Places) -> None:
+    """What no broker of this kind could have, told before one is asked."""
+    for channel in channels:
+        problem = channel_problem(driver, channel)
+        if problem:
+            key = "channel" if where.wrote("channel") else "channels"
+            raise ConfigError(problem, where=where.of(key), hint=f"the driver is {driver}")
+    problem = channel_problem(driver, dead_letter_channel(retry_base))
+    if problem:
+        key = "retry_channel" if where.wrote("retry_channel") else "group"
+        raise ConfigError(
+            problem, where=where.of(key), hint="its retries and dead letters are named so: set retry_channel"
+        )
 
 
 def _said_by(marked: Marked) -> Subscription:

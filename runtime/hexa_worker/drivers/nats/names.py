@@ -8,10 +8,10 @@ A doubled ``~~`` cannot come from a channel, so it marks the streams of retry la
 import hashlib
 import re
 
+from hexa_worker.core.naming import channel_problem
 from hexa_worker.errors import DriverRejected
 
 TOKEN_LIMIT = 110
-SUBJECT_LIMIT = 1_000
 RETRY_DURABLE = "retry"
 LEASES_STREAM = "hexa~~leases"
 LEASES_PREFIX = "hexa.~~leases"
@@ -19,18 +19,13 @@ MARK = "~~"
 """In the name of every stream that keeps no channel of its own."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
-_SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(?:\.[^\s.*>\x00-\x1f\x7f]+)*")
 
 
 def check_channel(channel: str) -> None:
     """Raise DriverRejected unless `channel` can be a subject of a stream."""
-    if _SUBJECT.fullmatch(channel) is None or channel.startswith(("$", "_INBOX.")):
-        raise DriverRejected(
-            f"{channel[:100]!r} cannot be a channel: a subject is made of tokens joined by dots, "
-            "without spaces, '*', '>' and a leading '$'"
-        )
-    if len(channel.encode()) > SUBJECT_LIMIT:
-        raise DriverRejected(f"a channel's name is at most {SUBJECT_LIMIT} bytes long: {channel[:100]!r}…")
+    problem = channel_problem("nats", channel)
+    if problem:
+        raise DriverRejected(problem)
 
 
 def token(name: str) -> str:

@@ -1,19 +1,14 @@
 """Channels and topics: what a channel is called in Pulsar, and where in it a message lies."""
 
-import re
-
+from hexa_worker.core.naming import channel_problem
 from hexa_worker.errors import DriverRejected
 
-NAME_LIMIT = 1_000
 DEAD_LETTERS = ".dlq"
 DESK_SUBSCRIPTION = "hexa-worker-desk"
 """The subscription that keeps dead letters until they are removed."""
 UNREAD_SUBSCRIPTION = "hexa-worker-unread"
 """The subscription that keeps what is published to a channel until it has a subscription of somebody's own."""
 
-_FORBIDDEN = re.compile(r"[/\x00-\x1f\x7f\ud800-\udfff]|://")
-_PARTITION = re.compile(r"-partition-\d+")
-_FULL = re.compile(r"persistent://[^/\s]+/[^/\s]+/[^/\x00-\x1f\x7f\ud800-\udfff]+")
 
 LEDGER_BITS, ENTRY_BITS, BATCH_BITS = 27, 25, 11
 LEDGERS, ENTRIES, BATCHES = 1 << LEDGER_BITS, 1 << ENTRY_BITS, 1 << BATCH_BITS
@@ -37,16 +32,11 @@ class Topics:
         Raises:
             DriverRejected: it cannot be one.
         """
+        problem = channel_problem("pulsar", channel)
+        if problem:
+            raise DriverRejected(problem)
         if channel.startswith("persistent://"):
-            if _FULL.fullmatch(channel) is None or len(channel.encode()) > NAME_LIMIT:
-                raise DriverRejected(f"{channel[:100]!r} is not a topic: persistent://tenant/namespace/name")
             return channel
-        if not channel.strip() or _FORBIDDEN.search(channel) or _PARTITION.search(channel[-20:]):
-            raise DriverRejected(
-                f"{channel[:100]!r} cannot be a channel: no '/', no control characters, and not a partition's name"
-            )
-        if len(channel.encode()) > NAME_LIMIT:
-            raise DriverRejected(f"a channel's name is at most {NAME_LIMIT} bytes long: {channel[:100]!r}…")
         return f"{self._prefix}{channel}{self._suffix}"
 
     def channel(self, topic: str) -> str:
