@@ -21,7 +21,7 @@ DEBIAN = "2.9"
 Login = Literal["users", "token", "creds"]
 
 _CONFIG = """
-server_name: hexa
+server_name: hexa-{client}
 listen: "127.0.0.1:{client}"
 http: "127.0.0.1:{http}"
 """

@@ -12,11 +12,12 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.errors import Error as NatsError
 
 from hexa_worker.config.nats import Nats
@@ -25,7 +26,7 @@ from hexa_worker.drivers.nats.asking import REFUSED, Answers, Asking
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, Subscribed, status_of
 from hexa_worker.drivers.nats.security import connect_options
-from hexa_worker.drivers.nats.transport import Transport, close_client
+from hexa_worker.drivers.nats.transport import KnowingClient, Transport, close_client, members_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 CONNECT_S = 4.0
@@ -66,6 +67,7 @@ class Connection:
         self._deaf: DriverRejected | None = None
         self._closed = False
         self._served = False  # by JetStream, ever
+        self._members: Sequence[Srv] = ()
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._sids = itertools.count(_FIRST_SID)
         self._subscribed: dict[bytes, Subscribed] = {}
@@ -144,7 +146,7 @@ class Connection:
 
     async def _connect(self) -> None:
         arguments = connect_options(self.options, self._folder)
-        client = Client()
+        client = KnowingClient(self._members)
         parser = client._ps = FrameParser(client)  # noqa: SLF001 - the one place to see frames before they are messages
         client._transport = Transport()  # noqa: SLF001 - see there
         seen: list[Exception] = []
@@ -192,6 +194,8 @@ class Connection:
         reader._limit = READ_BUFFER  # noqa: SLF001 - fewer pauses of the socket under load
         parser.sinks = {sid: one.sink for sid, one in self._subscribed.items()}
         parser.refused = self._refused
+        parser.informed = partial(self._informed, client)
+        self._informed(client, self.info)
         self._deaf = None
         self.generation += 1
         self._up.set()
@@ -200,6 +204,10 @@ class Connection:
             return  # lost already
         for listener in tuple(self._listeners):
             listener(True)  # noqa: FBT003 - see on_change
+
+    def _informed(self, client: Client, info: dict[str, Any]) -> None:
+        """The server tells who else is in its cluster: one of them will do when it is gone."""
+        self._members = members_of(client, info) or self._members
 
     def _drop(self, failure: DriverError) -> Client | None:
         """Note that there is no connection; returns the client that was."""

@@ -40,6 +40,10 @@ _NO_HEADERS: Headers = ()
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
+_PASSING = frozenset({"server shutdown", "leadership change"})
+"""Of a rolling restart: what was asked for is asked again, of whoever answers then."""
+
+
 class Token(msgspec.Struct, frozen=True):
     """A delivery's handle.
 
@@ -115,6 +119,7 @@ class Feed:
         self._first = self._token(1)
         self._pulls: dict[int, int] = {}
         self._pulled = 0
+        self._said: set[str] = set()  # of what servers say of pulls, each once
         self._top = 0
         self._floor = 0
         self.outstanding = 0
@@ -321,7 +326,10 @@ class Feed:
         self.outstanding = max(self.outstanding - left, 0)
         if code == 503 or (code == 409 and "deleted" in text.lower()):  # noqa: PLR2004 - no such consumer
             self.missing = True
-        elif code not in {404, 408} and not (code == 409 and "shutdown" in text.lower()):  # noqa: PLR2004
+        elif code in {404, 408} or (code == 409 and text.lower() in _PASSING):  # noqa: PLR2004
+            log.debug("pull from %s of stream %s: %d %s", self.durable, self.stream, code, text)
+        elif text not in self._said:
+            self._said.add(text)
             log.warning("pull from %s of stream %s: %d %s", self.durable, self.stream, code, text)
 
     # -- claims

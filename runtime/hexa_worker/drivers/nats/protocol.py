@@ -31,6 +31,7 @@ class FrameParser(Parser):
         pongs: resolved one by one, in order, by the server's answers to our pings.
         heard_at: when the server last said anything (monotonic).
         refused: called with what the server says that it refuses.
+        informed: called with what it says of itself and its cluster, after its greeting.
     """
 
     def __init__(self, client: Any) -> None:
@@ -38,6 +39,7 @@ class FrameParser(Parser):
         self.pongs: deque[Future[None]] = deque()
         self.heard_at = monotonic()
         self.refused: Callable[[str], None] = _ignore
+        self.informed: Callable[[dict[str, Any]], None] = _ignore
         super().__init__(client)
 
     def reset(self) -> None:
@@ -116,7 +118,9 @@ class FrameParser(Parser):
                 if not pong.done():
                     pong.set_result(None)
         elif line.startswith(b"INFO "):
-            await self.nc._process_info(json.loads(line[5:]))  # noqa: SLF001
+            info = json.loads(line[5:])
+            await self.nc._process_info(info)  # noqa: SLF001
+            self.informed(info)
         elif line.startswith(b"-ERR"):
             text = line[4:].strip().decode(errors="replace")
             self.refused(text)
@@ -125,7 +129,7 @@ class FrameParser(Parser):
             raise ProtocolError
 
 
-def _ignore(_text: str) -> None:
+def _ignore(_said: object) -> None:
     """Nobody wants to know."""
 
 

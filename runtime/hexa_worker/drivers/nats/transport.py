@@ -1,10 +1,11 @@
 """The socket under a client of nats-py: its first words, its encryption, its end."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.transport import TcpTransport
 
 CLOSE_S = 2.0
@@ -37,6 +38,35 @@ class Transport(TcpTransport):
                 return
             payload, self._greeted = self._greeting, True
         super().write(payload)  # type: ignore[no-untyped-call]
+
+
+class KnowingClient(Client):
+    """Tries servers of a cluster that an earlier client was told of, too, beside those it is given.
+
+    Args:
+        known: these servers, see `members_of`.
+    """
+
+    def __init__(self, known: Sequence[Srv]) -> None:
+        super().__init__()
+        self._known = known
+
+    def _setup_server_pool(self, connect_url: list[str]) -> None:
+        super()._setup_server_pool(connect_url)
+        given = {server.uri.netloc.rpartition("@")[2] for server in self._server_pool}
+        seed = self._server_pool[0].uri
+        login, at, _ = seed.netloc.rpartition("@")
+        for server in self._known:
+            place = server.uri.netloc.rpartition("@")[2]
+            if place not in given:
+                uri = server.uri._replace(scheme=seed.scheme, netloc=f"{login}{at}{place}")
+                self._server_pool.append(Srv(uri, discovered=True, tls_name=server.tls_name))
+
+
+def members_of(client: Client, info: Mapping[str, Any]) -> Sequence[Srv]:
+    """The servers of the cluster, as the one that `client` is connected to has just told."""
+    told = set(info.get("connect_urls") or ())
+    return [server for server in client._server_pool if server.uri.netloc.rpartition("@")[2] in told]  # noqa: SLF001 - not public
 
 
 async def close_client(client: Client) -> None:
