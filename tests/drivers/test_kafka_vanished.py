@@ -77,13 +77,18 @@ async def _refusal(source: Source) -> str:
 async def test_a_channel_that_is_deleted_is_told_and_waited_for(kafka: Broker, unique_name: Name) -> None:
     one = spec(unique_name())
     await make_topic(kafka.address, one.channels[0])
-    async with opened(kafka.address, create_channels=False) as driver, subscribed(driver, one) as source:
+    async with (
+        opened(kafka.address, create_channels=False, timeout_s=2.0) as driver,
+        subscribed(driver, one) as source,
+    ):
         await publish(driver, one.channels[0], b"old")
         await take(source, 1)
         await delete_topics(kafka.address, one.channels[0])
         assert one.channels[0] in await _refusal(source)
         with pytest.raises(DriverUnavailable):  # it does not look well in between
             await source.receive(1, PLENTY)
+        with pytest.raises(DriverUnavailable, match="no such topic"):  # what is emitted waits for it, too
+            await publish(driver, one.channels[0], b"lost")
         await make_topic(kafka.address, one.channels[0])
         await patiently(lambda: publish(driver, one.channels[0], b"new"))
         assert [got.payload for got in await take(source, 1)] == [b"new"]

@@ -67,7 +67,7 @@ class Registry:
 
         Raises:
             DriverRejected: there is no such topic and it may not be made.
-            DriverUnavailable: the broker is away.
+            DriverUnavailable: the broker is away; or the topic is, which has been there: it may come back.
         """
         if time.monotonic() - self._asked_at < REMEMBER_S:
             count = self._known.get(channel)
@@ -85,12 +85,20 @@ class Registry:
                 self._failed_at, self._failure = time.monotonic(), str(error)
                 raise
             if channel not in known:
-                await self._make([channel])
+                await self._make_now(channel)
             self._seen.add(channel)
             count = self._known.get(channel)
             if count is None:
                 raise DriverUnavailable(f"kafka: topic {channel} has just been deleted")
             return count
+
+    async def _make_now(self, channel: str) -> None:
+        try:
+            await self._make([channel])
+        except DriverRejected as error:
+            if channel in self._seen and not self.keeps_failures(channel):  # of those the settler takes care
+                raise DriverUnavailable(str(error)) from error
+            raise
 
     async def ensure(self, specs: Sequence[SubscriptionSpec]) -> None:
         """Make sure that everything exists that the subscriptions read or that their failures are written to.
@@ -128,8 +136,8 @@ class Registry:
         new = [self._new_channel(name) for name in missing if name not in self._failures]
         for spec in {spec.action: spec for name, spec in self._failures.items() if name in missing}.values():
             new += [topic for topic in await self._failure_topics(spec) if topic.name in missing]
-        await self._topics.create(new)
-        for name in self._seen.intersection(missing):
+        made = await self._topics.create(new)
+        for name in self._seen & made:
             log.warning("kafka: topic %s was gone; it has been made again, and is empty", name)
         await self.refresh()
 

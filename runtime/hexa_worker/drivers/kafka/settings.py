@@ -65,10 +65,12 @@ def warning_of(settings: Settings, name: str, server: str, *, largest: int, dela
     if int(settings.get(BYTES, -1)) >= 0:
         kept = _command(server, name, BYTES, "-1")
         said.append(f"{BYTES}={settings[BYTES]}: the oldest are gone once there is more of them: {kept}")
-    if delay_ms is not None and settings.get(CLOCK) == "LogAppendTime":
-        clock = _command(server, name, CLOCK, "CreateTime")
-        said.append(f"{CLOCK}=LogAppendTime: retries are early or late by what clocks differ: {clock}")
     return "; ".join(said)
+
+
+def note_of(settings: Settings) -> str:
+    """What else is worth knowing of a retry or dead-letter topic; empty: nothing."""
+    return "stamped by the brokers' clock" if settings.get(CLOCK) == "LogAppendTime" else ""
 
 
 def _command(server: str, name: str, setting: str, value: str) -> str:

@@ -12,7 +12,7 @@ from hexa_worker.drivers.kafka.channels import channels_of
 from hexa_worker.drivers.kafka.group import ASSIGNORS
 from hexa_worker.drivers.kafka.registry import LOOKED_AT
 from hexa_worker.drivers.kafka.rights import rights_of
-from hexa_worker.drivers.kafka.settings import largest_record, problem_of, warning_of
+from hexa_worker.drivers.kafka.settings import largest_record, note_of, problem_of, warning_of
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverRejected
 
@@ -52,7 +52,8 @@ async def _kept(topics: Topics, options: Kafka, spec: SubscriptionSpec, findings
             own, delay_ms = settings[one.name], None if one.kind == "dead letter" else delays.get(one.name, 0)
             problem = one.problem or problem_of(own, one.name, server)
             warning = warning_of(own, one.name, server, largest=largest, delay_ms=delay_ms)
-            one = structs.replace(one, problem=problem, warning=warning)  # noqa: PLW2901 - the same, with more told
+            note = ", ".join(filter(None, (one.note, note_of(own))))
+            one = structs.replace(one, problem=problem, warning=warning, note=note)  # noqa: PLW2901 - with more told
         told.append(one)
     return told
 

@@ -95,14 +95,17 @@ class Topics:
                 raise DriverUnavailable(f"kafka: no leader for topic {min(missing)}")
             await asyncio.sleep(_NEW_TOPIC_POLL_S)
 
-    async def create(self, topics: Sequence[NewTopic]) -> None:
+    async def create(self, topics: Sequence[NewTopic]) -> frozenset[str]:
         """Create topics; one that exists by now is as good as made.
+
+        Returns:
+            The names of those that did not exist.
 
         Raises:
             DriverRejected: the broker refuses one, with its name and reason.
         """
         if not topics:
-            return
+            return frozenset()
         found, _ = await self.look([topic.name for topic in topics])
         denied = sorted(name for name, one in found.items() if one["error_code"] == _AUTHORIZATION_FAILED)
         if denied:  # they may exist, or be made and never seen
@@ -116,6 +119,7 @@ class Topics:
                 error = for_code(code)(*rest[:1])
                 raise driver_error(error, f"creating topic {name}") from error
         await self.partitions(wait_leaders_of=[topic.name for topic in topics], hidden=hidden)
+        return frozenset(topic.name for topic in topics).difference(hidden)
 
     async def _created(self, topics: Sequence[NewTopic]) -> Any:
         """The cluster's answer to a request for topics, once it has a broker that could hold one.
