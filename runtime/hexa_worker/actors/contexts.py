@@ -4,10 +4,16 @@ A lane is one task for thousands of deliveries, so their context is not a task's
 each delivery that changed its context: comparing contexts costs next to nothing as long as nobody set a variable.
 """
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import copy_context
 from types import coroutine
 from typing import Any
+
+from anyio import get_current_task
+
+from hexa_worker.core.lineage import lineage_of
+from hexa_worker.core.message import Delivery
+from hexa_worker.telemetry.log import IN_HAND, coordinates
 
 _RENEW = object()
 
@@ -38,3 +44,33 @@ def in_copies(work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
 def renew() -> Generator[Any, Any, None]:
     """Go on in a new copy of the context that `in_copies` was begun in. Never suspends."""
     yield _RENEW
+
+
+def name_hand(action: str, hand: Callable[[], Sequence[Delivery]], *, threads: bool) -> None:
+    """Let log lines of any library tell the delivery that they are about: those of this task, a lane's.
+
+    Costs nothing per delivery. A task that a handler began may outlive the delivery, so its lines tell none.
+
+    Args:
+        action: the subscription's name.
+        hand: what the lane has in hand now.
+        threads: its handler runs in threads, each of which has ended when the lane goes on.
+    """
+    lane = get_current_task().id
+
+    def told() -> Mapping[str, object]:
+        deliveries = hand()
+        if not deliveries or not _is_here(lane, threads=threads):
+            return {}
+        if len(deliveries) > 1:
+            return {"action": action, "in_hand": len(deliveries)}
+        return coordinates(action, deliveries[0], lineage_of(deliveries[0]))
+
+    IN_HAND.set(told)
+
+
+def _is_here(lane: int, *, threads: bool) -> bool:
+    try:
+        return get_current_task().id == lane
+    except RuntimeError:  # a thread, with no event loop
+        return threads

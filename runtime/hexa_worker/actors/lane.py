@@ -14,7 +14,7 @@ import anyio
 from anyio import CancelScope, get_current_task
 from anyio.lowlevel import checkpoint
 
-from hexa_worker.actors.contexts import in_copies, renew
+from hexa_worker.actors.contexts import in_copies, name_hand, renew
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.mailbox import Mailbox, Queue
@@ -141,6 +141,8 @@ class Lane:
 
         Cancellation: what is in hand is concluded as interrupted, so it is released, not failed.
         """
+        plan = self._parts.plan
+        name_hand(plan.action, lambda: self.current, threads=plan.handler.style != "async")
         await in_copies(self._run())
 
     async def _run(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from hexa_worker.config.secret import HIDDEN, names_secret, scrub
-from hexa_worker.telemetry.log import FIELDS
+from hexa_worker.telemetry.log import FIELDS, IN_HAND
 
 MESSAGE_LIMIT: Final = 16 * 1024
 """Characters of a message, or of a field, that a line has; the rest is cut and counted."""
@@ -31,8 +31,10 @@ _STANDARD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime"
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     """What a line has beside its text: the fields of the worker's own loggers, and any logger's ``extra=``."""
     said = record.__dict__
-    fields = said.get(FIELDS)
-    fields = dict(fields) if isinstance(fields, Mapping) else {}
+    own = said.get(FIELDS)
+    if own is None and (told := IN_HAND.get()) is not None:
+        own = told()
+    fields = dict(own) if isinstance(own, Mapping) else {}
     if len(said) > _USUAL_COUNT:
         fields |= {name: value for name, value in said.items() if name not in _STANDARD}
     return {name: _plain(name, value) for name, value in fields.items() if value is not None}

@@ -6,16 +6,19 @@ Error texts are the user's own words about their own failure and are shown; ever
 import logging
 import re
 from collections.abc import Callable, Hashable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from hexa_worker.clock import Clock
-from hexa_worker.core.lineage import Lineage, lineage_of
-from hexa_worker.core.message import Delivery
+from hexa_worker.core.lineage import CORRELATION_ID, Lineage, lineage_of
+from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.settlement import DeadLettered, Failure, Postponed, RetryAt
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected
 
 FIELDS = "hexa_worker_fields"
 """The attribute of a log record that holds its structured fields."""
+IN_HAND: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("in hand", default=None)
+"""What names the delivery that a log line of any library is about, where it is written by its handler."""
 LOST_REPEAT_S = 10.0
 AWAY_REPEAT_S = 30.0
 """How often it is said that the broker is still away, for the same reason."""
@@ -42,11 +45,14 @@ class DeliveryLogger(logging.LoggerAdapter[logging.Logger]):
 
 def coordinates(action: str, delivery: Delivery, lineage: Lineage) -> dict[str, object]:
     """What names a delivery in a log line."""
+    correlation = header(delivery.headers, CORRELATION_ID)
     return {
         "action": action,
         "channel": delivery.channel,
         "message_id": delivery.message_id,
+        "event_id": lineage.event_id,
         "root_id": lineage.root_id,
+        "correlation_id": None if correlation is None else correlation.decode(errors="replace"),
         "attempt": delivery.attempt,
     }
 
@@ -109,7 +115,7 @@ class SubscriptionLog:
         else:
             level, following = logging.ERROR, "dead letter"
         fields: dict[str, object] = {"next": following, "error": failure.error, "reason": failure.reason}
-        if failure.traceback and self.debug:
+        if failure.traceback and (self.debug or isinstance(settlement, DeadLettered)):
             fields["traceback"] = failure.traceback
         self._write_kept(
             line, level, f"handler failed: {failure.message or failure.error}", settlement.delivery, fields
@@ -199,7 +205,7 @@ class SubscriptionLog:
         now = self._clock.monotonic()
         for line in self._last.values():
             if line.quiet and line.text and (at_end or now - line.since >= self._repeat_s):
-                fields = {"action": self.action, **line.fields, "repeated": line.quiet}
+                fields = {"action": self.action, **line.fields, "traceback": None, "repeated": line.quiet}
                 self._logger.log(line.level, "%s (and more like it)", line.text, extra={FIELDS: fields})
                 line.quiet = 0
 
