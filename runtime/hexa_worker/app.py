@@ -155,6 +155,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     stuck: Callable[[Delivery], None] | None = None,
     report: Callable[[Report], None] | None = None,
     claims: ClaimStore | None = None,
+    transactions: "Transactions | None" = None,
     survey: bool = False,
 ) -> int:
     """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
@@ -172,6 +173,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         stuck: told of a delivery whose handler ignores its cancellation.
         report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
         claims: instead of the configured claim store, where deduplication is on.
+        transactions: instead of the configured outbox, which is not relayed then.
         survey: look at the broker once every subscription was started, and warn of what will be lost.
 
     Raises:
@@ -203,9 +205,9 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             grace_s=config.file.worker.shutdown_grace_s,
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
-            transactions=_transactions(config, clock),
+            transactions=transactions or _transactions(config, clock),
         )
-        relay = _relay(config, driver)
+        relay = _relay(config, driver) if transactions is None else None
         return await _supervise(
             config, loaded, env, stop, relay=relay, until_idle=until_idle, report=report, survey=survey
         )

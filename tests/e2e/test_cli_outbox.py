@@ -67,6 +67,13 @@ def test_trace_tells_that_an_event_is_prepared_and_not_sent(project: Project) ->
     assert project.json("trace", event_id) == {"root_id": event_id, "outbox": "waiting"}
 
 
+def test_check_connect_looks_at_the_outbox(project: Project) -> None:
+    assert "outbox" in project("check", "--connect").stdout
+    assert "version 1, 0 events pending, 0 parked" in project("check", "--connect").stdout
+    (project.folder / "shop.db").unlink()
+    assert "WARNING: " in project("check", "--connect").stdout
+
+
 def test_status_pages_tell_of_the_relay(project: Project) -> None:
     port = free_port()
     worker = (project.folder / "worker.toml").read_text()

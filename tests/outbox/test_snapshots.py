@@ -327,6 +327,7 @@ def test_the_rights_that_the_page_names_are_enough(postgres_place: Place, unique
             emit(place, connection, 2, "a")
     store = PostgresStore(replace(place.options, url=Secret(url.replace("postgres@", f"{relay}@"))))
     store.open()
+    assert store.lacking() == []
     assert store.lead()
     batch = store.fetch(10)
     assert batch is not None
@@ -336,4 +337,9 @@ def test_the_rights_that_the_page_names_are_enough(postgres_place: Place, unique
     assert store.status(0).pending == 0
     assert store.clean(2**52) == 1
     assert owner.execute("SELECT count(*) FROM hexa_outbox").fetchone()[0] == 0
+    store.close()
+    owner.execute(f"REVOKE TRUNCATE ON hexa_outbox_3 FROM {relay}; REVOKE UPDATE ON hexa_outbox_ids FROM {relay}")
+    owner.commit()
+    store.open()
+    assert store.lacking() == ["TRUNCATE on hexa_outbox_3", "UPDATE on hexa_outbox_ids"]
     store.close()

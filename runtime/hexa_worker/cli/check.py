@@ -82,8 +82,14 @@ def _plain_all(path: str, name: str, plans: "Sequence[Plan]", found: Look | None
         return {"file": path, "name": name, "subscriptions": subscriptions}
     for one in subscriptions:
         one["findings"] = plain_findings(found, one["action"])
-    told = {"file": path, "name": name, "broker": plain_broker(found), "subscriptions": subscriptions}
-    return {**told, "claims": list(found.claims)} if found.claims else told
+    told: dict[str, Any] = {
+        "file": path,
+        "name": name,
+        "broker": plain_broker(found),
+        "subscriptions": subscriptions,
+    }
+    told |= {"claims": list(found.claims)} if found.claims else {}
+    return told if found.outbox is None else {**told, "outbox": found.outbox}
 
 
 def _verdict(file: str, count: int, found: Look | None, *, silent: bool) -> int:

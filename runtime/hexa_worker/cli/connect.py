@@ -1,5 +1,6 @@
 """What ``check --connect`` finds at the broker, for people and for machines. Nothing there is changed."""
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Look(NamedTuple):
-    """What was found: facts about the broker, findings for each action, and what is wrong with the claim store."""
+    """What was found: of the broker, for each action, what is wrong with the claim store, and of the outbox."""
 
     driver: str
     facts: Mapping[str, str]
     findings: "Mapping[str, Sequence[Finding]]"
     claims: Sequence[str] = ()
+    outbox: str | None = None
 
     @property
     def warnings(self) -> "list[Finding]":
@@ -50,7 +52,28 @@ async def look(config: "Config", loaded: "Loaded") -> Look:
     async with opened(make_driver(config)) as driver:
         facts = await driver.inspect()
         findings = {spec.action: await driver.survey(spec) for spec in specs(loaded)}
-        return Look(driver.capabilities.name, facts, findings, await _look_at_claims(config))
+        return Look(driver.capabilities.name, facts, findings, await _look_at_claims(config), _look_at_outbox(config))
+
+
+def _look_at_outbox(config: "Config") -> str | None:
+    """What was found of the outbox, in a few words; None where there is none. It keeps no worker from starting."""
+    if config.file.outbox is None:
+        return None
+    from hexa_worker.outbox.errors import OutboxError, OutboxUnavailable  # noqa: PLC0415 - lazy by design
+    from hexa_worker.outbox.opening import make_store  # noqa: PLC0415 - lazy by design
+
+    store = make_store(config)
+    try:
+        store.open()
+        lacking = store.lacking()
+        if lacking:
+            return f"WARNING: a relay lacks {', '.join(lacking)}"
+        status = store.status(time.time_ns() // 1_000_000)
+    except (OutboxError, OutboxUnavailable) as error:
+        return f"WARNING: {error}"
+    finally:
+        store.close()
+    return f"version {status.version}, {status.pending} events pending, {status.parked} parked"
 
 
 async def _look_at_claims(config: "Config") -> list[str]:
@@ -90,6 +113,8 @@ def draw(found: Look) -> None:
         write(f"{name:<{width}}  {clean(value)}")
     for warning in found.claims:
         write(f"{'claims':<{width}}  WARNING: {clean(warning)}")
+    if found.outbox is not None:
+        write(f"{'outbox':<{width}}  {clean(found.outbox)}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     table.add_column("action", style="bold cyan", overflow="fold")
     table.add_column("needs")

@@ -109,6 +109,10 @@ class Store(Protocol):
         """Remove what was sent, and claims of what was handled, before a time; returns how many claims."""
         ...
 
+    def lacking(self) -> Sequence[str]:
+        """What a relay with this login may not do, though it must: ``TRUNCATE on hexa_outbox_0``."""
+        ...
+
     def busy(self) -> bool:
         """Whether something can be sent now, or will be tried again by itself. Needs no leadership."""
         ...

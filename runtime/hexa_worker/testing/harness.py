@@ -5,6 +5,7 @@ middlewares, lifespan, retries, dead letters. Only the broker and the clock are 
 """
 
 import contextlib
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -23,7 +24,8 @@ from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.memory import MemoryClaims
-from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
+from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError
 from hexa_worker.handlers.api import Event
@@ -31,6 +33,7 @@ from hexa_worker.handlers.loader import load_plans, plans_in
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.stop import CANCEL, StopSignals
 from hexa_worker.telemetry.report import Report
+from hexa_worker.testing.outbox import Crashes, CrashingSource, HarnessOutbox
 from hexa_worker.testing.records import Emitted, Settled, emitted, settled
 from hexa_worker.testing.virtual import Backend, VirtualTime
 
@@ -51,6 +54,8 @@ class Harness:
         settings: what worker.toml would say under ``[subscriptions]``, by action.
         state: `Context.state` for the handlers, instead of what their lifespan yields.
         backend: the event loop to run on.
+        outbox: a SQLite connection, in memory if you like, that handlers use by `Context.outbox` and
+            `Context.transaction`: its tables are made, and what is committed is sent.
 
     Attributes:
         acked: deliveries that are done, in the order they were settled; dropped ones are among them.
@@ -69,12 +74,20 @@ class Harness:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         state: Any = _UNSET,
         backend: Backend = "asyncio",
+        outbox: sqlite3.Connection | None = None,
     ) -> None:
         config, loaded = load_handlers(handlers, settings)
-        self._set_up(config, loaded, state, backend)
+        self._set_up(config, loaded, state, backend, outbox)
 
     @classmethod
-    def from_config(cls, path: str | Path, *, state: Any = _UNSET, backend: Backend = "asyncio") -> Self:
+    def from_config(
+        cls,
+        path: str | Path,
+        *,
+        state: Any = _UNSET,
+        backend: Backend = "asyncio",
+        outbox: sqlite3.Connection | None = None,
+    ) -> Self:
         """A harness with the handlers and settings of a worker.toml; its broker is not touched.
 
         Raises:
@@ -84,11 +97,13 @@ class Harness:
         import_path = sys.path.copy()
         config = load_config(Path(path))
         loaded = load_plans(config, state_given=state is not _UNSET)
-        harness._set_up(config, loaded, state, backend)  # noqa: SLF001 - an object of this class
+        harness._set_up(config, loaded, state, backend, outbox)  # noqa: SLF001 - an object of this class
         harness._import_path = import_path  # noqa: SLF001 - as above
         return harness
 
-    def _set_up(self, config: Config, loaded: Loaded, state: Any, backend: Backend) -> None:
+    def _set_up(
+        self, config: Config, loaded: Loaded, state: Any, backend: Backend, outbox: sqlite3.Connection | None
+    ) -> None:
         if state is not _UNSET:
             loaded = msgspec.structs.replace(loaded, lifespan=lambda: contextlib.nullcontext(state))
         self.acked: list[Settled] = []
@@ -107,6 +122,9 @@ class Harness:
         for spec in specs(loaded):
             self._store.declare(spec)
         self._emitter = Emitter(MemoryDriver(self._store), self._time, encode)
+        table = "hexa_outbox" if config.file.outbox is None else config.file.outbox.table
+        self._outbox = HarnessOutbox(outbox, table, self._time)
+        self._crashes = Crashes()
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +166,19 @@ class Harness:
         event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=event_id)
         return complete(self._emitter.emit(event))
 
+    def crash_before_acknowledging(self, times: int = 1) -> None:
+        """Let the next deliveries that a handler has done come again, as if its process had died just then.
+
+        What the handler has committed stays, and so does what it emitted.
+        """
+        self._crashes.left += times
+
+    def relay(self) -> None:
+        """Send what was committed to the outbox and is not sent yet; `run_until_idle` does it by itself."""
+        messages = self._outbox.take()
+        if messages:
+            complete(_Listener(self._store, self.emitted, self._crashes).publish(messages))
+
     def emit_raw(self, message: Message) -> str:
         """Store a record as it is, as a foreign producer might; returns its message id."""
         (answer,) = complete(MemoryDriver(self._store).publish([message]))
@@ -168,6 +199,7 @@ class Harness:
             HarnessError: it took longer (events that emit each other for ever?), or a subscription failed.
             Exception: what the lifespan raised.
         """
+        self.relay()
         if not self.idle:
             run = _Run(self, limit_s)
             self._time.run(run.run, backend=self._backend)
@@ -202,11 +234,12 @@ class _Run:
                 harness._config,  # noqa: SLF001 - the harness and its run are one thing
                 harness._loaded,  # noqa: SLF001
                 stop=self._stop,
-                driver=_Listener(harness._store, harness.emitted),  # noqa: SLF001
+                driver=_Listener(harness._store, harness.emitted, harness._crashes),  # noqa: SLF001
                 clock=harness._time,  # noqa: SLF001
                 record=self._record,
                 report=self._look,
                 claims=harness._claims,  # noqa: SLF001
+                transactions=harness._outbox.transactions,  # noqa: SLF001
             )
         except BaseExceptionGroup as group:
             self._problem = self._problem or _only(group)
@@ -215,6 +248,7 @@ class _Run:
 
     def _record(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
         self._harness._record(action, settlements, now_ms)  # noqa: SLF001
+        self._harness.relay()
         if self._harness.idle:
             self._stop.ask()
         elif time.perf_counter() - self._started > self._limit_s:
@@ -235,9 +269,16 @@ class _Run:
 class _Listener(MemoryDriver):
     """A memory driver that notes what handlers publish."""
 
-    def __init__(self, store: MemoryStore, heard: list[Emitted]) -> None:
+    def __init__(self, store: MemoryStore, heard: list[Emitted], crashes: Crashes) -> None:
         super().__init__(store)
         self._heard = heard
+        self._crashes = crashes
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
+        del revoked
+        source = CrashingSource(self.store, spec, self._crashes)
+        self._sources.append(source)
+        return source
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         answers = await super().publish(messages)

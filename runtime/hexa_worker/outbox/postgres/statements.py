@@ -22,6 +22,15 @@ class Statements:
     def __init__(self, table: str) -> None:
         self.table = table
         self.parts = [f"{table}_{number}" for number in range(PARTITIONS)]
+        self.needs = [
+            *[(name, right) for name in (table, *self.parts) for right in ("SELECT", "TRUNCATE")],
+            *[(f"{table}_ids", right) for right in ("SELECT", "UPDATE")],
+            *[
+                (f"{table}_{name}", right)
+                for name in ("cursor", "held", "inbox")
+                for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+            ],
+        ]
         self.ids = f"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {table}_ids"
         self.skip_ids = f"SELECT setval('{table}_ids', %s)"
         self.late = f"""

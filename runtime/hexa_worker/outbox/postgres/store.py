@@ -263,6 +263,17 @@ class PostgresStore:
             raise OutboxError(f"{self._options.table}_cursor is empty: run hexa-worker outbox init")
         return PgPlace(seq=row[0], low=row[1], low_id=row[2], high=row[3], high_id=row[4], last_id=row[5])
 
+    def lacking(self) -> Sequence[str]:
+        """See `Store`."""
+        with self._named():
+            rows = self._connection.execute(
+                "SELECT right_name || ' on ' || name FROM unnest(%s::text[], %s::text[]) AS needs (name, right_name)"
+                " WHERE NOT CASE WHEN name = %s THEN has_sequence_privilege(name, right_name)"
+                " ELSE has_table_privilege(name, right_name) END",
+                (*[list(column) for column in zip(*self._sql.needs, strict=True)], f"{self._options.table}_ids"),
+            )
+            return [row[0] for row in rows]
+
     def busy(self) -> bool:
         """See `Store`."""
         with self._named():

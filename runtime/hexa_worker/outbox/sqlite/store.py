@@ -226,6 +226,10 @@ class SqliteStore:
             query = f"SELECT 1 FROM {self._table} WHERE id > ? AND event_id = ? LIMIT 1"
             return "waiting" if db.execute(query, (self._noted().last_id, event_id)).fetchone() else None
 
+    def lacking(self) -> Sequence[str]:
+        """See `Store`: who may write the file may do everything."""
+        return () if os.access(self._path, os.W_OK) else (f"writing {self._path}",)
+
     def busy(self) -> bool:
         """See `Store`."""
         query = f"""
