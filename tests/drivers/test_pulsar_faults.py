@@ -9,10 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
+from hexa_worker.core.message import Message
+from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar import PulsarDriver
 from tests.brokers.base import Broker
-from tests.drivers.consuming import patiently, publish, spec, subscribed
+from tests.drivers.consuming import confirmed, patiently, publish, spec, subscribed
 from tests.drivers.doomed import Doomed
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.drivers.pulsar_tools import opened, options
@@ -76,6 +78,9 @@ async def test_after_a_black_hole_consuming_goes_on(
     assert consumer.unavailable, "a broker that was away was never reported"
 
 
+SLOW = """    import anyio
+    await anyio.sleep(120 if payload == 0 else 0.005)
+"""
 BROKER = """driver = "pulsar"
 url = "{}"
 admin_url = "{}"
@@ -116,3 +121,25 @@ async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
     proxied = options(pulsar, url=pulsar.proxied_address, listener_name="proxied")
     async with opened(options(pulsar)) as sender, opened(proxied) as driver, subscribed(driver, one) as source:
         await crawl(PatientConsumer(source), sender, one.channels[0], proxy)
+
+
+async def test_one_slow_key_keeps_the_other_lanes_from_nothing(
+    pulsar: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str
+) -> None:
+    action, count, lanes = unique_name(), 5_000, 16
+    settings = f"{BROKER.format(pulsar.address, pulsar.admin_address, action)}[subscriptions.{action}]\n"
+    worker = Doomed(tmp_path, action, anyio_backend, f'{settings}order_by = "key"\nconcurrency = {lanes}\n', SLOW)
+    keys = [b"slow", *[b"k%d" % (number % 500) for number in range(1, count)]]
+    free = {number for number, key in enumerate(keys) if stripe_of(key, 0, lanes) != stripe_of(b"slow", 0, lanes)}
+    async with opened(options(pulsar)) as driver:
+        messages = [Message(channel=worker.channel, payload=b"%d" % number, key=key) for number, key in enumerate(keys)]
+        await confirmed(driver, messages)
+        process = worker.start()
+        try:
+            with anyio.fail_after(60):
+                while not free <= worker.seen():
+                    await anyio.sleep(0.1)
+            assert 0 not in worker.seen()
+        finally:
+            process.kill()
+            process.wait()
