@@ -13,15 +13,15 @@ from anyio import to_thread
 from pulsar import CryptoKeyReader
 
 from hexa_worker.config.pulsar import PulsarSubscription
-from hexa_worker.core.message import Delivery
+from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.settlement import Acked
+from hexa_worker.core.settlement import Acked, DeadLettered, Failure
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import ask, opened, options, raw_client
@@ -305,3 +305,23 @@ async def test_a_topic_that_is_gone_for_a_while_is_waited_for_by_a_source_that_h
                 await anyio.sleep(0.05)
         assert await source.settle([Acked(each) for each in held]) == []
         assert (await source.backlog()).idle
+
+
+async def test_a_chunked_message_is_acknowledged_as_one_and_refused_by_a_dead_letter(
+    pulsar: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    with raw_client(pulsar) as client:
+        async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
+            producer = client.create_producer(one.channels[0], batching_enabled=False, chunking_enabled=True)
+            producer.send(b"x" * 12_000_000)
+            (whole,) = await take(source, 1)
+            assert len(whole.payload) == 12_000_000
+            why = Failure(error="Oops", message="no", reason="failed")
+            letter = Message(channel=one.dead_letter_channel, payload=whole.payload)
+            (refused,) = await source.settle([DeadLettered(whole, letter, why)])
+            assert isinstance(refused.error, RecordTooLarge)
+            cut = Message(channel=one.dead_letter_channel, payload=b"")
+            assert await source.settle([DeadLettered(whole, cut, why)]) == []
+            assert (await source.backlog()).idle
+            assert len(await driver.browse(one.dead_letter_channel, -1, 10)) == 1
