@@ -233,3 +233,20 @@ async def test_a_channel_that_appears_after_the_first_start_is_read_from_its_beg
         async with subscribed(driver, one) as source:
             assert {each.payload for each in await take(source, 3)} == {b"3", b"4", b"5"}
             await expect_quiet(source)
+
+
+async def test_a_topic_that_is_made_anew_while_no_worker_runs_is_read_from_its_beginning(
+    pulsar: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name(), start="latest")
+    async with opened(options(pulsar)) as driver:
+        await driver.declare([one])
+        await publish(driver, one.channels[0], b"1")
+        async with subscribed(driver, one) as source:
+            await ack(source, await take(source, 1))
+        await ask(pulsar, "DELETE", f"{path(one.channels[0])}?force=true")
+        async with opened(options(pulsar)) as emitter:
+            await publish(emitter, one.channels[0], b"2", b"3")
+        await driver.declare([one])
+        async with subscribed(driver, one) as source:
+            assert [each.payload for each in await take(source, 2)] == [b"2", b"3"]

@@ -30,7 +30,7 @@ from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.drivers.pulsar.terms import Terms
 from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.drivers.pulsar.wiring import Wiring
-from hexa_worker.errors import DriverError, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 
 def capabilities(options: Pulsar) -> Capabilities:
@@ -55,6 +55,9 @@ def capabilities(options: Pulsar) -> Capabilities:
             "Patterns, lag and --until-idle need the admin API.",
             "What is published before anybody subscribes is held by a subscription hexa-worker-unread (see `unread`).",
             "A message TTL drops events that wait for longer; workers take it from their retries and dead letters.",
+            "What is larger than a message may be (it was chunked) is handled once; its dead letter is cut.",
+            "A topic, namespace or right that was there when a worker started and is gone is waited for.",
+            "A subscription that is removed under a worker begins with the oldest that is kept.",
             "Lag counts a batch of which something is left as a whole while no process has it.",
         ),
     )
@@ -140,26 +143,30 @@ class PulsarDriver:
 
     def _declare(self, spec: SubscriptionSpec) -> None:
         """Let the subscription exist on every topic, and the dead letters be kept."""
-        spec = self._begun(spec)
+        begun, spec = self._begun(spec)
         terms, topics = Terms(spec), self._connection.topics
         self._keep_letters(spec)
         channels = self._channels_of(spec)
         for topic in map(topics.topic, channels):
             self._make_partitioned(topic)
-            self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic]))
+            start = "earliest" if begun and self._unread.keeps(topic) else ""
+            self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic], start=start))
             self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
         self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=retries))
         self._expiry.settle(spec)
 
-    def _begun(self, spec: SubscriptionSpec) -> SubscriptionSpec:
-        """The subscription as it is: once begun, the channels of a pattern that it has not got are new ones."""
-        if spec.pattern is None or spec.start == "earliest" or not spec.retry_channels:
-            return spec
+    def _begun(self, spec: SubscriptionSpec) -> tuple[bool, SubscriptionSpec]:
+        """Whether a worker of it has ever started, and how it starts now: of a pattern, what it lacks came later."""
+        if spec.start == "earliest" or not spec.retry_channels:
+            return False, spec
+        try:
+            parts = self._admin.parts(self._connection.topics.topic(spec.retry_channels[0]))
+        except DriverRejected:
+            return False, spec
         name = Terms(spec).name
-        parts = self._admin.parts(self._connection.topics.topic(spec.retry_channels[0]))
         begun = any(name in stats.get("subscriptions", {}) for stats in parts.values())
-        return structs.replace(spec, start="earliest") if begun else spec
+        return begun, structs.replace(spec, start="earliest") if begun and spec.pattern is not None else spec
 
     def _touch(self, spec: SubscriptionSpec, subscribe: Any) -> None:
         """Make a subscription by using it for a moment."""
@@ -205,7 +212,7 @@ class PulsarDriver:
             self._connection,
             self._admin,
             self._clock,
-            await self._run(self._begun, spec),
+            (await self._run(self._begun, spec))[1],
             PulsarSource(spec, self.publish, self._clock, self._home, self._threads),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,

@@ -104,6 +104,14 @@ class Unread:
             if name_of(error) != "ConsumerBusy":  # somebody uses it: it exists
                 raise translate(error, f"publish to {self._connection.topics.channel(topic)}") from error
 
+    def keeps(self, topic: str) -> bool:
+        """Whether something is kept there for who subscribes: when it was published, nobody had."""
+        with suppress(DriverError):
+            return any(
+                UNREAD_SUBSCRIPTION in stats.get("subscriptions", {}) for stats in self._admin.parts(topic).values()
+            )
+        return False
+
     def release(self, topic: str) -> None:
         """Somebody has subscribed to a topic: nothing needs to be kept for others any more."""
         with self._lock:
