@@ -271,3 +271,23 @@ async def test_acknowledgements_that_nobody_waits_for_count_all_the_same(
             assert [each.payload for each in await take(source, 1)] == [b"99"]
             backlog = await source.backlog()
             assert (backlog.ready, backlog.leased) == (0, 1)
+
+
+async def test_a_long_channel_is_browsed_in_pages_that_leave_nothing_behind(server: Broker, unique_name: Name) -> None:
+    name = unique_name()
+    streams = (NatsStream(name=name.upper(), subjects=(f"{name}.>",)),)
+    async with opened(server.address, streams=streams) as driver, raw(server.address) as client:
+        await publish(driver, f"{name}.a", *[b"%d" % number for number in range(1_200)])
+        await publish(driver, f"{name}.b", b"another's")
+        found, requests, before = [-1], 0, (await api(client, "INFO"))["api"]["total"]
+        payloads: list[bytes] = []
+        while page := await driver.browse(f"{name}.a", found[-1], 500):
+            found += [one.offset for one in page]
+            payloads += [one.payload for one in page]
+            requests += 1
+        assert payloads == [b"%d" % number for number in range(1_200)]
+        assert found == sorted(set(found))
+        assert (await api(client, "INFO"))["api"]["total"] - before < 10 * requests, "a question for each record"
+        with anyio.fail_after(5):
+            while (await api(client, f"STREAM.INFO.{name.upper()}"))["state"]["consumer_count"]:
+                await anyio.sleep(0.02)

@@ -10,6 +10,7 @@ from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.headers import Decoded
+from hexa_worker.drivers.nats.paging import page
 from hexa_worker.drivers.nats.streams import Streams, streams_of
 
 
@@ -19,6 +20,10 @@ async def browse(connection: Connection, streams: Streams, channel: str, after: 
     stream = await streams.find(channel)
     if stream is None:
         return []
+    if not _is_retry(channel):
+        records = await page(connection, stream, channel, after, limit)
+        if records is not None:
+            return records
     found: list[Delivery] = []
     waiting = await _next(connection, stream, f"{channel}.at.>", after + 1)
     plain = await _next(connection, stream, channel, after + 1)
@@ -132,10 +137,13 @@ async def _next(connection: Connection, stream: str, subject: str, sequence: int
     return found
 
 
+def _is_retry(channel: str) -> bool:
+    return ".retry." in channel and channel.rpartition(".")[2].isdecimal()
+
+
 def _delivery(stream: str, channel: str, found: dict[str, Any]) -> Delivery:
     decoded = Decoded(base64.b64decode(found.get("hdrs", "")) or b"\r\n\r\n")
     stored = datetime.fromisoformat(found["time"])
-    number = channel.rpartition(".")[2]
     return Delivery(
         channel=channel,
         payload=base64.b64decode(found.get("data", "")),
@@ -145,5 +153,5 @@ def _delivery(stream: str, channel: str, found: dict[str, Any]) -> Delivery:
         due_ms=decoded.due_ms,
         source=stream,
         offset=found["seq"],
-        attempt=int(number) if number.isdecimal() and ".retry." in channel else 0,
+        attempt=int(channel.rpartition(".")[2]) if _is_retry(channel) else 0,
     )
