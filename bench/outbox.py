@@ -20,6 +20,7 @@ from hexa_worker.config.model import Config
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.opening import make_plain_driver
 from hexa_worker.outbox import Outbox
+from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise
 from hexa_worker.outbox.opening import make_store, outbox_options
 from hexa_worker.outbox.records import columns
@@ -245,6 +246,42 @@ def writing(postgres: str) -> Figure:
     )
 
 
+def claiming(postgres: str) -> Figure:
+    """What `ctx.transaction` adds to the handler's own transaction."""
+    url = postgres_url(postgres, "bench_inbox")
+    with tempfile.TemporaryDirectory() as name:
+        config = config_of(Path(name), 'driver = "embedded"\npath = "hexa.db"', url)
+        inbox = HandlerOutbox(Outbox.from_config(config.path))
+    with psycopg.connect(url) as connection:
+        connection.execute("SET synchronous_commit = off")
+        connection.execute("CREATE TABLE orders (id int, text text)")
+        connection.commit()
+
+        def alone(number: int) -> None:
+            with connection.transaction():
+                connection.execute("INSERT INTO orders VALUES (%s, 'x')", (number,))
+
+        def claimed(number: int) -> None:
+            with inbox.transaction(connection, "do", f"event-{number}"):
+                connection.execute("INSERT INTO orders VALUES (%s, 'x')", (number,))
+
+        def statement(number: int) -> None:
+            connection.execute("SELECT %s::int", (number,))
+
+        took = []
+        for call in (alone, claimed, statement):
+            begin = time.perf_counter()
+            for number in range(EMITS):
+                call(number)
+            took.append((time.perf_counter() - begin) / EMITS * 1e6)
+    plain, both, trip = took
+    return Figure(
+        "ctx.transaction around a row, beside the same transaction without it, PostgreSQL",
+        f"+{both - plain:.0f} µs",
+        f"{plain:.0f} µs without it; a statement's round trip {trip:.0f} µs",
+    )
+
+
 def measure(postgres: str, kafka: str, nats: str) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
@@ -261,5 +298,5 @@ def measure(postgres: str, kafka: str, nats: str) -> list[Figure]:
         config = config_of(root / "late-sqlite", embedded, "sqlite:///shop.db")
         path = root / "late-sqlite" / "shop.db"
         figures.append(lateness("SQLite → embedded", config, lambda: sqlite3.connect(path)))
-    figures.append(writing(postgres))
+    figures += [writing(postgres), claiming(postgres)]
     return figures

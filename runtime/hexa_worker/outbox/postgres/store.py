@@ -21,7 +21,7 @@ KEPT_PLACES = 500
 SKIP_ROOM = 100_000
 """Ids are skipped to the next partition only so far from the end of one: nobody draws so many meanwhile."""
 LOCK_MS = 100
-COUNTED = 100_000
+COUNTED = 10_000
 """Up to so many pending events are counted one by one."""
 
 
