@@ -15,10 +15,12 @@ from django.conf import settings
 settings.configure(DATABASES={"default": %(database)r}, USE_TZ=True)
 django.setup()
 from django.db import connection, transaction
-from hexa_worker import Event
+from hexa_worker import Duplicate, Event
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.errors import OutboxError
+from hexa_worker.outbox.inbox import HandlerOutbox
 
+ended = []
 outbox = Outbox.from_config(sys.argv[1])
 def emit(number, **more):
     outbox.emit_sync(connection, Event(channel="orders", payload=number, key="k"), **more)
@@ -43,6 +45,17 @@ except OutboxError as error:
 else:
     raise AssertionError("autocommit was not refused")
 emit(5, autocommit=True)
+
+inbox = HandlerOutbox(outbox)
+for number, fails in ((6, True), (6, False), (7, False)):
+    try:
+        with inbox.transaction(connection, "do", "e"):
+            emit(number)
+            if fails:
+                raise ValueError
+    except (ValueError, Duplicate) as error:
+        ended.append(type(error).__name__)
+assert ended == ["ValueError", "Duplicate"], ended
 """
 
 
@@ -68,7 +81,7 @@ def test_events_share_the_fate_of_djangos_transactions(place: Place) -> None:
         [sys.executable, "-c", program, str(place.config.path)], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert fetch_all(store) == [1, 5]
+    assert fetch_all(store) == [1, 5, 6]
 
 
 def test_a_database_that_can_have_no_outbox_is_named() -> None:
