@@ -127,6 +127,30 @@ def test_an_undecodable_payload_is_dead_lettered_with_its_bytes(backend: Backend
     assert h.retried == []
 
 
+@pytest.mark.parametrize(
+    ("encoding", "told"), [("utf-8-sig", "byte order mark"), ("utf-16", "UTF-16"), ("utf-32", "UTF-16")]
+)
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_payload_with_a_mark_that_no_editor_shows_is_told_as_such(
+    encoding: str,
+    told: str,
+    batch: bool,
+    backend: Backend,
+) -> None:
+    @subscribe("orders", action="one")
+    async def one(order: Order) -> None: ...
+
+    @subscribe("orders", action="many", batch=2)
+    async def many(orders: list[Order]) -> None: ...
+
+    h = Harness([many if batch else one], backend=backend)
+    h.emit("orders", '{"id": 1}'.encode(encoding))
+    h.run_until_idle()
+    [letter] = h.dead_letters
+    assert told in letter.message
+    assert letter.reason == "undecodable"
+
+
 def test_a_plain_function_runs_in_its_thread_and_is_not_jumped_over(backend: Backend) -> None:
     @subscribe("orders", action="slow", timeout_s=30)
     def slow(order: Order, ctx: Context) -> None:

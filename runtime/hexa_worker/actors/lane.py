@@ -19,6 +19,7 @@ from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.mailbox import Mailbox, Queue
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
+from hexa_worker.codecs.decode import explained
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import (
     Interrupted,
@@ -336,7 +337,7 @@ class Lane:
                 good.append(delivery)
             except plan.handler.decode_errors as error:
                 parts.stats.undecodable += 1
-                parts.conclude(delivery, Undecodable(error))
+                parts.conclude(delivery, Undecodable(explained(delivery.payload, error)))
         self.current = tuple(good)
         if good:
             contexts = tuple(Context(delivery, parts.runtime) for delivery in good)
@@ -359,7 +360,7 @@ class Lane:
         self.current = ()
         self._journal_end()
         self._parts.stats.undecodable += 1
-        self._parts.conclude(delivery, Undecodable(error))
+        self._parts.conclude(delivery, Undecodable(explained(delivery.payload, error)))
 
     def _returned(self, delivery: Delivery, result: Any) -> None:
         """Conclude a call that returned."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from hexa_worker.codecs.annotations import bare, is_protobuf, is_pydantic, parts, text_of, without_none
-from hexa_worker.errors import ConfigError
+from hexa_worker.errors import ConfigError, DecodeError
 
 Codec = Literal["json", "msgpack", "protobuf", "raw"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -36,6 +36,21 @@ class Decoder(NamedTuple):
 
     decode: Decode
     errors: tuple[type[BaseException], ...] = DECODE_ERRORS
+
+
+_MARKS = {
+    b"\xef\xbb\xbf": "it begins with a byte order mark (EF BB BF), which JSON has none of: write UTF-8 without one",
+    b"\xff\xfe": "it begins as UTF-16 does (FF FE): write UTF-8",
+    b"\xfe\xff": "it begins as UTF-16 does (FE FF): write UTF-8",
+}
+
+
+def explained(payload: bytes, error: BaseException) -> BaseException:
+    """What a decoder raised, or in its place what nobody sees in an editor."""
+    for mark, text in _MARKS.items():
+        if payload.startswith(mark):
+            return DecodeError(text)
+    return error
 
 
 def make_decoder(annotation: Any, codec: Codec = "json") -> Decoder:
