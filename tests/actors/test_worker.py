@@ -461,3 +461,20 @@ async def test_the_cause_of_a_dead_letter_is_told() -> None:
     (letter,) = [read_letter(one, "act") for one in await stage.dead()]
     assert (letter.error, letter.reason) == ("KeyError: no such item: 'sku'", "asked")
     assert "in give_up" in letter.traceback
+
+
+async def test_a_result_that_means_nothing_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage()
+
+    async def total(_payload: Any, _ctx: Context) -> float:
+        return 1.5
+
+    async def many(payloads: list[Any], _ctx: Any) -> list[bool]:
+        return [True for _ in payloads]
+
+    for number in range(5):
+        stage.emit(number)
+    await stage.run(plan_of(total), plan_of(many, "many", batch=2))
+    assert set(stage.kinds()) == {"Acked"}
+    told = sorted(one.message.partition(",")[0] for one in caplog.records if "nobody gets" in one.message)
+    assert told == ["the handler returned a bool", "the handler returned a float"]

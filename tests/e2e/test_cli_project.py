@@ -130,6 +130,15 @@ def test_check_shows_what_would_run(project: Project) -> None:
     assert (do["retry_order"], do["maximum_waiting_keys"]) == ("free", None)
 
 
+def test_check_warns_of_a_result_that_nobody_gets(project: Project) -> None:
+    project.write(
+        handlers=HANDLERS + "\n\n@subscribe('totals')\nasync def total(event: dict) -> float:\n    return 1.0\n"
+    )
+    done = project("check")
+    assert "total: returns float, which nobody gets (emit it instead)" in done.stderr
+    assert "no mistakes found" in done.stderr
+
+
 def test_check_shows_how_many_keys_may_wait_for_a_retry_in_its_place(project: Project) -> None:
     in_place = '[subscriptions.sibling]\norder_by = "key"\n[subscriptions.sibling.retry]\norder = "key"\n'
     project.write(worker=WORKER + in_place + "maximum_waiting_keys = 7\n")

@@ -2,13 +2,13 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import pytest
 
-from hexa_worker import BatchContext, Context, subscribe
+from hexa_worker import Ack, BatchContext, BatchResult, Context, Result, Retry, subscribe
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.signature import place_of, understand
 from tests.unit import signature_samples as samples
@@ -218,3 +218,34 @@ def test_what_has_no_name_needs_an_action() -> None:
 def test_what_cannot_be_marked_says_so() -> None:
     with pytest.raises(ConfigError, match=r"cannot be marked \(mark a function of a module\)"):
         subscribe("a")(Callee().__call__)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "batch", "ignored"),
+    [
+        (None, False, ""),
+        (Result, False, ""),
+        (Ack | Retry | None, False, ""),
+        (NoReturn, False, ""),
+        (Any, False, ""),
+        ("NotThere", False, ""),
+        (float, False, "float"),
+        (dict[str, int], False, "dict[str, int]"),
+        ("int | None", False, "int | None"),
+        (Ack | str, False, "Ack | str"),
+        (Awaitable[int], False, "Awaitable[int]"),
+        (Awaitable[None], False, ""),
+        (BatchResult, True, ""),
+        (list[Ack | Exception | None], True, ""),
+        (list[int], True, "list[int]"),
+        (int, True, "int"),
+    ],
+    ids=str,
+)
+def test_a_result_that_nobody_gets_is_known_by_its_annotation(annotation: Any, *, batch: bool, ignored: str) -> None:
+    async def handle(payload: list[Any]) -> None: ...
+
+    handle.__annotations__["return"] = annotation
+    assert understand(handle, batch=batch).ignored == ignored
+    del handle.__annotations__["return"]
+    assert understand(handle, batch=batch).ignored == ""

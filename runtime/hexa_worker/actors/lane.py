@@ -32,6 +32,7 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.handlers.context import AnyContext, BatchContext, Context, Runtime
 from hexa_worker.handlers.plan import Plan
+from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 
 SLICE_S = 0.005
@@ -76,6 +77,7 @@ class LaneParts:
         "call",
         "conclude",
         "gate",
+        "log",
         "mailbox",
         "maximum_crashes",
         "monotonic",
@@ -93,6 +95,7 @@ class LaneParts:
         acks: Any,
         conclude: Conclude,
         stats: Counters,
+        log: SubscriptionLog,
         gate: Gate,
         maximum_crashes: int,
         monotonic: Callable[[], float],
@@ -104,6 +107,7 @@ class LaneParts:
         self.acks = acks
         self.conclude = conclude
         self.stats = stats
+        self.log = log
         self.gate = gate
         self.maximum_crashes = maximum_crashes
         self.monotonic = monotonic
@@ -366,6 +370,8 @@ class Lane:
         """Conclude a call that returned."""
         outcome = read_result(result)
         if outcome is None:
+            if result is not None:
+                self._parts.log.ignored(result)
             self._parts.acks.add(Acked(delivery))
             return
         if isinstance(outcome, Raised):

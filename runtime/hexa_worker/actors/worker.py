@@ -252,6 +252,7 @@ class Worker:
             acks=settler,
             conclude=self._conclude,
             stats=self._stats,
+            log=self._log,
             gate=env.gate,
             maximum_crashes=env.maximum_crashes,
             monotonic=env.clock.monotonic,

@@ -53,6 +53,9 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
         write_json(_plain_all(str(path), config.file.worker.name, loaded.plans, found))
     elif loaded.plans:
         _draw(loaded.plans)
+    for plan in () if as_json else loaded.plans:
+        if plan.handler.ignored:
+            note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, which nobody gets (emit it instead)")
     if found is not None and not as_json:
         draw(found)
     return _verdict(_short(path), len(loaded.plans), found, silent=as_json)
@@ -126,6 +129,7 @@ def plain(plan: "Plan") -> dict[str, Any]:
         "start": plan.start,
         "handler": plan.handler.where,
         "payload": plan.handler.payload_type,
+        "ignored_result": plan.handler.ignored or None,
         "style": plan.handler.style,
         "batch": plan.batch if plan.handler.batch else None,
         "concurrency": plan.concurrency,

@@ -36,6 +36,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         batch: whether it takes a list of payloads and a `BatchContext`.
         payload_type: the annotation's payload (the item type of a batch handler), as text for tables.
         state_type: what its context's annotation says of the state, as text; empty when it says nothing or admits None.
+        ignored: what its annotation says it returns and nobody gets, as text; empty when there is nothing of that kind.
         decode: see `Decode`.
         decode_errors: what `decode` raises for bad bytes; so it can be a bare C method without a frame around it.
     """
@@ -47,6 +48,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool
     payload_type: str
     state_type: str = ""
+    ignored: str = ""
     decode: Decode
     decode_errors: tuple[type[BaseException], ...] = (DecodeError,)
 

@@ -6,8 +6,9 @@ A mistake is a `ConfigError` that names the place and says what to do; none is l
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from typing_extensions import TypeVar
@@ -90,6 +91,7 @@ def _understand(function: Callable[..., Any], where: str, *, batch: bool, codec:
         batch=batch,
         payload_type=text_of(item),
         state_type="" if context is None else _state_of(function, context),
+        ignored=_ignored(function, batch=batch),
         decode=decoder.decode,
         decode_errors=decoder.errors,
     )
@@ -209,6 +211,33 @@ def _state_of(function: Callable[..., Any], parameter: inspect.Parameter) -> str
         if one is not Any and not isinstance(one, typing.TypeVar | TypeVar) and not without_none(one)[1]:
             return text_of(one)
     return ""
+
+
+def _ignored(function: Callable[..., Any], *, batch: bool) -> str:
+    """What a handler is annotated to return although it means nothing."""
+    annotation = inspect.signature(function).return_annotation
+    if annotation is inspect.Signature.empty:
+        return ""
+    evaluated = _evaluated(function, annotation)
+    return "" if evaluated is _UNRESOLVED or _has_meaning(evaluated, batch=batch) else text_of(evaluated)
+
+
+def _has_meaning(annotation: Any, *, batch: bool) -> bool:
+    """Whether whatever fits an annotation is an outcome (of one item, in a batch), or nobody can tell."""
+    inner = bare(annotation)
+    if inner in (None, NoneType, Any, object, typing.NoReturn, typing.Never):
+        return True
+    origin, arguments = get_origin(inner), get_args(inner)
+    if origin in (typing.Union, UnionType):
+        return all(_has_meaning(one, batch=batch) for one in arguments)
+    if isinstance(origin, type) and issubclass(origin, Awaitable):  # Coroutine[Any, Any, T], Awaitable[T]
+        return _has_meaning(arguments[-1], batch=batch)
+    if batch and isinstance(origin, type) and issubclass(origin, Iterable):
+        return all(one is Ellipsis or _has_meaning(one, batch=False) for one in arguments)
+    if batch and inner in (list, tuple):
+        return True
+    kind = origin or inner
+    return not isinstance(kind, type) or issubclass(kind, BaseException)
 
 
 def _context_hint(*, batch: bool) -> str:

@@ -85,6 +85,7 @@ class SubscriptionLog:
         self._repeat_s = repeat_s
         self._logger = logging.getLogger("hexa_worker.delivery")
         self._last: dict[Hashable, _Line] = {}
+        self._told_ignored = False
 
     @property
     def debug(self) -> bool:
@@ -124,6 +125,18 @@ class SubscriptionLog:
     def dropped(self, delivery: Delivery, reason: str) -> None:
         """The handler did not want it."""
         self._limited(f"drop|{reason}", logging.INFO, lambda: f"dropped: {reason}", delivery, {"next": "none"})
+
+    def ignored(self, result: object) -> None:
+        """A handler returned something that means nothing; said once."""
+        if self._told_ignored:
+            return
+        self._told_ignored = True
+        try:
+            kind = type(result).__name__
+        except BaseException:  # noqa: BLE001 - a class of the user's may do anything
+            kind = "thing without a name"
+        text = f"the handler returned a {kind}, which nobody gets: return None or an outcome, and emit what others need"
+        self._logger.warning(text, extra={FIELDS: {"action": self.action}})
 
     def duplicate(self, delivery: Delivery) -> None:
         """The event was handled before."""
