@@ -86,3 +86,66 @@ def test_every_line_of_a_process_that_dies_is_there(tmp_path: Path) -> None:
     said = [one["message"].split()[1] for one in lines if one["message"].endswith("xx")]
     assert said
     assert said == [str(number) for number in range(100)] * (len(said) // 100)
+
+
+CONFIGURED = """
+import logging, logging.config
+from hexa_worker import Context, subscribe
+
+logging.getLogger("early").warning("before")
+CONFIGURE
+
+@subscribe("work", action="do")
+async def do(event: dict, ctx: Context) -> None:
+    logging.getLogger("application").warning("from the application", extra={"order": 17})
+    ctx.logger.info("from the context")
+    raise ValueError("no")
+"""
+OWN_LINES = ("from the context", "handler failed: no", "dead letters 1")
+
+
+def said_by(tmp_path: Path, configuring: str) -> list[str]:
+    """The lines of a worker whose application configures logging."""
+    retries = "[subscriptions.do.retry]\nmaximum_attempts = 0\n"
+    project = Project(tmp_path, CONFIGURED.replace("CONFIGURE", configuring), WORKER + retries)
+    project.emit(1)
+    with project.running(subprocess.PIPE, "--until-idle") as process:
+        return process.communicate(timeout=LIMIT_S)[1].decode().splitlines()
+
+
+def is_json(line: str) -> bool:
+    try:
+        return bool(json.loads(line))
+    except ValueError:
+        return False
+
+
+def test_a_configuration_of_the_application_moves_its_lines_and_silences_nobody(tmp_path: Path) -> None:
+    where = '"handlers": {"h": {"class": "logging.StreamHandler", "formatter": "f"}}'
+    how = f'{{"version": 1, "formatters": {{"f": {{"format": "APP %(message)s"}}}}, {where}, "root": '
+    lines = said_by(tmp_path, f'logging.config.dictConfig({how}{{"handlers": ["h"], "level": "INFO"}}}})')
+    assert [line for line in lines if not is_json(line)] == ["APP from the application"]
+    told = " ".join(json.loads(line)["message"] for line in lines if is_json(line))
+    for line in ("before", *OWN_LINES):
+        assert line in told
+
+
+def test_a_configuration_that_names_the_worker_moves_its_lines_too(tmp_path: Path) -> None:
+    where = '"handlers": {"h": {"class": "logging.StreamHandler", "formatter": "f"}}'
+    how = f'{{"version": 1, "formatters": {{"f": {{"format": "APP %(message)s"}}}}, {where}, "loggers": '
+    named = '{"hexa_worker": {}}, "root": {"handlers": ["h"], "level": "INFO"}}'
+    lines = said_by(tmp_path, f"logging.config.dictConfig({how}{named})")
+    assert {"APP from the application", "APP from the context", "APP handler failed: no"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("how", "application"),
+    [("level=logging.INFO", None), ('format="APP %(message)s"', "APP from the application")],
+)
+def test_a_basic_configuration_is_honoured(tmp_path: Path, how: str, application: str | None) -> None:
+    lines = said_by(tmp_path, f"logging.basicConfig({how})")
+    assert [line for line in lines if not is_json(line)] == ([application] if application else [])
+    told = " ".join(json.loads(line)["message"] for line in lines if is_json(line))
+    for line in ("before", *OWN_LINES):
+        assert line in told
+    assert ("from the application" in told) is (application is None)

@@ -46,7 +46,7 @@ from hexa_worker.processes.session import Program, Serve, Session
 from hexa_worker.processes.suspects import Suspects
 from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
-from hexa_worker.telemetry.configure import configure
+from hexa_worker.telemetry.configure import configure, keep_speaking
 from hexa_worker.telemetry.sink import FLUSH_S
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
         stop=stop,
     )
     serve = program.prepare(session)
+    keep_speaking()
     gc.freeze()  # modules and handlers stay: no collection needs to look at them again
     gc.set_threshold(COLLECT_AFTER, 10, 10)
     gc.enable()
@@ -225,6 +226,7 @@ async def _serve(serve: Serve, link: Link, early: list[int], session: Session) -
     async def beat() -> None:
         while True:
             link.send(Beat())
+            keep_speaking()
             await anyio.sleep(session.arguments.beat_s)
 
     async with anyio.create_task_group() as group:
