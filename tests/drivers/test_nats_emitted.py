@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import nats as client_library
 import pytest
 
 from hexa_worker.config.load import load_config
@@ -11,9 +12,9 @@ from hexa_worker.config.nats import NatsStream
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.drivers.opening import channels_of
-from hexa_worker.errors import DriverError, DriverRejected
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
-from tests.drivers.consuming import kept_open, publish, spec, subscribed, take
+from tests.drivers.consuming import ack, kept_open, patiently, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened, options
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
@@ -65,6 +66,31 @@ async def test_an_emit_to_a_channel_that_a_pattern_of_ours_matches_makes_its_str
     async with opened(nats.address, create_emitted_channels=False) as driver, subscribed(driver, one) as source:
         await publish(driver, f"{name}.in.new", b"1")
         assert [got.payload for got in await take(source, 1)] == [b"1"]
+
+
+async def test_what_a_foreign_stream_kept_is_waited_for_while_it_is_deleted(nats: Broker, unique_name: Name) -> None:
+    name = unique_name()
+    one = spec(name, channels=(f"{name}.in", f"{name}.other"))
+    stream = one.channels[0].replace(".", "~")
+    client = await client_library.connect(nats.address)
+    foreign = client.jetstream()
+    await foreign.add_stream(name=stream, subjects=[one.channels[0]])
+    await foreign.add_stream(name=f"{stream}-other", subjects=[one.channels[1]])
+    async with opened(nats.address, create_channels=False, timeout_s=1.0) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], b"1")
+        await ack(source, await take(source, 1))
+        await foreign.delete_stream(stream)
+        with anyio.fail_after(10), pytest.raises(DriverUnavailable, match="was deleted; waiting"):
+            await source.receive(1, 1000)
+        await publish(driver, one.channels[1], b"another channel's")
+        assert [got.payload for got in await take(source, 1)] == [b"another channel's"]
+        for _ in range(2):
+            with pytest.raises(DriverUnavailable, match="was deleted; waiting"):
+                await emit(driver, one.channels[0])
+        await foreign.add_stream(name=stream, subjects=[one.channels[0]])
+        await patiently(lambda: publish(driver, one.channels[0], b"2"))
+        assert [got.payload for got in await take(source, 1)] == [b"2"]
+    await client.close()
 
 
 async def test_emits_make_only_so_many_streams(nats: Broker, unique_name: Name) -> None:

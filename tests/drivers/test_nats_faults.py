@@ -9,13 +9,13 @@ import anyio
 import pytest
 
 from hexa_worker.core.message import Message
-from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.brokers.base import Broker
 from tests.brokers.proxy import Proxy
-from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
+from tests.drivers.consuming import PLENTY, ack, confirmed, patiently, publish, spec, subscribed, take
 from tests.drivers.doomed import Doomed
 from tests.drivers.nats_tools import opened
 from tests.drivers.outages import Consumer, Outage, crawl, outlive
@@ -210,6 +210,35 @@ ack_wait_s = 2.0
 [subscriptions."{}"]
 order_by = "{}"
 """
+
+
+SLOW = """    import anyio
+    await anyio.sleep(120 if payload == 0 else 0.005)
+"""
+
+
+async def test_one_slow_key_keeps_the_other_lanes_from_nothing(
+    nats: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str
+) -> None:
+    action, count, lanes = unique_name(), 5_000, 16
+    settings = f"{BROKER.format(nats.address, action, 'key')}concurrency = {lanes}\n"
+    worker = Doomed(tmp_path, action, anyio_backend, settings, SLOW)
+    keys = [b"slow", *[b"k%d" % (number % 500) for number in range(1, count)]]
+    free = {number for number, key in enumerate(keys) if stripe_of(key, 0, lanes) != stripe_of(b"slow", 0, lanes)}
+    async with opened(nats.address) as driver:
+        await confirmed(
+            driver,
+            [Message(channel=worker.channel, payload=b"%d" % number, key=key) for number, key in enumerate(keys)],
+        )
+        process = worker.start()
+        try:
+            with anyio.fail_after(60):
+                while not free <= worker.seen():
+                    await anyio.sleep(0.1)
+            assert 0 not in worker.seen()
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("order_by", ["none", "key"])

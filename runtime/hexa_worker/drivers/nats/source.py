@@ -95,6 +95,8 @@ class NatsSource:
         self._task: asyncio.Task[None] | None = None
         self._discovery: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self._not_made: DriverUnavailable | None = None
+        self._make_again_at = 0.0
         connection.on_change(self._connection_changed)
 
     def add_feed(self, part: Part, ack_wait_s: float) -> None:
@@ -161,12 +163,13 @@ class NatsSource:
                 raise self._failure
             if not self._connection.up:
                 await self._connection.wait_up(AWAY_S)
-            if any(feed.missing for feed in self.feeds):
-                await self._make_again()
-            taken = self._take(max_count, max_bytes)
+            unavailable = await self._make_again() if any(feed.missing for feed in self.feeds) else None
+            taken = self._take(max_count, max_bytes)  # other channels go on
             self._ask(max_count - len(taken), max_bytes)
             if taken:
                 return taken
+            if unavailable is not None:
+                raise unavailable
             await self._wait()
         return []
 
@@ -209,7 +212,7 @@ class NatsSource:
         if room <= 0 or self._stopped:
             return
         now = monotonic()
-        feeds = [feed for feed in self.feeds if not feed.paused]
+        feeds = [feed for feed in self.feeds if not feed.paused and not feed.missing]
         active = sum(1 for feed in feeds if now - feed.active_at <= ACTIVE_S)
         for feed in feeds:
             coming = feed.outstanding + len(feed.buffer)
@@ -217,8 +220,26 @@ class NatsSource:
             if coming * 2 <= share:
                 feed.pull(share - coming)
 
-    async def _make_again(self) -> None:
-        """A consumer or stream was deleted: make it again. Raises DriverRejected where that is not allowed."""
+    async def _make_again(self) -> DriverUnavailable | None:
+        """A consumer or stream was deleted: make it again.
+
+        Returns:
+            Why that cannot be done yet.
+
+        Raises:
+            DriverRejected: it is not allowed.
+        """
+        if monotonic() < self._make_again_at:
+            return self._not_made
+        try:
+            self._not_made = None
+            await self._made_again()
+        except DriverUnavailable as error:
+            self._not_made = error
+            self._make_again_at = monotonic() + AWAY_S
+        return self._not_made
+
+    async def _made_again(self) -> None:
         missing = [feed for feed in self.feeds if feed.missing]
         born = {part.channel: part.born for part in await self._redeclare()}
         log.warning("made again: %s", ", ".join(f"{one.durable} of {one.stream}" for one in missing))

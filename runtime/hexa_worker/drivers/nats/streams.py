@@ -9,7 +9,7 @@ from hexa_worker.config.nats import Nats, NatsStream
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
-from hexa_worker.errors import DriverRejected, UnknownChannel
+from hexa_worker.errors import DriverRejected, DriverUnavailable, UnknownChannel
 
 NANOSECONDS = 1_000_000_000
 SCHEDULES_SINCE = (2, 12)
@@ -71,6 +71,7 @@ class Streams:
         self._connection = connection
         self._options = options
         self._of: dict[str, str] = {}
+        self._seen: set[str] = set()
         self._read: set[str] = set()
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._schedules: dict[str, bool] = {}
@@ -119,6 +120,10 @@ class Streams:
         stream = await self.find(channel)
         if stream is not None:
             await self.usable(stream, channel)
+        elif channel in self._seen and not self._may_make(channel, emitted=emitted):
+            raise DriverUnavailable(
+                f"nats: the stream of the channel {channel!r} was deleted; waiting until it is back"
+            )
         elif not self._options.create_channels:
             raise DriverRejected(
                 f"no stream keeps the channel {channel!r}; create one with this subject, or set create_channels = true"
@@ -128,7 +133,14 @@ class Streams:
         else:
             stream = await self._create_for(channel)
         self._of[channel] = stream
+        self._seen.add(channel)
         return stream
+
+    def _may_make(self, channel: str, *, emitted: bool) -> bool:
+        """Whether the stream of a channel can be made again."""
+        options = self._options
+        asked = not emitted or options.create_emitted_channels or channel in self._read
+        return options.create_channels and (asked or self._named(channel) is not None)
 
     def retries_wanted(self, base: str) -> dict[str, Any]:
         """The configuration of the stream of the retry channels of `base`."""
