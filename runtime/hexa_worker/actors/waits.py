@@ -5,17 +5,15 @@ No lane is occupied by waiting, and no timer is set per delivery: `run` sleeps u
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from math import inf
+from math import ceil, inf
 
 import anyio
 
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.waiting import Allowance, Line
 from hexa_worker.telemetry.stats import Counters
-
-LONGEST_S = 60.0
-"""The wall clock is looked at this often, whatever it said before."""
 
 
 class Waits:
@@ -25,16 +23,14 @@ class Waits:
         order_by: what keeps its order.
         lanes: how many lanes there are; each has a line.
         maximum_keys: how many keys may wait.
-        now_ms: the wall clock that due times follow.
+        clock: due times are of its wall clock; what waits here waits by the other one, which never jumps.
         stats: shows what waits.
     """
 
-    def __init__(
-        self, *, order_by: OrderBy, lanes: int, maximum_keys: int, now_ms: Callable[[], int], stats: Counters
-    ) -> None:
+    def __init__(self, *, order_by: OrderBy, lanes: int, maximum_keys: int, clock: Clock, stats: Counters) -> None:
         self._allowance = Allowance(maximum_keys)
         self.lines = [Line(order_by, self._allowance) for _ in range(lanes)]
-        self._now_ms = now_ms
+        self._clock = clock
         self._stats = stats
         self._sooner = anyio.Event()
         self._next_due_ms: int | None = None
@@ -51,14 +47,17 @@ class Waits:
     def put(self, lane: int, delivery: Delivery) -> None:
         """A delivery has come for a lane."""
         line, before = self.lines[lane], self._allowance.held_back
-        line.put(delivery, self._now_ms() if delivery.due_ms else 0)
+        if delivery.due_ms:
+            line.put(delivery, self._now_ms(), self._due_ms(delivery))
+        else:
+            line.put(delivery, 0)
         if delivery.due_ms or self._allowance.held_back != before:
             self._changed(line)
 
     def postpone(self, lane: int, again: Delivery) -> None:
         """The delivery that a lane had in hand is to be run again when `again` is due."""
         line = self.lines[lane]
-        line.postpone(again, self._now_ms())
+        line.postpone(again, self._now_ms(), self._due_ms(again))
         self._changed(line)
 
     def take(self, sources: frozenset[str] | None) -> list[Delivery]:
@@ -76,6 +75,13 @@ class Waits:
                 self._show()
                 return lane
         return None
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
+
+    def _due_ms(self, delivery: Delivery) -> int:
+        """When it is due, by the clock that never jumps; not a moment early."""
+        return ceil(self._clock.monotonic() * 1000) + delivery.due_ms - self._clock.now_ms()
 
     def _changed(self, line: Line) -> None:
         due_ms = line.next_due_ms
@@ -107,6 +113,6 @@ class Waits:
         """Until something is due, or something else is due sooner."""
         patience_s = inf
         if self._next_due_ms is not None:
-            patience_s = min(max((self._next_due_ms - self._now_ms()) / 1000, 0.001), LONGEST_S)
+            patience_s = max(self._next_due_ms / 1000 - self._clock.monotonic(), 0.001)
         with anyio.move_on_after(patience_s):
             await self._sooner.wait()

@@ -87,7 +87,7 @@ class Worker:
                 order_by=plan.order_by,
                 lanes=plan.concurrency,
                 maximum_keys=plan.retry.waiting_keys(plan.mailbox),
-                now_ms=env.clock.now_ms,
+                clock=env.clock,
                 stats=stats,
             )
         self._mailbox = Mailbox(

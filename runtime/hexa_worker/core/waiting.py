@@ -54,7 +54,7 @@ class Line:
         ready: what may run now, in order. The lane takes from its front; nobody else may.
     """
 
-    __slots__ = ("_allowance", "_dues", "_order_by", "_pushed", "_stopped", "_waits", "ready")
+    __slots__ = ("_allowance", "_dues", "_order_by", "_pushed", "_stopped", "_stopped_dues", "_waits", "ready")
 
     def __init__(self, order_by: OrderBy, allowance: Allowance) -> None:
         self.ready: deque[Delivery] = deque()
@@ -64,42 +64,55 @@ class Line:
         self._dues: list[tuple[int, int, _Wait]] = []
         self._pushed = 0
         self._stopped: deque[Delivery] = deque()  # the line, while it waits for its first delivery
+        self._stopped_dues: dict[int, int] = {}  # by the id of a delivery in there, of those that are not due at once
 
     @property
     def standing(self) -> int:
         """How many deliveries wait for the lane itself, not for their key."""
         return len(self.ready) + len(self._stopped)
 
-    def put(self, delivery: Delivery, now_ms: int) -> None:
-        """A delivery has come; one that is not due yet was postponed by another process."""
+    def put(self, delivery: Delivery, now_ms: int, due_ms: int | None = None) -> None:
+        """A delivery has come; one that is not due yet was postponed by another process.
+
+        Args:
+            delivery: it.
+            now_ms: the time, by a clock that does not jump.
+            due_ms: when it is due by that clock; None: as it says itself.
+        """
+        due_ms = delivery.due_ms if due_ms is None else due_ms
         key = self._key(delivery)
         wait = self._waits.get(key) if key is not None else None
         if wait is not None:
             wait.deliveries.append(delivery)
             self._allowance.held_back += 1
         elif self._stopped:
-            self._stopped.append(delivery)
-        elif key is not None and delivery.due_ms > now_ms:
-            self._wait_or_stop(key, delivery, [])
+            self._stop(delivery, due_ms)
+        elif key is not None and due_ms > now_ms:
+            self._wait_or_stop(key, delivery, [], due_ms)
         else:
             self.ready.append(delivery)
 
-    def postpone(self, again: Delivery, now_ms: int) -> None:
-        """The delivery in hand failed and is to be run again, as `again`, when that is due."""
+    def postpone(self, again: Delivery, now_ms: int, due_ms: int | None = None) -> None:
+        """The delivery in hand failed and is to be run again, as `again`, when that is due; times as in `put`."""
+        due_ms = again.due_ms if due_ms is None else due_ms
         key = self._key(again)
-        if key is None or again.due_ms <= now_ms:
+        if key is None or due_ms <= now_ms:
             self.ready.appendleft(again)
             return
         if self._allowance.keys >= self._allowance.limit and key not in self._waits:
             self._stopped.extendleft(reversed(self.ready))
             self.ready.clear()
             self._stopped.appendleft(again)
+            self._stopped_dues[id(again)] = due_ms
             return
-        behind = [*self._pull(self.ready, key), *self._pull(self._stopped, key)]
+        pulled = self._pull(self._stopped, key)
+        for one in pulled:
+            self._stopped_dues.pop(id(one), None)
+        behind = [*self._pull(self.ready, key), *pulled]
         known = self._waits.get(key)
         if known is not None:
             behind += self._end(known)
-        self._wait_or_stop(key, again, behind)
+        self._wait_or_stop(key, again, behind, due_ms)
 
     def wake(self, now_ms: int) -> bool:
         """Let go on what is due; whether there was any."""
@@ -109,7 +122,7 @@ class Line:
             if not wait.over:
                 self.ready.extendleft(reversed(self._end(wait)))
                 woken = True
-        if self._stopped and self._stopped[0].due_ms <= now_ms:
+        if self._stopped and self._stopped_due_ms <= now_ms:
             self._deal_again(now_ms)
             woken = True
         return woken
@@ -121,7 +134,7 @@ class Line:
             heappop(self._dues)
         dues = [self._dues[0][0]] if self._dues else []
         if self._stopped:
-            dues.append(self._stopped[0].due_ms)
+            dues.append(self._stopped_due_ms)
         return min(dues, default=None)
 
     def take(self, sources: frozenset[str] | None, now_ms: int) -> list[Delivery]:
@@ -136,7 +149,10 @@ class Line:
                 self.ready.extendleft(reversed(self._end(wait)))  # what it waited for is gone
         if self._stopped:
             first = self._stopped[0]
-            taken += _taken(self._stopped, sources)
+            gone = _taken(self._stopped, sources)
+            taken += gone
+            for one in gone:
+                self._stopped_dues.pop(id(one), None)
             if self._stopped and self._stopped[0] is not first:
                 self._deal_again(now_ms)
         return taken
@@ -158,11 +174,20 @@ class Line:
     def _key(self, delivery: Delivery) -> OrderKey | None:
         return order_key(self._order_by, delivery.key, delivery.channel)
 
-    def _wait_or_stop(self, key: OrderKey, delivery: Delivery, behind: list[Delivery]) -> None:
+    @property
+    def _stopped_due_ms(self) -> int:
+        return self._stopped_dues.get(id(self._stopped[0]), 0)
+
+    def _stop(self, delivery: Delivery, due_ms: int) -> None:
+        self._stopped.append(delivery)
+        if due_ms:
+            self._stopped_dues[id(delivery)] = due_ms
+
+    def _wait_or_stop(self, key: OrderKey, delivery: Delivery, behind: list[Delivery], due_ms: int) -> None:
         if self._allowance.keys >= self._allowance.limit:
-            self._stopped.append(delivery)
+            self._stop(delivery, due_ms)
             return
-        wait = self._waits[key] = _Wait(key, delivery.due_ms, [delivery, *behind])
+        wait = self._waits[key] = _Wait(key, due_ms, [delivery, *behind])
         self._pushed += 1
         heappush(self._dues, (wait.due_ms, self._pushed, wait))
         self._allowance.keys += 1
@@ -188,8 +213,9 @@ class Line:
     def _deal_again(self, now_ms: int) -> None:
         """The line waits no longer for its first delivery."""
         stopped, self._stopped = self._stopped, deque()
+        dues, self._stopped_dues = self._stopped_dues, {}
         for delivery in stopped:
-            self.put(delivery, now_ms)
+            self.put(delivery, now_ms, dues.get(id(delivery), 0))
 
 
 def _taken(queue: deque[Delivery], sources: frozenset[str] | None) -> list[Delivery]:

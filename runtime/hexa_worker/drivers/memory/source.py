@@ -44,7 +44,7 @@ class MemorySource:
     async def _wait(self) -> None:
         self.arrived = anyio.Event()
         delayed = self._group.delayed
-        patience = (delayed[0][0] - self._store.clock.now_ms()) / 1000 if delayed else inf
+        patience = delayed[0][0] - self._store.clock.monotonic() if delayed else inf
         with anyio.move_on_after(max(patience, 0.001)):
             await self.arrived.wait()
 
@@ -61,8 +61,8 @@ class MemorySource:
         return taken
 
     def _promote_due(self) -> None:
-        group, now_ms = self._group, self._store.clock.now_ms()
-        while group.delayed and group.delayed[0][0] <= now_ms:
+        group, now = self._group, self._store.clock.monotonic()
+        while group.delayed and group.delayed[0][0] <= now:
             delivery = heappop(group.delayed)[2]
             group.stripes.setdefault(-1, deque()).append(delivery)
 

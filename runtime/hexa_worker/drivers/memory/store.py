@@ -12,6 +12,7 @@ from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
+from hexa_worker.drivers.holding import left_ms
 from hexa_worker.errors import DriverUnavailable, RecordTooLarge
 
 STRIPES = 64
@@ -55,7 +56,7 @@ class Group:
         self.positions: dict[str, int] = {}
         self.order_by = spec.order_by
         self.stripes: dict[int, deque[Delivery]] = {}
-        self.delayed: list[tuple[int, int, Delivery]] = []
+        self.delayed: list[tuple[float, int, Delivery]] = []  # when each is due by the monotonic clock
         self.retry_sequence = 0
         self.held_stripes: dict[int, tuple[Reader, int]] = {}
         self.leased = 0
@@ -79,7 +80,7 @@ class MemoryStore:
     """The broker: what several memory drivers share.
 
     Args:
-        clock: its wall clock decides what is due.
+        clock: what is due is told by its wall clock when it comes, and waits by its other one.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -145,19 +146,20 @@ class MemoryStore:
         group, attempt = owner
         group.retry_sequence += 1
         delivery = delivery_of(message, message.channel, group.retry_sequence, attempt)
-        heappush(group.delayed, (message.due_ms, group.retry_sequence, delivery))
+        wait_s = left_ms(message.due_ms, message.timestamp_ms, now_ms) / 1000
+        heappush(group.delayed, (self.clock.monotonic() + wait_s, group.retry_sequence, delivery))
         return delivery.message_id
 
     def backlog(self, name: str) -> Backlog:
         """What the group called `name` still has to do."""
-        group, now_ms = self.groups[name], self.clock.now_ms()
-        due = sum(1 for due_ms, _, _ in group.delayed if due_ms <= now_ms)
+        group, now = self.groups[name], self.clock.monotonic()
+        due = sum(1 for due_s, _, _ in group.delayed if due_s <= now)
         unread = sum(self.logs[channel].end - position for channel, position in group.positions.items())
         return Backlog(
             ready=unread + due + sum(map(len, group.stripes.values())),
             delayed=len(group.delayed) - due,
             leased=group.leased,
-            next_due_ms=group.delayed[0][0] if group.delayed else None,
+            next_due_ms=group.delayed[0][2].due_ms if group.delayed else None,
         )
 
     def wake(self) -> None:
