@@ -37,7 +37,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         durable: a confirmed publish survives the death of every process.
         shared: several processes may consume one subscription.
         order: what order it keeps across processes.
-        delay_accuracy_s: a due record comes at most this late on an idle machine; never early.
+        delay_accuracy_s: a due record comes at most this late while the machine keeps up; never early.
         redelivery_s: how long a dead process's deliveries stay away, about; None: never needed.
         counts_deliveries: the broker itself counts deliveries that ended in a crash.
         patterns: subscriptions by pattern work.

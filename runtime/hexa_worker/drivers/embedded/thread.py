@@ -24,6 +24,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.embedded import leases, owners
 from hexa_worker.drivers.embedded.bell import Bell
 from hexa_worker.drivers.embedded.claiming import claimable, due_times, promising
+from hexa_worker.drivers.embedded.clamping import SteadyClock
 from hexa_worker.drivers.embedded.failures import translate
 from hexa_worker.drivers.embedded.files import connect_patiently
 from hexa_worker.drivers.embedded.jobs import Job, Receive, gather, returning, unattended
@@ -59,6 +60,7 @@ class BrokerThread:
         self._path = path
         self._options = options
         self._clock = clock
+        self._steady = SteadyClock(clock, owners.now_ms)
         self._jobs: deque[Job | Receive] = deque()
         self._current: list[Job | Receive] = []
         self._parked: list[Receive] = []
@@ -216,7 +218,7 @@ class BrokerThread:
             self._connection,
             self._path,
             busy_timeout_s=self._options.busy_timeout_s,
-            clock=self._clock,
+            clock=self._steady,
             owners=self._owners,
             reborn=self._begin_again,
         )
@@ -232,11 +234,12 @@ class BrokerThread:
             self._clock,
             self._options.lease_s / 3,
             self._begin_again,
+            self._steady,
         )
         self._place = Place(self._path)
         self._bell = Bell(Path(f"{self._path}-wal"))
         self._held.callback(self._bell.close)
-        self._listening = Listening(self._bell, self._connection, self._clock)
+        self._listening = Listening(self._bell, self._connection, self._steady)
 
     def _close(self) -> None:
         self._fail_waiting()
@@ -322,7 +325,7 @@ class BrokerThread:
 
     def _claimable(self, receives: Iterable[Receive]) -> list[Receive]:
         """Those that would get something. Reads only."""
-        now_ms = self._clock.now_ms()
+        now_ms = self._steady.now_ms()
         asking = [job for job in receives if not job.subscriber.closed]
         try:
             if len(asking) > 1:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.embedded import owners
-from hexa_worker.drivers.embedded.clamping import DueTimes
+from hexa_worker.drivers.embedded.clamping import DueTimes, SteadyClock
 from hexa_worker.drivers.embedded.janitor import Janitor
 from hexa_worker.drivers.embedded.jobs import Job, unattended
 from hexa_worker.drivers.embedded.owners import Owners
@@ -31,6 +31,7 @@ class Upkeep:
         clock: tells whether due times can be trusted.
         beat_s: seconds between two heartbeats.
         reborn: called inside a transaction in which this process turns out to have been removed.
+        steady: decides what is due; told how far the wall clock is ahead.
 
     Attributes:
         overdue: writes that failed and have to be done some time; nobody waits for them.
@@ -45,6 +46,7 @@ class Upkeep:
         clock: Clock,
         beat_s: float,
         reborn: Callable[[sqlite3.Connection], None],
+        steady: SteadyClock,
     ) -> None:
         self._connection = connection
         self._transactions = transactions
@@ -54,7 +56,7 @@ class Upkeep:
         self._reborn = reborn
         self.overdue: deque[Job] = deque()
         self._next_beat = 0.0
-        self._due_times = DueTimes()
+        self._due_times = DueTimes(owners.boot_id(), steady)
         self._janitor = Janitor(path)
 
     def tick(self, now: float, alive_ms: int, *, busy: bool) -> bool:
