@@ -132,7 +132,8 @@ class Subscription(Table, frozen=True):
         pattern: a regular expression that whole channel names must match.
         group: the durable name of the subscription's progress; default: the action.
         retry_channel: what retry channels and dead letter are named after; default: the group.
-        start: where a subscription without progress begins.
+        start: where a subscription without progress begins; what appears later and
+            matches its pattern is read from its beginning.
         concurrency: how many handler calls may run at once in one process.
         mailbox: how many deliveries a process may hold: queued, running and not yet settled.
         mailbox_bytes: how many bytes of payload it may hold.

@@ -145,24 +145,33 @@ class AsyncioKafkaDriver:
 
     async def _pin_start(self, spec: SubscriptionSpec, parts: "_Parts") -> None:
         """Write down where a subscription without progress begins, unless that is the first record."""
-        origins = await self._fresh_origins(spec, parts)
-        if origins:
-            self._origins.setdefault(spec.group, {}).update(origins)
-            await self._commit_origins(spec.group, origins, parts)
+        places = dict(await self._fresh_origins(spec, parts))
+        self._origins.setdefault(spec.group, {}).update(places)
+        if _from_first(spec):
+            return
+        if spec.pattern is not None and not await _has_begun(spec, parts):
+            # Channels may match only later: that there was a first start is written down at one that is there.
+            first = TopicPartition(_failure_channels(spec)[0], 0)
+            places.update(await parts.reader.starts([first]))
+        if places:
+            await self._commit_origins(spec.group, places, parts)
 
     async def _fresh_origins(self, spec: SubscriptionSpec, parts: "_Parts") -> Mapping[TopicPartition, int]:
-        """Where channels without progress begin; empty where that is their first record."""
-        start_ms = _start_ms(spec)
-        if spec.start == "earliest" and start_ms is None:
+        """Where channels without progress begin; empty where that is their first record.
+
+        With a pattern that is so for whatever appears after the first start.
+        """
+        if _from_first(spec) or (spec.pattern is not None and await _has_begun(spec, parts)):
             return {}
         known = await parts.registry.refresh()
-        committed = await parts.topics.group_offsets(spec.group)
+        begun = {place.topic for place in await parts.topics.group_offsets(spec.group)}
         fresh = [
             TopicPartition(name, number)
             for name in channels_of(spec, known)
-            if not any(place.topic == name for place in committed)
+            if name not in begun
             for number in range(known.get(name, 0))
         ]
+        start_ms = _start_ms(spec)
         return dict(await (parts.reader.ends(fresh) if start_ms is None else parts.reader.at_time(fresh, start_ms)))
 
     async def _commit_origins(self, group: str, origins: Mapping[TopicPartition, int], parts: "_Parts") -> None:
@@ -284,6 +293,20 @@ def _check_pattern(spec: SubscriptionSpec) -> None:
             re.compile(spec.pattern)
         except re.error as error:
             raise DriverRejected(f"kafka: {spec.action}: the pattern is not a regular expression: {error}") from error
+
+
+def _failure_channels(spec: SubscriptionSpec) -> tuple[str, ...]:
+    return (*spec.retry_channels, spec.dead_letter_channel)
+
+
+async def _has_begun(spec: SubscriptionSpec, parts: _Parts) -> bool:
+    """Whether its group has progress in anything that the subscription reads."""
+    begun = {place.topic for place in await parts.topics.group_offsets(spec.group)}
+    return not begun.isdisjoint((*channels_of(spec, begun), *_failure_channels(spec)))
+
+
+def _from_first(spec: SubscriptionSpec) -> bool:
+    return spec.start == "earliest" and _start_ms(spec) is None
 
 
 def _start_ms(spec: SubscriptionSpec) -> int | None:

@@ -3,6 +3,7 @@
 
 import anyio
 
+from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Capabilities, Source
 from hexa_worker.testing.conformance.bench import PLENTY, Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
@@ -221,6 +222,24 @@ async def a_pattern_finds_channels_that_are_made_later(bench: Bench) -> None:
     await anyio.sleep(bench.under_test.quiet_s)
     await bench.publish(publisher, b"found", channel="late.one")
     expect_equal(payloads_of(await receiving.result(bench.under_test.deadline_s)), [b"found"], "payloads")
+
+
+@claim(needs=_patterns, needs_text="subscriptions by pattern")
+async def at_latest_a_channel_that_appears_after_the_first_start_is_read_from_its_beginning(bench: Bench) -> None:
+    driver = await bench.driver()
+    pattern = bench.name("").replace(".", r"\.") + r"by-id\..*"
+    spec = bench.spec(pattern=pattern, start="latest")
+    await (await driver.subscribe(spec)).close()
+    await bench.publish(driver, b"stopped", channel="by-id.1")
+    source = await (await bench.driver()).subscribe(spec)
+    came = await bench.take(source, 1)
+    expect_equal(payloads_of(came), [b"stopped"], "payloads of what appeared while it was stopped")
+    await source.settle([Acked(one) for one in came])
+    receiving = bench.receiving(source)
+    await anyio.sleep(bench.under_test.quiet_s)
+    await bench.publish(driver, b"running", channel="by-id.2")
+    came = await receiving.result(bench.under_test.deadline_s)
+    expect_equal(payloads_of(came), [b"running"], "payloads of what appeared while it ran")
 
 
 @claim()
