@@ -90,13 +90,9 @@ class Wiring:
         """
         self._add_channels([self._connection.topics.topic(channel) for channel in self._find()])
         retries = list(self._attempts)
-        self._add(
-            partial(self._terms.subscribe_retries, topics=retries),
-            f"retries of {self._spec.action}",
-            retries,
-            beside=0,
-            retry=True,
-        )
+        if retries:  # a reader of one's own may have none
+            subscribe = partial(self._terms.subscribe_retries, topics=retries)
+            self._add(subscribe, f"retries of {self._spec.action}", retries, beside=0, retry=True)
         if self._spec.pattern is not None:
             threading.Thread(target=self._look_out, name="hexa-pulsar-find", daemon=True).start()
 
