@@ -1,10 +1,10 @@
 """The composition root: configuration in, a running worker process out. Nobody else knows everybody."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from msgspec.structs import replace
@@ -157,6 +157,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     claims: ClaimStore | None = None,
     transactions: "Transactions | None" = None,
     survey: bool = False,
+    beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
     """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
 
@@ -174,6 +175,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
         claims: instead of the configured claim store, where deduplication is on.
         transactions: instead of the configured outbox, which is not relayed then.
+        beside: runs as long as the subscriptions do.
         survey: look at the broker once every subscription was started, and warn of what will be lost.
 
     Raises:
@@ -209,7 +211,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         )
         relay = _relay(config, driver) if transactions is None else None
         return await _supervise(
-            config, loaded, env, stop, relay=relay, until_idle=until_idle, report=report, survey=survey
+            config, loaded, env, stop, relay=relay, until_idle=until_idle, report=report, survey=survey, beside=beside
         )
 
 
@@ -276,6 +278,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     until_idle: bool,
     report: Callable[[Report], None] | None,
     survey: bool,
+    beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None,
 ) -> int:
     worker = config.file.worker
     logs = {plan.action: SubscriptionLog(plan.action, env.clock, worker.log.repeat_s) for plan in loaded.plans}
@@ -284,6 +287,8 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
         report = partial(_report_outbox, report, relay)
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, stop, supervisor)
+        if beside is not None:
+            group.start_soon(beside, supervisor)
         if relay is not None:
             group.start_soon(relay.run)
         if until_idle:

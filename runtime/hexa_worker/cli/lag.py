@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
-from hexa_worker.cli.terminal import console, iso, write_json
+from hexa_worker.cli.terminal import console, iso, note, write_json
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
+from hexa_worker.processes.parked import counts, of_config
 
 AT_ONCE = 8
 """So many subscriptions are measured at the same time."""
@@ -27,11 +28,15 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
       hexa-worker lag
       hexa-worker lag --json
     """
-    found = run_async(_lag, only_config(config_path, arguments))
+    path = only_config(config_path, arguments)
+    found = run_async(_lag, path)
+    parked = counts(of_config(path))
     if as_json:
-        write_json([_plain(action, backlog) for action, backlog in found.items()])
+        write_json([_plain(action, backlog, parked.get(action, 0)) for action, backlog in found.items()])
     else:
         _draw(found)
+        for action, count in parked.items():
+            note(f"{action}: {count:,} of those in hand are parked, see dlq park list")
     return 0
 
 
@@ -52,12 +57,13 @@ async def _lag(path: Path) -> dict[str, Backlog]:
         return {spec.action: found[spec.action] for spec in project.specs}
 
 
-def _plain(action: str, backlog: Backlog) -> dict[str, object]:
+def _plain(action: str, backlog: Backlog, parked: int) -> dict[str, object]:
     return {
         "action": action,
         "ready": backlog.ready,
         "delayed": backlog.delayed,
         "leased": backlog.leased,
+        "parked": parked,
         "dead_letters": backlog.dead_letters,
         "next_due": iso(backlog.next_due_ms),
     }

@@ -14,6 +14,7 @@ from hexa_worker.handlers.lifespans import telling
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
+from hexa_worker.processes.parked import ParkedFiles, folder_of
 from hexa_worker.processes.session import Serve, Session
 
 
@@ -54,4 +55,12 @@ async def _serve(session: Session, loaded: Loaded) -> int:
             report=session.report,
             record=record,
             survey=session.arguments.survey,
+            beside=ParkedFiles(
+                folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot
+            ).run,
         )
+
+
+def _parked_files(session: Session) -> ParkedFiles:
+    arguments = session.arguments
+    return ParkedFiles(folder_of(arguments.state_dir, arguments.name), arguments.slot)

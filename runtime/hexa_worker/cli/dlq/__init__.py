@@ -11,6 +11,7 @@ COMMANDS = {
     "purge": ("purge", "Delete dead letters for good."),
     "export": ("export", "Write dead letters to a file of JSON lines."),
     "import": ("importing", "Put exported dead letters back."),
+    "park": ("park", "List, retry or drop deliveries whose record the broker refuses."),
 }
 
 

@@ -52,7 +52,9 @@ class EmbeddedSource:
             lost = LeaseLost(str(error))
             return [Unsettled(settlement, lost) for settlement in settlements]
         except DriverRejected as error:
-            return [Unsettled(settlement, error) for settlement in settlements]
+            if len(settlements) == 1:
+                return [Unsettled(settlement, error) for settlement in settlements]
+            return [one for settlement in settlements for one in await self.settle((settlement,))]  # most are innocent
         return settling.unsettled
 
     async def backlog(self) -> Backlog:

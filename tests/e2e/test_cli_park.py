@@ -1,0 +1,58 @@
+"""What the broker refuses is parked, seen and dealt with from the command line."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from tests.e2e.project import LIMIT_S, WORKER, Project
+
+REFUSE = """
+CREATE TRIGGER refuse BEFORE INSERT ON log WHEN instr(NEW.headers, CAST('hexa-dead-at' AS BLOB))
+BEGIN SELECT RAISE(ABORT, 'against the policy'); END
+"""
+
+
+def change(project: Project, statement: str) -> None:
+    with closing(sqlite3.connect(project.folder / "var" / "hexa.db", timeout=10)) as other, other:
+        other.execute(statement)
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def refusing(project: Project) -> Project:
+    """Its dead letters are refused."""
+    project.write(worker=WORKER.replace("maximum_attempts = 1", "maximum_attempts = 0"))
+    project.drain()
+    change(project, REFUSE)
+    return project
+
+
+def test_what_is_parked_is_listed_tried_again_and_dropped_by_command(refusing: Project) -> None:
+    given = b"".join(b'{"payload": {"id": %d, "fail": %s}}\n' % (n, b"true" if n < 3 else b"false") for n in range(20))
+    refusing("emit", "work", "--file", "-", "--quiet", given=given)
+    with refusing.running("run") as worker:
+        until(lambda: len(refusing.json("dlq", "park", "list")) == 3)
+        parked = refusing.json("dlq", "park", "list")
+        assert {(one["id"], one["action"], one["refused"]) for one in parked} == {
+            (f"work-{n}", "do", "dead letter") for n in range(3)
+        }
+        assert "against the policy" in parked[0]["reason"]
+        assert refusing.json("lag")[0]["parked"] == 3
+        refusing("dlq", "park", "drop", "work-1")
+        until(lambda: len(refusing.json("dlq", "park", "list")) == 2)
+        change(refusing, "DROP TRIGGER refuse")
+        refusing("dlq", "park", "retry", "--all")
+        until(lambda: not refusing.json("dlq", "park", "list"))
+        assert {one["origin_id"] for one in refusing.json("dlq", "list")} == {"work-0", "work-2"}
+        worker.stop()
+    assert refusing("dlq", "park", "list").stderr.strip() == "nothing is parked"
+    assert refusing.json("lag")[0]["ready"] == 0
