@@ -37,7 +37,8 @@ from hexa_worker import Context, subscribe
 @subscribe("work", action="do")
 async def do(e: dict, ctx: Context) -> None:
     assert e["secret"] and ctx.headers["token"] and ctx.key
-    raise ValueError("no")
+    text = f"cannot reach redis://user:{e['secret']}/x@host, password={e['secret']}"
+    raise ValueError(text)
 
 
 @subscribe("choice", action="choose")

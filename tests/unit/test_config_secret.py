@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hexa_worker.config.check import Check
 from hexa_worker.config.model import Table
 from hexa_worker.config.references import References
-from hexa_worker.config.secret import Secret, scrub, shown
+from hexa_worker.config.secret import Secret, shown
+from hexa_worker.core.scrubbing import scrub
 
 
 class Login(Table, frozen=True):

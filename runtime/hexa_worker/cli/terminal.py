@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from hexa_worker.core.scrubbing import scrub
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -60,7 +62,7 @@ def colours(stream: TextIO) -> bool:
 def fail(text: str, code: int) -> int:
     """Write an error; returns `code`."""
     word = "\x1b[1;31merror:\x1b[0m" if colours(sys.stderr) else "error:"
-    note(f"{word} {text}")
+    note(f"{word} {scrub(text)}")
     return code
 
 

@@ -12,7 +12,8 @@ from msgspec import inspect
 from hexa_worker.config.kinds import in_range, is_kind, kind, listed, parse_scalar
 from hexa_worker.config.mistakes import key_path, suggest
 from hexa_worker.config.references import References, Unresolved, has_reference
-from hexa_worker.config.secret import HIDDEN, Secret, looks_secret, shown
+from hexa_worker.config.secret import Secret, looks_secret, shown
+from hexa_worker.core.scrubbing import HIDDEN
 from hexa_worker.errors import ConfigError
 
 Keys = tuple[str | int, ...]

@@ -32,6 +32,7 @@ from hexa_worker.core.outcome import (
     is_hopeless,
 )
 from hexa_worker.core.retry import RetryPolicy, clamp_delay_s, due_after
+from hexa_worker.core.scrubbing import scrub
 
 ERROR = "hexa-error"
 ERROR_MESSAGE = "hexa-error-message"
@@ -56,6 +57,7 @@ _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.RED
 """Nobody but the desk says that something was redriven, and the desk writes to retry channels."""
 
 MESSAGE_LIMIT = 1_000
+_LOOKED_AT = 64 * 1024
 TRACEBACK_LIMIT = 8_000
 
 
@@ -274,6 +276,7 @@ def _without_values(error: BaseException) -> str:
 
 
 def _bounded(text: str) -> str:
+    text = scrub(text[:_LOOKED_AT])
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
 
 

@@ -29,8 +29,8 @@ from redis.exceptions import (
 )
 
 from hexa_worker.config.dedup import Dedup
-from hexa_worker.config.secret import scrub
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
+from hexa_worker.core.scrubbing import scrub
 from hexa_worker.dedup import scripts
 from hexa_worker.dedup.clients import Client, make_client, send
 from hexa_worker.drivers.island import Island, on_asyncio

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from hexa_worker.config.secret import scrub
+from hexa_worker.core.scrubbing import scrub
 from hexa_worker.errors import DriverError
 
 

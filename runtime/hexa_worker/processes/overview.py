@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from hexa_worker.config.secret import scrub
 from hexa_worker.core.lifecycle import READY, State
+from hexa_worker.core.scrubbing import scrub
 from hexa_worker.processes.slot import Phase, Slot
 from hexa_worker.processes.totals import Total, Totals
 from hexa_worker.telemetry.report import Report

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from hexa_worker.config.secret import HIDDEN, names_secret, scrub
+from hexa_worker.core.scrubbing import HIDDEN, names_secret, scrub
 from hexa_worker.telemetry.log import FIELDS, IN_HAND
 
 MESSAGE_LIMIT: Final = 16 * 1024

@@ -2,9 +2,11 @@
 
 import traceback
 
+from hexa_worker.core.scrubbing import scrub
+
 
 def format_error(error: BaseException) -> str:
-    """The traceback as text, frames of the runtime itself left out, whatever the error does.
+    """The traceback as text, frames of the runtime itself and secrets left out, whatever the error does.
 
     Costs tens of microseconds: only for what is kept.
     """
@@ -12,6 +14,6 @@ def format_error(error: BaseException) -> str:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("hexa_worker."):
             trace = trace.tb_next
-        return "".join(traceback.format_exception(type(error), error, trace, limit=-20))
+        return scrub("".join(traceback.format_exception(type(error), error, trace, limit=-20)))
     except Exception:  # noqa: BLE001 - an error whose text cannot be made is still an error
         return f"{type(error).__qualname__} (its traceback cannot be formatted)"

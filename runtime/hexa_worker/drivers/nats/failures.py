@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
-from hexa_worker.config.secret import scrub
+from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.placing import reason_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 

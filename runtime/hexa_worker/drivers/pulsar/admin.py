@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hexa_worker.config.pulsar import Pulsar
-from hexa_worker.config.secret import scrub
+from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.pulsar.names import Topics, whole_topic
 from hexa_worker.drivers.pulsar.security import Security, addresses
 from hexa_worker.errors import DriverRejected, DriverUnavailable

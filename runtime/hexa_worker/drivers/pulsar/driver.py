@@ -12,9 +12,9 @@ from msgspec import structs
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.pulsar import Pulsar
-from hexa_worker.config.secret import scrub
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.placing import placed
 from hexa_worker.drivers.pulsar import letters
