@@ -15,6 +15,8 @@ from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.brokers.base import Broker
+from tests.brokers.kafka import Kafka
+from tests.brokers.ports import reserve_port
 from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import ack, patiently, publish, subscribed, take
 from tests.drivers.doomed import Doomed
@@ -195,3 +197,28 @@ async def test_killed_workers_lose_nothing(
     doomed = Doomed(tmp_path, unique_name(), anyio_backend, BROKER.format(kafka.address))
     async with opened(kafka.address) as driver:
         await doomed.lose_nothing(driver)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("kafka")  # or it says why there is none
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # it is about the client, which has its own loop
+async def test_brokers_that_come_back_under_another_address_are_found_by_the_configured_one(
+    unique_name: Name, tmp_path: Path
+) -> None:
+    node, one = Kafka(tmp_path / "moving"), spec(unique_name())
+    await anyio.to_thread.run_sync(node.start)
+    proxy = Proxy(("127.0.0.1", node.port("client"))).start()
+    try:
+        async with opened(proxy.address) as driver, subscribed(driver, one) as source:
+            await publish(driver, one.channels[0], b"before")
+            await ack(source, await take(source, 1))
+            await anyio.to_thread.run_sync(node.stop)
+            node._ports["client"].release()
+            node._ports["client"] = reserve_port()
+            proxy.upstream = ("127.0.0.1", node.port("client"))
+            await anyio.to_thread.run_sync(node.start)
+            await patiently(lambda: publish(driver, one.channels[0], b"after"), within_s=20)
+            assert (await take(source, 1))[0].payload == b"after"
+    finally:
+        proxy.close()
+        await anyio.to_thread.run_sync(node.close)

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from hexa_worker.config.kafka import Kafka
@@ -21,6 +23,7 @@ T = TypeVar("T")
 STOP_S = 2.0
 """How long a client may take to stop before its connections are cut."""
 _PROBE_S = 3.0
+_PROBE_MS = round(_PROBE_S * 1000)
 
 
 async def bounded(call: Awaitable[T], seconds: float, doing: str) -> T:
@@ -132,7 +135,9 @@ class Connection:
         }
 
     async def start(self, start: Callable[[], Awaitable[object]], client: AIOKafkaClient) -> None:
-        """Start a client, which makes no topics by asking for them; when it cannot reach any broker, find out why.
+        """Start a client that makes no topics by asking for them, and finds brokers that have moved.
+
+        When it cannot reach any broker, find out why.
 
         Args:
             start: what starts it.
@@ -142,12 +147,41 @@ class Connection:
             DriverUnavailable, DriverRejected: with address and reason.
         """
         _make_no_topics(client)
+        self._look_again(client)
         try:
             await bounded(start(), self.timeout_s, f"connecting to {', '.join(self.options.servers)}")
         except DriverRejected:
             raise
         except DriverUnavailable as error:
             raise await self.diagnose() or error from error.__cause__
+
+    def _look_again(self, client: AIOKafkaClient) -> None:
+        """Have a client ask the servers of the configuration when none of the brokers that it knows answers.
+
+        All may have come back under other addresses; aiokafka would try the old ones for ever.
+        """
+        update = client._metadata_update
+
+        async def updated(cluster: Any, topics: Any) -> bool:
+            return await update(cluster, topics) or await self._update_from_servers(client, cluster, topics)
+
+        client._metadata_update = updated
+
+    async def _update_from_servers(self, client: AIOKafkaClient, cluster: Any, topics: Any) -> bool:
+        for host, port, _ in client.hosts:
+            with suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(_PROBE_S):
+                    connection = await create_conn(
+                        host, port, client_id=self.options.client_id, request_timeout_ms=_PROBE_MS, **self._security
+                    )
+                    try:
+                        metadata = await _sent(connection.send, MetadataRequest(list(topics) if topics else None))
+                    finally:
+                        connection.close()
+                if metadata.brokers:
+                    cluster.update_metadata(metadata)
+                    return True
+        return False
 
     async def diagnose(self) -> DriverError | None:
         """Why the first broker cannot be reached, by trying; None if it can."""
@@ -161,10 +195,9 @@ class Connection:
 
     async def _probe(self, server: str) -> DriverError | None:
         host, _, port = server.rpartition(":")
-        timeout_ms = round(_PROBE_S * 1000)
         try:
             connection = await asyncio.wait_for(
-                create_conn(host.strip("[]"), int(port), request_timeout_ms=timeout_ms, **self._security),
+                create_conn(host.strip("[]"), int(port), request_timeout_ms=_PROBE_MS, **self._security),
                 _PROBE_S,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
