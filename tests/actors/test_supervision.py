@@ -213,6 +213,9 @@ class Known:
     def crashes(self, _action: str, _source: str, offset: int) -> int:
         return self.counts.get(offset, 0)
 
+    def why(self, _action: str, _source: str, _offset: int) -> str:
+        return "out of memory"
+
 
 async def test_a_delivery_over_the_crash_limit_is_dead_lettered_without_running() -> None:
     stage, ran = Stage(suspects=Known({1: 3})), list[int]()

@@ -17,7 +17,7 @@ from hexa_worker.processes.suspects import SuspectsBook
 LIMIT_S = 60.0
 
 HANDLERS = """
-import asyncio, ctypes, os, signal, threading, time
+import anyio, asyncio, ctypes, os, signal, threading, time
 from hexa_worker import Context, subscribe
 
 @subscribe("work", action="do", concurrency=4, timeout_s=0.5)
@@ -36,7 +36,7 @@ async def do(event: dict, ctx: Context) -> None:
         await asyncio.sleep(0.4)
     elif what == "wait":
         print("waiting", flush=True)
-        await asyncio.sleep(0.3)
+        await anyio.sleep(0.3)
     with open("handled", "a") as out:
         out.write(f"{event['n']}\\n")
 """
@@ -109,6 +109,25 @@ def test_what_is_settled_is_no_suspect_any_more(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert [one["origin_id"] for one in project.dead()] == ["work-5"]
     assert SuspectsBook(Layout.of(tmp_path / "var", "real").folder).suspicions == {}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_only_the_delivery_that_blocks_the_loop_is_blamed_and_its_dead_letter_says_why(
+    tmp_path: Path, loop: str
+) -> None:
+    uvloop = json.dumps(loop == "uvloop")
+    project = Project(tmp_path, f"processes = 1\nwatchdog_s = 1.0\nmaximum_crashes = 2\nuvloop = {uvloop}")
+    kinds = {3: "block"}
+    project.emit(*({"n": n, "what": kinds.get(n, "wait")} for n in range(8)))
+    run = project.call("run", "--until-idle", "--backend", "trio" if loop == "trio" else "asyncio")
+    assert run.returncode == 0, run.stderr
+    deaths = [json.loads(line) for line in run.stderr.splitlines() if "worker process died: " in line]
+
+    assert [(one["message_id"], one["crashes"]) for one in deaths] == [("work-3", number) for number in (1, 2)]
+    (dead,) = project.dead()
+    assert dead["origin_id"] == "work-3"
+    assert "the last time: its loop was blocked" in dead["error"]
+    assert set(project.handled()) == set(range(8)) - {3}
 
 
 def test_a_mistake_in_a_handler_module_ends_the_run_with_2_and_one_message(tmp_path: Path) -> None:

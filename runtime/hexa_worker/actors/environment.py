@@ -35,6 +35,10 @@ class Suspects(Protocol):
         """How many processes died with this delivery in hand."""
         ...
 
+    def why(self, action: str, source: str, offset: int) -> str:
+        """Of what the last of them died."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:

@@ -123,7 +123,9 @@ class Pump:
             crashes = self._suspects.crashes(self._action, delivery.source, delivery.offset)
             if crashes >= self._maximum_crashes:
                 self._mailbox.hold((delivery,))
-                self._conclude(delivery, Crashed(crashes))
+                self._conclude(
+                    delivery, Crashed(crashes, self._suspects.why(self._action, delivery.source, delivery.offset))
+                )
             else:
                 kept.append(replace(delivery, crashes=crashes) if crashes else delivery)
         return kept

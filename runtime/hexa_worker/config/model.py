@@ -69,7 +69,8 @@ class Worker(Table, frozen=True):
         shutdown_grace_s: how long running handlers may take to finish after a stop was asked.
         maximum_crashes: a delivery that was in hand at this many crashes goes to the dead letter; at least 2, for at
             a first crash nobody can tell which of the deliveries in hand was to blame.
-        watchdog_s: a process whose loop does not answer for this long is killed.
+        watchdog_s: a process whose loop does not answer for this long is killed; None: 30 s, or 0.7 of what the broker
+            allows a silent process (`session_timeout_s`, `ack_wait_s`, `lease_s`), which is the most in any case.
         middlewares: ``module:function`` names, run around every handler, first is outermost.
         state_dir: where the worker keeps small files that must survive a crash of its processes.
         restart: how often a failing subscription is restarted before it counts as failed.
@@ -83,7 +84,7 @@ class Worker(Table, frozen=True):
     uvloop: bool = True
     shutdown_grace_s: Seconds = 30.0
     maximum_crashes: Annotated[int, Meta(ge=2)] = 3
-    watchdog_s: Annotated[float, Meta(gt=0)] = 30.0
+    watchdog_s: Annotated[float, Meta(gt=0)] | None = None
     middlewares: tuple[str, ...] = ()
     state_dir: str = "var"
     log: Log = Log()

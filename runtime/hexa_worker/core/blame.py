@@ -30,10 +30,11 @@ class Hand(NamedTuple):
 
 
 class Suspicion(msgspec.Struct, frozen=True, array_like=True):
-    """How many processes died with a delivery in hand, and when the last one did (seconds since the epoch)."""
+    """How many processes died with a delivery in hand, when the last one did (seconds since the epoch), and of what."""
 
     crashes: int
     at_s: float
+    why: str = ""
 
 
 Suspicions = Mapping[Hand, Suspicion]
@@ -53,12 +54,12 @@ def blame(in_hand: Collection[Hand], accused: Collection[Hand], suspicions: Susp
     return known or frozenset(in_hand)
 
 
-def convict(suspicions: Suspicions, blamed: Iterable[Hand], now_s: float) -> dict[Hand, Suspicion]:
-    """`suspicions` after one more crash of each of `blamed`; what is too old or too much is left out."""
+def convict(suspicions: Suspicions, blamed: Iterable[Hand], now_s: float, why: str = "") -> dict[Hand, Suspicion]:
+    """`suspicions` after one more crash of each of `blamed`, of `why`; what is too old or too much is left out."""
     after = {hand: one for hand, one in suspicions.items() if now_s - one.at_s < MAX_AGE_S}
     for hand in blamed:
         before = after.pop(hand, None)
-        after[hand] = Suspicion(1 if before is None else before.crashes + 1, now_s)
+        after[hand] = Suspicion(1 if before is None else before.crashes + 1, now_s, why)
     if len(after) > MAX_SUSPECTS:
         newest = sorted(after.items(), key=lambda item: item[1].at_s)[-MAX_SUSPECTS:]
         return dict(newest)

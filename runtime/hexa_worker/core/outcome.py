@@ -140,6 +140,7 @@ class Crashed(msgspec.Struct, frozen=True):
     """Worker processes died with this delivery in hand, as often as is allowed; it is not run again."""
 
     crashes: int
+    why: str = ""
 
 
 Outcome = Ack | Drop | DeadLetter | Retry | Raised | TimedOut | Undecodable | Interrupted | Crashed

@@ -235,6 +235,7 @@ def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Cra
             return Failure(error="DecodeError", message=message, reason="undecodable", permanent=True)
         case Crashed():
             message = f"the worker process died {outcome.crashes} times with this delivery in hand"
+            message += f", the last time: {outcome.why}" if outcome.why else ""
             return Failure(error="ProcessCrashed", message=message, reason="crashed", permanent=True)
         case _:
             assert_never(outcome)

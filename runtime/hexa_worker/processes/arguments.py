@@ -27,6 +27,8 @@ CANCEL_SIGNAL: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1)
 """Tells a child to cancel: one that nobody sends by mistake."""
 STACK_SIGNAL: Final = signal.SIGUSR2
 """Makes a child write its stacks to a file, also when its loop is blocked in C."""
+WHO_BLOCKS: Final = b"?"
+"""Asks a child, through its socket, which delivery blocks its loop."""
 MAX_BEAT_S: Final = 1.0
 
 

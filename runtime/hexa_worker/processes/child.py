@@ -39,6 +39,7 @@ from hexa_worker.processes.arguments import (
     Arguments,
     receive,
 )
+from hexa_worker.processes.blocked import Blocked
 from hexa_worker.processes.forked import let_forks_go
 from hexa_worker.processes.journal import Journal
 from hexa_worker.processes.layout import Layout
@@ -86,11 +87,12 @@ def main(program: Program | None = None) -> None:
         arguments = receive(connection)
     except EOFError:
         os._exit(EXIT_FAILED)
-    lifeline.hold(connection, arguments.parent)
+    blocked = Blocked()
+    lifeline.hold(connection, arguments.parent, blocked.accuse)
     link = Link(connection)
     code = EXIT_FAILED
     try:
-        code = _run(arguments, link, early, chosen)
+        code = _run(arguments, link, early, chosen, blocked)
     except ConfigError as error:
         link.last_words(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
@@ -147,7 +149,7 @@ def _flush() -> None:
             stream.flush()
 
 
-def _run(arguments: Arguments, link: Link, early: list[int], program: Program | ConfigError) -> int:
+def _run(arguments: Arguments, link: Link, early: list[int], program: Program | ConfigError, blocked: Blocked) -> int:
     if isinstance(program, ConfigError):
         raise program
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -162,6 +164,7 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
     journal = Journal(layout.journal(arguments.slot))
     let_forks_go(journal, link.connection)
+    blocked.journal = journal
 
     def stuck(delivery: Delivery) -> None:
         journal.accuse(delivery.source, delivery.offset)

@@ -15,7 +15,7 @@ import msgspec
 
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL
-from hexa_worker.processes.autopsy import Death, Finding, examine
+from hexa_worker.processes.autopsy import Death, Finding, examine, how
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.overview import Overview, overview
 from hexa_worker.processes.reaping import reap, reap_orphans
@@ -255,7 +255,7 @@ class Pool:
             pass
         self._cut_off(slot, "")
         death = examine(slot, code, self._layout)
-        blamed = self._book.record(death.remains) if death.blames else {}
+        blamed = self._book.record(death.remains, slot.killed_for or how(code)) if death.blames else {}
         if not slot.candidate:
             death.log(slot, blamed, until_idle=self._rules.until_idle)
         with self.lock:  # or somebody who looks meanwhile would count it twice, or not at all
@@ -335,7 +335,8 @@ class Pool:
             slot.overdue = not slot.killed_for
             self._kill(slot, "it did not stop in time")
         elif not slot.killed_for and now - slot.heard_at > slot.silence_s:
-            slot.killed_for = f"its loop has not answered for {now - slot.heard_at:.1f} s"
+            slot.killed_for = f"its loop was blocked, it has not answered for {now - slot.heard_at:.1f} s"
+            slot.ask_who_blocks()
             os.kill(slot.pid, STACK_SIGNAL)
             slot.kill_at = now + STACK_S
 

@@ -9,6 +9,7 @@ import msgspec
 
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
+from hexa_worker.config.watchdog import watchdog_s
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import Arguments
 from hexa_worker.processes.pool import Pool
@@ -51,6 +52,9 @@ def rules_of(
     """
     worker = config.file.worker
     folder = current_folder()
+    silence_s, warning = watchdog_s(config.file)
+    if warning:
+        log.warning("%s", warning)
     arguments = Arguments(
         slot=0,
         parent=os.getpid(),
@@ -58,7 +62,7 @@ def rules_of(
         config_path=str(Path(folder) / config_path),
         state_dir=os.path.realpath(config.folder / worker.state_dir),  # it stays where the parent has its lock
         name=worker.name,
-        watchdog_s=worker.watchdog_s,
+        watchdog_s=silence_s,
         until_idle=until_idle,
         backend=backend,
     )
@@ -66,7 +70,7 @@ def rules_of(
         arguments=arguments,
         command=command,
         restart=worker.process_restart,
-        watchdog_s=worker.watchdog_s,
+        watchdog_s=silence_s,
         grace_s=worker.shutdown_grace_s,
         until_idle=until_idle,
     )

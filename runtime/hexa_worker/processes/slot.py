@@ -5,13 +5,14 @@ The life of a place is the table `MOVES`; the parent acts, this only remembers.
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
-from hexa_worker.processes.arguments import Arguments
+from hexa_worker.processes.arguments import WHO_BLOCKS, Arguments
 from hexa_worker.processes.spawn import Command, Spawned
 from hexa_worker.processes.wire import Inbox, Misconfigured
 from hexa_worker.telemetry.report import Report
@@ -191,6 +192,12 @@ class Slot:
             self.booted = self.booted_once = True
             if self.phase is Phase.BOOTING:
                 self.move(Move.BOOTED)
+
+    def ask_who_blocks(self) -> None:
+        """Let its process say which delivery blocks its loop, if it can, see `hexa_worker.processes.lifeline`."""
+        if self.connection is not None:
+            with suppress(OSError):
+                self.connection.send(WHO_BLOCKS)
 
     def clear(self) -> None:
         """Its process is gone."""

@@ -58,8 +58,8 @@ class SuspectsBook:
         finally:
             os.close(file)
 
-    def record(self, remains: Remains) -> dict[Hand, int]:
-        """Count a crash.
+    def record(self, remains: Remains, why: str = "") -> dict[Hand, int]:
+        """Count a crash, of `why`.
 
         Returns:
             Whom it is blamed on, with their crashes so far; empty when nothing was in hand.
@@ -67,7 +67,7 @@ class SuspectsBook:
         if remains.clean or not remains.in_hand:
             return {}
         blamed = blame(remains.in_hand, remains.accused, self.suspicions)
-        self.suspicions = convict(self.suspicions, blamed, self._now_s())
+        self.suspicions = convict(self.suspicions, blamed, self._now_s(), why)
         self._write()
         return {hand: self.suspicions[hand].crashes for hand in sorted(blamed)}
 
@@ -114,19 +114,25 @@ class Suspects:
         finally:
             os.close(file)
         self._seen = b""
-        self._crashes: dict[Hand, int] = {}
+        self._suspicions: dict[Hand, Suspicion] = {}
 
     def any(self) -> bool:
         """Whether there are any; asked per batch."""
         version = self._version[:]
         if version != self._seen:
-            self._crashes = {hand: one.crashes for hand, one in _read(self._folder).items()}
+            self._suspicions = _read(self._folder)
             self._seen = version
-        return bool(self._crashes)
+        return bool(self._suspicions)
 
     def crashes(self, action: str, source: str, offset: int) -> int:
         """How many processes died with this delivery in hand, as of the last call of `any`."""
-        return self._crashes.get(Hand(action, source, offset), 0)
+        one = self._suspicions.get(Hand(action, source, offset))
+        return 0 if one is None else one.crashes
+
+    def why(self, action: str, source: str, offset: int) -> str:
+        """Of what the last of them died, as of the last call of `any`."""
+        one = self._suspicions.get(Hand(action, source, offset))
+        return "" if one is None else one.why
 
     def settled(self, action: str, places: Iterable[tuple[str, int]]) -> None:
         """Deliveries (source and offset) were acknowledged, retried or dead-lettered.
@@ -134,8 +140,8 @@ class Suspects:
         Those of them that are suspects are forgotten: their place in the broker is history, and a channel that is
         made anew must not inherit its suspects.
         """
-        found = [hand for place in places if (hand := Hand(action, *place)) in self._crashes]
+        found = [hand for place in places if (hand := Hand(action, *place)) in self._suspicions]
         for hand in found:
-            del self._crashes[hand]
+            del self._suspicions[hand]
         if found:
             self._settled(found)
