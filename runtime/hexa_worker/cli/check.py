@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hexa_worker.cli.connect import Look, draw, look, plain_broker, plain_findings
+from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, run_async
 from hexa_worker.cli.terminal import console, fail, note, plural, write_json
 from hexa_worker.errors import DriverRejected
@@ -36,6 +37,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
       hexa-worker check --connect
       hexa-worker check deploy/worker.toml --json
     """
+    from hexa_worker.app import specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
 
@@ -43,6 +45,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     config = load_config(path)
     _require_clients(config)
     loaded = load_plans(config)
+    warn_of_orphans(config, specs(loaded))
     found = None
     if connect:
         try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
 from hexa_worker.cli.terminal import console, iso, note, write_json
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
@@ -45,6 +46,7 @@ async def _lag(path: Path) -> dict[str, Backlog]:
 
     found: dict[str, Backlog] = {}
     async with open_project(path, declare=False) as project:
+        warn_of_orphans(project.config, project.specs)
         room = anyio.CapacityLimiter(AT_ONCE)
 
         async def measure(spec: SubscriptionSpec) -> None:

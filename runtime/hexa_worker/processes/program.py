@@ -1,12 +1,13 @@
 """What a child really runs: the app, its lineage recorded beside it."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from hexa_worker.app import serve
+from hexa_worker.app import serve, specs
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.settlement import Postponed, Released, Settlement
@@ -14,8 +15,11 @@ from hexa_worker.handlers.lifespans import telling
 from hexa_worker.handlers.loader import load_plans
 from hexa_worker.handlers.plan import Loaded
 from hexa_worker.lineage.opening import recording
+from hexa_worker.processes.ladders import file_of, orphans, remember
 from hexa_worker.processes.parked import ParkedFiles, folder_of
 from hexa_worker.processes.session import Serve, Session
+
+log = logging.getLogger("hexa_worker.processes")
 
 
 class AppProgram:
@@ -28,6 +32,7 @@ class AppProgram:
     def prepare(self, session: Session) -> Serve:
         """Import the handlers. Raises ConfigError."""
         loaded = load_plans(session.config)
+        _remember_ladders(session, loaded)
         if loaded.lifespan is not None:
             loaded = replace(loaded, lifespan=telling(loaded.lifespan))
         return partial(_serve, session, loaded)
@@ -59,6 +64,16 @@ async def _serve(session: Session, loaded: Loaded) -> int:
                 folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot
             ).run,
         )
+
+
+def _remember_ladders(session: Session, loaded: Loaded) -> None:
+    """Note whose retries and dead letters these are; the first process says what nobody reads any more."""
+    path = file_of(session.arguments.state_dir, session.arguments.name)
+    wanted = specs(loaded)
+    if session.arguments.survey:
+        for text in orphans(path, wanted):
+            log.warning("%s", text)
+    remember(path, wanted)
 
 
 def _parked_files(session: Session) -> ParkedFiles:

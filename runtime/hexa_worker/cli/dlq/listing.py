@@ -7,6 +7,7 @@ import click
 from hexa_worker.cli import letters as show
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters, no_more
+from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.clock import SystemClock
 from hexa_worker.desk.desk import Desk
@@ -44,6 +45,7 @@ def command(
 
     async def run() -> int:
         async with open_desk(path, meant.action) as project:
+            warn_of_orphans(project.config, project.specs)
             letters = Desk(project.driver, project.specs, SystemClock()).letters(meant)
             if groups and as_json:
                 await show.groups_json(letters)
