@@ -20,6 +20,7 @@ from tests.brokers.kafka import Kafka
 PATIENCE_S = 20.0
 """A topic that is being deleted keeps its name for a moment."""
 THROTTLED_S = 3.0
+FORGOTTEN_S = 60.0
 
 
 class Operation(NamedTuple):
@@ -29,11 +30,14 @@ class Operation(NamedTuple):
         name: for people.
         act: does it, and returns when it is done.
         destroys: what is in the channel is gone.
+        forgets_s: what was done within so long before may be done again: a place that is lost is found again at the
+            first event that was not done, and one that kills its process is not done for a while.
     """
 
     name: str
     act: Callable[[], None]
     destroys: bool = False
+    forgets_s: float = 0.0
 
 
 def operations(broker: Broker | None, folder: Path, name: str) -> Sequence[Operation]:
@@ -148,7 +152,7 @@ def _on_nats(broker: Broker, name: str) -> Sequence[Operation]:
         return lambda: anyio.run(act, broker.address, subject)
 
     return [
-        Operation("delete a durable", run(_delete_durable)),
+        Operation("delete a durable", run(_delete_durable), forgets_s=FORGOTTEN_S),
         Operation("make the stream anew", run(_recreate_stream), destroys=True),
         Operation("purge the stream", run(_purge_stream), destroys=True),
     ]
@@ -194,7 +198,7 @@ def _on_pulsar(broker: Broker, name: str) -> Sequence[Operation]:
     subscription = f"{topic}/subscription/{name}.work"
     return [
         Operation("unload the topic", lambda: _ask("PUT", f"{topic}/unload")),
-        Operation("delete a subscription", lambda: _ask("DELETE", f"{subscription}?force=true")),
+        Operation("delete a subscription", lambda: _ask("DELETE", f"{subscription}?force=true"), forgets_s=FORGOTTEN_S),
         Operation("make the topic anew", lambda: _recreate_pulsar(topic), destroys=True),
     ]
 

@@ -225,7 +225,13 @@ class Chaos:
         self.tell(f"an operator did: {operation.name}")
         channels = frozenset({f"{self.name}.jobs"} if operation.destroys else ())
         self.faults.append(
-            judge.Fault(at=at, until=time.monotonic(), lingers_s=self.stage.lingers_s, destroys=channels)
+            judge.Fault(
+                at=at,
+                until=time.monotonic(),
+                forgets_s=operation.forgets_s,
+                lingers_s=self.stage.lingers_s,
+                destroys=channels,
+            )
         )
 
     def _outage(self, seconds: float) -> None:
