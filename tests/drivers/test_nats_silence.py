@@ -224,3 +224,32 @@ async def test_a_channel_that_cannot_be_used_hides_no_other_of_its_pattern(
         assert [got.payload for got in await take(source, 1)] == [b"x"]
     assert caplog.text.count("sealed") == 1
     await client.close()
+
+
+@pytest.mark.parametrize("delay_s", [0.2, 60.0], ids=["soon", "scheduled"])
+async def test_what_is_stored_but_answered_too_late_is_stored_once(
+    nats: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy], delay_s: float
+) -> None:
+    """A slow line: requests arrive after their deadline, and are sent again."""
+    one, proxy = spec(unique_name()), open_proxy(nats)
+    policy = RetryPolicy(maximum_attempts=2, initial_interval_s=delay_s, jitter=0.0)
+    route = Route(action=one.action, retry_base=one.retry_base, policy=policy)
+    async with opened(nats.proxied_address, timeout_s=0.5, ack_wait_s=30.0) as driver, opened(nats.address) as looking:
+        async with subscribed(driver, one) as source:
+            await publish(looking, one.channels[0], *[b"%d" % number for number in range(10)])
+            got = await take(source, 10)
+            now_ms = time.time_ns() // 1_000_000
+            failed = [settle(Raised(ValueError("no")), each, route, now_ms=now_ms) for each in got]
+            event = Message(channel=one.channels[0], payload=b"x", headers=(("hexa-event-id", b"once"),))
+            proxy.delay(0.6)
+            for _ in range(2):
+                with pytest.raises(DriverUnavailable):
+                    await source.settle(failed)
+            with pytest.raises(DriverUnavailable):
+                await driver.publish([event])
+            proxy.heal()
+            await patiently(lambda: source.settle(failed))
+            await patiently(lambda: driver.publish([event]))
+        retries = await looking.browse(one.retry_channels[0], -1, 100)
+        assert sorted(each.payload for each in retries) == [b"%d" % number for number in range(10)]
+        assert [each.payload for each in await looking.browse(one.channels[0], -1, 100)].count(b"x") == 1
