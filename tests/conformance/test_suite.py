@@ -195,9 +195,9 @@ class RemovesNothing(memory.MemoryDriver):
 
 
 class ForgetsThePage(memory.MemoryDriver):
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         del after
-        return await super().browse(channel, -1, limit)
+        return await super().browse(channel, -1, limit, since_ms)
 
 
 class CannotCloseTwice(memory.MemoryDriver):

@@ -1,6 +1,7 @@
 """Streams and durables: made, checked, and made again; what does not fit is told with both sides."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,12 +11,15 @@ import nats as client_library
 import pytest
 
 from hexa_worker.config.nats import NatsStream, NatsSubscription
+from hexa_worker.core.ids import IdSource
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, settle
+from hexa_worker.desk.tracer import Tracer
 from hexa_worker.errors import DriverRejected
+from hexa_worker.lineage.finding import CLOCK_SKEW_MS, written_since_ms
 from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened
@@ -291,3 +295,17 @@ async def test_a_long_channel_is_browsed_in_pages_that_leave_nothing_behind(serv
         with anyio.fail_after(5):
             while (await api(client, f"STREAM.INFO.{name.upper()}"))["state"]["consumer_count"]:
                 await anyio.sleep(0.02)
+
+
+async def test_a_trace_reads_nothing_that_was_stored_before_its_event(server: Broker, unique_name: Name) -> None:
+    channel, root = f"{unique_name()}.in", IdSource(1).new(time.time_ns() // 1_000_000 + CLOCK_SKEW_MS + 1_000)
+    async with opened(server.address) as driver:
+        await publish(driver, channel, *[b"%d" % number for number in range(10)])
+        await anyio.sleep(2.1)  # what is stored has whole seconds here
+        event = Message(channel=channel, payload=b"x", headers=(("hexa-event-id", root.encode()),))
+        await driver.publish([event])
+        assert [one.payload for one in await driver.browse(channel, -1, 100, written_since_ms(root))] == [b"x"]
+        traced = await Tracer(driver, [spec("a", channels=(channel,))], None, remembers=True).trace(root)
+        assert traced is not None
+        assert traced.tree.channel == channel
+        assert await driver.browse(channel, -1, 100, 2**48) == []

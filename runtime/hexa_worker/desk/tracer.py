@@ -10,7 +10,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.desk.letters import read_letter
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.lineage.base import Store
-from hexa_worker.lineage.finding import find
+from hexa_worker.lineage.finding import find, written_since_ms
 from hexa_worker.lineage.tree import Node, Waiting, build
 
 PAGE = 500
@@ -75,17 +75,18 @@ class Tracer:
     async def _search(self, event_id: str) -> list["Hit"]:
         """The records of all channels that belong to the tree of `event_id`, or are that event."""
         hits: list[Hit] = []
+        since_ms = written_since_ms(event_id)  # nothing of a tree is older than its root
         for channel in await self._driver.channels():
-            async with aclosing(self._read(channel)) as deliveries:
+            async with aclosing(self._read(channel, since_ms)) as deliveries:
                 async for delivery in deliveries:
                     ids = lineage_of(delivery)
                     if event_id in {ids.root_id, ids.event_id}:
                         hits.append((ids, channel, delivery))
         return hits
 
-    async def _read(self, channel: str) -> AsyncGenerator[Delivery, None]:
+    async def _read(self, channel: str, since_ms: int) -> AsyncGenerator[Delivery, None]:
         after, seen = -1, 0
-        while page := await self._driver.browse(channel, after, PAGE):
+        while page := await self._driver.browse(channel, after, PAGE, since_ms):
             for delivery in page:
                 yield delivery
             after = page[-1].offset

@@ -294,9 +294,9 @@ class OnAsyncio(Generic[D]):
             return await self.inner.subscribe(spec, revoked)
         return IslandSource(island, await self._call(self.inner.subscribe, spec, _Home().carrying(revoked)))
 
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        return await self._call(self.inner.browse, channel, after, limit)
+        return await self._call(self.inner.browse, channel, after, limit, since_ms)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""

@@ -112,11 +112,13 @@ class WiredDriver:
         form = self._forms.of_spec(spec)
         return source if form.wire == "plain" else WiredSource(source, form)
 
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """As the driver's, in the runtime's form."""
         form = self._forms.of(channel)
         ladder = _LADDER.fullmatch(channel) is not None
-        return [from_wire(one, form, ladder=ladder) for one in await self._driver.browse(channel, after, limit)]
+        return [
+            from_wire(one, form, ladder=ladder) for one in await self._driver.browse(channel, after, limit, since_ms)
+        ]
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """As the driver's."""

@@ -22,8 +22,12 @@ def find(store: Store, event_id: str) -> list[Entry]:
 
 
 def _mentioning(store: Store, event_id: str) -> list[Entry]:
-    since_ms = (emitted_ms(event_id) or CLOCK_SKEW_MS) - CLOCK_SKEW_MS
-    return list(store.mentioning(event_id, since_ms))
+    return list(store.mentioning(event_id, written_since_ms(event_id)))
+
+
+def written_since_ms(event_id: str) -> int:
+    """Before this time nothing was written of an event and its children, as far as its id tells; 0: at any time."""
+    return (emitted_ms(event_id) or CLOCK_SKEW_MS) - CLOCK_SKEW_MS
 
 
 def handled_redrives(store: Store, source: str, since_ms: int) -> frozenset[tuple[str, str]]:

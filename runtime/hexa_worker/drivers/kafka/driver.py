@@ -214,8 +214,9 @@ class AsyncioKafkaDriver:
                 raise
         return source
 
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
+        del since_ms
         return await self._opened().desk.browse(channel, after, limit)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:

@@ -97,8 +97,9 @@ class MemoryDriver:
         self._sources.append(source)
         return source
 
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
+        del since_ms
         self.store.require()
         owner = self.store.retry_owner.get(channel)
         if owner is not None:

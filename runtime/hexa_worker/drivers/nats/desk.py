@@ -14,14 +14,16 @@ from hexa_worker.drivers.nats.paging import page
 from hexa_worker.drivers.nats.streams import Streams, streams_of
 
 
-async def browse(connection: Connection, streams: Streams, channel: str, after: int, limit: int) -> list[Delivery]:
+async def browse(  # noqa: PLR0913 - the seam's, and whom to ask
+    connection: Connection, streams: Streams, channel: str, after: int, limit: int, since_ms: int
+) -> list[Delivery]:
     """Up to `limit` records of `channel` with sequences above `after`; retries that wait for their time too."""
     names.check_channel(channel)
     stream = await streams.find(channel)
     if stream is None:
         return []
     if not _is_retry(channel):
-        records = await page(connection, stream, channel, after, limit)
+        records = await page(connection, stream, channel, after, limit, since_ms)
         if records is not None:
             return records
     found: list[Delivery] = []

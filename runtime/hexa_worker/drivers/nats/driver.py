@@ -260,9 +260,9 @@ class AsyncioNatsDriver:
         self._sources.append(source)
         return source
 
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        return await desk.browse(self._connection, self._streams, channel, after, limit)
+        return await desk.browse(self._connection, self._streams, channel, after, limit, since_ms)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""

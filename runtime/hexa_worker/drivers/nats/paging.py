@@ -1,6 +1,8 @@
 """Many records at once out of a stream, without consuming them: through a consumer that is made for one page."""
 
 import asyncio
+from datetime import UTC, datetime
+from typing import Any
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.nats.connection import Connection
@@ -11,12 +13,16 @@ from hexa_worker.drivers.nats.replies import PARTS
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
+LATEST_MS = 4_102_444_800_000
+"""The year 2100: servers count nanoseconds and go round in 2262, and an id from outside may say any time."""
 FORGOTTEN_S = 10
 """A page's consumer that nobody deletes, because this process died."""
 
 
-async def page(connection: Connection, stream: str, channel: str, after: int, limit: int) -> list[Delivery] | None:
-    """Up to `limit` records of `channel` with sequences above `after`.
+async def page(  # noqa: PLR0913 - where, and what of it
+    connection: Connection, stream: str, channel: str, after: int, limit: int, since_ms: int
+) -> list[Delivery] | None:
+    """Up to `limit` records of `channel` with sequences above `after`, and without what was stored before `since_ms`.
 
     None where no such consumer can be made: of a stream that gives each record once, or without the rights.
 
@@ -24,8 +30,7 @@ async def page(connection: Connection, stream: str, channel: str, after: int, li
         DriverUnavailable: the server is away.
     """
     config = {
-        "deliver_policy": "by_start_sequence",
-        "opt_start_seq": max(after + 1, 1),
+        **_first(after, since_ms),
         "ack_policy": "none",
         "filter_subject": channel,
         "replay_policy": "instant",
@@ -41,6 +46,13 @@ async def page(connection: Connection, stream: str, channel: str, after: int, li
         return await _Page(connection, stream, channel).read(made["name"], min(limit, int(made["num_pending"])))
     finally:
         connection.write(b"PUB $JS.API.CONSUMER.DELETE.%s.%s 0\r\n\r\n" % (stream.encode(), made["name"].encode()))
+
+
+def _first(after: int, since_ms: int) -> dict[str, Any]:
+    if after >= 0 or not since_ms:  # a page behind another one is late enough
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": max(after + 1, 1)}
+    since = datetime.fromtimestamp(min(since_ms, LATEST_MS) / 1000, UTC)
+    return {"deliver_policy": "by_start_time", "opt_start_time": f"{since:%FT%TZ}"}
 
 
 class _Page:

@@ -229,8 +229,9 @@ class PulsarDriver:
 
     # -- looking
 
-    async def browse(self, channel: str, after: int, limit: int) -> Sequence[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
+        del since_ms
         self._connection.require()
         found: Sequence[Delivery] = await self._run(self._desk.browse, channel, after, limit)
         return found
