@@ -9,6 +9,7 @@ import click
 from hexa_worker.cli.connect import Look, draw, look, plain_broker, plain_findings
 from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, run_async
+from hexa_worker.cli.surroundings import look_around
 from hexa_worker.cli.terminal import console, fail, note, plural, write_json
 from hexa_worker.errors import DriverRejected
 
@@ -29,7 +30,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     """Check worker.toml, import the handlers, check their types, and show every subscription as it would run.
 
     Nothing is connected to unless you say --connect. Exit code 2 when something is wrong: a worker would not start.
-    With --connect, exit code 1 when the broker is away: a worker would wait for it.
+    What is missing on this machine (folders, files) is a warning, with --connect a mistake. With --connect, exit code 1
+    when the broker is away: a worker would wait for it.
 
     \b
     Example:
@@ -46,6 +48,9 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     _require_clients(config)
     loaded = load_plans(config)
     warn_of_orphans(config, specs(loaded))
+    missing, without = look_around(config)
+    for one in () if as_json else (*missing, *without):
+        note(f"warning: {one}")
     found = None
     if connect:
         try:
@@ -53,7 +58,9 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
         except DriverRejected as error:
             return fail(str(error), EXIT_USAGE)
     if as_json:
-        write_json(_plain_all(str(path), config.file.worker.name, loaded.plans, found))
+        write_json(
+            _plain_all(str(path), config.file.worker.name, loaded.plans, found) | {"machine": [*missing, *without]}
+        )
     elif loaded.plans:
         _draw(loaded.plans)
     for plan in () if as_json else loaded.plans:
@@ -61,6 +68,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
             note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, which nobody gets (emit it instead)")
     if found is not None and not as_json:
         draw(found)
+    if found is not None and missing:
+        return fail(f"{_short(path)}: {plural(len(missing), 'problem')} on this machine: {missing[0]}", EXIT_USAGE)
     return _verdict(_short(path), len(loaded.plans), found, silent=as_json)
 
 
