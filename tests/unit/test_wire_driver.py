@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from hexa_worker.config.load import parse_config
-from hexa_worker.core.lineage import lineage_of, origin_headers
+from hexa_worker.core.lineage import ATTEMPT, lineage_of, origin_headers
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
@@ -132,13 +132,19 @@ def test_gos_retries_are_due_after_the_delay_of_their_topic() -> None:
     policy = RetryPolicy(initial_interval_s=1, maximum_attempts=2)
     delays = [round(policy.delay_s(number) * 1000) for number in (1, 2)]
 
-    def record(attempt: int, due_ms: int) -> Delivery:
+    def record(attempt: int, due_ms: int, written_for: int | None = None) -> Delivery:
+        headers = () if written_for is None else ((ATTEMPT, b"%d" % written_for),)
         fields = {"channel": "c", "payload": b"", "source": "c-0", "offset": 0, "timestamp_ms": 10_000}
-        return Delivery(**fields, attempt=attempt, due_ms=due_ms)  # type: ignore[arg-type]
+        return Delivery(**fields, attempt=attempt, due_ms=due_ms, headers=headers)  # type: ignore[arg-type]
 
-    go, go_2, ours, stale, beyond = record(1, 0), record(2, 0), record(1, 10_700), record(2, 9_000), record(3, 0)
-    due = [one.due_ms for one in timed([go, go_2, ours, stale, beyond], delays)]
-    assert due == [11_000, 12_000, 10_700, 12_000, 0]
+    go, go_2, ours, beyond = record(1, 0), record(2, 0), record(1, 10_700, 1), record(3, 0)
+    stale = [
+        record(2, 9_000, 1),
+        record(2, 10_000, 1),
+        record(2, 10_001, 1),
+    ]  # written about when ours was due
+    due = [one.due_ms for one in timed([go, go_2, ours, *stale, beyond], delays)]
+    assert due == [11_000, 12_000, 10_700, 12_000, 12_000, 12_000, 0]
 
 
 @pytest.mark.parametrize("codec", ["msgpack", "protobuf"])

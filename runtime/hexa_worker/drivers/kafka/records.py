@@ -90,8 +90,9 @@ def delivery_of(record: Any, channel: str, source: str, attempt: int, token: Any
 def timed(deliveries: Iterable[Delivery], delays_ms: Sequence[int]) -> list[Delivery]:
     """Retry records with due times, also those that hexa-event wrote: it counts from a record's timestamp.
 
-    A due time before its record was written is an older record's, whose headers hexa-event kept; unless the record
-    is ours, and stamped by a broker whose clock is ahead.
+    What hexa-event wrote keeps the headers of the record before, whose due time is over: it is known by the attempt
+    that they were written for. A due time before its record was written is believed where a delay stands beside it:
+    a broker has stamped it whose clock is ahead.
 
     Args:
         deliveries: what was read from retry topics.
@@ -99,7 +100,7 @@ def timed(deliveries: Iterable[Delivery], delays_ms: Sequence[int]) -> list[Deli
     """
     return [
         one
-        if one.due_ms >= one.timestamp_ms or one.attempt > len(delays_ms) or (one.delay_ms and _is_ours(one))
+        if one.attempt > len(delays_ms) or (_is_ours(one) and (one.delay_ms or one.due_ms >= one.timestamp_ms))
         else msgspec.structs.replace(one, due_ms=one.timestamp_ms + delays_ms[one.attempt - 1])
         for one in deliveries
     ]
