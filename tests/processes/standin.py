@@ -5,6 +5,7 @@ The file ``orders`` beside worker.toml is its program, one order a line: ``[slot
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -100,6 +101,11 @@ class StandIn:
         if code.startswith("-"):
             os.kill(os.getpid(), -int(code))
         os._exit(int(code))
+
+    async def do_helper(self) -> None:
+        """Start a process that does not end by itself."""
+        helper = subprocess.Popen(["sleep", "3600"])  # noqa: ASYNC220 - it is not waited for
+        self.write(f"helper {helper.pid}")
 
     async def do_run(self) -> None:
         self.tell(State.RUNNING)

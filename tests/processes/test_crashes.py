@@ -3,7 +3,10 @@
 import os
 import signal
 
+import pytest
+
 from tests.processes.conftest import MakeStage
+from tests.processes.stage import wait_gone
 
 
 def test_a_delivery_in_hand_at_a_crash_is_named_and_counted(make_stage: MakeStage) -> None:
@@ -109,3 +112,24 @@ def test_crashes_that_are_blamed_on_deliveries_never_give_a_process_up(make_stag
     stage.start()
     stage.hear("holding 7", 5)
     assert not any("given up" in line for line in stage.logs)
+
+
+def test_a_process_that_somebody_else_kills_is_described_so(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.start()
+    (first,) = stage.hear("running")
+    os.kill(first.pid, signal.SIGKILL)
+    message = stage.log("worker process died")["message"]
+    assert "killed by SIGKILL, which its parent did not send" in message
+    stage.hear("running", 2)
+    assert stage.stop() == 0
+
+
+@pytest.mark.parametrize("order", ["die 70", "die -9", "block"])
+def test_what_a_process_has_started_dies_with_it(make_stage: MakeStage, order: str) -> None:
+    stage = make_stage("once a helper", f"once b {order}", worker="watchdog_s = 1.0")
+    stage.start()
+    stage.until(lambda: any(one.text.startswith("helper") for one in stage.said), "a helper")
+    helper = int(next(one.text for one in stage.said if one.text.startswith("helper")).split()[1])
+    wait_gone(helper, 20)
+    assert stage.stop() == 0

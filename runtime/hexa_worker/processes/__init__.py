@@ -33,4 +33,5 @@ def spawn_first() -> "Spawned":
     from hexa_worker.processes import spawn  # noqa: PLC0415 - as above
 
     spawn.secure_descriptors()
+    spawn.require_interpreter()
     return spawn.spawn()

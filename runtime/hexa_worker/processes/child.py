@@ -43,6 +43,7 @@ from hexa_worker.processes.blocked import Blocked
 from hexa_worker.processes.forked import let_forks_go
 from hexa_worker.processes.journal import Journal
 from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.private import write_private
 from hexa_worker.processes.session import Program, Serve, Session
 from hexa_worker.processes.suspects import Suspects
 from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
@@ -160,7 +161,7 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
     worker = config.file.worker
     configure(level=worker.log.level, style=worker.log.format, slot=arguments.slot)
     layout = Layout.of(arguments.state_dir, arguments.name)
-    stack = layout.stack(arguments.slot).open("wb")
+    stack = write_private(layout.stack(arguments.slot))
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
     journal = Journal(layout.journal(arguments.slot))
     let_forks_go(journal, link.connection)

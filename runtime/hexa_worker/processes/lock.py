@@ -5,17 +5,18 @@ import os
 from pathlib import Path
 
 from hexa_worker.errors import ConfigError
+from hexa_worker.processes.private import open_private, state_folder
 
 
 def take(path: Path) -> int:
     """Lock `path`; the lock lasts until the descriptor that is returned is closed, or the process ends.
 
     Raises:
-        ConfigError: another parent has it, or the file cannot be made.
+        ConfigError: another parent has it, the file cannot be made, or others may replace it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        state_folder(path.parent)
+        descriptor = open_private(path, os.O_RDWR)
     except OSError as error:
         raise _unusable(path.parent, error) from error
     try:

@@ -20,8 +20,9 @@ from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.journal import read_journal
 from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.pool import Pool
+from hexa_worker.processes.private import private_folder
 from hexa_worker.processes.reloading import Reloader, rules_of
-from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, secure_descriptors
+from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup
@@ -66,6 +67,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     """
     worker = config.file.worker
     secure_descriptors()
+    require_interpreter()
     configure(level=worker.log.level, style=worker.log.format)
     rules = rules_of(config_path, config, command=command, until_idle=until_idle, backend=backend)
     layout = Layout.of(rules.arguments.state_dir, worker.name)
@@ -103,10 +105,10 @@ def _open_book(layout: Layout) -> SuspectsBook:
     """Open the suspects, and count what a killed parent and its children left behind.
 
     Raises:
-        ConfigError: state_dir cannot be written.
+        ConfigError: state_dir cannot be written, or others may write there.
     """
     try:
-        layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(layout.folder)
         book = SuspectsBook(layout.folder)
         for path in layout.journals():
             blamed = book.record(read_journal(path))

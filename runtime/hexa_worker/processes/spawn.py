@@ -8,9 +8,12 @@ import socket
 import sys
 from typing import Final, NamedTuple
 
+from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import CANCEL_SIGNAL, DESCRIPTOR, STOP_SIGNAL, Arguments, pack
 
 STOP_SIGNALS: Final = (STOP_SIGNAL, signal.SIGINT, CANCEL_SIGNAL)
+_PARENT: Final = "HEXA_WORKER_PARENT"
+"""Tells a child whose child it is, so that one that turns out to be a parent knows that it must not be."""
 _LOWEST_DESCRIPTOR: Final = 16
 Command = tuple[str, ...]
 
@@ -38,6 +41,20 @@ def secure_descriptors() -> None:
     os.close(null)
 
 
+def require_interpreter() -> None:
+    """See that a child that is started is a child.
+
+    Raises:
+        ConfigError: what would be started is the application again, which would start a worker again.
+    """
+    if getattr(sys, "frozen", False) or os.environ.get(_PARENT) == str(os.getppid()):
+        raise ConfigError(
+            "a frozen application cannot run worker processes: they are started with sys.executable, "
+            f"which is the application itself ({sys.executable})",
+            hint="run hexa-worker with a Python interpreter; emitting works from a frozen application",
+        )
+
+
 def spawn(command: Command = CHILD_COMMAND) -> Spawned:
     """Start a child. It imports what it needs and waits for its arguments, see `instruct`.
 
@@ -54,7 +71,7 @@ def spawn(command: Command = CHILD_COMMAND) -> Spawned:
             pid = os.posix_spawn(
                 command[0],
                 command,
-                {**_DEFAULTS, **os.environ},
+                {**_DEFAULTS, **os.environ, _PARENT: str(os.getpid())},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, high, DESCRIPTOR),

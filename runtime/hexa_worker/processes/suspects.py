@@ -17,6 +17,7 @@ import msgspec
 
 from hexa_worker.core.blame import MAX_AGE_S, Hand, Suspicion, blame, convict
 from hexa_worker.processes.journal import Remains
+from hexa_worker.processes.private import open_private, write_private
 
 log = logging.getLogger("hexa_worker.processes")
 _VERSION = struct.Struct("<Q")
@@ -51,7 +52,7 @@ class SuspectsBook:
         self._now_s = now_s
         now = now_s()
         self.suspicions = {hand: one for hand, one in _read(folder).items() if now - one.at_s < MAX_AGE_S}
-        file = os.open(folder / _VERSION_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = open_private(folder / _VERSION_NAME, os.O_RDWR)
         try:
             os.ftruncate(file, _VERSION_SIZE)
             self._version = mmap(file, _VERSION_SIZE)
@@ -86,8 +87,7 @@ class SuspectsBook:
 
     def _replace(self) -> None:
         path, new = self._folder / _NAME, self._folder / f"{_NAME}.new"
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "wb") as out:
+        with write_private(new) as out:
             out.write(msgspec.msgpack.encode(list(self.suspicions.items())))
         new.replace(path)
         (version,) = _VERSION.unpack_from(self._version, 0)
