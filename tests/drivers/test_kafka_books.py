@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec import structs
 
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, Failure, RetryAt
@@ -207,3 +208,21 @@ async def test_where_a_log_was_put_back_what_is_there_is_read_again(
         await patiently(lambda: source.settle([Acked(got) for got in again[5:]]))
         await wait_committed(kafka.address, one.group, topic, 15)
         await source.close()
+
+
+async def test_a_group_that_was_renamed_does_not_run_finished_retries_again(kafka: Broker, unique_name: Name) -> None:
+    before = spec(unique_name())
+    channel = before.retry_channels[0]
+    after = structs.replace(before, group=unique_name(), start="latest")
+    async with opened(kafka.address) as driver:
+        async with subscribed(driver, before) as source:
+            await publish(driver, channel, *numbers(0, 10))
+            got = await take(source, 10)
+            await ack(source, [each for each in got if each.offset not in {6, 8}])
+        (group,) = [one for one in await driver.survey(after) if one.kind == "group"]
+        assert before.group in group.note
+        async with subscribed(driver, after) as source:
+            assert [each.payload for each in await take(source, 2)] == [b"6", b"8"]
+            assert (await source.backlog()).ready == 0
+        (group,) = [one for one in await driver.survey(after) if one.kind == "group"]
+        assert before.group not in group.note

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import anyio
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from msgspec import structs
 
 from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
@@ -34,6 +36,7 @@ from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.source import KafkaSource
+from hexa_worker.drivers.kafka.succession import inheritance
 from hexa_worker.drivers.kafka.survey import survey
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.drivers.placing import placed
@@ -140,13 +143,18 @@ class AsyncioKafkaDriver:
         await parts.registry.ensure(specs)
         for spec in specs:
             self._attempts.update({name: number for number, name in enumerate(spec.retry_channels, start=1)})
+            inherited = await inheritance(parts.topics, parts.reader, parts.books, spec)
             await self._pin_start(spec, parts)
+            if inherited.progress:
+                log.warning("%s: group %s goes on with the retries of %s", spec.action, spec.group, inherited.groups)
+                await self._commit_origins(spec.group, inherited.progress, parts)
             self._declared.add(spec.group)
 
     async def _pin_start(self, spec: SubscriptionSpec, parts: "_Parts") -> None:
         """Write down where a subscription without progress begins, unless that is the first record."""
-        places = dict(await self._fresh_origins(spec, parts))
-        self._origins.setdefault(spec.group, {}).update(places)
+        origins = await self._fresh_origins(spec, parts)
+        places: dict[TopicPartition, int | OffsetAndMetadata] = dict(origins)
+        self._origins.setdefault(spec.group, {}).update(origins)
         if _from_first(spec):
             return
         if spec.pattern is not None and not await _has_begun(spec, parts):
@@ -174,7 +182,9 @@ class AsyncioKafkaDriver:
         start_ms = _start_ms(spec)
         return dict(await (parts.reader.ends(fresh) if start_ms is None else parts.reader.at_time(fresh, start_ms)))
 
-    async def _commit_origins(self, group: str, origins: Mapping[TopicPartition, int], parts: "_Parts") -> None:
+    async def _commit_origins(
+        self, group: str, origins: Mapping[TopicPartition, int | OffsetAndMetadata], parts: "_Parts"
+    ) -> None:
         consumer = AIOKafkaConsumer(**parts.connection.settings(), group_id=group, enable_auto_commit=False)
         try:
             await parts.connection.start(consumer.start, consumer._client)
@@ -239,7 +249,13 @@ class AsyncioKafkaDriver:
 
     async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         """See `hexa_worker.drivers.base.Driver.survey`."""
-        return await survey(self._opened().topics, self._options, spec)
+        parts = self._opened()
+        found = await survey(parts.topics, self._options, spec)
+        inherited = await inheritance(parts.topics, parts.reader, parts.books, spec)
+        if inherited.groups:
+            note = f"goes on with the retries of {', '.join(inherited.groups)}"
+            return [structs.replace(one, note=note) if one.kind == "group" else one for one in found]
+        return found
 
     async def inspect(self) -> Mapping[str, str]:
         """See `hexa_worker.drivers.base.Driver.inspect`."""

@@ -149,6 +149,11 @@ class Topics:
         )
         return {place: committed for place, committed in offsets.items() if committed.offset >= 0}
 
+    async def groups(self) -> Sequence[str]:
+        """The names of all groups that this login may see."""
+        found = await self._ask("listing groups", lambda client: client.list_consumer_groups())
+        return sorted({name for name, *_ in found})
+
     async def books(self, books: Books, names: Iterable[str]) -> Mapping[str, Book]:
         """Which topics these are now; those that do not exist are left out."""
         return await self._ask("asking for topic ids", lambda client: books.look(client._send_request, names))
