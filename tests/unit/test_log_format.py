@@ -15,9 +15,10 @@ from hexa_worker.telemetry.log import FIELDS, DeliveryLogger
 TEXT = TextFormatter(None, colours=False)
 JSON = JsonFormatter(1)
 
+ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=[]))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.builds(object),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner, inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT | st.binary() | st.builds(object),
+    lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT | st.integers(), inner) | st.tuples(inner, inner),
     max_leaves=10,
 )
 
@@ -88,7 +89,24 @@ def test_secrets_are_hidden_wherever_they_stand() -> None:
         assert line.count("redis://***@h") >= 5
 
 
-@given(st.text(), st.dictionaries(st.text(), VALUES))
+class Textless:
+    """An object that has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_what_has_no_text_and_what_is_no_character_takes_no_line_with_it() -> None:
+    one = record("\ud800 %s", "\udfff", bad=Textless(), huge=10**5_000, deep={"\ud800": b"\xff"}, good=1)
+    for line in (TEXT.format(one), JSON.format(one)):
+        line.encode()
+        assert "Textless without a text: RuntimeError" in line
+        assert "int without a text: ValueError" in line
+    found = as_json(one)
+    assert (found["message"], found["good"], found["deep"]) == ("\\ud800 \\udfff", 1, {"\\ud800": "b'\\xff'"})
+
+
+@given(ANY_TEXT, st.dictionaries(ANY_TEXT, VALUES))
 def test_anything_that_is_logged_is_one_line_of_json(text: str, extra: dict[str, Any]) -> None:
     one = record("%s", text, **{FIELDS: extra})
     line = JSON.format(one)

@@ -16,6 +16,7 @@ MESSAGE_LIMIT: Final = 16 * 1024
 TRACEBACK_LIMIT: Final = 32 * 1024
 LOOKED_AT: Final = 1 << 18
 """Characters that are looked through for secrets at all: what is longer is cut here first."""
+_LARGEST: Final = 1 << 63
 _DEPTH: Final = 6
 _ITEMS: Final = 100
 """How deep, and how many things at each level, a field that is a list or a table is shown."""
@@ -37,21 +38,29 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields = dict(own) if isinstance(own, Mapping) else {}
     if len(said) > _USUAL_COUNT:
         fields |= {name: value for name, value in said.items() if name not in _STANDARD}
-    return {name: _plain(name, value) for name, value in fields.items() if value is not None}
+    return {_clean(name): _shown(name, value) for name, value in fields.items() if value is not None}
 
 
 _USUAL_COUNT = len(logging.makeLogRecord({}).__dict__)
 
 
+def _shown(name: str, value: object) -> object:
+    """A field's value; one that has no text takes no line with it."""
+    try:
+        return _plain(name, value)
+    except Exception as error:  # noqa: BLE001 - the user's object, and its own text
+        return f"<{type(value).__name__} without a text: {type(error).__name__}>"
+
+
 def _plain(name: str, value: object, depth: int = _DEPTH) -> object:
     """A field's value as both styles show it: short, without secrets, of kinds that JSON has."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < _LARGEST):
         return value
     if names_secret(name):
         return HIDDEN
     if depth and isinstance(value, Mapping):
         pairs = list(value.items())[:_ITEMS]
-        return {str(key): _plain(str(key), one, depth - 1) for key, one in pairs}
+        return {_clean(str(key)): _plain(str(key), one, depth - 1) for key, one in pairs}
     if depth and isinstance(value, list | tuple | set | frozenset):
         return [_plain("", one, depth - 1) for one in list(value)[:_ITEMS]]
     return _clean(str(value))
@@ -63,6 +72,8 @@ def _clean(text: str, limit: int = MESSAGE_LIMIT) -> str:
     if count > LOOKED_AT:
         text = text[:LOOKED_AT].rpartition("://")[0] or text[:LOOKED_AT]  # or half a login might be left of a URL
     text = scrub(text)
+    if not text.isascii():
+        text = text.encode(errors="backslashreplace").decode()  # what is no character has no place in a line either
     return text if count <= limit and len(text) <= limit else f"{text[:limit]}… (cut, {count:,} characters)"
 
 
