@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from hexa_worker.testing.check import Fault
+from hexa_worker.testing.ledger import read
 
 SOMEBODY_S = 10.0
 """How long to wait for a process that can be hit."""
@@ -102,7 +103,8 @@ class Fleet:
         """A rolling restart; whether every process was replaced in time."""
         before = {one.pid for one in self.family()[1:]}
         self._signal(signal.SIGHUP)
-        return self._wait(lambda now: not before & now and len(now) >= len(before), ROLL_S)
+        count = min(len(before), self._processes)  # there is one more while an earlier one goes on
+        return self._wait(lambda now: not before & now and len(now) >= count, ROLL_S)
 
     def bad_roll(self, pick: float) -> str:
         """A rolling restart onto what cannot start; `pick` says what is wrong with it.
@@ -116,10 +118,14 @@ class Fleet:
         try:
             path.write_text(MISTAKES[int(pick * len(MISTAKES))](good))
             self._signal(signal.SIGHUP)
-            kept = not self._wait(lambda now: not before <= now, MISTAKE_S)
+            kept = not self._wait(lambda now: not before <= now | self._killed(), MISTAKE_S)
         finally:
             path.write_text(good)
         return "" if kept else "a rolling restart onto a mistake ended a process"
+
+    def _killed(self) -> set[int]:
+        """Processes that an event made kill themselves."""
+        return {one.pid for one in read(self._folder / "ledger") if one.what == "dying"}
 
     def scale(self, count: int) -> bool:
         """Another number of processes; whether it was reached in time."""
