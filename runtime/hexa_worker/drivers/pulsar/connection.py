@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pulsar
@@ -23,6 +24,8 @@ from hexa_worker.errors import DriverError, DriverUnavailable
 
 PING_EVERY_S = 2.0
 PING_WAIT_S = 3.0
+HEARD_S = 8.0
+"""A broker that confirmed something within this is there: one that slows its producers down lets all else wait, too."""
 CLOSE_S = 3.0
 _ALIVE = frozenset({"Ok", "AuthorizationError", "TopicNotFound", "InvalidTopicName", "NotAllowedError"})
 """Answers that only a living broker gives."""
@@ -45,10 +48,15 @@ class Connection:
         """Why the broker counts as unavailable; None: it answers."""
         self._options = options
         self._folder = folder
+        self._heard_at = -PING_EVERY_S
         self._client: Any = None
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._watch: threading.Thread | None = None
+
+    def heard(self) -> None:
+        """A broker has confirmed something: it lives, whatever else it lets wait. From any thread."""
+        self._heard_at = monotonic()
 
     @property
     def client(self) -> Any:
@@ -152,7 +160,7 @@ class Connection:
             if client is None:
                 return
             answer = self._ping(client, PING_WAIT_S)
-            if answer not in _ALIVE and not end.is_set():
+            if answer not in _ALIVE and monotonic() - self._heard_at > HEARD_S and not end.is_set():
                 self._recover(end, answer)
 
     def _recover(self, end: threading.Event, answer: str) -> None:

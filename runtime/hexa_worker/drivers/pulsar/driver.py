@@ -213,7 +213,7 @@ class PulsarDriver:
             self._admin,
             self._clock,
             (await self._run(self._begun, spec))[1],
-            PulsarSource(spec, self.publish, self._clock, self._home, self._threads),
+            PulsarSource(spec, self._publisher.begin, self._clock, self._home, self._threads),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,
             release=self._unread.release,

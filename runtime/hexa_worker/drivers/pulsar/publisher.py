@@ -9,9 +9,10 @@ to call back.
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from math import ceil
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -51,9 +52,11 @@ class Call:
     Args:
         messages: what to store.
         home: where the caller waits.
+        patience_s: how long to wait for all answers.
     """
 
-    def __init__(self, messages: Sequence[Message], home: Home) -> None:
+    def __init__(self, messages: Sequence[Message], home: Home, patience_s: float) -> None:
+        self.patience_s = patience_s
         self.messages = messages
         self.answers: list[Answer | None] = [None] * len(messages)
         self.ended = anyio.Event()
@@ -74,13 +77,15 @@ class _Line:
     Args:
         producer: the client library's.
         source: the topic's name in message ids.
+        heard: told of each confirmation.
         batching: whether it gathers messages before it sends them.
     """
 
-    def __init__(self, producer: Any, source: str, *, batching: bool) -> None:
+    def __init__(self, producer: Any, source: str, heard: Callable[[], None], *, batching: bool) -> None:
         self.batching = batching
         self.dead = False
         self._raw = producer._producer
+        self._heard = heard
         self._source = source
 
     def send(self, message: Any, call: Call, number: int) -> None:
@@ -102,6 +107,8 @@ class _Line:
         answer: Answer
         try:
             answer = self._name(message_id) if result == _OK else self._failure(result)
+            if result == _OK:
+                self._heard()
         except BaseException:  # noqa: BLE001 - see above
             answer = DriverUnavailable("pulsar: the confirmation could not be read")
         call.answer(number, answer)
@@ -165,15 +172,24 @@ class Publisher:
         """
         if not messages:
             return []
-        self._connection.require()
-        if self._thread is None or self._home is None:
-            raise DriverUnavailable("pulsar: the driver is not open")
-        call = Call(messages, self._home)
-        self._calls.put(call)
-        with anyio.move_on_after(self._options.timeout_s * 1.5):
+        call = self.begin(messages)
+        with anyio.move_on_after(call.patience_s):
             await call.ended.wait()
         late = DriverUnavailable("pulsar: publish: not confirmed in time")
         return confirmed([late if answer is None else answer for answer in call.answers])
+
+    def begin(self, messages: Sequence[Message]) -> Call:
+        """Send messages off; what becomes of them is told later.
+
+        Raises:
+            DriverUnavailable: nothing is sent.
+        """
+        self._connection.require()
+        if self._thread is None or self._home is None:
+            raise DriverUnavailable("pulsar: the driver is not open")
+        call = Call(messages, self._home, self._options.timeout_s * 1.5)
+        self._calls.put(call)
+        return call
 
     # -- the thread
 
@@ -254,15 +270,18 @@ class Publisher:
         if line is not None:
             self._lines.pop(channel).close()
         self._unread.see_to(topic)
-        batching = self._options.batching != "none" and not _keeps_each_alone(topic)
-        producer = self._producer(topic, batching=batching)
-        made = _Line(producer, self._connection.topics.source(topic), batching=batching)
+        alone = _keeps_each_alone(topic)
+        batching = self._options.batching != "none" and not alone
+        # Who settles waits for the answer, however long it takes; sent again, a record would be there twice.
+        producer = self._producer(topic, batching=batching, patience_s=0.0 if alone else self._options.timeout_s)
+        made = _Line(producer, self._connection.topics.source(topic), self._connection.heard, batching=batching)
         self._lines[channel] = made
         while len(self._lines) > self._options.producers:
             self._lines.popitem(last=False)[1].close()
         return made
 
-    def _producer(self, topic: str, *, batching: bool) -> Any:
+    def _producer(self, topic: str, *, batching: bool, patience_s: float) -> Any:
+        """A producer; a send that is not confirmed within `patience_s` has failed (0: never)."""
         options = self._options
         try:
             return self._connection.client.create_producer(
@@ -274,7 +293,7 @@ class Publisher:
                 batching_max_publish_delay_ms=10,
                 max_pending_messages=PENDING,
                 max_pending_messages_across_partitions=PENDING * 10,
-                send_timeout_millis=max(round(options.timeout_s * 1000), 1),
+                send_timeout_millis=ceil(patience_s * 1000),
                 compression_type=_COMPRESSION[options.compression],
             )
         except pulsar.PulsarException as error:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 import anyio
@@ -16,6 +16,7 @@ from hexa_worker.drivers.pulsar.backlog import InHand
 from hexa_worker.drivers.pulsar.entries import Place, Token
 from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.inlet import Inlet
+from hexa_worker.drivers.pulsar.publisher import Call
 from hexa_worker.drivers.pulsar.terms import own_options
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
@@ -32,7 +33,7 @@ class PulsarSource:
 
     Args:
         spec: the subscription.
-        publish: stores retries and dead letters.
+        begin: sends retries and dead letters off.
         clock: tells what is due.
         home: the loop.
         threads: for what blocks.
@@ -41,7 +42,7 @@ class PulsarSource:
     def __init__(
         self,
         spec: SubscriptionSpec,
-        publish: Callable[[Sequence[Message]], Awaitable[Sequence[str | DriverError]]],
+        begin: Callable[[Sequence[Message]], Call],
         clock: Clock,
         home: Home,
         threads: Threads,
@@ -50,7 +51,8 @@ class PulsarSource:
         self.inlets: list[Inlet] = []
         self.known: dict[Place, Inlet] = {}
         """Everything that was read and is not settled, with where it came from."""
-        self._publish = publish
+        self._begin = begin
+        self._sent: dict[Place, tuple[Call, int]] = {}  # their record is sent, nobody has told what became of it
         self._home = home
         self._threads = threads
         self._ahead = 2 * own_options(spec).batch_receive
@@ -200,14 +202,33 @@ class PulsarSource:
         for inlet in {self.known[one.delivery.source, one.delivery.offset] for one in records}:
             if not inlet.connected:
                 raise DriverUnavailable("pulsar: the connection is lost")
+        await self._send(records)
         failed: list[Unsettled] = []
-        answers = await self._publish([one.record for one in records])
-        for one, answer in zip(records, answers, strict=True):
+        for one in records:
+            place = (one.delivery.source, one.delivery.offset)
+            call, number = self._sent[place]
+            answer = call.answers[number]
+            if answer is None:  # it is not sent again while it may still be stored
+                failed.append(Unsettled(one, DriverUnavailable(f"pulsar: {one.record.channel}: not confirmed in time")))
+                continue
+            del self._sent[place]
             if isinstance(answer, DriverError):
                 failed.append(Unsettled(one, answer))
             else:
-                self._written.add((one.delivery.source, one.delivery.offset))
+                self._written.add(place)
         return failed
+
+    async def _send(self, records: Sequence[RetryAt | DeadLettered]) -> None:
+        """Send the records that are not under way, and wait for all."""
+        fresh = [one for one in records if (one.delivery.source, one.delivery.offset) not in self._sent]
+        if fresh:
+            call = self._begin([one.record for one in fresh])
+            for number, one in enumerate(fresh):
+                self._sent[one.delivery.source, one.delivery.offset] = (call, number)
+        calls = {self._sent[one.delivery.source, one.delivery.offset][0] for one in records}
+        with anyio.move_on_after(max(call.patience_s for call in calls)):
+            for call in calls:
+                await call.ended.wait()
 
     def _hand_back(self, released: Sequence[Delivery]) -> None:
         """Deliver again, in order; who else should have them gets them when this source is closed."""
@@ -283,6 +304,7 @@ class PulsarSource:
         self._ready.clear()
         self._waiting.clear()
         self._written.clear()
+        self._sent.clear()
 
 
 def bytes_of(deliveries: Sequence[Delivery]) -> int:
