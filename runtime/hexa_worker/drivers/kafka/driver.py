@@ -59,6 +59,7 @@ NOTES = (
     "A topic that is deleted and made again, or whose log is put back, is read from its first record.",
     "Brokers before 2.8 do not tell that a topic was made again: stop the workers, delete the group's offsets.",
     "What is done out of order is noted with the commit; the note counts for its own offset, topic and cluster only.",
+    "What was not confirmed in time, and is published again within a minute, is stored once.",
     "Lag counts what workers have in hand, and what they have not committed yet, as ready.",
     "A record without a value arrives as an empty payload with the header hexa-tombstone.",
 )

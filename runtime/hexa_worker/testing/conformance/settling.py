@@ -1,6 +1,8 @@
 """Claims about `Source.settle`: acknowledge and release, in any order, twice, mixed."""
 # ruff: noqa: D103 - the name of a claim says what it claims
 
+from msgspec.structs import replace
+
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Released
 from hexa_worker.drivers.base import Capabilities
@@ -159,6 +161,25 @@ async def what_stays_in_hand_does_not_stop_what_comes_behind_it(bench: Bench) ->
 
 def _limited(capabilities: Capabilities) -> bool:
     return capabilities.max_payload is not None
+
+
+@claim(needs=_limited, needs_text="a limit of payload size")
+async def a_retry_that_is_refused_among_others_is_refused_alone(bench: Bench) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    source = await driver.subscribe(spec)
+    await bench.publish(driver, b"before", b"x", b"dead", b"after")
+    by = {one.payload: one for one in await bench.take(source, 4)}
+    fitting = bench.retry(by[b"x"], spec, after_s=0)
+    huge = b"h" * ((bench.capabilities.max_payload or 0) + 1024 * 1024 + 1)
+    refused = replace(fitting, record=replace(fitting.record, payload=huge))
+    before, after = [bench.retry(by[name], spec, after_s=0) for name in (b"before", b"after")]
+    unsettled = await source.settle([before, refused, bench.dead_letter(by[b"dead"], spec), after])
+    expect_equal([type(each.error) for each in unsettled], [RecordTooLarge], "errors")
+    expect(unsettled[0].settlement is refused, "the wrong settlement was reported")
+    again = await bench.take(source, 2)
+    expect_equal(sorted(payloads_of(again)), [b"after", b"before"], "retries")
+    letters = await driver.browse(spec.dead_letter_channel, -1, 10)
+    expect_equal([one.payload for one in letters], [b"dead"], "dead letters")
 
 
 @claim(needs=_limited, needs_text="a limit of payload size")
