@@ -18,8 +18,10 @@ from hexa_worker import Context, subscribe
 
 forks = multiprocessing.get_context("fork")
 
+HANDLED = os.path.abspath("handled")
+
 def note(text):
-    with open("handled", "a") as out:
+    with open(HANDLED, "a") as out:
         out.write(f"{text}\\n")
 
 def terminated():
@@ -39,6 +41,17 @@ def returning():
         raise SystemExit
     else:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+def unruly():
+    for number in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.umask(0)
+    os.chdir("/")
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
 
 def told():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -88,6 +101,16 @@ def test_until_idle_goes_on_after_a_stop_signal_that_nobody_asked_for(tmp_path: 
     assert run.returncode == 0, run.stderr
     assert sorted(project.handled()) == list(range(30))
     assert "ended though nobody asked it to: it got a stop signal" in run.stderr
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_a_handler_that_changes_what_belongs_to_the_whole_process_disturbs_nothing(tmp_path: Path, loop: str) -> None:
+    project = _project(tmp_path, f"processes = 1\nuvloop = {json.dumps(loop == 'uvloop')}")
+    project.emit(*({"n": n, "what": "unruly" if n == 3 else ""} for n in range(30)))
+    run = project.call("run", "--until-idle", "--backend", "trio" if loop == "trio" else "asyncio")
+    assert run.returncode == 0, run.stderr
+    assert sorted(project.handled()) == list(range(30)), run.stderr
+    assert project.dead() == []
 
 
 def test_a_process_that_was_told_to_stop_by_others_drains_and_is_replaced(make_stage: MakeStage) -> None:
