@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 import msgspec
@@ -9,6 +10,7 @@ from typing_extensions import assert_type
 
 from hexa_worker import (
     Ack,
+    AnyContext,
     BatchContext,
     BatchResult,
     Context,
@@ -53,11 +55,20 @@ async def timed(event: Any, ctx: Any, call_next: Next) -> Any:
     return await call_next(event, ctx)
 
 
+async def told(event: Any, ctx: AnyContext[Pool], call_next: Next) -> Any:
+    assert_type(ctx.items, tuple[Context[Pool], ...])
+    assert_type(ctx.action, str)
+    ctx.logger.info("begins")
+    assert_type(await ctx.emit("told", ctx.action), str)
+    return await call_next(event, ctx)
+
+
 @subscribe("orders", action="check-order", concurrency=16, order_by="key", timeout_s=3, middlewares=[timed])
 async def check(order: Order, ctx: Context[Pool]) -> None:
     assert_type(ctx.state, Pool)
     assert_type(ctx.state.size, int)
     assert_type(ctx.attempt, int)
+    assert_type(ctx.emitted_at, datetime | None)
     assert_type(ctx.key, str | None)
     assert_type(ctx.parent_id, str | None)
     assert_type(ctx.headers["x"], str)
@@ -69,7 +80,7 @@ async def check(order: Order, ctx: Context[Pool]) -> None:
 @subscribe("orders")
 async def anything(event: Any) -> Result:
     if event:
-        return Retry(after=3, reason="later")
+        return Retry(after=timedelta(minutes=3), reason="later")
     return Drop("not wanted")
 
 
