@@ -402,7 +402,7 @@ class NatsSource:
     def _release(self, feed: Feed, sequences: list[int]) -> None:
         if feed.exclusive:
             feed.let_go(sequences, done=False)
-            if not self._closed:
+            if not self._stopped:  # or what is in hand would count as lost: nothing is handed out here any more
                 feed.want_rewind()  # it must come again before what is newer
             return
         feed.send([feed.held[sequence] for sequence in sequences if sequence in feed.held], b"-NAK")

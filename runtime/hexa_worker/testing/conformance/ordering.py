@@ -206,3 +206,17 @@ async def deliveries_without_a_key_are_not_held_up_by_order(bench: Bench) -> Non
     await bench.publish(driver, *[b"%d" % number for number in range(100)])
     taken = await _drain(bench, source, 100)
     expect_equal(sorted(int(one.payload) for one in taken), list(range(100)), "payloads")
+
+
+@claim(needs=_by_channel, needs_text="order by channel")
+async def what_runs_when_a_source_is_stopped_is_settled_after_the_rest_was_released(bench: Bench) -> None:
+    driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.CHANNEL)
+    source = await driver.subscribe(spec)
+    await bench.publish(driver, b"1", b"2")
+    runs, queued = await bench.take(source, 2)
+    source.stop()
+    await bench.settle(source, Released(queued))
+    await bench.ack(source, [runs])
+    await source.close()
+    (again,) = await bench.take(await driver.subscribe(spec), 1)
+    expect_equal(again.payload, b"2", "what was released")
