@@ -291,9 +291,12 @@ class _Simulation:
 
     async def _trouble(self, _point: str) -> None:
         """Passed by every process at its fault points."""
-        process, troubles, luck = _process.get(None), self._troubles, self._random.random()
+        process, troubles = _process.get(None), self._troubles
         if process is None or self._done or len(self._faults) >= troubles.most or self._store.away:
             return
+        if process.lines.dead:
+            return  # the order in which its tasks end is the loop's, and no seed's
+        luck = self._random.random()
         now = self.time.monotonic()
         if luck < troubles.crash:
             self._faults.append(Fault(at=now, until=now, pid=process.lines.pid))

@@ -10,11 +10,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from math import inf
 from typing import Any, Literal, TypeVar
 
 import anyio
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 
 T = TypeVar("T")
 Backend = Literal["asyncio", "trio"]
@@ -69,9 +71,10 @@ class VirtualTime:
 
     def _run(self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], backend: Backend) -> T:
         options = self._trio_options() if backend == "trio" else {"loop_factory": lambda: _VirtualLoop(self)}
+        started = function if backend == "trio" else partial(_in_order, function)
         with self._watched_threads():
             try:
-                return anyio.run(function, *args, backend=backend, backend_options=options)
+                return anyio.run(started, *args, backend=backend, backend_options=options)
             finally:
                 self._passed_s = self.monotonic()
                 self._running = None
@@ -120,6 +123,41 @@ class VirtualTime:
             setattr(to_thread, "run_sync", original)  # noqa: B010 - as above
 
 
+async def _in_order(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    with _ordered():
+        return await function(*args)
+
+
+@contextmanager
+def _ordered() -> Iterator[None]:
+    """Let sets of cancel scopes have the same order in every run, as those of tasks have.
+
+    anyio cancels the members of such sets one after the other, and Python orders them by where they are in memory: a
+    run could not be repeated. Scopes of other loops keep their hash. To be entered on the loop itself.
+    """
+    kind, loop = type(CancelScope()), asyncio.get_running_loop()
+    numbers: dict[int, int] = {}
+    fresh = count(1)
+    begin = kind.__init__
+
+    def init(scope: Any, *arguments: Any, **options: Any) -> None:
+        begin(scope, *arguments, **options)
+        numbers.pop(id(scope), None)  # an older one's that was there
+        if asyncio._get_running_loop() is loop:  # noqa: SLF001 - the public one raises where there is none
+            numbers[id(scope)] = next(fresh)
+
+    def number(scope: Any) -> int:
+        return numbers.get(id(scope)) or object.__hash__(scope)
+
+    setattr(kind, "__init__", init)  # noqa: B010 - an assignment would not type
+    setattr(kind, "__hash__", number)  # noqa: B010 - as above
+    try:
+        yield
+    finally:
+        setattr(kind, "__init__", begin)  # noqa: B010 - as above
+        setattr(kind, "__hash__", object.__hash__)  # noqa: B010 - as above
+
+
 def current_loop() -> object | None:
     """The task that runs on this thread's event loop, or None where there is no loop."""
     try:
@@ -161,12 +199,27 @@ class _VirtualSelector(selectors.DefaultSelector):
         return events
 
 
+class _Task(asyncio.Task[Any]):
+    """A task whose hash is the same in every run, see `_ordered`."""
+
+    def __init__(self, coroutine: Any, *, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class _VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio loop in virtual time."""
 
     def __init__(self, virtual: VirtualTime) -> None:
         self._virtual = virtual
         super().__init__(_VirtualSelector(virtual))
+        numbers = count()
+        self.set_task_factory(
+            lambda loop, coroutine, **options: _Task(coroutine, number=next(numbers), loop=loop, **options)
+        )
 
     def time(self) -> float:
         """Virtual seconds."""
