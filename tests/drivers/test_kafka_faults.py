@@ -79,7 +79,7 @@ async def test_a_publish_that_was_given_up_leaves_nobody_who_still_tries(
 
 def _producer_tasks() -> list[str]:
     names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]  # coroutines
-    return [name for name in names if name.startswith(("Outbox.", "Producer."))]
+    return [name for name in names if name.startswith(("SendQueue.", "Producer."))]
 
 
 @pytest.mark.timeout(180)

@@ -1,6 +1,6 @@
 """The producing client of one driver: takes finished batches to the leaders of their partitions, tells their answers.
 
-It knows no messages, and sends nothing twice: what an answer means, and whether a batch goes again, its outbox decides.
+It knows no messages, and sends nothing twice: what an answer means, and whether a batch goes again, its queue decides.
 
 One request at a time is on its way to a node; while it is, what comes for that node gathers for the next one. A node
 that slows us down (a quota) answers at once and then reads nothing for a while (KIP-219): until that is over nothing is

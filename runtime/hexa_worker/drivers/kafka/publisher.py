@@ -1,4 +1,4 @@
-"""Publishing: one outbox per partition, each with at most one batch on its way, confirmed by all in-sync replicas.
+"""Publishing: one queue per partition, each with at most one batch on its way, confirmed by all in-sync replicas.
 
 While a batch is on its way the next one gathers from all callers, so many small calls cost as little as one
 large one, the order within a partition is that of the calls, and a partition without a leader holds up nobody
@@ -13,11 +13,11 @@ from aiokafka import TopicPartition
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.kafka.connection import STOP_S, Connection
-from hexa_worker.drivers.kafka.outbox import Call, Outbox
 from hexa_worker.drivers.kafka.partitioner import PARTITIONERS
 from hexa_worker.drivers.kafka.producer import Producer
 from hexa_worker.drivers.kafka.records import OVERHEAD, size_of
 from hexa_worker.drivers.kafka.registry import Registry
+from hexa_worker.drivers.kafka.send_queue import Call, SendQueue
 from hexa_worker.errors import DriverError, RecordTooLarge
 
 KEYLESS_RUN = 500
@@ -38,7 +38,7 @@ class Publisher:
         self._connection = connection
         self._registry = registry
         self._producer = Producer(connection)
-        self._outboxes: dict[TopicPartition, Outbox] = {}
+        self._queues: dict[TopicPartition, SendQueue] = {}
         self._turn: dict[str, int] = {}
         self._hash = PARTITIONERS[connection.options.partitioner]
 
@@ -71,7 +71,7 @@ class Publisher:
                 keyless += 1
             else:
                 partition = self._hash(message.key, count)
-            self._outbox(TopicPartition(message.channel, partition)).add(call, place, message)
+            self._queue(TopicPartition(message.channel, partition)).add(call, place, message)
         if keyless:
             self._next_turn(messages)
         if call.open:
@@ -92,17 +92,17 @@ class Publisher:
         for channel in {message.channel for message in messages}:
             self._turn[channel] = self._turn.get(channel, 0) + 1
 
-    def _outbox(self, place: TopicPartition) -> Outbox:
-        outbox = self._outboxes.get(place)
-        if outbox is None:
-            outbox = self._outboxes[place] = Outbox(
+    def _queue(self, place: TopicPartition) -> SendQueue:
+        queue = self._queues.get(place)
+        if queue is None:
+            queue = self._queues[place] = SendQueue(
                 place, self._producer, self._registry, self._connection, self._clock
             )
-        return outbox
+        return queue
 
     async def close(self) -> None:
         """Let what is on its way end, within `STOP_S`; the rest, and whatever comes now, is refused. Idempotent."""
-        under_way = [outbox.task for outbox in self._outboxes.values() if outbox.task is not None]
+        under_way = [queue.task for queue in self._queues.values() if queue.task is not None]
         if under_way:
             await asyncio.wait(under_way, timeout=STOP_S)
             for task in under_way:

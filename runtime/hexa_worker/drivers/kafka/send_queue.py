@@ -108,7 +108,7 @@ class _Batch:
                 self.messages[index] = (None, 0, message)
 
 
-class Outbox:
+class SendQueue:
     """The messages of one partition.
 
     Args:
