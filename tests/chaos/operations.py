@@ -16,6 +16,7 @@ import anyio
 
 from tests.brokers.base import Broker
 from tests.brokers.kafka import Kafka
+from tests.drivers.kafka_tools import admin_of, make_topic_again
 
 PATIENCE_S = 20.0
 """A topic that is being deleted keeps its name for a moment."""
@@ -90,34 +91,13 @@ def _on_kafka(broker: Broker, name: str) -> Sequence[Operation]:
     ]
 
 
-@asynccontextmanager
-async def _kafka_admin(address: str) -> AsyncIterator[Any]:
-    from aiokafka.admin import AIOKafkaAdminClient
-
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
-
-
 async def _recreate_topic(address: str, topic: str) -> None:
-    from aiokafka.admin import NewTopic
-    from aiokafka.errors import for_code
+    await make_topic_again(address, topic, await _partitions(address, topic))
 
-    async with _kafka_admin(address) as admin:
-        partitions = len((await admin.describe_topics([topic]))[0]["partitions"])
-        await admin.delete_topics([topic])
-        with anyio.fail_after(PATIENCE_S):
-            while True:
-                answer = await admin.create_topics([NewTopic(topic, partitions, 1)])
-                code = answer.topic_errors[0][1]
-                if not code:
-                    return
-                if for_code(code).__name__ == "TopicAlreadyExistsError" and topic not in await admin.list_topics():
-                    raise for_code(code)(topic)
-                await anyio.sleep(0.05)
+
+async def _partitions(address: str, topic: str) -> int:
+    async with admin_of(address) as admin:
+        return len((await admin.describe_topics([topic]))[0]["partitions"])
 
 
 def _throttle(broker: Kafka) -> None:
@@ -133,12 +113,12 @@ async def _delete_records(address: str, topic: str) -> None:
     from aiokafka import AIOKafkaConsumer, TopicPartition
     from aiokafka.admin.records_to_delete import RecordsToDelete
 
-    async with _kafka_admin(address) as admin:
-        partitions = [one["partition"] for one in (await admin.describe_topics([topic]))[0]["partitions"]]
-        consumer = AIOKafkaConsumer(bootstrap_servers=address)
-        await consumer.start()
-        ends = await consumer.end_offsets([TopicPartition(topic, number) for number in partitions])
-        await consumer.stop()
+    places = [TopicPartition(topic, number) for number in range(await _partitions(address, topic))]
+    consumer = AIOKafkaConsumer(bootstrap_servers=address)
+    await consumer.start()
+    ends = await consumer.end_offsets(places)
+    await consumer.stop()
+    async with admin_of(address) as admin:
         await admin.delete_records({place: RecordsToDelete(before_offset=end) for place, end in ends.items()})
 
 
