@@ -3,6 +3,7 @@
 from typing import Any
 
 from hexa_worker.errors import ConfigError
+from hexa_worker.outbox.versions import require_known
 
 VERSION = 1
 PARTITIONS = 8
@@ -121,7 +122,7 @@ def migrate(connection: Any, table: str) -> tuple[int | None, int]:
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (LOCK, f"{table} schema"))
         before = version(connection, table)
-        require_known(before, table)
+        require_known(before, VERSION, table)
         if before != VERSION:
             connection.execute(ddl(table, before or 0))
     return before, VERSION
@@ -147,17 +148,3 @@ def adopt(connection: Any, table: str) -> int:
             (seq + 1,),
         )
         return int(moved)
-
-
-def require_known(found: int | None, table: str) -> None:
-    """Refuse tables of a version that was made later than this program.
-
-    Raises:
-        ConfigError: they are.
-    """
-    if found is not None and found > VERSION:
-        raise ConfigError(
-            f"table {table} has version {found}, this hexa-worker knows {VERSION}",
-            where="outbox.table",
-            hint="install a newer hexa-worker",
-        )

@@ -15,6 +15,7 @@ from hexa_worker.outbox.postgres.connecting import connect, named
 from hexa_worker.outbox.postgres.places import PgPlace, Snapshot, something_new
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.records import Held, held_columns, held_record, record
+from hexa_worker.outbox.versions import require_known
 
 KEPT_PLACES = 500
 """So many noted places gather before the old ones are removed."""
@@ -47,7 +48,7 @@ class PostgresStore:
         self._db = connect(self._options.url)
         with self._named():
             found = schema.version(self._db, self._options.table)
-            schema.require_known(found, self._options.table)
+            require_known(found, schema.VERSION, self._options.table)
             if found != schema.VERSION:
                 state = "no tables" if found is None else f"tables of version {found}"
                 raise OutboxError(f"{self._options.table} has {state}: run hexa-worker outbox init")

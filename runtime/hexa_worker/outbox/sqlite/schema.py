@@ -3,6 +3,7 @@
 import sqlite3
 
 from hexa_worker.errors import ConfigError
+from hexa_worker.outbox.versions import require_known
 
 VERSION = 1
 _VERSION_1 = """
@@ -80,7 +81,7 @@ def migrate(db: sqlite3.Connection, table: str) -> tuple[int | None, int]:
     db.execute("BEGIN IMMEDIATE")
     try:
         before = version(db, table)
-        require_known(before, table)
+        require_known(before, VERSION, table)
         for statement in ddl(table, before or 0).split(";\n") if before != VERSION else ():
             db.execute(statement)
         db.execute("COMMIT")
@@ -88,17 +89,3 @@ def migrate(db: sqlite3.Connection, table: str) -> tuple[int | None, int]:
         db.execute("ROLLBACK")
         raise
     return before, VERSION
-
-
-def require_known(found: int | None, table: str) -> None:
-    """Refuse tables of a version that was made later than this program.
-
-    Raises:
-        ConfigError: they are.
-    """
-    if found is not None and found > VERSION:
-        raise ConfigError(
-            f"table {table} has version {found}, this hexa-worker knows {VERSION}",
-            where="outbox.table",
-            hint="install a newer hexa-worker",
-        )

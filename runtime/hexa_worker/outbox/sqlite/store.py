@@ -13,6 +13,7 @@ from hexa_worker.outbox.base import Batch, Line, Place, Status
 from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, Held, held_columns, held_record, record
 from hexa_worker.outbox.sqlite import schema
+from hexa_worker.outbox.versions import require_known
 
 BUSY_S = 5.0
 LOOK_S = 0.005
@@ -55,7 +56,7 @@ class SqliteStore:
         with self._named():
             self._db = connect(self._path)
             found = schema.version(self._db, self._table)
-            schema.require_known(found, self._table)
+            require_known(found, schema.VERSION, self._table)
             if found != schema.VERSION:
                 state = "no tables" if found is None else f"tables of version {found}"
                 raise OutboxError(f"{self._path} has {state}: run hexa-worker outbox init")
