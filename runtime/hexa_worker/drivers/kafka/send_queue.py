@@ -213,7 +213,7 @@ class SendQueue:
                 if moved:
                     await asyncio.sleep(PAUSE_S)
                 answer = await self._attempt(batch, moved=moved)
-                reason = None if answer is None else await self._judge(batch, answer)
+                reason = None if answer is None else self._judge(batch, answer)
             except DriverUnavailable as unavailable:
                 reason = unavailable
             except (DriverRejected, KafkaError) as error:  # of the client: a codec that is not installed
@@ -234,12 +234,15 @@ class SendQueue:
 
         Raises:
             DriverUnavailable: it has no answer.
+            DriverRejected: this login may not send it.
         """
         node = await self._producer.leader(self._place, max(batch.deadline - _now(), 1.0), moved=moved)
         if node is None:
             await self._look_for_topic(batch)
             return None
         if batch.data is None:
+            if self._writer is None:
+                self._writer = await self._producer.identified(not_as=self._forgotten)
             batch.data = self._encoded(batch)
         sending = self._producer.submit(node, self._place, batch.data)
         answered = sending.answer.done
@@ -280,7 +283,7 @@ class SendQueue:
 
     # -- what became of it
 
-    async def _judge(self, batch: _Batch, answer: Answer) -> DriverError | None:
+    def _judge(self, batch: _Batch, answer: Answer) -> DriverError | None:
         """Do what an answer asks for; returns why the batch has to be sent again, None: it has not."""
         error = error_of(answer.code, answer.reason)
         fate = fate_of(error)
@@ -293,8 +296,7 @@ class SendQueue:
         batch.open |= fate is Fate.OPEN
         if fate is Fate.FORGOTTEN:
             batch.data, batch.open = None, False
-            self._forgotten, self._sequence = self._writer, 0
-            self._writer = await self._producer.identified(not_as=self._forgotten)
+            self._renumber()
         return driver_error(error, f"publishing to {self._place.topic}")
 
     def _stored(self, batch: _Batch, offset: int) -> None:
@@ -347,7 +349,11 @@ class SendQueue:
         """It will not be sent again. Where it may be stored yet, its number is not used again either."""
         self._open = None
         if batch.open:
-            self._forgotten, self._writer, self._sequence = self._writer, None, 0
+            self._renumber()
+
+    def _renumber(self) -> None:
+        """Nothing more is sent under the present producer id: its first numbers would be those of what is stored."""
+        self._forgotten, self._writer, self._sequence = self._writer, None, 0
 
 
 def _append(builder: BatchBuilder, message: Message, latest_ms: int) -> bool:
