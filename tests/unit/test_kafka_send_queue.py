@@ -11,8 +11,8 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.kafka.outbox import Call, Outbox
 from hexa_worker.drivers.kafka.producer import Answer, Sending
+from hexa_worker.drivers.kafka.send_queue import Call, SendQueue
 from hexa_worker.errors import DriverUnavailable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -60,11 +60,11 @@ async def test_an_id_that_a_leader_has_forgotten_is_not_used_again_while_there_i
     """Its first number would be that of an earlier batch, and this one would count as stored already."""
     forgotten = Answer(OutOfOrderSequenceNumber.errno)
     producer: Any = Script([1, DriverUnavailable("away"), 2], [Answer(0, 0), forgotten, Answer(0, 1)])
-    outbox = Outbox(PLACE, producer, REGISTRY, CONNECTION, SystemClock())
+    queue = SendQueue(PLACE, producer, REGISTRY, CONNECTION, SystemClock())
     calls = []
     for payload in (b"a", b"b"):
         calls.append(call := Call(1))
-        outbox.add(call, 0, Message(channel="orders", payload=payload))
+        queue.add(call, 0, Message(channel="orders", payload=payload))
         await call.done
     assert [call.answers for call in calls] == [["orders-0-0"], ["orders-0-1"]]
     assert producer.sent == [(1, 0), (1, 1), (2, 0)]
