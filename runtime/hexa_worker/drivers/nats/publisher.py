@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 
 import msgspec
@@ -16,7 +16,7 @@ from hexa_worker.drivers.nats import headers, names
 from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, status_of
-from hexa_worker.drivers.nats.streams import Streams
+from hexa_worker.drivers.nats.streams import StreamAway, Streams
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 CHUNK = 1_000
@@ -98,9 +98,13 @@ class Publisher:
         """
         answers: list[str | DriverError | None] = [None] * len(messages)
         records: dict[int, Record] = {}
+        streams = await self._streams_of(dict.fromkeys(message.channel for message in messages))
         for place, message in enumerate(messages):
+            stream = streams[message.channel]
+            if isinstance(stream, DriverError):
+                answers[place] = stream
+                continue
             try:
-                stream = await self._stream(message.channel)
                 message_id = self._message_id(message) if message_ids is None else message_ids[place]
                 records[place] = self._record(message, stream, message_id, limited=limited is None or limited[place])
             except DriverRejected as error:
@@ -110,6 +114,16 @@ class Publisher:
         except DriverUnavailable as error:
             answers = [error if answer is None else answer for answer in answers]
         return confirmed([answer for answer in answers if answer is not None])
+
+    async def _streams_of(self, channels: Iterable[str]) -> dict[str, str | DriverError]:
+        """The stream of each channel, or why nothing can be stored there. Raises DriverUnavailable."""
+        streams: dict[str, str | DriverError] = {}
+        for channel in channels:
+            try:
+                streams[channel] = await self._stream(channel)
+            except (DriverRejected, StreamAway) as error:
+                streams[channel] = error
+        return streams
 
     async def _stream(self, channel: str) -> str:
         known = self._streams.known(channel)
@@ -182,7 +196,7 @@ class Publisher:
         for place, record in list(records.items()):
             try:
                 await self._made_again(record.channel)
-            except DriverRejected as error:
+            except (DriverRejected, StreamAway) as error:
                 answers[place] = error
                 del records[place]
 

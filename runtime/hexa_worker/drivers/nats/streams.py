@@ -16,6 +16,10 @@ SCHEDULES_SINCE = (2, 12)
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
+class StreamAway(DriverUnavailable):
+    """The stream of one channel is not there; other channels' may be."""
+
+
 class Life(NamedTuple):
     """One life of a stream: one that is deleted and made again under its name is another one.
 
@@ -121,9 +125,7 @@ class Streams:
         if stream is not None:
             await self.usable(stream, channel)
         elif channel in self._seen and not self._may_make(channel, emitted=emitted):
-            raise DriverUnavailable(
-                f"nats: the stream of the channel {channel!r} was deleted; waiting until it is back"
-            )
+            raise StreamAway(f"nats: the stream of the channel {channel!r} was deleted; waiting until it is back")
         elif not self._options.create_channels:
             raise DriverRejected(
                 f"no stream keeps the channel {channel!r}; create one with this subject, or set create_channels = true"
