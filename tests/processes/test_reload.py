@@ -214,3 +214,20 @@ def test_a_release_folder_that_is_a_link_is_followed_by_a_reload(make_stage: Mak
     reload(stage)
     stage.hear(f"in {stage.folder}/two")
     assert stage.stop() == 0
+
+
+def test_a_reload_during_another_one_starts_anew_with_what_is_there_by_then(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.start()
+    (old,) = stage.hear("running")
+    ready(stage, 1)
+    stage.order("early", "survey")  # its process is never ready
+    stage.signal(signal.SIGHUP)
+    (stale,) = stage.hear("surveys")
+    stage.order()
+    reload(stage)
+    wait_gone(stale.pid, 20)
+    wait_gone(old.pid, 20)
+    assert len(stage.hear("running", 2)) == 2
+    assert stage.stop() == 0
+    assert not any(FAILED in line for line in stage.logs)

@@ -178,7 +178,9 @@ class Pool:
         log.info("reload: replacing %d processes", len(kept))
         self._surveyed = False
         self._reload = reload
-        self._rolling.begin(slot.number for slot in kept)
+        superseded = self._rolling.begin(slot.number for slot in kept)
+        if superseded is not None:
+            self._ask(self.slots[superseded], 1)
 
     def scale(self, change: int) -> None:
         """One process more or less."""

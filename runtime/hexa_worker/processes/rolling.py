@@ -70,10 +70,19 @@ class Rolling:
         self._successor: int | None = None
         self._tries = 0
 
-    def begin(self, numbers: Iterable[int]) -> None:
-        """Replace these, one after the other; a reload that is under way begins anew after its present one."""
+    def begin(self, numbers: Iterable[int]) -> int | None:
+        """Replace these, one after the other; a reload that is under way is over.
+
+        Returns:
+            Its successor that was not ready yet: it may know less than is wanted now, and is to be stopped.
+        """
+        superseded, self._successor, self.deadline = self._successor, None, None
+        if superseded is not None:
+            self._old = None
         self._queue = deque(numbers)
         self._active = True
+        self._tries = 0
+        return superseded
 
     def abandon(self) -> None:
         """Replace no more."""
