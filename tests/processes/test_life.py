@@ -181,3 +181,17 @@ def test_another_process_can_be_added_and_removed(make_stage: MakeStage) -> None
     stage.signal(signal.SIGTTOU)
     stage.log("the number of processes stays at 1")
     assert stage.stop() == 0
+
+
+def test_a_process_that_could_not_start_is_the_first_to_be_removed(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.start()
+    stage.hear("running")
+    (stage.folder / "broken").touch()  # found by new processes only
+    stage.signal(signal.SIGTTIN)
+    stage.log("process cannot start, the others run on")
+    stage.signal(signal.SIGTTOU)
+    stage.log("scaling to 1 processes")
+    stage.signal(signal.SIGTTOU)
+    stage.log("the number of processes stays at 1")
+    assert stage.stop() == 1, "one could not start"

@@ -365,7 +365,10 @@ class Pool:
         running = self._running()
         wanted = len(running) if processes is None else processes
         for slot in running[wanted:]:
-            self._ask(slot, 1)
+            if slot.phase is Phase.FAILED:
+                del self.slots[slot.number]
+            else:
+                self._ask(slot, 1)
         for _ in range(wanted - len(running)):
             self._add_slot()
 
@@ -375,10 +378,13 @@ class Pool:
             self._rules = reload.rules
             reload.adopt()
         successor.candidate = False
-        if self.slots[old].phase in OVER:
+        replaced = self.slots.get(old)  # it may have ended meanwhile, and its place been cleared
+        if replaced is None:
+            return
+        if replaced.phase in OVER:
             del self.slots[old]
         else:
-            self._ask(self.slots[old], 1)
+            self._ask(replaced, 1)
 
     def _candidate_died(self, slot: Slot, death: Death) -> None:
         # One that was asked to stop belongs to a reload that is over; another one may be under way.
