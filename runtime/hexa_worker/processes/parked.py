@@ -91,11 +91,12 @@ def states(folder: Path) -> Iterator[tuple[Path, State]]:
     for path in sorted(folder.glob("slot-*.json")):
         with suppress(OSError, msgspec.MsgspecError):
             state = msgspec.json.decode(path.read_bytes(), type=State)
-            if _lives(state.pid):
+            if lives(state.pid):
                 yield path.with_suffix(".do"), state
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is such a process."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -128,8 +129,7 @@ class ParkedFiles:
 
     async def run(self, supervisor: Supervisor) -> None:
         """Tell and obey, for ever. Cancellation: safe."""
-        with suppress(OSError):
-            self._path.unlink()
+        self._clear()  # what an earlier process of this slot has left
         try:
             while True:
                 await anyio.sleep(LOOK_S)
@@ -139,8 +139,14 @@ class ParkedFiles:
                     self._obey([settler for _, settler in known])
                     self._tell(_state_of(known))
         finally:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Nothing is parked. A command that came too late must not meet what is parked some other day."""
+        self._said = None
+        for path in (self._path, self._command):
             with suppress(OSError):
-                self._path.unlink()
+                path.unlink()
 
     def _tell(self, state: State) -> None:
         if not state.count and self._said is None:
@@ -151,8 +157,7 @@ class ParkedFiles:
             write(self._path, state)
             self._said = state
         else:
-            self._path.unlink()
-            self._said = None
+            self._clear()
 
     def _obey(self, settlers: Sequence[Settler]) -> None:
         if self._said is None or not self._command.exists():

@@ -1,6 +1,7 @@
 """``hexa-worker dlq park``: deliveries whose retry or dead-letter record the broker refuses."""
 
 import time
+from pathlib import Path
 
 import click
 import msgspec
@@ -8,7 +9,7 @@ import msgspec
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, console, fail, note, write_json
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.parked import Command, Entry, Told, of_config, states, write
+from hexa_worker.processes.parked import Command, Entry, Told, lives, of_config, states, write
 
 EXIT_FAILED = 1
 PATIENCE_S = 10.0
@@ -76,23 +77,26 @@ def _order(do: Told, config_path: str | None, arguments: tuple[str, ...], *, eve
     unknown = [one for one in ids if one not in before]
     if unknown:
         return fail(f"{unknown[0]!r} is not parked", EXIT_FAILED)
-    told = []
-    for file, _ in states(folder):
-        try:
+    told: dict[Path, int] = {}
+    try:
+        for file, state in states(folder):
+            told[file] = state.pid
             write(file, Command(do=do, ids=list(ids) or None))
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
-        told.append(file)
+        deadline = time.monotonic() + PATIENCE_S
+        while any(file.exists() for file in told):
+            if time.monotonic() > deadline:
+                return fail("a worker process does not answer", EXIT_FAILED)
+            time.sleep(LOOK_S)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be written: {error.strerror}") from error
+    finally:
+        for file in told:
+            file.unlink(missing_ok=True)
     if not told:
         note("nothing is parked")
         return 0
-    deadline = time.monotonic() + PATIENCE_S
-    while any(file.exists() for file in told):
-        if time.monotonic() > deadline:
-            for file in told:
-                file.unlink(missing_ok=True)
-            return fail("a worker process does not answer", EXIT_FAILED)
-        time.sleep(LOOK_S)
+    if not all(map(lives, told.values())):
+        return fail("a worker process has ended meanwhile: see what is parked now", EXIT_FAILED)
     note("the broker is asked again" if do == "retry" else "dropped")
     return 0
 
