@@ -178,7 +178,7 @@ class StatusServer:
                 return False
             if key.fileobj is self._listener:
                 self._accept()
-            else:
+            elif key.fileobj in self._open:  # or it has just made room for another one
                 self._go_on(key.data)
         now = time.monotonic()
         for one in list(self._open.values()):
