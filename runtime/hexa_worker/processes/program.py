@@ -74,8 +74,3 @@ def _remember_ladders(session: Session, loaded: Loaded) -> None:
         for text in orphans(path, wanted):
             log.warning("%s", text)
     remember(path, wanted)
-
-
-def _parked_files(session: Session) -> ParkedFiles:
-    arguments = session.arguments
-    return ParkedFiles(folder_of(arguments.state_dir, arguments.name), arguments.slot)
