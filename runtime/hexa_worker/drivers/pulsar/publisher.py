@@ -8,8 +8,8 @@ to call back.
 
 import logging
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import ceil
@@ -37,8 +37,6 @@ BATCH_BYTES = 1024 * 1024
 PENDING = 200_000
 GATHER = 5_000
 """How many messages are gathered at most before they are sent off."""
-LOOK_AT_ONCE = 4
-LOOK_SOON_S = 0.1
 _FATAL = frozenset({"AlreadyClosed", "ProducerFenced", "ProducerBusy", "ProducerNotInitialized", "TopicTerminated"})
 """Results after which a producer is of no use any more."""
 Answer = str | DriverError
@@ -141,7 +139,7 @@ class Publisher:
         self._clock = clock
         self._unread = unread
         self._look_at = monotonic() + LOOK_S
-        self._to_look: deque[str] = deque()
+        self._looking: threading.Thread | None = None
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._generation = 0
@@ -199,7 +197,7 @@ class Publisher:
             calls: list[Call | None] = []
             count = 0
             try:
-                calls.append(self._calls.get(timeout=LOOK_S if not self._to_look else LOOK_SOON_S))
+                calls.append(self._calls.get(timeout=LOOK_S))
                 while count < GATHER:
                     calls.append(self._calls.get_nowait())
                     count += len(calls[-1].messages) if calls[-1] is not None else 0
@@ -211,15 +209,24 @@ class Publisher:
         self._drop_all()
 
     def _look_again(self) -> None:
-        """See to the topics again, a few at a time: one that was removed and made anew has lost its subscriptions."""
-        if not self._to_look and monotonic() >= self._look_at:
-            self._look_at = monotonic() + LOOK_S
-            self._to_look = deque(self._lines)
-        for _ in range(min(LOOK_AT_ONCE, len(self._to_look))):
-            channel = self._to_look.popleft()
-            line = self._lines.get(channel)
-            if line is None:
-                continue
+        """See to the topics again now and then: one that was removed and made anew has lost its subscriptions.
+
+        In a thread of its own: an admin API that lets everybody wait holds up nothing that is published.
+        """
+        looking = self._looking is not None and self._looking.is_alive()
+        if looking or monotonic() < self._look_at:
+            return
+        self._look_at = monotonic() + LOOK_S
+        self._looking = threading.Thread(
+            target=self._see_to, args=(dict(self._lines),), name="hexa-pulsar-look", daemon=True
+        )
+        with suppress(RuntimeError):  # this process may have no more threads: later, then
+            self._looking.start()
+
+    def _see_to(self, lines: Mapping[str, _Line]) -> None:
+        for channel, line in lines.items():
+            if self._thread is None:
+                return  # closed
             try:
                 self._unread.see_to(self._connection.topics.topic(channel))
             except DriverError:
