@@ -410,6 +410,8 @@ class NatsSource:
 
     async def _acknowledge(self, feed: Feed, sequences: list[int]) -> DriverError | None:
         """Acknowledge, or tell why that cannot be. Raises DriverUnavailable."""
+        if feed.unsure:  # the connection was lost and is back since we looked
+            await self._be_sure(feed)
         held, epoch = feed.held, feed.epoch
         replies = [held[sequence] for sequence in sequences if sequence in held]
         if not replies:
