@@ -9,6 +9,7 @@ import pytest
 from hexa_worker import Context
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Delivery
+from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Released, Settlement
 from hexa_worker.drivers.base import Revoked, Unsettled, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
@@ -261,3 +262,19 @@ async def test_suspects_of_a_batch_handler_come_alone() -> None:
     await stage.run(plan_of(handle, batch=10, concurrency=1))
     assert [2] in batches
     assert sorted(number for batch in batches for number in batch) == list(range(5))
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch": 2}])
+async def test_a_suspect_on_its_last_chance_sees_the_end_of_a_handler_that_is_late(batch: dict[str, int]) -> None:
+    stage = Stage(suspects=Known({1: 2}))
+
+    async def late(_payload: object, _ctx: object) -> None:
+        stage.emit("suspect", "others")
+        await anyio.sleep_forever()
+
+    stage.emit("first", "others")
+    stage.emit("late", "late")
+    no_retry = RetryPolicy(maximum_attempts=0)
+    plan = plan_of(late, "late", channels=("late",), timeout_s=0.2, retry=no_retry, concurrency=1, **batch)
+    await stage.run(plan, plan_of(succeed, "others", channels=("others",)))
+    assert sorted(stage.kinds()) == ["Acked", "Acked", "DeadLettered"]

@@ -275,6 +275,8 @@ class Lane:
         """As `_consume`, a batch at a time."""
         gate = self._parts.gate
         while True:
+            if gate.closed:  # also after a call that was cut short: who waits to run alone must hear of its end
+                await gate.pause()
             batch = await self._gather()
             if not batch:
                 return False
@@ -284,8 +286,6 @@ class Lane:
             else:
                 await self._wait_gate(gate)
                 await self._run_batch(self.current)
-                if gate.closed:
-                    await gate.pause()
             await renew()
             await checkpoint()
             if self.late:
