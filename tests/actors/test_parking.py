@@ -109,6 +109,22 @@ async def test_the_bytes_of_the_parked_are_bounded_too() -> None:
         assert parked(stage) <= 25
 
 
+async def test_a_run_until_idle_does_not_end_before_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parking, "PARKED_RETRY_S", 0.05)
+    stage = Stage(store=Refusing())
+    refused: list[Message] = []
+
+    def refuse_some(message: Message) -> DriverError | None:
+        refusal = no_dead_letters(message) if len(refused) < 3 else None
+        refused.extend([message] if refusal else [])
+        return refusal
+
+    stage.store.refuses = refuse_some  # type: ignore[attr-defined]
+    stage.emit("long")
+    assert await stage.run(plan_of(fail_the_long, retry=NO_RETRY)) == 0
+    assert stage.kinds() == ["DeadLettered"]
+
+
 @pytest.mark.parametrize("attempts", [0, 1])
 async def test_what_is_too_large_for_its_dead_letter_ends_cut(attempts: int) -> None:
     stage = Stage(store=Refusing())
