@@ -217,8 +217,10 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return self._membership is not None and self._membership.identity == self._identity
 
     def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        assigned = self.consumer._subscription.is_assigned  # for a moment nothing is, when a pattern's topics change
         for place, offset in offsets.items():
-            self.consumer.seek(place, offset)
+            if assigned(place):
+                self.consumer.seek(place, offset)
 
     async def look(self, seconds: float) -> None:
         """Begin anew with what was deleted and made again, unless that was looked at just now.
