@@ -195,3 +195,19 @@ def test_a_process_that_could_not_start_is_the_first_to_be_removed(make_stage: M
     stage.signal(signal.SIGTTOU)
     stage.log("the number of processes stays at 1")
     assert stage.stop() == 1, "one could not start"
+
+
+def test_of_two_processes_the_one_that_could_not_start_again_is_removed(make_stage: MakeStage) -> None:
+    stage = make_stage(worker="processes = 2")
+    stage.start()
+    first, second = sorted(stage.hear("running", 2))
+    (stage.folder / "broken").touch()  # found by new processes only
+    os.kill(first.pid, signal.SIGKILL)
+    stage.log("process cannot start, the others run on")
+    stage.signal(signal.SIGTTOU)
+    stage.log("scaling to 1 processes")
+    stage.signal(signal.SIGTTOU)
+    stage.log("the number of processes stays at 1")
+    stage.signal(signal.SIGUSR1)
+    assert stage.log("process is up")["pid"] == second.pid
+    assert stage.stop() == 1, "one could not start"

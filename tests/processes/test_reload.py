@@ -183,12 +183,12 @@ def test_what_the_parent_uses_is_read_anew_or_named(make_stage: MakeStage) -> No
 def test_fewer_processes_are_left_by_a_reload_that_says_so(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 3")
     stage.start()
-    stage.hear("running", 3)
+    old = {one.pid for one in stage.hear("running", 3)}
     ready(stage, 3)
     toml = stage.folder / "worker.toml"
     toml.write_text(toml.read_text().replace("processes = 3", "processes = 1"))
     reload(stage)
-    stage.hear("drained", 3)
+    assert {one.pid for one in stage.hear("drained", 3)} == old, "the new one stays"
     assert len(stage._who("running")) == 4
     assert stage.stop() == 0
     assert len(stage._who("drained")) == 4
