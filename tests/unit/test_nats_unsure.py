@@ -7,10 +7,11 @@ import pytest
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Message
-from hexa_worker.core.settlement import RetryAt
+from hexa_worker.core.settlement import Acked, RetryAt
 from hexa_worker.drivers.base import SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.nats.protocol import Subscribed
 from hexa_worker.drivers.nats.source import NatsSource, Part
+from hexa_worker.errors import LeaseLost
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -41,6 +42,12 @@ class Server:
         self.sink = sink
         return Subscribed("inbox", 1, sink)
 
+    def unsubscribe(self, subscribed: Subscribed) -> None:
+        """Nothing comes by itself."""
+
+    def forget_sink(self, subscribed: Subscribed) -> None:
+        """As above."""
+
     def write(self, data: bytes) -> None:
         """Keep note of it."""
         self.written += data
@@ -50,12 +57,16 @@ class Server:
         assert action == "STREAM.INFO.orders"
         return {"created": self.born, "state": {"last_seq": 1}}
 
+    def reconnected(self) -> None:
+        """Tell of it."""
+        self._changed(True)
+
     async def publish(self, messages: Sequence[Message], ids: Sequence[str], *, limited: Sequence[bool]) -> list[str]:
         """Store retries."""
         del ids, limited
         self.generation += 1
         self.born = "second" if self._made_anew else self.born
-        self._changed(True)
+        self.reconnected()
         return ["retry-1"] * len(messages)
 
 
@@ -69,5 +80,31 @@ async def test_a_stream_that_was_made_anew_while_a_retry_was_stored_is_not_ackno
     server.sink([(b"orders", REPLY, None, b"x")])
     (delivery,) = await source.receive(1, 1000)
     retry = RetryAt(delivery, Message(channel="check.retry.1", payload=b"x", due_ms=1), 1.0, nothing)
-    assert not await source.settle([retry])
+    unsettled = await source.settle([retry])
+    assert [type(one.error) for one in unsettled] == [LeaseLost] * made_anew
     assert (b"+ACK" in server.written) is not made_anew
+
+
+async def test_a_channel_that_is_gone_is_asked_about_no_more_and_leaves_its_place_to_the_next() -> None:
+    server: Any = Server(made_anew=False)
+    nothing: Any = None
+    source = NatsSource(server, server, nothing, SPEC, "fast", SystemClock(), nothing, nothing_revoked)
+    part = Part(stream="orders", durable="check", channel="orders", born="first")
+    source.add_feed(part, 30.0)
+    server.sink([(b"orders", REPLY, None, b"x")])
+    (old,) = await source.receive(1, 1000)
+    source.feeds[0].dismiss()
+    server.api = None
+    server.reconnected()
+    (lost,) = await source.settle([Acked(old)])
+    assert isinstance(lost.error, LeaseLost)
+
+    source.add_feed(part, 30.0)
+    assert [(feed.number, feed.gone) for feed in source.feeds] == [(0, False)]
+    server.sink([(b"orders", REPLY, None, b"y")])
+    (new,) = await source.receive(1, 1000)
+    (lost,) = await source.settle([Acked(old)])
+    assert isinstance(lost.error, LeaseLost)
+    assert b"+ACK" not in server.written
+    assert not await source.settle([Acked(new)])
+    assert b"+ACK" in server.written

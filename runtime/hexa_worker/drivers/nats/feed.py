@@ -72,6 +72,7 @@ class Feed:
         clock: the clocks.
         arrived: called when there may be something to take or to do.
         exclusive: nobody else reads the channel, so its order holds; paused until `resume`.
+        epoch: the first one, see `Token`: later than all of whoever had the number before.
     """
 
     def __init__(  # noqa: PLR0913 - what makes up a consumer
@@ -87,6 +88,7 @@ class Feed:
         arrived: Callable[[], None],
         *,
         exclusive: bool = False,
+        epoch: int = 0,
     ) -> None:
         self.number = number
         self.stream = stream
@@ -114,7 +116,7 @@ class Feed:
         self.average_bytes = 256.0
         self._connection = connection
         self._arrived = arrived
-        self.epoch = 0
+        self.epoch = epoch
         self._tokens: dict[int, Token] = {}
         self._first = self._token(1)
         self._pulls: dict[int, int] = {}
@@ -527,6 +529,7 @@ class Feed:
         self.end_pulls()
         self.reset()
         self.drop()
+        self.unsure = False
         self.paused = self.gone = True
 
     def drop(self) -> None:

@@ -100,9 +100,11 @@ class NatsSource:
         connection.on_change(self._connection_changed)
 
     def add_feed(self, part: Part, ack_wait_s: float) -> None:
-        """Read one more channel."""
+        """Read one more channel; it gets the place of one that is gone, if there is any."""
+        gone = next((one for one in self.feeds if one.gone), None)
+        number = len(self.feeds) if gone is None else gone.number
         feed = Feed(
-            len(self.feeds),
+            number,
             self._connection,
             part.stream,
             part.durable,
@@ -112,8 +114,9 @@ class NatsSource:
             self._clock,
             self._work.set,
             exclusive=part.exclusive,
+            epoch=0 if gone is None else gone.epoch + 1,
         )
-        self.feeds.append(feed)
+        self.feeds[number : number + 1] = [feed]
         if part.exclusive and part.channel is not None:
             lost = partial(self._lost_lease, part.stream)
             self._exclusives[feed.number] = Exclusive(self._connection, feed, part.durable, part.channel, lost)
@@ -272,7 +275,7 @@ class NatsSource:
     def _connection_changed(self, _up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
         for feed in self.feeds:
             feed.forget_pulls()
-            feed.unsure = not feed.exclusive  # those begin a new term, and look then
+            feed.unsure = not (feed.exclusive or feed.gone)  # the former begin a new term, and look then
         self._work.set()
 
     # -- claims
@@ -342,8 +345,9 @@ class NatsSource:
             place.setdefault(token.feed, []).append(settlement.delivery.offset)
         for number, sequences in released.items():
             self._release(self.feeds[number], sequences)
+        epochs = {number: self.feeds[number].epoch for number in done}
         for number, sequences in done.items():
-            error = await self._acknowledge(self.feeds[number], sequences)
+            error = await self._acknowledge(number, epochs[number], sequences)
             if error is not None:
                 failed += [
                     Unsettled(one, error)
@@ -408,11 +412,20 @@ class NatsSource:
         feed.send([feed.held[sequence] for sequence in sequences if sequence in feed.held], b"-NAK")
         feed.let_go(sequences, done=False)
 
-    async def _acknowledge(self, feed: Feed, sequences: list[int]) -> DriverError | None:
-        """Acknowledge, or tell why that cannot be. Raises DriverUnavailable."""
+    async def _acknowledge(self, number: int, epoch: int, sequences: list[int]) -> DriverError | None:
+        """Acknowledge, or tell why that cannot be. Raises DriverUnavailable.
+
+        Args:
+            number: of the feed.
+            epoch: in which the sequences mean what they are to mean.
+            sequences: what is done.
+        """
+        feed = self.feeds[number]
         if feed.unsure:  # the connection was lost and is back since we looked
             await self._be_sure(feed)
-        held, epoch = feed.held, feed.epoch
+        if feed.epoch != epoch:  # as it was found just now, or while other feeds were acknowledged
+            return LeaseLost(f"the stream {feed.stream!r} is another one by now")
+        held = feed.held
         replies = [held[sequence] for sequence in sequences if sequence in held]
         if not replies:
             return None
