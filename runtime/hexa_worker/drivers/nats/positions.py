@@ -138,14 +138,6 @@ class Positions:
             at = await register.written_at()
         return at
 
-    async def started_at(self, spec: SubscriptionSpec) -> str | None:
-        """As `first_start`; None also if it never started."""
-        register = self._first(spec)
-        try:
-            return None if register is None else await register.written_at()
-        except DriverRejected:
-            return None
-
     def _first(self, spec: SubscriptionSpec) -> Register[FirstStart] | None:
         if spec.pattern is None or spec.start == "earliest":
             return None
