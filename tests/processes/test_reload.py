@@ -194,6 +194,23 @@ def test_fewer_processes_are_left_by_a_reload_that_says_so(make_stage: MakeStage
     assert len(stage._who("drained")) == 4
 
 
+def test_the_reload_after_one_that_failed_half_way_leaves_as_many_as_it_should(make_stage: MakeStage) -> None:
+    stage = make_stage(worker="processes = 3")
+    stage.start()
+    stage.hear("running", 3)
+    ready(stage, 3)
+    toml = stage.folder / "worker.toml"
+    toml.write_text(toml.read_text().replace("processes = 3", "processes = 2"))
+    stage.order("early", "3:run", "0:exit 1")  # the first new process is in slot 3, the second in that of the first old
+    stage.signal(signal.SIGHUP)
+    assert failed(stage) == "the new process died: exit code 1"
+    stage.order()
+    reload(stage)
+    stage.signal(signal.SIGTTOU)
+    stage.log("scaling to 1 processes")
+    assert stage.stop() == 0
+
+
 def test_a_release_folder_that_is_a_link_is_followed_by_a_reload(make_stage: MakeStage) -> None:
     stage = make_stage()
     link = stage.folder / "current"

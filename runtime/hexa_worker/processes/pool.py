@@ -173,6 +173,10 @@ class Pool:
         """Replace one process after the other."""
         if self.stop_level:
             return
+        before = self._reload
+        if before is not None and before.rules is self._rules and reload.processes is None:
+            # It was adopted and did not get as far as to their number.
+            reload = msgspec.structs.replace(reload, processes=before.processes)
         running = self._running()
         kept = running if reload.processes is None else running[: reload.processes]
         log.info("reload: replacing %d processes", len(kept))
@@ -359,6 +363,7 @@ class Pool:
                     self._reload_failed(reason)
                 case Done():
                     self._resize(reload.processes)
+                    self._reload = None
                     log.info("reload done")
 
     def _resize(self, processes: int | None) -> None:
