@@ -6,9 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from hexa_worker.config.load import parse_config
-from hexa_worker.config.model import Config
-from tests.outbox.stage import Place, make_tables
+from tests.outbox.stage import Place, make_config, make_tables
 
 
 @pytest.fixture
@@ -35,25 +33,7 @@ def postgres_place(postgres_url: str, tmp_path: Path) -> Iterator[Place]:
 
 
 def _placed(url: str, folder: Path) -> Iterator[Place]:
-    made = Place(_config(url, folder))
+    made = Place(make_config(url, folder))
     make_tables(made.config)
     yield made
     made.close()
-
-
-def _config(url: str, folder: Path) -> Config:
-    text = f"""
-[worker]
-name = "shop"
-handlers = ["handlers"]
-[broker]
-driver = "embedded"
-path = "hexa.db"
-[outbox]
-url = "{url}"
-retention_s = 0
-retry_interval_s = 0.1
-maximum_attempts = 2
-"""
-    (folder / "worker.toml").write_text(text)
-    return parse_config(text, folder / "worker.toml")

@@ -3,11 +3,13 @@
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from hexa_worker import Event
+from hexa_worker.config.load import parse_config
 from hexa_worker.config.model import Config
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.base import Store
@@ -18,6 +20,25 @@ from hexa_worker.outbox.opening import make_store, outbox_options
 def make_tables(config: Config) -> None:
     """As ``hexa-worker outbox init``."""
     initialise(config)
+
+
+def make_config(url: str, folder: Path) -> Config:
+    """Of a worker with an outbox at `url`."""
+    text = f"""
+[worker]
+name = "shop"
+handlers = ["handlers"]
+[broker]
+driver = "embedded"
+path = "hexa.db"
+[outbox]
+url = "{url}"
+retention_s = 0
+retry_interval_s = 0.1
+maximum_attempts = 2
+"""
+    (folder / "worker.toml").write_text(text)
+    return parse_config(text, folder / "worker.toml")
 
 
 class Place:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ from hexa_worker.outbox.postgres import schema
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
-from tests.outbox.stage import Place, fetch_all, payloads
+from tests.outbox.stage import Place, fetch_all, make_config, payloads
 
 pytestmark = pytest.mark.postgres
 STATEMENTS = Statements("hexa_outbox")
@@ -293,6 +294,46 @@ def test_a_database_restored_elsewhere_is_not_relayed_by_mistake(postgres_place:
     restore(place.config)
     place.write(3)
     assert fetch_all(place.store())[-2:] == [2, 3]  # of what was sent shortly before, something may come again
+
+
+class Meanwhile:
+    """A connection beside which a younger transaction ends after each UPDATE."""
+
+    def __init__(self, connection: Any, other: Any) -> None:
+        self._connection = connection
+        self._other = other
+
+    def transaction(self) -> Any:
+        return self._connection.transaction()
+
+    def execute(self, query: str, *values: Any) -> Any:
+        done = self._connection.execute(query, *values)
+        if query.startswith("UPDATE"):
+            number_of_transaction(self._other)
+            self._other.commit()
+        return done
+
+
+def test_what_a_dump_brought_is_sent_though_others_commit_while_it_is_taken_over(postgres_place: Place) -> None:
+    place = postgres_place
+    place.write(1, 2)
+    with psycopg.connect(place.options.url.reveal(), autocommit=True) as connection:
+        connection.execute("UPDATE hexa_outbox_cursor SET cluster = '1'")
+        assert schema.adopt(Meanwhile(connection, place.connect()), "hexa_outbox") == 2
+    assert fetch_all(place.store()) == [1, 2]
+
+
+def test_events_of_the_transaction_that_made_the_tables_are_sent(postgres_url: str, tmp_path: Path) -> None:
+    place = Place(make_config(postgres_url, tmp_path))
+    migration = place.connect()
+    number_of_transaction(migration)
+    other = place.connect()
+    number_of_transaction(other)
+    other.commit()
+    migration.execute(schema.ddl("hexa_outbox"))
+    place.write(1, connection=migration)
+    assert fetch_all(place.store()) == [1]
+    place.close()
 
 
 def test_making_the_tables_twice_changes_nothing(postgres_place: Place) -> None:

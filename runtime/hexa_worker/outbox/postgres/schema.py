@@ -9,6 +9,8 @@ VERSION = 1
 PARTITIONS = 8
 BLOCK = 1_000_000
 """So many ids in a row go to one partition, the next ones to the next, and round."""
+NOTHING = "1:1:"
+"""A snapshot in which nothing is visible. One that a transaction takes itself may show the rows of that transaction."""
 LOCK = 0x68657861
 """First half of the advisory locks: "hexa"; the second half says what for."""
 
@@ -41,8 +43,7 @@ CREATE TABLE {table}_cursor (
     last_id bigint NOT NULL,
     cluster text NOT NULL
 );
-INSERT INTO {table}_cursor SELECT 0, pg_current_snapshot(), 0, pg_current_snapshot(), 0, 0, system_identifier
-    FROM pg_control_system();
+INSERT INTO {table}_cursor SELECT 0, '{nothing}', 0, '{nothing}', 0, 0, system_identifier FROM pg_control_system();
 CREATE TABLE {table}_held (
     id bigint PRIMARY KEY,
     event_id text NOT NULL,
@@ -81,7 +82,13 @@ def ddl(table: str, since: int = 0) -> str:
     )
     steps = [
         MIGRATIONS[version].format(
-            table=table, name=name, channel=table, parts=parts, block=BLOCK, partitions=PARTITIONS
+            table=table,
+            name=name,
+            channel=table,
+            parts=parts,
+            block=BLOCK,
+            partitions=PARTITIONS,
+            nothing=NOTHING,
         )
         for version in range(since + 1, VERSION + 1)
     ]
@@ -138,13 +145,12 @@ def adopt(connection: Any, table: str) -> int:
         last = connection.execute(
             f"SELECT low::text, low_id, seq FROM {table}_cursor ORDER BY seq DESC LIMIT 1"
         ).fetchone()
-        low, low_id, seq = last or ("1:1:", 0, 0)
+        low, low_id, seq = last or (NOTHING, 0, 0)
         sent = "id <= %s AND pg_visible_in_snapshot(xid, %s)"
         connection.execute(f"DELETE FROM {table} WHERE {sent}", (low_id, low))
         moved = connection.execute(f"UPDATE {table} SET xid = pg_current_xact_id()").rowcount
         connection.execute(
-            f"INSERT INTO {table}_cursor SELECT %s, pg_current_snapshot(), 0, pg_current_snapshot(), 0, 0,"
-            " system_identifier FROM pg_control_system()",
-            (seq + 1,),
+            f"INSERT INTO {table}_cursor SELECT %s, %s, 0, %s, 0, 0, system_identifier FROM pg_control_system()",
+            (seq + 1, NOTHING, NOTHING),
         )
         return int(moved)
