@@ -20,6 +20,7 @@ from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise, restore
 from hexa_worker.outbox.postgres import schema
+from hexa_worker.outbox.postgres.connecting import connect
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
@@ -231,6 +232,52 @@ def test_old_rows_of_a_quiet_outbox_get_out_of_the_way_of_new_ones(postgres_plac
     reader.rollback()
     store.clean(2**52)
     assert reader.execute("SELECT count(*) FROM hexa_outbox_0").fetchone()[0] == 0
+
+
+def test_two_that_clean_at_once_do_not_set_the_ids_back(postgres_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, relay = postgres_place, postgres_place.store()
+    command: Any = place.store(leading=False)
+    place.write(1)
+    assert fetch_all(relay) == [1]
+    place.connect().execute("SELECT count(*) FROM hexa_outbox_0")  # keeps the partition from being emptied
+    drawn = command._drawn
+
+    def beside_the_relay() -> int:
+        found = int(drawn())
+        relay.clean(2**52)
+        place.write(2, 3)
+        assert fetch_all(relay) == [2, 3]
+        return found
+
+    monkeypatch.setattr(command, "_drawn", beside_the_relay)
+    command.clean(2**52)
+    place.write(4)
+    place.write(5)
+    assert fetch_all(relay) == [4, 5]
+
+
+def test_one_leads_a_table_however_it_is_named(postgres_place: Place) -> None:
+    place, _ = postgres_place, postgres_place.store()
+    other = PostgresStore(replace(place.options, table="public.hexa_outbox"))
+    other.open()
+    assert not other.lead()
+    other.close()
+
+
+def test_tables_of_one_name_in_two_schemas_have_a_leader_each(postgres_place: Place) -> None:
+    place, _ = postgres_place, postgres_place.store()
+    connection = place.connect()
+    connection.execute("CREATE SCHEMA other")
+    connection.commit()
+    apart = Secret(f"{place.options.url.reveal()}?options=-csearch_path%3Dother")
+    with connect(apart) as second:
+        schema.migrate(second, "hexa_outbox")
+    other = PostgresStore(replace(place.options, url=apart))
+    other.open()
+    assert other.status(0).leader is None
+    assert other.lead()
+    assert other.status(0).leader is not None
+    other.close()
 
 
 def test_a_writer_that_is_not_done_keeps_its_partition(postgres_place: Place) -> None:

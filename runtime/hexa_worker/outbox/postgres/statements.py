@@ -32,7 +32,8 @@ class Statements:
             ],
         ]
         self.ids = f"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {table}_ids"
-        self.skip_ids = f"SELECT setval('{table}_ids', %s)"
+        self.skip_ids = f"""
+            SELECT setval('{table}_ids', %(end)s) FROM {table}_ids WHERE %(end)s - last_value > %(room)s"""
         self.late = f"""
             SELECT o.* FROM pg_snapshot_xip(%(low)s) AS x, LATERAL (
                 SELECT id, {_COLUMNS} FROM {table}

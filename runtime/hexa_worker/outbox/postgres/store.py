@@ -24,6 +24,8 @@ SKIP_ROOM = 100_000
 LOCK_MS = 100
 COUNTED = 10_000
 """Up to so many pending events are counted one by one."""
+_HALF = "hashtext(to_regclass(%s)::oid::text || ' ' || %s)"
+"""The second half of an advisory lock, of a table and for a purpose."""
 
 
 class PostgresStore:
@@ -80,15 +82,23 @@ class PostgresStore:
         """See `Store`."""
         db = self._connection
         with self._named():
-            key = (schema.LOCK, f"{self._options.table} relay")
-            taken = db.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s)), pg_backend_pid()", key).fetchone()
-            assert taken is not None  # noqa: S101 - a SELECT without FROM has a row
-            if not taken[0]:
+            if not self._lock("relay", "pg_try_advisory_lock"):
                 return False
-            self._server_pid = taken[1]
+            self._server_pid = self._pid()
             db.execute(f'LISTEN "{self._options.table}"')
             self._load()
             return True
+
+    def _lock(self, purpose: str, function: str) -> bool:
+        """Try to take a lock of this table: by its number, for a name may lead to several, and several to one."""
+        query = f"SELECT {function}(%s, {_HALF})"
+        row = self._connection.execute(query, (schema.LOCK, self._options.table, purpose)).fetchone()
+        return row is not None and bool(row[0])
+
+    def _pid(self) -> int:
+        row = self._connection.execute("SELECT pg_backend_pid()").fetchone()
+        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+        return int(row[0])
 
     def _load(self) -> None:
         db = self._connection
@@ -328,9 +338,9 @@ class PostgresStore:
         row = self._connection.execute(
             "SELECT coalesce(client_addr::text, 'local') || ' pid ' || pid FROM pg_locks JOIN pg_stat_activity"
             " USING (pid) WHERE locktype = 'advisory' AND classid = %s AND granted"
-            " AND objid = (hashtext(%s)::bigint & 4294967295)::oid AND objsubid = 2"
+            f" AND objid = ({_HALF}::bigint & 4294967295)::oid AND objsubid = 2"
             " AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (schema.LOCK, f"{self._options.table} relay"),
+            (schema.LOCK, self._options.table, "relay"),
         ).fetchone()
         return None if row is None else str(row[0])
 
@@ -371,10 +381,18 @@ class PostgresStore:
             return  # a reader or writer has it: the next round will do
 
     def _skip(self, place: PgPlace, before_ms: int) -> None:
-        """Begin the next partition where the present one holds old rows, so that it can be emptied one day."""
+        """Begin the next partition where the present one holds old rows, so that it can be emptied one day.
+
+        One at a time: the second of two that found the same end would set the ids back, to some that are sent.
+        """
+        with self._connection.transaction():
+            if self._lock("skip", "pg_try_advisory_xact_lock"):
+                self._skip_alone(place, before_ms)
+
+    def _skip_alone(self, place: PgPlace, before_ms: int) -> None:
         drawn = self._drawn()
         part = self._sql.parts[drawn // schema.BLOCK % schema.PARTITIONS]
         oldest = self._connection.execute(self._sql.oldest_of(part)).fetchone()
         end = (drawn // schema.BLOCK + 1) * schema.BLOCK
-        if oldest is not None and oldest[1] < before_ms and oldest[0] <= place.low_id and end - drawn > SKIP_ROOM:
-            self._connection.execute(self._sql.skip_ids, (end,))
+        if oldest is not None and oldest[1] < before_ms and oldest[0] <= place.low_id:
+            self._connection.execute(self._sql.skip_ids, {"end": end, "room": SKIP_ROOM})
