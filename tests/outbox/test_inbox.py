@@ -66,6 +66,54 @@ def test_an_event_that_is_done_is_a_duplicate_for_its_action_only(place: Place, 
     assert effects(place) == ["do", "other"]
 
 
+def test_a_block_within_a_block_is_refused_and_not_taken_for_a_duplicate(place: Place, inbox: HandlerOutbox) -> None:
+    connection = place.connect()
+    with pytest.raises(OutboxError, match="already"), inbox.transaction(connection, "do", "e"):
+        act(connection, "lost")
+        with inbox.transaction(connection, "do", "e"):
+            pass
+    with inbox.transaction(connection, "do", "e"):
+        act(connection, "e")
+    assert effects(place) == ["e"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.postgres
+async def test_an_awaited_block_within_a_block_is_refused_too(postgres_place: Place) -> None:
+    inbox = HandlerOutbox(postgres_place.outbox)
+    async with await psycopg.AsyncConnection.connect(postgres_place.options.url.reveal()) as connection:
+        with pytest.raises(OutboxError, match="already"):
+            async with inbox.transaction(connection, "do", "e"), inbox.transaction(connection, "do", "e"):
+                pass
+        async with inbox.transaction(connection, "do", "e"):
+            pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.postgres
+async def test_a_block_whose_statement_failed_unseen_is_not_taken_for_done(postgres_place: Place) -> None:
+    """PostgreSQL answers the commit of such a transaction, without an error, by rolling it back."""
+    inbox, url = HandlerOutbox(postgres_place.outbox), postgres_place.options.url.reveal()
+    connection = postgres_place.connect()
+    with (
+        pytest.raises(OutboxError, match="nothing was committed"),
+        inbox.transaction(connection, "do", "e"),
+        pytest.raises(psycopg.errors.DivisionByZero),
+    ):
+        connection.execute("SELECT 1 / 0")
+    with inbox.transaction(connection, "do", "e"):
+        pass
+    async with await psycopg.AsyncConnection.connect(url) as awaited:
+        with pytest.raises(OutboxError, match="nothing was committed"):
+            async with inbox.transaction(awaited, "do", "f"):
+                with pytest.raises(psycopg.errors.DivisionByZero):
+                    await awaited.execute("SELECT 1 / 0")
+        async with inbox.transaction(awaited, "do", "f"):
+            pass
+
+
 def test_a_block_that_fails_leaves_neither_rows_nor_claim(place: Place, inbox: HandlerOutbox) -> None:
     store, connection = place.store(), place.connect()
     with pytest.raises(ValueError, match="no"), inbox.transaction(connection, "do", "e"):

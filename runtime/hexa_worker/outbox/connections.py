@@ -10,6 +10,7 @@ from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.statements import Dialect, Statement
 
 KINDS = "sqlite3, aiosqlite, psycopg, asyncpg, SQLAlchemy or Django"
+_BROKEN = "nothing was committed: a statement in this transaction failed; try what may fail in a savepoint"
 
 
 class Connection(Protocol):
@@ -123,6 +124,11 @@ class _Psycopg:
         """Psycopg opens one before any statement, unless it is in autocommit."""
         return not self._raw.autocommit or self._raw.info.transaction_status.name != "IDLE"
 
+    @property
+    def _broken(self) -> bool:
+        """PostgreSQL has given the transaction up, and would answer a commit, as if all were well, by a rollback."""
+        return bool(self._raw.info.transaction_status.name == "INERROR")
+
 
 class Psycopg(_Psycopg):
     """psycopg 3."""
@@ -139,7 +145,10 @@ class Psycopg(_Psycopg):
 
     def end(self, *, commit: bool) -> None:
         """See `SyncConnection`."""
-        self._raw.commit() if commit else self._raw.rollback()
+        broken = commit and self._broken
+        self._raw.commit() if commit and not broken else self._raw.rollback()
+        if broken:
+            raise OutboxError(_BROKEN)
 
 
 class AsyncPsycopg(_Psycopg):
@@ -157,7 +166,10 @@ class AsyncPsycopg(_Psycopg):
 
     async def end(self, *, commit: bool) -> None:
         """See `AsyncConnection`."""
-        await (self._raw.commit() if commit else self._raw.rollback())
+        broken = commit and self._broken
+        await (self._raw.commit() if commit and not broken else self._raw.rollback())
+        if broken:
+            raise OutboxError(_BROKEN)
 
 
 class Asyncpg:

@@ -4,6 +4,7 @@ Whoever has the event again finds the claim, so its effects happen once, however
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +15,13 @@ from hexa_worker.core.message import Headers
 from hexa_worker.core.outcome import Ack, Drop, Duplicate
 from hexa_worker.handlers.api import Event
 from hexa_worker.outbox.connections import AsyncConnection, SyncConnection, async_connection, sync_connection
+from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.outbox import Outbox
 from hexa_worker.outbox.statements import claim
+
+_Name = tuple[str, str, str]
+_open: ContextVar[frozenset[_Name]] = ContextVar("hexa_worker_open_claims", default=frozenset())
+"""The claims whose blocks this task, or this thread, is in."""
 
 
 class HandlerOutbox:
@@ -68,6 +74,7 @@ class ClaimingTransaction:
 
     def __init__(self, table: str, connection: Any, action: str, event_id: str) -> None:
         self._raw = connection
+        self._name = (table, action, event_id)
         self._claim = claim(table, action, event_id)
         self._sync: SyncConnection | None = None
         self._async: AsyncConnection | None = None
@@ -77,8 +84,9 @@ class ClaimingTransaction:
 
         Raises:
             Duplicate: the event is done.
-            OutboxError: the connection is of no known kind.
+            OutboxError: the connection is of no known kind, or the block is in another one of the same event.
         """
+        self._require_outermost()
         self._async = connection = await async_connection(self._raw)
         await connection.begin()
         try:
@@ -89,17 +97,20 @@ class ClaimingTransaction:
         if not claimed:
             await connection.end(commit=False)
             raise Duplicate
+        _open.set(_open.get() | {self._name})
         return self._raw
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or roll back."""
+        _open.set(_open.get() - {self._name})
         assert self._async is not None  # noqa: S101 - it was entered
         await self._async.end(commit=_succeeded(error))
 
     def __enter__(self) -> Any:
         """As `__aenter__`, for connections whose calls block."""
+        self._require_outermost()
         self._sync = connection = sync_connection(self._raw)
         connection.begin()
         try:
@@ -110,14 +121,21 @@ class ClaimingTransaction:
         if not claimed:
             connection.end(commit=False)
             raise Duplicate
+        _open.set(_open.get() | {self._name})
         return self._raw
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or roll back."""
+        _open.set(_open.get() - {self._name})
         assert self._sync is not None  # noqa: S101 - it was entered
         self._sync.end(commit=_succeeded(error))
+
+    def _require_outermost(self) -> None:
+        """Refuse a block within a block: it would find the claim of the outer one, and take its event for done."""
+        if self._name in _open.get():
+            raise OutboxError("this is in ctx.transaction already: pass its connection on, and do not enter it again")
 
 
 def _succeeded(error: BaseException | None) -> bool:
