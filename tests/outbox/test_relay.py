@@ -181,6 +181,25 @@ async def test_a_record_is_parked_after_its_attempts_and_its_key_stays_until_it_
         await until(lambda: broker.numbers(b"k") == [1, 2])
 
 
+@pytest.mark.parametrize("on_refused", ["hold", "park"])
+async def test_of_records_refused_together_the_later_ones_wait_behind_the_first(place: Place, on_refused: str) -> None:
+    broker = Broker()
+    broker.refused = {b"1", b"2", b"3"}
+    place.write(1, 2, 3)
+    async with Running(place, broker, maximum_attempts=20, retry_interval_s=0.01, on_refused=on_refused) as relay:
+        await until(lambda: relay.refused > 0)
+        broker.refused = {b"1"}
+        await until(lambda: parked_by(place) == 1)
+        if on_refused == "hold":
+            place.write(4, key="other")
+            await until(lambda: bool(broker.sent))
+            assert broker.numbers(b"k") == []
+            broker.refused = set()
+            assert place.store(leading=False).retry(None) == 1
+            await until(lambda: broker.numbers(b"k") == [1, 2, 3])
+        await until(lambda: broker.numbers(b"k")[-2:] == [2, 3])
+
+
 async def test_a_parked_record_that_is_dropped_lets_its_key_go_on(place: Place) -> None:
     broker = Broker()
     broker.refused = {b"1"}

@@ -21,7 +21,7 @@ from hexa_worker.faults import fault
 from hexa_worker.outbox.base import Batch, Line, Status, Store
 from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import Held, Record
-from hexa_worker.outbox.turns import closes, refused, sort_out
+from hexa_worker.outbox.turns import closes, heads, refused, sort_out
 from hexa_worker.telemetry.report import OutboxReport
 
 STANDBY_S = 1.0
@@ -201,8 +201,8 @@ class Relay:
         async with anyio.create_task_group() as group:
             group.start_soon(prefetch)
             answers = await self._send(send)
-        held = [self._held(one, 1, reason) for one, reason in answers]
-        held += [self._held(one, 1, f"its payload is larger than {largest} bytes") for one in too_large]
+        answers += [(one, f"its payload is larger than {largest} bytes") for one in too_large]
+        held = self._all_held(answers)
         held += [Held(record=one, state="behind") for one in behind]
         await fault("outbox-published")
         await self._call(lambda: self._store.advance(batch.place, held))
@@ -238,6 +238,12 @@ class Relay:
         self.batches += 1
         self.relayed += len(records) - len(failed)
         return failed
+
+    def _all_held(self, answers: Sequence[tuple[Record, str]]) -> list[Held]:
+        """What becomes of records that were refused: the later ones of a key wait behind its first."""
+        first, later = heads(answers)
+        held = [self._held(one, 1, reason) for one, reason in first]
+        return held + [Held(record=one, state="behind") for one, _ in later]
 
     def _held(self, record: Record, attempts: int, reason: str) -> Held:
         """What becomes of a refused record, said in the log."""
@@ -276,7 +282,7 @@ class Relay:
             self._lines.discard(line)
             self._draining.popleft()
             return
-        held = [self._held(one, 1, reason) for one, reason in await self._send([one.record for one in waiting])]
+        held = self._all_held(await self._send([one.record for one in waiting]))
         kept = {one.record.id for one in held}
         sent = [one.record.id for one in waiting if one.record.id not in kept]
         await self._call(lambda: self._store.settle(sent, held))

@@ -35,6 +35,21 @@ def sort_out(
     return send, too_large, behind
 
 
+def heads(
+    answers: Sequence[tuple[Record, str]],
+) -> tuple[list[tuple[Record, str]], list[tuple[Record, str]]]:
+    """Of refused records, and why, the first one of each line and those without a key; and the others."""
+    first: list[tuple[Record, str]] = []
+    later: list[tuple[Record, str]] = []
+    seen = set[Line]()
+    for answer in sorted(answers, key=lambda one: one[0].id):
+        line = answer[0].line
+        (later if line in seen else first).append(answer)
+        if line is not None:
+            seen.add(line)
+    return first, later
+
+
 def refused(record: Record, attempts: int, reason: str, options: Outbox, now_ms: int) -> Held:
     """A record that the broker has refused `attempts` times: it is tried again, or parked."""
     if attempts > options.maximum_attempts:
