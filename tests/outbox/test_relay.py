@@ -68,6 +68,13 @@ async def until(seen: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
+def waiting(place: Place) -> int:
+    """How many events are not sent."""
+    pending = place.store(leading=False).status(0).pending
+    place.let_go()
+    return pending
+
+
 def parked_by(place: Place) -> int:
     """How many events are parked."""
     parked = place.store(leading=False).status(0).parked
@@ -130,6 +137,26 @@ async def test_a_broker_that_is_away_is_waited_for(place: Place) -> None:
     place.write(1, 2)
     async with Running(place, broker):
         await until(lambda: len(broker.sent) == 2)
+    assert broker.numbers() == [1, 2]
+
+
+async def test_what_was_sent_is_not_sent_again_while_another_one_keeps_the_place_from_being_noted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.sqlite.store.BUSY_S", 0.05)
+    broker, writer, said = Broker(), place.connect(), []
+    monkeypatch.setattr(Relay, "_say", lambda _, error: said.append(error))
+    place.write(1, 2)
+    if place.sqlite:
+        writer.execute("BEGIN IMMEDIATE")
+    else:
+        url = place.options.url.reveal()
+        monkeypatch.setattr(type(place.options.url), "reveal", lambda _: f"{url}?options=-clock_timeout%3D50ms")
+        writer.execute("LOCK TABLE hexa_outbox_cursor IN SHARE MODE")
+    async with Running(place, broker):
+        await until(lambda: len(said) > 3)
+        writer.rollback()
+        await until(lambda: waiting(place) == 0)
     assert broker.numbers() == [1, 2]
 
 

@@ -11,5 +11,9 @@ class OutboxUnavailable(HexaWorkerError):
     """Its database is away; time may mend it."""
 
 
+class OutboxBusy(OutboxUnavailable):
+    """Its database is there and takes nothing now: another one writes, or it is full. The lead is kept."""
+
+
 class Fenced(HexaWorkerError):
     """Another relay sends the events by now: this one must stop."""

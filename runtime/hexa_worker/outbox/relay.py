@@ -19,7 +19,7 @@ from hexa_worker.drivers.base import Driver
 from hexa_worker.errors import DriverError, DriverUnavailable
 from hexa_worker.faults import fault
 from hexa_worker.outbox.base import Batch, Line, Status, Store
-from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
+from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import Held, Record
 from hexa_worker.outbox.turns import closes, heads, refused, sort_out
 from hexa_worker.telemetry.report import OutboxReport
@@ -205,7 +205,7 @@ class Relay:
         held = self._all_held(answers)
         held += [Held(record=one, state="behind") for one in behind]
         await fault("outbox-published")
-        await self._call(lambda: self._store.advance(batch.place, held))
+        await self._note(lambda: self._store.advance(batch.place, held))
         await fault("outbox-advanced")
         self._lines |= closes(held, self._options.on_refused)
         if isinstance(following, Exception):
@@ -271,7 +271,7 @@ class Relay:
     async def _try_again(self, before: Held) -> None:
         record, line = before.record, before.record.line
         held = [self._held(one, before.attempts + 1, reason) for one, reason in await self._send([record])]
-        await self._call(lambda: self._store.settle([] if held else [record.id], held))
+        await self._note(lambda: self._store.settle([] if held else [record.id], held))
         if line is not None and line not in closes(held, self._options.on_refused):
             self._draining.append(line)
 
@@ -285,7 +285,7 @@ class Relay:
         held = self._all_held(await self._send([one.record for one in waiting]))
         kept = {one.record.id for one in held}
         sent = [one.record.id for one in waiting if one.record.id not in kept]
-        await self._call(lambda: self._store.settle(sent, held))
+        await self._note(lambda: self._store.settle(sent, held))
         if held:
             self._draining.popleft()
 
@@ -297,6 +297,18 @@ class Relay:
             return await run_sync(function, limiter=self._one_at_a_time)
         finally:
             self._touched = time.monotonic()
+
+    async def _note(self, function: Callable[[], None]) -> None:
+        """Note what was sent; again while the database is only busy, for what is not noted would be sent again."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._call(function)
+            except OutboxBusy as error:
+                if self._stopping:
+                    raise
+                self._say(error)
+            await self._rest(backoff.next_s())
 
     async def _rest(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):

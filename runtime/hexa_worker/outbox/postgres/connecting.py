@@ -9,7 +9,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hexa_worker.config.secret import Secret
-from hexa_worker.outbox.errors import OutboxError, OutboxUnavailable
+from hexa_worker.outbox.errors import OutboxBusy, OutboxError, OutboxUnavailable
 
 CONNECT_S = 3
 SILENCE_MS = 10_000
@@ -19,13 +19,11 @@ _PASSING = (
     errors.CrashShutdown,
     errors.CannotConnectNow,
     errors.TooManyConnections,
-    errors.LockNotAvailable,
-    errors.QueryCanceled,
-    errors.DiskFull,
     errors.ReadOnlySqlTransaction,
-    errors.DeadlockDetected,
 )
-"""What the server says when it can do it later: it is starting or full, or another one is the primary by now."""
+"""What the server says when it can do it later: it is starting, or another one is the primary by now."""
+_BUSY = (errors.LockNotAvailable, errors.QueryCanceled, errors.DiskFull, errors.DeadlockDetected)
+"""The same, on a connection that can be used on."""
 
 
 def connect(url: Secret) -> "psycopg.Connection[Any]":
@@ -61,6 +59,8 @@ def failed(url: Secret, error: psycopg.Error) -> OutboxError | OutboxUnavailable
     text = f"PostgreSQL at {host}: {' '.join(str(error).split()) or type(error).__name__}"
     if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification | errors.InvalidCatalogName):
         return OutboxError(text)
+    if isinstance(error, _BUSY):
+        return OutboxBusy(text)
     if isinstance(error, _PASSING) or error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return OutboxUnavailable(text)
     return OutboxError(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hexa_worker.config.outbox import Outbox
 from hexa_worker.outbox.base import Batch, Line, Place, Status
-from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
+from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, Held, held_columns, held_record, record
 from hexa_worker.outbox.sqlite import schema
 from hexa_worker.outbox.versions import require_known
@@ -21,7 +21,8 @@ LOOK_S = 0.005
 CHUNK = 10_000
 _COLUMNS = ", ".join(COLUMNS)
 _HELD = ", ".join(HELD_COLUMNS)
-_WAITING = ("database is locked", "database is busy", "disk I/O error", "database or disk is full", "readonly")
+_BUSY = ("database is locked", "database is busy", "database or disk is full")
+_AWAY = ("disk I/O error", "readonly")
 
 
 class RowPlace(Place, frozen=True):
@@ -81,8 +82,7 @@ class SqliteStore:
         try:
             yield
         except sqlite3.Error as error:
-            passing = isinstance(error, sqlite3.OperationalError) and any(one in str(error) for one in _WAITING)
-            raise (OutboxUnavailable if passing else OutboxError)(f"{self._path}: {error}") from error
+            raise _kind(error)(f"{self._path}: {error}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -293,6 +293,14 @@ class SqliteStore:
                 break
         with self._writing() as db:
             return db.execute(claims, (before_ms // 1000,)).rowcount
+
+
+def _kind(error: sqlite3.Error) -> type[OutboxError | OutboxUnavailable]:
+    if not isinstance(error, sqlite3.OperationalError):
+        return OutboxError
+    if any(one in str(error) for one in _BUSY):
+        return OutboxBusy
+    return OutboxUnavailable if any(one in str(error) for one in _AWAY) else OutboxError
 
 
 def connect(path: Path) -> sqlite3.Connection:
