@@ -1,6 +1,7 @@
 """The relay: what was committed arrives as it was prepared, in the order of keys; a refusal stops its own key only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,7 @@ from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 from hexa_worker.outbox.opening import make_store
 from hexa_worker.outbox.relay import Relay
-from tests.outbox.stage import Place
+from tests.outbox.stage import Place, make_config, make_tables
 
 pytestmark = pytest.mark.anyio
 LIMIT_S = 20.0
@@ -158,6 +159,54 @@ async def test_what_was_sent_is_not_sent_again_while_another_one_keeps_the_place
         writer.rollback()
         await until(lambda: waiting(place) == 0)
     assert broker.numbers() == [1, 2]
+
+
+async def test_a_row_that_emit_did_not_write_is_named_and_ends_no_worker(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker, connection = Broker(), place.connect()
+    columns = "(event_id, channel, headers, payload, timestamp_ms)"
+    connection.execute(f"INSERT INTO hexa_outbox {columns} VALUES ('e', 'orders', '', '1', 0)")
+    connection.commit()
+    async with Running(place, broker):
+        await until(lambda: "row 1 of the outbox was not written by Outbox.emit" in caplog.text)
+        connection.execute("DELETE FROM hexa_outbox")
+        connection.commit()
+        place.write(2)
+        await until(lambda: broker.numbers() == [2])
+
+
+@pytest.fixture
+def sqlite_place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(make_config("sqlite:///shop.db", tmp_path))
+    make_tables(made.config)
+    yield made
+    made.close()
+
+
+async def test_a_database_that_is_replaced_is_relayed_from_its_new_file(sqlite_place: Place) -> None:
+    place, broker = sqlite_place, Broker()
+    path = place.config.folder / "shop.db"
+    async with Running(place, broker):
+        place.write(1)
+        await until(lambda: broker.numbers() == [1])
+        await until(lambda: waiting(place) == 0)
+        place.let_go()
+        path.with_name("copy").write_bytes(path.read_bytes())
+        path.with_name("copy").rename(path)
+        place.write(2)
+        await until(lambda: broker.numbers() == [1, 2])
+
+
+async def test_a_lock_file_that_cannot_be_opened_is_said(sqlite_place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    lock = sqlite_place.config.folder / "shop.db.relay"
+    lock.mkdir()
+    sqlite_place.write(1)
+    broker = Broker()
+    async with Running(sqlite_place, broker):
+        await until(lambda: "Is a directory" in caplog.text)
+        lock.rmdir()
+        await until(lambda: broker.numbers() == [1])
 
 
 async def test_a_refused_record_stops_its_key_and_no_other_until_it_is_taken(place: Place) -> None:

@@ -1,9 +1,14 @@
 """What is written is found once, in order, whatever its transactions do; the same in every database."""
 
+import traceback
+
 import pytest
 
 from hexa_worker import Event
+from hexa_worker.config.outbox import Outbox as OutboxOptions
+from hexa_worker.config.secret import Secret
 from hexa_worker.outbox.errors import Fenced, OutboxError
+from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
 from tests.outbox.stage import Place, fetch_all, payloads
 
@@ -153,3 +158,11 @@ def test_tables_that_are_missing_are_an_error_that_says_what_to_do(place: Place)
     connection.commit()
     with pytest.raises(OutboxError, match="hexa-worker outbox init"):
         place.store()
+
+
+def test_a_url_that_cannot_be_read_is_an_error_that_does_not_show_it() -> None:
+    for url in ("postgresql://me:50%secret@127.0.0.1/shop", "postgresql://me@127.0.0.1/shop?passwrd=secret"):
+        store = PostgresStore(OutboxOptions(url=Secret(url)))
+        with pytest.raises(OutboxError, match="no connection string") as caught:
+            store.open()
+        assert "secret" not in "".join(traceback.format_exception(caught.value))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from hexa_worker.core.message import Message
+from hexa_worker.outbox.errors import OutboxError
 
 _encode_headers = msgspec.msgpack.Encoder().encode
 _decode_headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
@@ -88,9 +89,15 @@ def held_record(row: Sequence[Any]) -> Held:
 
 
 def record(row: Sequence[Any]) -> Record:
-    """A row's id and `COLUMNS` as a record."""
-    number, event_id, channel, key, headers, payload, timestamp_ms = row
-    message = Message(
-        channel=channel, payload=payload, key=key, headers=_decode_headers(headers), timestamp_ms=timestamp_ms
-    )
+    """A row's id and `COLUMNS` as a record.
+
+    Raises:
+        OutboxError: the row was not written by `Outbox.emit`.
+    """
+    number, event_id, channel, key, packed, payload, timestamp_ms = row
+    try:
+        headers = _decode_headers(packed)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise OutboxError(f"row {number} of the outbox was not written by Outbox.emit: its headers: {error}") from error
+    message = Message(channel=channel, payload=payload, key=key, headers=headers, timestamp_ms=timestamp_ms)
     return Record(number, event_id, message)

@@ -33,7 +33,7 @@ def connect(url: Secret) -> "psycopg.Connection[Any]":
         OutboxUnavailable, OutboxError: it is away, or refuses the login.
     """
     with named(url):
-        parameters = conninfo_to_dict(url.reveal())
+        parameters = _read(url)
         usual: dict[str, Any] = {
             "connect_timeout": CONNECT_S,
             "tcp_user_timeout": SILENCE_MS,
@@ -42,6 +42,15 @@ def connect(url: Secret) -> "psycopg.Connection[Any]":
             "application_name": "hexa-worker outbox",
         }
         return psycopg.connect(make_conninfo(**{**usual, **parameters}), autocommit=True)
+
+
+def _read(url: Secret) -> dict[str, Any]:
+    """What a connection string says; libpq's own words about one that it cannot read would show the login."""
+    try:
+        return conninfo_to_dict(url.reveal())
+    except psycopg.ProgrammingError:
+        hint = "is a % in it no %25, or a parameter unknown?"
+        raise OutboxError(f"outbox.url is no connection string that PostgreSQL's client can read: {hint}") from None
 
 
 @contextmanager
@@ -55,7 +64,7 @@ def named(url: Secret) -> Iterator[None]:
 
 def failed(url: Secret, error: psycopg.Error) -> OutboxError | OutboxUnavailable:
     """Our error for one of psycopg's."""
-    host = conninfo_to_dict(url.reveal()).get("host") or "this machine"
+    host = _read(url).get("host") or "this machine"
     text = f"PostgreSQL at {host}: {' '.join(str(error).split()) or type(error).__name__}"
     if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification | errors.InvalidCatalogName):
         return OutboxError(text)

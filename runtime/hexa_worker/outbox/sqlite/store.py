@@ -47,6 +47,7 @@ class SqliteStore:
         self._lock: int | None = None
         self._place = RowPlace(0, 0)
         self._seen = -1
+        self._file: tuple[int, int] | None = None
 
     # -- its life
 
@@ -54,6 +55,7 @@ class SqliteStore:
         """See `Store`."""
         if not self._path.exists():
             raise OutboxError(f"{self._path} is not there: run hexa-worker outbox init")
+        self._file = self._present()
         with self._named():
             self._db = connect(self._path)
             found = schema.version(self._db, self._table)
@@ -70,6 +72,14 @@ class SqliteStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _present(self) -> tuple[int, int] | None:
+        """Which file has the database's name now."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -102,7 +112,10 @@ class SqliteStore:
 
     def lead(self) -> bool:
         """See `Store`."""
-        lock = os.open(f"{self._path}.relay", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(f"{self._path}.relay", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OutboxError(f"{self._path}.relay, whose lock makes one relay the leader: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -120,6 +133,8 @@ class SqliteStore:
 
     def fetch(self, limit: int) -> Batch | None:
         """See `Store`."""
+        if self._present() != self._file:
+            raise OutboxUnavailable(f"{self._path} was replaced: what is written now is in another file")
         query = f"SELECT id, {_COLUMNS} FROM {self._table} WHERE id > ? ORDER BY id LIMIT ?"
         with self._named():
             rows = self._connection.execute(query, (self._place.last_id, limit)).fetchall()
@@ -268,6 +283,8 @@ class SqliteStore:
             lock = os.open(f"{self._path}.relay", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            return f"somebody else's relay: {error.strerror}"
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
