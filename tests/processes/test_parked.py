@@ -53,3 +53,28 @@ async def test_a_command_is_for_the_process_that_it_was_given_to(
             group.cancel_scope.cancel()
     assert not command.exists()
     assert not counts(tmp_path)
+
+
+@pytest.fixture
+def writable(tmp_path: Path) -> Path:
+    """A folder that others may write to."""
+    tmp_path.chmod(0o777)
+    return tmp_path
+
+
+async def test_a_folder_that_others_may_write_to_commands_nothing(
+    writable: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parked, "LOOK_S", 0.001)
+    settler = Keeps()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ParkedFiles(writable, 0).run, supervisor_of(settler))
+            while not caplog.messages:
+                await anyio.sleep(0.001)
+            write(writable / "slot-0.do", Command(do="drop"))
+            await anyio.sleep(0.02)
+            group.cancel_scope.cancel()
+    assert settler.parked
+    assert len(caplog.messages) == 1
+    assert "may be written to by others" in caplog.messages[0]

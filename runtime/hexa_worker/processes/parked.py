@@ -3,6 +3,7 @@
 Nothing is written while nothing is parked. A command file is done by its process within a second, and gone then.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,10 +18,14 @@ from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.config.load import load_config
 from hexa_worker.core.lineage import lineage_of
 from hexa_worker.core.settlement import RetryAt
+from hexa_worker.errors import ConfigError
+from hexa_worker.processes.private import private_folder
 
 SHOWN_AT_MOST: Final = 1_000
 LOOK_S: Final = 0.5
 Told = Literal["retry", "drop"]
+
+log = logging.getLogger("hexa_worker.processes")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +131,7 @@ class ParkedFiles:
         self._path = folder / f"slot-{slot}.json"
         self._command = folder / f"slot-{slot}.do"
         self._said: State | None = None
+        self._warned = False
 
     async def run(self, supervisor: Supervisor) -> None:
         """Tell and obey, for ever. Cancellation: safe."""
@@ -154,10 +160,21 @@ class ParkedFiles:
         if state == self._said:
             return
         if state.count:
-            write(self._path, state)
-            self._said = state
+            if self._is_private():  # or anybody could tell this process to drop events
+                write(self._path, state)
+                self._said = state
         else:
             self._clear()
+
+    def _is_private(self) -> bool:
+        try:
+            private_folder(self._path.parent)
+        except ConfigError as error:
+            if not self._warned:
+                self._warned = True
+                log.error("what is parked is not listed: %s", error)  # noqa: TRY400 - it says all there is to say
+            return False
+        return True
 
     def _obey(self, settlers: Sequence[Settler]) -> None:
         if self._said is None or not self._command.exists():
