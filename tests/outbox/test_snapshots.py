@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -381,6 +382,25 @@ def test_events_of_the_transaction_that_made_the_tables_are_sent(postgres_url: s
     place.write(1, connection=migration)
     assert fetch_all(place.store()) == [1]
     place.close()
+
+
+def test_a_relay_that_never_rests_gathers_no_notifications(postgres_place: Place) -> None:
+    place = postgres_place
+    store: Any = place.store()
+    connection = place.connect()
+    for number in range(200):
+        place.write(number, connection=connection)
+        if number % 2:
+            store.confirm()
+    assert len(getattr(store._db, "_notifies_backlog", ())) < 10
+    batch = store.fetch(150)
+    place.write(200, connection=connection)
+    begin = time.monotonic()
+    rest = store.fetch(150)  # of the snapshot that is read already
+    assert len(batch.records) + len(rest.records) == 200
+    store.wait(5.0)  # it was heard of the last one, though nobody waited then
+    assert time.monotonic() - begin < 2.0
+    assert payloads(store.fetch(150).records) == [200]
 
 
 def test_making_the_tables_twice_changes_nothing(postgres_place: Place) -> None:

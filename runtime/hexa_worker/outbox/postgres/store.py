@@ -42,6 +42,7 @@ class PostgresStore:
         self._place: PgPlace | None = None
         self._cluster = ""
         self._server_pid = 0
+        self._heard = False
 
     # -- its life
 
@@ -121,7 +122,9 @@ class PostgresStore:
             place = self._place
             if place is None:
                 raise Fenced("it was never the leader")
+            self._hear()
             if place.finished:
+                self._heard = False  # what was told of until now is visible to what is read now
                 begun = self._begin(place)
                 if begun is None:
                     return None
@@ -179,6 +182,7 @@ class PostgresStore:
         """See `Store`."""
         assert self._place is not None  # noqa: S101 - only the leader does it
         with self._named():
+            self._hear()
             newer = self._connection.execute(self._sql.newer, (self._place.seq,)).fetchone()
         if newer is not None and newer[0]:
             raise Fenced("another relay has noted a later place")
@@ -203,8 +207,15 @@ class PostgresStore:
     def wait(self, seconds: float) -> None:
         """See `Store`."""
         with self._named():
-            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-                pass
+            if not self._heard:
+                for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+                    pass
+            self._heard = False
+
+    def _hear(self) -> None:
+        """Take what psycopg has kept of notifications: one for each commit, for as long as nobody asks for them."""
+        for _ in self._connection.notifies(timeout=0):
+            self._heard = True
 
     # -- what is held
 
