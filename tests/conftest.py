@@ -1,6 +1,8 @@
 """What all tests share: the brokers of the lab, and how patient they are."""
 
 import signal
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1))
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=lambda item: (not (_on_servers(item) and _conforming(item)), not _on_servers(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """Spell out what no text encoding has: tests of hostile texts log them, and reports cross a pipe as UTF-8."""
+    report = yield
+    report.sections = [
+        tuple(text.encode(errors="backslashreplace").decode() for text in one) for one in report.sections
+    ]
+    return report
 
 
 def _words(item: pytest.Item) -> set[str]:
