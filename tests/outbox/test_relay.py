@@ -27,6 +27,7 @@ class Broker(MemoryDriver):
     Attributes:
         refused: payloads that it takes no more.
         away: how many publishes fail from now on.
+        gone: channels that are away.
         sent: what it took, in order.
     """
 
@@ -34,6 +35,7 @@ class Broker(MemoryDriver):
         super().__init__(MemoryStore())
         self.refused: set[bytes] = set()
         self.away = 0
+        self.gone: set[str] = set()
         self.sent: list[Message] = []
         self._largest = largest
 
@@ -45,9 +47,13 @@ class Broker(MemoryDriver):
         if self.away:
             self.away -= 1
             raise DriverUnavailable("gone fishing")
+        if self.gone and all(one.channel in self.gone for one in messages):
+            raise DriverUnavailable("its leader is away")
         answers: list[str | DriverError] = []
         for one in messages:
-            if one.payload in self.refused:
+            if one.channel in self.gone:
+                answers.append(DriverUnavailable("its leader is away"))
+            elif one.payload in self.refused:
                 answers.append(DriverRejected("no such luck"))
             else:
                 self.sent.append(one)
@@ -225,6 +231,20 @@ async def test_a_refused_record_stops_its_key_and_no_other_until_it_is_taken(pla
         place.write(6)
         await until(lambda: len(broker.sent) == 6)
     assert broker.numbers(b"k") == [1, 2, 3, 6]
+
+
+async def test_a_channel_that_is_away_stops_no_other_and_uses_up_no_attempts(place: Place) -> None:
+    broker, connection = Broker(), place.connect()
+    broker.gone = {"lost"}
+    place.outbox.emit_sync(connection, Event(channel="lost", payload=1, key="k"))
+    place.write(2, connection=connection)
+    async with Running(place, broker, retry_interval_s=0.01, maximum_attempts=0):
+        await until(lambda: broker.numbers() == [2])
+        place.write(3)
+        await until(lambda: broker.numbers() == [2, 3])
+        assert parked_by(place) == 0
+        broker.gone.clear()
+        await until(lambda: broker.numbers() == [2, 3, 1])
 
 
 async def test_a_record_that_is_known_to_be_too_large_never_lets_its_followers_pass(place: Place) -> None:

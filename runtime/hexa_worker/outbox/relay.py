@@ -21,7 +21,7 @@ from hexa_worker.faults import fault
 from hexa_worker.outbox.base import Batch, Line, Status, Store
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import Held, Record
-from hexa_worker.outbox.turns import closes, heads, refused, sort_out
+from hexa_worker.outbox.turns import Refusal, closes, heads, refused, sort_out
 from hexa_worker.telemetry.report import OutboxReport
 
 STANDBY_S = 1.0
@@ -200,9 +200,9 @@ class Relay:
 
         async with anyio.create_task_group() as group:
             group.start_soon(prefetch)
-            answers = await self._send(send)
-        answers += [(one, f"its payload is larger than {largest} bytes") for one in too_large]
-        held = self._all_held(answers)
+            refusals = await self._send(send)
+        refusals += [Refusal(one, f"its payload is larger than {largest} bytes") for one in too_large]
+        held = self._all_held(refusals)
         held += [Held(record=one, state="behind") for one in behind]
         await fault("outbox-published")
         await self._note(lambda: self._store.advance(batch.place, held))
@@ -212,45 +212,59 @@ class Relay:
             raise following
         return following
 
-    async def _send(self, records: Sequence[Record]) -> list[tuple[Record, str]]:
-        """Publish records, as often as the broker is away; returns those that it refused, and why."""
+    async def _send(self, records: Sequence[Record]) -> list[Refusal]:
+        """Publish records, as often as the broker is away; returns those that it did not take, and why."""
         if not records:
             return []
-        messages = [one.message for one in records]
         backoff = Backoff()
-        begin = time.monotonic()
         while True:
-            if time.monotonic() - self._touched > DOUBT_S:
-                await self._call(self._store.confirm)
             try:
-                answers = await self._driver.publish(messages)
-                break
+                return await self._publish(records)
             except DriverUnavailable as error:
                 self._say(error)
             await self._rest(backoff.next_s())
             if self._stopping:
                 raise Fenced("a stop was asked while the broker was away")
+
+    async def _publish(self, records: Sequence[Record]) -> list[Refusal]:
+        """Publish records once. Raises DriverUnavailable: none is confirmed."""
+        if time.monotonic() - self._touched > DOUBT_S:
+            await self._call(self._store.confirm)
+        begin = time.monotonic()
+        answers = await self._driver.publish([one.message for one in records])
         self._said = ""
         failed = [
-            (one, str(answer)) for one, answer in zip(records, answers, strict=True) if isinstance(answer, DriverError)
+            Refusal(one, str(answer), counts=not isinstance(answer, DriverUnavailable))
+            for one, answer in zip(records, answers, strict=True)
+            if isinstance(answer, DriverError)
         ]
         self.sending_s += time.monotonic() - begin
         self.batches += 1
         self.relayed += len(records) - len(failed)
         return failed
 
-    def _all_held(self, answers: Sequence[tuple[Record, str]]) -> list[Held]:
-        """What becomes of records that were refused: the later ones of a key wait behind its first."""
-        first, later = heads(answers)
-        held = [self._held(one, 1, reason) for one, reason in first]
-        return held + [Held(record=one, state="behind") for one, _ in later]
+    async def _publish_or_hold(self, records: Sequence[Record]) -> list[Refusal]:
+        """Publish held records once: where their channel is away they stay held, and nobody else waits for it."""
+        try:
+            return await self._publish(records)
+        except DriverUnavailable as error:
+            return [Refusal(one, str(error), counts=False) for one in records]
 
-    def _held(self, record: Record, attempts: int, reason: str) -> Held:
-        """What becomes of a refused record, said in the log."""
-        held = refused(record, attempts, reason, self._options, time.time_ns() // 1_000_000)
-        self.refused += 1
+    def _all_held(self, refusals: Sequence[Refusal]) -> list[Held]:
+        """What becomes of records that were not taken: the later ones of a key wait behind its first."""
+        first, later = heads(refusals)
+        return [self._held(one) for one in first] + [Held(record=one.record, state="behind") for one in later]
+
+    def _held(self, refusal: Refusal, before: int = 0) -> Held:
+        """What becomes of a record that was not taken, said in the log; `before`: how often it was refused already."""
+        held = refused(refusal, before, self._options, time.time_ns() // 1_000_000)
+        self.refused += refusal.counts
+        what = "was refused" if refusal.counts else "could not be sent"
         then = "is parked" if held.state == "parked" else f"is tried again in {self._options.retry_interval_s:g} s"
-        log.warning("event %s for %s was refused and %s: %s", record.event_id, record.message.channel, then, reason)
+        record = refusal.record
+        log.warning(
+            "event %s for %s %s and %s: %s", record.event_id, record.message.channel, what, then, refusal.reason
+        )
         return held
 
     # -- what is held
@@ -270,7 +284,7 @@ class Relay:
 
     async def _try_again(self, before: Held) -> None:
         record, line = before.record, before.record.line
-        held = [self._held(one, before.attempts + 1, reason) for one, reason in await self._send([record])]
+        held = [self._held(one, before.attempts) for one in await self._publish_or_hold([record])]
         await self._note(lambda: self._store.settle([] if held else [record.id], held))
         if line is not None and line not in closes(held, self._options.on_refused):
             self._draining.append(line)
@@ -282,7 +296,7 @@ class Relay:
             self._lines.discard(line)
             self._draining.popleft()
             return
-        held = self._all_held(await self._send([one.record for one in waiting]))
+        held = self._all_held(await self._publish_or_hold([one.record for one in waiting]))
         kept = {one.record.id for one in held}
         sent = [one.record.id for one in waiting if one.record.id not in kept]
         await self._note(lambda: self._store.settle(sent, held))

@@ -3,9 +3,25 @@
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
+import msgspec
+
 from hexa_worker.config.outbox import Outbox
 from hexa_worker.outbox.base import Line
 from hexa_worker.outbox.records import Held, Record
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A record that the broker did not take.
+
+    Attributes:
+        record: which.
+        reason: why, in the broker's words.
+        counts: it is an attempt; false where its channel is away, which time may mend.
+    """
+
+    record: Record
+    reason: str
+    counts: bool = True
 
 
 def sort_out(
@@ -35,27 +51,26 @@ def sort_out(
     return send, too_large, behind
 
 
-def heads(
-    answers: Sequence[tuple[Record, str]],
-) -> tuple[list[tuple[Record, str]], list[tuple[Record, str]]]:
-    """Of refused records, and why, the first one of each line and those without a key; and the others."""
-    first: list[tuple[Record, str]] = []
-    later: list[tuple[Record, str]] = []
+def heads(refusals: Sequence[Refusal]) -> tuple[list[Refusal], list[Refusal]]:
+    """Of records that were not taken the first one of each line, and those without a key; and the others."""
+    first: list[Refusal] = []
+    later: list[Refusal] = []
     seen = set[Line]()
-    for answer in sorted(answers, key=lambda one: one[0].id):
-        line = answer[0].line
-        (later if line in seen else first).append(answer)
+    for one in sorted(refusals, key=lambda refusal: refusal.record.id):
+        line = one.record.line
+        (later if line in seen else first).append(one)
         if line is not None:
             seen.add(line)
     return first, later
 
 
-def refused(record: Record, attempts: int, reason: str, options: Outbox, now_ms: int) -> Held:
-    """A record that the broker has refused `attempts` times: it is tried again, or parked."""
+def refused(refusal: Refusal, before: int, options: Outbox, now_ms: int) -> Held:
+    """What becomes of a record that had been refused `before` times already: it is tried again, or parked."""
+    attempts = before + refusal.counts
     if attempts > options.maximum_attempts:
-        return Held(record=record, state="parked", attempts=attempts, reason=reason)
+        return Held(record=refusal.record, state="parked", attempts=attempts, reason=refusal.reason)
     due_ms = now_ms + round(options.retry_interval_s * 1000)
-    return Held(record=record, state="refused", attempts=attempts, reason=reason, due_ms=due_ms)
+    return Held(record=refusal.record, state="refused", attempts=attempts, reason=refusal.reason, due_ms=due_ms)
 
 
 def closes(held: Sequence[Held], on_refused: str) -> set[Line]:
