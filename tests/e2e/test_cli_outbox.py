@@ -148,8 +148,14 @@ def test_a_mistake_in_the_table_is_named_without_the_secret(tmp_path: Path, tabl
     assert "secret" not in refusal
 
 
+@pytest.mark.parametrize("age", ["nan", "1e300", "inf", "-1"])
+def test_an_age_that_is_none_is_refused(project: Project, age: str) -> None:
+    assert "--older-than" in project("outbox", "clean", "--older-than", age, code=2).stderr
+
+
 def test_ids_of_parked_events_are_asked_for(project: Project) -> None:
     assert "outbox show" in project("outbox", "retry", code=2).stderr
     assert "'x' is no id" in project("outbox", "drop", "x", code=2).stderr
+    assert "is no id" in project("outbox", "retry", str(2**63), code=2).stderr
     assert project("outbox", "retry", "--all").stdout == "0 events will be tried again\n"
     assert project("outbox", "show").stdout == "the broker refuses nothing\n"
