@@ -265,6 +265,14 @@ def test_one_leads_a_table_however_it_is_named(postgres_place: Place) -> None:
     other.close()
 
 
+def test_the_server_finds_out_within_seconds_that_the_leader_s_machine_is_lost(postgres_place: Place) -> None:
+    store: Any = postgres_place.store()
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+    idle, interval, count = (int(store._db.execute(f"SHOW {name}").fetchone()[0]) for name in names)
+    assert 0 < idle + interval * count <= 15
+    assert store._db.execute("SHOW tcp_user_timeout").fetchone()[0] in ("10s", "10000")
+
+
 def test_tables_of_one_name_in_two_schemas_have_a_leader_each(postgres_place: Place) -> None:
     place, _ = postgres_place, postgres_place.store()
     connection = place.connect()

@@ -22,6 +22,8 @@ KEPT_PLACES = 500
 SKIP_ROOM = 100_000
 """Ids are skipped to the next partition only so far from the end of one: nobody draws so many meanwhile."""
 LOCK_MS = 100
+GONE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""When the server takes a leader for gone whose machine was lost; by itself it keeps the lock for two hours."""
 COUNTED = 10_000
 """Up to so many pending events are counted one by one."""
 _HALF = "hashtext(to_regclass(%s)::oid::text || ' ' || %s)"
@@ -57,6 +59,8 @@ class PostgresStore:
                 raise OutboxError(f"{self._options.table} has {state}: run hexa-worker outbox init")
             # Places are repeated, not lost, if the server forgets the last ones; and rows are found by their ids.
             self._db.execute("SET synchronous_commit = off")
+            for name, value in GONE.items():
+                self._db.execute(f"SET {name} = {value}")
             # What cannot be avoided then counts as dear, which would have it compiled for longer than it runs.
             for name in ("enable_seqscan", "enable_bitmapscan", "enable_sort", "jit"):
                 self._db.execute(f"SET {name} = off")
