@@ -88,6 +88,31 @@ def test_a_large_backlog_is_read_in_batches_that_late_transactions_do_not_distur
     assert fetch_all(again, limit=4) == [*range(14, 20), 1, 20]
 
 
+def test_events_of_a_late_transaction_are_counted_wherever_the_relay_has_stopped(postgres_place: Place) -> None:
+    place, store = postgres_place, postgres_place.store()
+    late, later = place.connect(), place.connect()
+    emit(place, late, 1, "a")
+    place.write(2)
+    assert fetch_all(store) == [2]
+    late.commit()
+    assert (store.status(0).pending, store.busy()) == (1, True)
+    assert fetch_all(store) == [1]
+    assert (store.status(0).pending, store.busy()) == (0, False)
+    emit(place, later, 3, "a")
+    place.write(4, 5)
+    batch = store.fetch(2)  # a full one: the place is noted within its snapshot
+    assert batch is not None
+    store.advance(batch.place, [])
+    assert (store.status(0).pending, store.busy()) == (0, False)
+    emit(place, later, 6, "a")
+    later.commit()
+    place.write(7)
+    assert (store.status(0).pending, store.busy()) == (3, True)
+    assert store.fetch(2) is None
+    assert fetch_all(store) == [3, 6, 7]
+    assert (store.status(0).pending, store.busy()) == (0, False)
+
+
 class Interleaving:
     """Transactions that lock keys, emit and end in any order, beside a relay.
 

@@ -303,20 +303,21 @@ class PostgresStore:
     def busy(self) -> bool:
         """See `Store`."""
         with self._named():
-            seen = replace(self._noted(), high=self._now().text)
-            return bool(self._read(seen, 1)) or self._connection.execute(self._sql.any_refused).fetchone() is not None
+            seen = self._seen_now()
+            if any(self._read(one, 1) for one in seen):
+                return True
+            return self._connection.execute(self._sql.any_refused).fetchone() is not None
 
     def status(self, now_ms: int) -> Status:
         """See `Store`."""
         with self._named():
             db = self._connection
-            place = self._noted()
-            seen = replace(place, high=self._now().text)
-            first = self._read(seen, 1)
+            seen = self._seen_now()
+            first = [row for one in seen for row in self._read(one, 1)]
             pending, exact = self._pending(seen)
             counts = dict(db.execute(self._sql.counts).fetchall())
             oldest_held = db.execute(self._sql.oldest_held).fetchone()
-            oldest = [one for one in (first[0][6] if first else None, oldest_held and oldest_held[0]) if one]
+            oldest = [one for one in (*(row[6] for row in first), oldest_held and oldest_held[0]) if one]
             return Status(
                 pending=pending + counts.get(False, 0),
                 exact=exact,
@@ -333,21 +334,28 @@ class PostgresStore:
         assert row is not None  # noqa: S101 - a SELECT without FROM has a row
         return Snapshot(row[0])
 
-    def _pending(self, place: PgPlace) -> tuple[int, bool]:
-        counted = self._connection.execute(
-            f"SELECT count(*) FROM ({self._sql.next}) AS rows",
-            {
-                "low": place.low,
-                "high": place.high,
-                "low_id": place.low_id,
-                "last_id": place.last_id,
-                "limit": COUNTED + 1,
-            },
-        ).fetchone()
+    def _seen_now(self) -> list[PgPlace]:
+        """The place that was noted, seen from now; and within a snapshot, what came since before that place."""
+        place, now = self._noted(), self._now().text
+        behind = replace(place, high=now)
+        if place.finished:
+            return [behind]
+        return [behind, replace(place, low=place.high, low_id=place.last_id, last_id=0, high=now)]
+
+    def _pending(self, seen: Sequence[PgPlace]) -> tuple[int, bool]:
+        place = seen[0]
+        late = sum(self._count(self._sql.late, one) for one in seen)
+        following = self._count(self._sql.next, place)
+        if following <= COUNTED:
+            return late + following, late <= COUNTED
+        return late + self._drawn() - max(place.last_id, place.low_id), False
+
+    def _count(self, query: str, place: PgPlace) -> int:
+        asked = {name: getattr(place, name) for name in ("low", "high", "low_id", "last_id")}
+        query = f"SELECT count(*) FROM ({query}) AS rows"
+        counted = self._connection.execute(query, {**asked, "limit": COUNTED + 1}).fetchone()
         assert counted is not None  # noqa: S101 - a count is one row
-        if counted[0] <= COUNTED:
-            return int(counted[0]), True
-        return self._drawn() - max(place.last_id, place.low_id), False
+        return int(counted[0])
 
     def _leader(self) -> str | None:
         row = self._connection.execute(
