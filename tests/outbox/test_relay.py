@@ -233,6 +233,23 @@ async def test_a_refused_record_stops_its_key_and_no_other_until_it_is_taken(pla
     assert broker.numbers(b"k") == [1, 2, 3, 6]
 
 
+async def test_nothing_passes_a_record_of_its_key_that_was_refused_before(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"1", b"3"}
+    place.write(1, 3)
+    async with Running(place, broker, retry_interval_s=0.01, maximum_attempts=1):
+        await until(lambda: parked_by(place) == 1)
+        place.write(5)
+        other = place.store(leading=False)
+        (parked,) = other.held(10)
+        assert other.drop([parked.record.id]) == 1
+        await until(lambda: parked_by(place) == 1)
+        assert broker.numbers() == []
+        broker.refused.clear()
+        assert other.retry(None) == 1
+        await until(lambda: broker.numbers() == [3, 5])
+
+
 async def test_a_channel_that_is_away_stops_no_other_and_uses_up_no_attempts(place: Place) -> None:
     broker, connection = Broker(), place.connect()
     broker.gone = {"lost"}

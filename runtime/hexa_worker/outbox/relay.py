@@ -16,12 +16,12 @@ from anyio.to_thread import run_sync
 from hexa_worker.backoff import Backoff
 from hexa_worker.config.outbox import Outbox
 from hexa_worker.drivers.base import Driver
-from hexa_worker.errors import DriverError, DriverUnavailable
+from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
 from hexa_worker.faults import fault
 from hexa_worker.outbox.base import Batch, Line, Status, Store
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import Held, Record
-from hexa_worker.outbox.turns import Refusal, closes, heads, refused, sort_out
+from hexa_worker.outbox.turns import Refusal, closes, due_prefix, heads, refused, sort_out
 from hexa_worker.telemetry.report import OutboxReport
 
 STANDBY_S = 1.0
@@ -101,10 +101,12 @@ class Relay:
             try:
                 await self._call(self._store.open)
                 await self._serve()
-            except (OutboxUnavailable, OutboxError, Fenced) as error:
+            except (OutboxUnavailable, OutboxError, Fenced, ConfigError) as error:  # as tables of a newer version
                 if not self._stopping:
                     self._say(error)
             finally:
+                if self.state == "leading":
+                    backoff = Backoff(first_s=0.1, longest_s=5.0)
                 self.state = "away"
                 with anyio.CancelScope(shield=True):
                     await self._call(self._store.close)
@@ -250,10 +252,20 @@ class Relay:
         except DriverUnavailable as error:
             return [Refusal(one, str(error), counts=False) for one in records]
 
-    def _all_held(self, refusals: Sequence[Refusal]) -> list[Held]:
-        """What becomes of records that were not taken: the later ones of a key wait behind its first."""
+    def _all_held(self, refusals: Sequence[Refusal], waiting: Sequence[Held] = ()) -> list[Held]:
+        """What becomes of records that were not taken: the later ones of a key wait behind its first.
+
+        `waiting` are those that were held before.
+        """
+        before = {one.record.id: one.attempts for one in waiting}
         first, later = heads(refusals)
-        return [self._held(one) for one in first] + [Held(record=one.record, state="behind") for one in later]
+        held = [self._held(one, before.get(one.record.id, 0)) for one in first]
+        return held + [
+            Held(
+                record=one.record, state="behind", attempts=before.get(one.record.id, 0) + one.counts, reason=one.reason
+            )
+            for one in later
+        ]
 
     def _held(self, refusal: Refusal, before: int = 0) -> Held:
         """What becomes of a record that was not taken, said in the log; `before`: how often it was refused already."""
@@ -296,7 +308,8 @@ class Relay:
             self._lines.discard(line)
             self._draining.popleft()
             return
-        held = self._all_held(await self._publish_or_hold([one.record for one in waiting]))
+        waiting = due_prefix(waiting)
+        held = self._all_held(await self._publish_or_hold([one.record for one in waiting]), waiting)
         kept = {one.record.id for one in held}
         sent = [one.record.id for one in waiting if one.record.id not in kept]
         await self._note(lambda: self._store.settle(sent, held))

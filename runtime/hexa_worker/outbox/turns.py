@@ -77,3 +77,9 @@ def closes(held: Sequence[Held], on_refused: str) -> set[Line]:
     """The lines that records just held keep from going on."""
     keeps = [one for one in held if one.state != "parked" or on_refused == "hold"]
     return {line for one in keeps if (line := one.record.line) is not None}
+
+
+def due_prefix(waiting: Sequence[Held]) -> list[Held]:
+    """Of the records of a line those that may go at once: none may pass one that was refused before."""
+    place = next((place for place, one in enumerate(waiting) if one.attempts), len(waiting))
+    return list(waiting[: place + 1])
