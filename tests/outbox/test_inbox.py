@@ -1,6 +1,7 @@
 """`ctx.transaction`: rows, the claim of the event and the events it emits are there together, once."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -233,6 +234,27 @@ def test_awaited_connections_commit_and_roll_back_too(postgres_place: Place, con
     asyncio.run(run())
     assert effects(place) == ["e"]
     assert fetch_all(place.store()) == [1]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("connect", [of_asyncpg, of_psycopg, of_session])
+def test_a_block_that_swallows_a_failed_statement_is_no_success(
+    postgres_place: Place, connect: Callable[[Place], Any]
+) -> None:
+    """PostgreSQL answers the COMMIT of such a transaction with a rollback, and no error."""
+    inbox = HandlerOutbox(postgres_place.outbox)
+
+    async def run() -> None:
+        connection = await connect(postgres_place)
+        with pytest.raises(OutboxError, match="nothing was committed"):
+            async with inbox.transaction(connection, "do", "e"):
+                with contextlib.suppress(Exception):
+                    await connection.execute("SELECT nothing")
+        async with inbox.transaction(connection, "do", "e"):  # it is no duplicate
+            pass
+        await connection.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.postgres

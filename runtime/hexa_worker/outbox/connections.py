@@ -11,6 +11,8 @@ from hexa_worker.outbox.statements import Dialect, Statement
 
 KINDS = "sqlite3, aiosqlite, psycopg, asyncpg, SQLAlchemy or Django"
 _BROKEN = "nothing was committed: a statement in this transaction failed; try what may fail in a savepoint"
+_PROBE = Statement("SELECT 1", ())
+"""Fails in a transaction that can only be rolled back: PostgreSQL's COMMIT does not, and some libraries do not tell."""
 
 
 class Connection(Protocol):
@@ -199,6 +201,12 @@ class Asyncpg:
 
     async def end(self, *, commit: bool) -> None:
         """See `AsyncConnection`."""
+        try:
+            if commit:
+                await self.execute(_PROBE)
+        except Exception as error:
+            await self._transaction.rollback()
+            raise OutboxError(_BROKEN) from error
         await (self._transaction.commit() if commit else self._transaction.rollback())
 
 
@@ -241,6 +249,12 @@ class Alchemy(_Alchemy):
 
     def end(self, *, commit: bool) -> None:
         """See `SyncConnection`."""
+        try:
+            if commit and self.dialect == "postgresql":
+                self.execute(_PROBE)
+        except Exception as error:
+            self._raw.rollback()
+            raise OutboxError(_BROKEN) from error
         self._raw.commit() if commit else self._raw.rollback()
 
 
@@ -257,6 +271,12 @@ class AsyncAlchemy(_Alchemy):
 
     async def end(self, *, commit: bool) -> None:
         """See `AsyncConnection`."""
+        try:
+            if commit and self.dialect == "postgresql":
+                await self.execute(_PROBE)
+        except Exception as error:
+            await self._raw.rollback()
+            raise OutboxError(_BROKEN) from error
         await (self._raw.commit() if commit else self._raw.rollback())
 
 
@@ -288,9 +308,17 @@ class Django:
 
     def end(self, *, commit: bool) -> None:
         """See `SyncConnection`."""
-        if not commit:
+        broken: Exception | None = None
+        try:
+            if commit and self.dialect == "postgresql":
+                self.execute(_PROBE)
+        except Exception as error:  # noqa: BLE001 - whatever the library calls it
+            broken = error
+        if not commit or broken is not None:
             self._raw.set_rollback(True)
         self._atomic.__exit__(None, None, None)
+        if broken is not None:
+            raise OutboxError(_BROKEN) from broken
 
 
 def dialect_of(name: str) -> Dialect:
