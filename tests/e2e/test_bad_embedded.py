@@ -38,8 +38,9 @@ def test_what_may_not_be_written_ends_a_worker_with_one_line_and_exit_code_2(pro
         (var / "hexa.db").chmod(0o400)
     else:
         var.chmod(0o500)
-    for command in (("check", "--connect"), ("run", "--until-idle")):
-        text = project.refusal(*command, code=2, prefix=OBEYING)
+    *warnings, found = project("check", "--connect", code=2, prefix=OBEYING).stderr.splitlines()
+    assert all(one.startswith("warning: ") for one in warnings)  # the folder's other users, by their keys
+    for text in (found.removeprefix("error: "), project.refusal("run", "--until-idle", code=2, prefix=OBEYING)):
         assert "var" in text
         assert "this user" in text, text
 
