@@ -16,6 +16,8 @@ from hexa_worker.outbox.base import Store
 from hexa_worker.outbox.initialising import initialise
 from hexa_worker.outbox.opening import make_store, outbox_options
 
+LIMIT_S = 30.0
+
 
 def make_tables(config: Config) -> None:
     """As ``hexa-worker outbox init``."""
@@ -70,9 +72,8 @@ class Place:
         made = make_store(self.config)
         made.open()
         self._opened.append(made)
-        deadline = time.monotonic() + 10.0
-        while leading and not made.lead():  # the server lets go of a lock a moment after its owner has left
-            assert time.monotonic() < deadline, "nobody gives up the lead"
+        if leading:
+            lead(made)
         return made
 
     def write(self, *numbers: int, key: str | None = "k", connection: Any = None) -> list[str]:
@@ -90,6 +91,13 @@ class Place:
     def close(self) -> None:
         for one in self._opened:
             one.close()
+
+
+def lead(store: Store) -> None:
+    """Lead, as soon as whoever led before is gone: the server lets go of a lock a moment after its owner has left."""
+    deadline = time.monotonic() + LIMIT_S
+    while not store.lead():
+        assert time.monotonic() < deadline, "nobody gives up the lead"
 
 
 def payloads(records: Sequence[Any]) -> list[int]:

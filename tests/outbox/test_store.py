@@ -10,7 +10,7 @@ from hexa_worker.config.secret import Secret
 from hexa_worker.outbox.errors import Fenced, OutboxError
 from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
-from tests.outbox.stage import Place, fetch_all, payloads
+from tests.outbox.stage import Place, fetch_all, lead, payloads
 
 
 def test_what_is_committed_is_found_in_order_and_once(place: Place) -> None:
@@ -70,7 +70,7 @@ def test_one_relay_leads_and_the_next_goes_on_where_it_ended(place: Place) -> No
     first.advance(batch.place, [])
     assert payloads(first.fetch(2).records) == [3, 4]  # type: ignore[union-attr]
     first.close()
-    assert second.lead()
+    lead(second)
     assert fetch_all(second) == [3, 4]
 
 
@@ -80,7 +80,7 @@ def test_who_was_overtaken_notes_nothing_any_more(place: Place) -> None:
     stale = first.fetch(1)
     assert stale is not None
     first.close()
-    assert second.lead()
+    lead(second)
     assert fetch_all(second) == [1]
     first.open()
     with pytest.raises((Fenced, AssertionError)):
