@@ -73,15 +73,6 @@ def expect(condition: object, message: str) -> None:
         raise AssertionError(message)
 
 
-STORED_MS = 2_000
-"""A retry may be due so much later than its record says: its delay counts from when it was stored."""
-
-
-def expect_due(actual: int | None, wanted: int) -> None:
-    """A retry is due when its record says, or as much later as storing it took; never earlier."""
-    expect(actual is not None and wanted <= actual <= wanted + STORED_MS, f"due at {actual}, written for {wanted}")
-
-
 def expect_equal(actual: object, expected: object, what: str) -> None:
     """Fail the claim unless `actual` equals `expected`."""
     if actual != expected:
