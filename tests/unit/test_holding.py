@@ -143,3 +143,25 @@ def test_what_went_to_other_processes_is_forgotten() -> None:
     sent_back.left_ms(KEPT, clocks.wall_ms + 500, clocks.wall_ms)
     assert len(sent_back) == 1
     assert sent_back.dues_ms() == [clocks.wall_ms + 500]
+
+
+def test_what_was_sent_back_is_due_when_its_record_says_to_the_millisecond() -> None:
+    class Fractions:
+        """A wall clock of whole milliseconds beside one that counts their parts."""
+
+        passed_s = 0.0
+
+        def now_ms(self) -> int:
+            return 1_000_000 + int((self.passed_s + 0.0007) * 1000)
+
+        def monotonic(self) -> float:
+            return self.passed_s
+
+    clocks = Fractions()
+    sent_back = SentBack(clocks)
+    assert sent_back.left_ms(1, 1_060_000, 1_000_000) == 60_000
+    for number in range(100):
+        clocks.passed_s = number * 0.00013
+        assert sent_back.dues_ms() == [1_060_000]
+    sent_back.forget(1)
+    assert sent_back.dues_ms() == []

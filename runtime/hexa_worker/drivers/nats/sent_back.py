@@ -7,6 +7,8 @@ from hexa_worker.drivers.holding import Unhurried, left_ms
 
 KEPT = 10_000
 FORGET_S = 60.0
+CLOCKS_MS = 5
+"""The wall clock counts whole milliseconds, and is read a moment before the other one."""
 
 
 class SentBack:
@@ -20,6 +22,7 @@ class SentBack:
         self._clock = clock
         self._unhurried = Unhurried(clock)
         self._due_at: dict[int, float] = {}
+        self._due_ms: dict[int, int] = {}  # the same as their records say it
         self._limit = KEPT
 
     def __len__(self) -> int:
@@ -35,28 +38,34 @@ class SentBack:
         """
         now = self._clock.monotonic()
         due_at = self._due_at.pop(sequence, None)
+        self._due_ms.pop(sequence, None)
         left = left_ms(due_ms, written_ms, self._unhurried.now_ms()) if due_at is None else ceil((due_at - now) * 1000)
         if left <= 0:
             return 0
         self._forget_old(now)
         self._due_at[sequence] = now + left / 1000 if due_at is None else due_at
+        self._due_ms[sequence] = due_ms
         return left
 
     def _forget_old(self, now: float) -> None:
         """What was due a while ago came to another process then."""
         if len(self._due_at) >= self._limit:
             self._due_at = {one: at for one, at in self._due_at.items() if at > now - FORGET_S}
+            self._due_ms = {one: self._due_ms[one] for one in self._due_at}
             self._limit = max(2 * len(self._due_at), KEPT)
 
     def dues_ms(self) -> list[int]:
-        """When what still waits is due, by the wall clock as it is now."""
+        """When what still waits is due, as its record says it; by the wall clock as it is now if that jumped."""
         now_ms, now = self._clock.now_ms(), self._clock.monotonic()
-        return [now_ms + round((at - now) * 1000) for at in self._due_at.values() if at > now]
+        dues = [(self._due_ms[one], now_ms + round((at - now) * 1000)) for one, at in self._due_at.items() if at > now]
+        return [written if abs(written - left) <= CLOCKS_MS else left for written, left in dues]
 
     def forget(self, sequence: int) -> None:
         """It is settled."""
         self._due_at.pop(sequence, None)
+        self._due_ms.pop(sequence, None)
 
     def clear(self) -> None:
         """Forget everything."""
         self._due_at.clear()
+        self._due_ms.clear()
