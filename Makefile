@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # a driver's thread that logs an error would end the whole run while a failure is being shown.
 PYTEST := PYTHONNODEBUGRANGES=1 $(BIN)/python -m pytest --strict-config
 
-.PHONY: run test test-quick check format docs chaos bench clean
+.PHONY: run test test-quick test-processes check format docs chaos bench clean
 
 run: $(VENV)/.installed  ## emit the sample orders and run two worker processes over them
 	$(BIN)/hexa-worker emit worker.toml --file handlers/orders.jsonl
@@ -17,10 +17,13 @@ test: $(VENV)/.installed-dev  ## everything: checks, and all tests on every brok
 	$(MAKE) check
 	-$(BIN)/python -m tests.brokers fetch  # a broker that cannot be had is reported by its tests
 	-$(BIN)/python -m tests.peer  # the same for the service in Go
-	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder tests
+	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20 --durations-min 5 tests
 
-test-quick: $(VENV)/.installed-dev  ## tests that need no broker and kill nothing
-	$(PYTEST) tests/unit tests/actors tests/typing
+test-quick: $(VENV)/.installed-dev  ## the pure tier: no broker, no other process (under a minute)
+	$(PYTEST) --durations 5 --durations-min 1 tests/unit tests/actors tests/typing
+
+test-processes: $(VENV)/.installed-dev  ## the second tier: real processes and the embedded broker's files (under 4 minutes)
+	$(PYTEST) --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 20 --durations-min 5 -m processes tests
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import layering
 	$(BIN)/ruff format --check .
