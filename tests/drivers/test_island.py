@@ -145,10 +145,12 @@ async def test_a_hop_takes_far_less_than_a_millisecond(only_trio: None) -> None:
         return None
 
     await island.call(call)
-    begin = anyio.current_time()
-    for _ in range(200):
+    fastest_s = 1.0
+    for _ in range(200):  # a busy machine interrupts most of them
+        begin = anyio.current_time()
         await island.call(call)
-    assert (anyio.current_time() - begin) / 200 < 0.005
+        fastest_s = min(fastest_s, anyio.current_time() - begin)
+    assert fastest_s < 0.001
     await island.close()
 
 

@@ -182,6 +182,6 @@ async def test_a_retry_is_never_early_where_brokers_stamp_records_by_a_clock_tha
         failed_at = clock.monotonic()
         assert await source.settle([settle(Raised(ValueError("no")), got, route, now_ms=clock.now_ms())]) == []
         (again,) = await take(source, 1)
-        assert 1.0 <= clock.monotonic() - failed_at < 3.0
+        assert 1.0 <= clock.monotonic() - failed_at < 20.0
         assert again.attempt == 1
         assert "hexa-delay-ms" not in dict(again.headers)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from hexa_worker.config.load import load_config
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes import pool, rolling
+from hexa_worker.processes import pool
 from hexa_worker.processes.parent import run_parent
 
 pool.STOP_MARGIN_S = 0.2  # type: ignore[misc]  # or a test would wait for a stop that never ends
-rolling.READY_LIMIT_S = 1.0
 
 
 def main() -> int:

@@ -107,6 +107,11 @@ class StandIn:
         helper = subprocess.Popen(["sleep", "3600"])  # noqa: ASYNC220 - it is not waited for
         self.write(f"helper {helper.pid}")
 
+    async def do_await(self, name: str) -> None:
+        """Wait for a file beside worker.toml."""
+        while not (self.folder / name).exists():
+            await anyio.sleep(0.01)
+
     async def do_run(self) -> None:
         self.tell(State.RUNNING)
 

@@ -83,7 +83,6 @@ def test_a_reload_onto_a_broken_configuration_changes_nothing(make_stage: MakeSt
         ("die 70", "the new process died: exit code 70"),
         ("exit 1", "the new process died: exit code 1"),
         ("failed", "do is failed: no rights"),
-        ("waiting", "not ready after 1 s: do is waiting: broker away"),
     ],
 )
 def test_a_successor_that_is_never_ready_leaves_the_old_one(make_stage: MakeStage, order: str, reason: str) -> None:
@@ -128,10 +127,11 @@ def test_the_pages_stay_ready_and_alive_during_a_reload_and_after_a_failed_one(m
         with urllib.request.urlopen(f"{url}/{page}") as answer:
             return int(answer.status)
 
-    stage.order("early", "waiting")
+    stage.order("early", "waiting", "await told", "exit 1")
     stage.signal(signal.SIGHUP)
     stage.hear("waiting")
     assert (get("ready"), get("live")) == (200, 200)
+    (stage.folder / "told").touch()
     failed(stage)
     assert (get("ready"), get("live")) == (200, 200)
     stage.order("ignore")
@@ -153,7 +153,6 @@ def test_a_reload_while_a_process_drains_for_long_keeps_the_new_one(make_stage: 
     ready(stage, 1)
     stage.order()
     stage.signal(signal.SIGHUP)
-    stage.hear("ignoring")
     wait_gone(old.pid, 20)
     stage.log("reload done")
     assert "did not stop in time" in stage.log("worker process died")["message"]

@@ -334,9 +334,9 @@ def test_no_bytes_at_all_raise_anything_but_config_errors(
 
 def test_a_file_of_many_subscriptions_is_loaded_quickly() -> None:
     text = "".join(f'[subscriptions.s{n}]\nchannel = "c{n}"\nmailbox = 5\n' for n in range(200))
-    started = time.perf_counter()
+    started = time.thread_time()
     assert len(parsed(text).file.subscriptions) == 200
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_the_memory_broker_takes_no_keys() -> None:
