@@ -19,6 +19,7 @@ from hexa_worker.core.settlement import Acked, DeadLettered, Failure
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements
+from hexa_worker.drivers.pulsar.letters import LETTERS
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
@@ -256,14 +257,19 @@ def _stop_timer(driver: PulsarDriver) -> None:
     timer.cancel()
 
 
+async def their_keys(folder: Path) -> CryptoKeyReader:
+    """Keys that no worker has."""
+    secret, public = folder / "secret.pem", folder / "public.pem"
+    for call in (["genrsa", "-out", secret, "2048"], ["rsa", "-in", secret, "-pubout", "-out", public]):
+        await anyio.run_process(["openssl", *map(str, call)])
+    return CryptoKeyReader(str(public), str(secret))
+
+
 async def test_an_encrypted_message_without_a_key_is_said_and_the_others_go_on(
     pulsar: Broker, unique_name: Name, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, secret, public = spec(unique_name()), tmp_path / "secret.pem", tmp_path / "public.pem"
-    for call in (["genrsa", "-out", secret, "2048"], ["rsa", "-in", secret, "-pubout", "-out", public]):
-        await anyio.run_process(["openssl", *map(str, call)])
+    one, keys = spec(unique_name()), await their_keys(tmp_path)
     with raw_client(pulsar) as client:
-        keys = CryptoKeyReader(str(public), str(secret))
         encrypting = client.create_producer(one.channels[0], encryption_key="theirs", crypto_key_reader=keys)
         plain = client.create_producer(one.channels[0])
         async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
@@ -275,6 +281,37 @@ async def test_an_encrypted_message_without_a_key_is_said_and_the_others_go_on(
             await ack(source, taken)
             assert (await source.backlog()).ready == 3
     assert caplog.text.count("is encrypted and a worker has no keys") == 1
+
+
+async def test_browsing_ends_behind_messages_that_cannot_be_read_and_those_in_parts(
+    pulsar: Broker, unique_name: Name, tmp_path: Path
+) -> None:
+    one, keys = spec(unique_name()), await their_keys(tmp_path)
+    with raw_client(pulsar) as client:
+        encrypting = client.create_producer(one.channels[0], encryption_key="theirs", crypto_key_reader=keys)
+        await to_thread.run_sync(encrypting.send, b"hidden")
+        parted = client.create_producer(f"{one.action}.large", batching_enabled=False, chunking_enabled=True)
+        await to_thread.run_sync(parted.send, b"x" * 6_000_000)
+        async with opened(options(pulsar)) as driver:
+            for channel in (one.channels[0], f"{one.action}.large"):
+                (only,) = await driver.browse(channel, -1, 10)
+                assert await driver.browse(channel, only.offset, 10) == []
+
+
+async def test_a_letter_that_nobody_can_read_hides_none_behind_it(
+    pulsar: Broker, unique_name: Name, tmp_path: Path
+) -> None:
+    one, keys = spec(unique_name()), await their_keys(tmp_path)
+    async with opened(options(pulsar)) as driver:
+        await driver.declare([one])
+        with raw_client(pulsar) as client:
+            topic = one.dead_letter_channel
+            encrypting = client.create_producer(topic, encryption_key="theirs", crypto_key_reader=keys)
+            for _ in range(LETTERS + 1):
+                encrypting.send_async(b"hidden", lambda *_: None)
+                encrypting.flush()
+        await publish(driver, one.dead_letter_channel, b"1")
+        assert [each.payload for each in await driver.browse(one.dead_letter_channel, -1, 10)] == [b"1"]
 
 
 async def test_a_topic_that_is_gone_for_a_while_is_waited_for_by_a_source_that_has_begun(

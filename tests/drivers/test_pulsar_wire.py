@@ -12,7 +12,7 @@ import _pulsar
 
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements, Entry, size_of
-from hexa_worker.drivers.pulsar.names import Topics, ledger_and_entry, place
+from hexa_worker.drivers.pulsar.names import Topics, place, place_of
 from hexa_worker.drivers.pulsar.wire import build, due_of, headers_of, key_of, properties_of
 from hexa_worker.errors import DriverRejected
 
@@ -83,7 +83,7 @@ def test_an_offset_fits_into_63_bits(where: tuple[int, int, int]) -> None:
 @given(st.integers(0, 2**27 - 1), st.integers(0, 2**25 - 1), st.integers(0, 2**11 - 1))
 def test_offsets_of_ordinary_places_are_reversible_and_grow(ledger: int, entry: int, index: int) -> None:
     addition, offset = place(ledger, entry, index)
-    assert (addition, ledger_and_entry(offset)) == ("", (ledger, entry))
+    assert (addition, place_of(offset)) == ("", (ledger, entry, index))
     if entry:
         assert place(ledger, entry - 1, 2**11 - 1)[1] < offset
     if ledger:

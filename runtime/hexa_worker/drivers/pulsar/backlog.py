@@ -6,6 +6,7 @@ left" is exact, and so are the numbers once the messages are at some process; be
 
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -16,15 +17,13 @@ from hexa_worker.drivers.base import Backlog
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import translate
+from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.drivers.pulsar.wire import due_of
 
 SCAN_LIMIT = 20_000
 """Records of retry channels that one look reads at most."""
 COUNT_LIMIT = 10_000
 """Entries that the broker is asked to count the messages of."""
-READ_MS = 1_000
-FETCHED = 64
-"""Messages that a look fetches ahead; each may be as large as messages get."""
 OWNER = "hexa-source"
 """The property that tells a source's own consumers in the statistics."""
 
@@ -199,14 +198,10 @@ class Gauge:
         try:
             reader = self._readers.get(topic)
             if reader is None:
-                earliest = pulsar.MessageId.earliest
-                reader = self._readers[topic] = self._connection.client.create_reader(
-                    topic, earliest, receiver_queue_size=FETCHED
-                )
-            now_ms, read = self._clock.now_ms(), 0
-            while read < SCAN_LIMIT and reader.has_message_available():
-                due_ms = due_of(reader.read_next(READ_MS).properties())
-                read += 1
+                reader = self._readers[topic] = open_reader(self._connection.client, topic)
+            now_ms = self._clock.now_ms()
+            for message in islice(unread(reader), SCAN_LIMIT):
+                due_ms = due_of(message.properties())
                 if due_ms > now_ms:
                     heappush(self._due, due_ms)
         except pulsar.PulsarException as error:

@@ -11,18 +11,17 @@ import pulsar
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.backlog import FETCHED
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.letters import Letters
-from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, ledger_and_entry
+from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, place_of, whole_topic
+from hexa_worker.drivers.pulsar.readers import FETCHED, open_reader, unread
 from hexa_worker.drivers.pulsar.wire import Origin, read_one
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected
 
 IDLE_S = 0.5
 """Dead letters are given back, for other desks, when nothing was asked for so long."""
 LEAST_PATIENCE_S = 5.0
-READ_MS = 1_000
 
 
 class Desk:
@@ -43,8 +42,8 @@ class Desk:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def browse(self, channel: str, after: int, limit: int) -> list[Delivery]:
-        """Up to `limit` records of a channel with offsets above `after`.
+    def browse(self, channel: str, after: int, limit: int, since_ms: int) -> list[Delivery]:
+        """Up to `limit` records of a channel with offsets above `after`; of dead letters the older ones, too.
 
         Raises:
             DriverError: the broker does not let.
@@ -53,7 +52,7 @@ class Desk:
         if limit <= 0 or not self._exists(topic):
             return []
         if not channel.endswith(DEAD_LETTERS):
-            pages = [self._read(one, after, limit) for one in self._partitions(topic)]
+            pages = [self._read(one, after, limit, since_ms) for one in self._partitions(topic)]
         else:
             with self._lock, self._closed_later():
                 pages = [self._letters_of(one, after).page(after, limit) for one in self._partitions(topic)]
@@ -144,31 +143,33 @@ class Desk:
 
     # -- any other channel
 
-    def _read(self, topic: str, after: int, limit: int) -> list[Delivery]:
-        """Records of one topic or partition, read without a subscription."""
+    def _read(self, topic: str, after: int, limit: int, since_ms: int) -> list[Delivery]:
+        """Records of one topic or partition, read without a subscription. What was read before a failure counts."""
         origin = self._origin(topic)
         found: list[Delivery] = []
         try:
-            reader = self._connection.client.create_reader(
-                topic, _start(topic, after), start_message_id_inclusive=True, receiver_queue_size=min(limit, FETCHED)
-            )
+            start = _start(topic, after)
+            reader = open_reader(self._connection.client, topic, start, fetched=min(limit, FETCHED))
             try:
-                while len(found) < limit and reader.has_message_available():
-                    record = read_one(reader.read_next(READ_MS), origin)
-                    if record.offset > after:
-                        found.append(record)
+                if start is pulsar.MessageId.earliest and since_ms:
+                    reader.seek(since_ms)
+                records = (read_one(message, origin) for message in unread(reader))
+                found.extend(islice((record for record in records if record.offset > after), limit))
             finally:
                 reader.close()
-        except pulsar.Timeout as error:
-            raise DriverUnavailable(f"pulsar: read {origin.channel}: no answer in time") from error
         except pulsar.PulsarException as error:
+            if found and not _is_partition(topic):
+                return found  # who asks for more hears of it
             raise translate(error, f"read {origin.channel}") from error
         return found
 
 
+def _is_partition(topic: str) -> bool:
+    return whole_topic(topic) != topic
+
+
 def _start(topic: str, after: int) -> Any:
     """Where to begin. Only a whole topic surely has the ledger of `after`; partitions have ledgers of their own."""
-    if after < 0 or "-partition-" in topic:
+    if after < 0 or _is_partition(topic):
         return pulsar.MessageId.earliest
-    ledger, entry = ledger_and_entry(after)
-    return pulsar.MessageId(-1, ledger, entry, -1)._msg_id
+    return pulsar.MessageId(-1, *place_of(after))._msg_id

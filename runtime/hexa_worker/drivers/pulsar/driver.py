@@ -231,9 +231,8 @@ class PulsarDriver:
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        del since_ms
         self._connection.require()
-        found: Sequence[Delivery] = await self._run(self._desk.browse, channel, after, limit)
+        found: Sequence[Delivery] = await self._run(self._desk.browse, channel, after, limit, since_ms)
         return found
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ import pulsar
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.entries import NEVER, size_of
+from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.errors import DriverError
 
 EXPECTED_BYTES = 32 * 1024
@@ -22,7 +23,6 @@ SEEN = 8
 """So many messages say how large they are."""
 TOPICS = 20
 """So many topics are asked about."""
-READ_MS = 1_000
 
 
 class Flow:
@@ -84,9 +84,10 @@ def _size(connection: Connection, admin: Admin, topic: str, stats: Mapping[str, 
         return int(stats.get("bytesInCounter", 0)) / count
     if not int(stats.get("storageSize", 0)):
         return 0.0
-    reader = connection.client.create_reader(topic, pulsar.MessageId.earliest, receiver_queue_size=1)
+    reader = open_reader(connection.client, topic, fetched=1)
     try:
-        batch = size_of(reader.read_next(READ_MS).message_id()) if reader.has_message_available() else 1
+        first = next(unread(reader), None)
+        batch = 1 if first is None else size_of(first.message_id())
     finally:
         reader.close()
     return admin.entry_size(topic) / (batch if batch < NEVER else 1)

@@ -37,6 +37,7 @@ def keep(client: Any, topic: str, subscription: str = DESK_SUBSCRIPTION) -> Any:
         initial_position=pulsar.InitialPosition.Earliest,
         batch_index_ack_enabled=True,
         receiver_queue_size=LETTERS,
+        crypto_failure_action=pulsar.ConsumerCryptoFailureAction.CONSUME,  # see `readers.open_reader`
     )
 
 
@@ -130,6 +131,8 @@ class Letters:
                     continue
                 deadline = monotonic() + self._patience_s
                 found = message.properties().get(MARKER)
+                if found is None and message.encryption_context() is not None:
+                    continue  # no letter of ours: it stays for whoever has its key
                 if found is None:
                     self._take(read_one(message, self._origin))
                     continue

@@ -12,11 +12,12 @@ from msgspec import structs
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, FETCHED, READ_MS, Gauge, InHand
+from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, Gauge, InHand
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.drivers.pulsar.terms import Terms
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -89,20 +90,14 @@ class Looking:
         entries = self._admin.entries(topic)
         if not entries or entries > COUNT_LIMIT:
             return entries
-        count = 0
         try:
-            reader = self._connection.client.create_reader(
-                topic, pulsar.MessageId.earliest, receiver_queue_size=FETCHED
-            )
+            reader = open_reader(self._connection.client, topic)
             try:
-                while reader.has_message_available():
-                    reader.read_next(READ_MS)
-                    count += 1
+                return sum(1 for _ in unread(reader))
             finally:
                 reader.close()
         except pulsar.PulsarException as error:
             raise translate(error, f"read {topic}") from error
-        return count
 
     def _letters(self) -> int:
         count = 0

@@ -72,6 +72,6 @@ def place(ledger: int, entry: int, batch_index: int) -> tuple[str, int]:
     return addition, offset
 
 
-def ledger_and_entry(offset: int) -> tuple[int, int]:
-    """The ledger and entry that an offset without an addition means."""
-    return offset >> LEDGER_SHIFT, offset >> BATCH_BITS & (ENTRIES - 1)
+def place_of(offset: int) -> tuple[int, int, int]:
+    """The ledger, the entry and the index in its batch that an offset without an addition means."""
+    return offset >> LEDGER_SHIFT, offset >> BATCH_BITS & (ENTRIES - 1), offset & (BATCHES - 1)
