@@ -9,8 +9,8 @@ from hexa_worker.drivers.embedded.records import COLUMNS, delayed_deliveries, lo
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, SEQUENCE_MASK, STRIPES
 
 
-def browse(connection: sqlite3.Connection, channel: str, after: int, limit: int) -> list[Delivery]:
-    """Up to `limit` records of `channel` with offsets above `after`."""
+def browse(connection: sqlite3.Connection, channel: str, after: int, limit: int, since_ms: int = 0) -> list[Delivery]:
+    """Up to `limit` records of `channel` with offsets above `after`, none written before `since_ms`."""
     after = max(after, -1)
     retry = _retry_channel(connection, channel)
     if retry is not None:
@@ -18,8 +18,8 @@ def browse(connection: sqlite3.Connection, channel: str, after: int, limit: int)
         first = base << SEQUENCE_BITS
         rows = connection.execute(
             f"SELECT {COLUMNS}, due_ms, attempt FROM delayed WHERE id > ? AND id <= ? AND attempt = ?"  # noqa: S608
-            " ORDER BY id LIMIT ?",
-            (first + after, first + SEQUENCE_MASK, number, limit),
+            " AND at_ms >= ? ORDER BY id LIMIT ?",
+            (first + after, first + SEQUENCE_MASK, number, since_ms, limit),
         ).fetchall()
         return delayed_deliveries(rows, channel.removesuffix(f".retry.{number}"), None)
     found = connection.execute("SELECT id FROM channels WHERE name = ?", (channel,)).fetchone()
@@ -27,8 +27,8 @@ def browse(connection: sqlite3.Connection, channel: str, after: int, limit: int)
         return []
     first = found[0] << SEQUENCE_BITS
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM log WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",  # noqa: S608 - constants of ours
-        (first + after, first + SEQUENCE_MASK, limit),
+        f"SELECT {COLUMNS} FROM log WHERE id > ? AND id <= ? AND at_ms >= ? ORDER BY id LIMIT ?",  # noqa: S608 - constants of ours
+        (first + after, first + SEQUENCE_MASK, since_ms, limit),
     ).fetchall()
     return log_deliveries(rows, channel, None)
 

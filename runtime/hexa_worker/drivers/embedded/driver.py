@@ -137,9 +137,8 @@ class EmbeddedDriver:
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        del since_ms
         found: list[Delivery] = await (await self._up()).read(
-            lambda connection: desk.browse(connection, channel, after, limit)
+            lambda connection: desk.browse(connection, channel, after, limit, since_ms)
         )
         return found
 

@@ -66,13 +66,13 @@ class Desk:
         self._read_up_to: dict[str, int] = {}
         self._removed: dict[str, set[int]] = {}
 
-    async def browse(self, channel: str, after: int, limit: int) -> list[Delivery]:
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int) -> list[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
         places = await self._places(channel)
         removed = await self._notes(channel)
         found: list[Delivery] = []
         ends = await self._reader.ends(places)
-        starts = await self._reader.starts(places)
+        starts = await (self._reader.at_time(places, since_ms) if since_ms else self._reader.starts(places))
         for place in places:
             first = max(starts[place], after - number_of(place.partition, 0) + 1)
             while len(found) < limit and first < ends[place]:

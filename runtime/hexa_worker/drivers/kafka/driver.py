@@ -227,8 +227,7 @@ class AsyncioKafkaDriver:
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        del since_ms
-        return await self._opened().desk.browse(channel, after, limit)
+        return await self._opened().desk.browse(channel, after, limit, since_ms)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""

@@ -51,6 +51,20 @@ async def a_page_may_begin_anywhere(bench: Bench) -> None:
 
 
 @claim()
+async def browsing_since_a_time_shows_whatever_was_written_from_then_on(bench: Bench) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    await driver.declare([spec])
+    for payload in (b"a", b"b", b"c"):
+        await bench.publish(driver, payload)
+    channel = bench.name("in")
+    every = await driver.browse(channel, -1, 10)
+    expect_equal(sorted(payloads_of(every)), [b"a", b"b", b"c"], "browsed")
+    for number, one in enumerate(every):
+        found = [each.offset for each in await driver.browse(channel, -1, 10, one.timestamp_ms)]
+        expect(not {each.offset for each in every[number:]} - set(found), f"since {one.payload!r}: {found} of {every}")
+
+
+@claim()
 async def browsing_consumes_nothing(bench: Bench) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
