@@ -1,6 +1,7 @@
 """What an operator allows: JetStream that is away, accounts that ask for sizes, streams with limits of their own."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,36 @@ async def test_jetstream_that_was_never_there_is_said_at_the_start(own: Callable
     async with opened(broker.address) as driver:
         with pytest.raises(DriverRejected, match="JetStream is not enabled"):
             await driver.declare([spec(unique_name())])
+
+
+@pytest.mark.parametrize("order_by", [OrderBy.NONE, OrderBy.KEY])
+async def test_numbers_that_a_stream_gives_again_after_a_backup_was_put_back_are_read(
+    own: Callable[[], Nats], unique_name: Name, tmp_path: Path, order_by: OrderBy
+) -> None:
+    broker, one = own(), spec(unique_name(), order_by=order_by)
+    channel = one.channels[0]
+
+    async def handled(*payloads: bytes) -> None:
+        async with opened(broker.address) as driver, subscribed(driver, one) as source:
+            await publish(driver, channel, *payloads)
+            got = await take(source, len(payloads))
+            assert [each.payload for each in got] == list(payloads)
+            await ack(source, got)
+
+    def copy(source: Path, target: Path) -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+
+    await handled(b"1", b"2")
+    await anyio.to_thread.run_sync(broker.stop)
+    (stream,) = (broker.root / "data").glob(f"jetstream/*/streams/{channel.replace('.', '~')}")
+    copy(stream, tmp_path / "backup")
+    await anyio.to_thread.run_sync(broker.start)
+    await handled(b"3", b"4", b"5")
+    await anyio.to_thread.run_sync(broker.stop)
+    copy(tmp_path / "backup", stream)
+    await anyio.to_thread.run_sync(broker.start)
+    await handled(b"6", b"7")
 
 
 async def test_an_account_that_asks_for_sizes_is_served_with_them(

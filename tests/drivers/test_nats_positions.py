@@ -150,6 +150,20 @@ async def test_a_subscription_that_is_not_read_in_order_any_more_goes_on_where_i
             assert await handle(source, {*numbered(2, 6)}) == numbered(2, 6)
 
 
+@pytest.mark.parametrize("first", [OrderBy.NONE, OrderBy.KEY])
+async def test_a_subscription_whose_order_changes_to_and_fro_goes_on_where_it_was(
+    server: Broker, unique_name: Name, first: OrderBy
+) -> None:
+    name = unique_name()
+    ordered, shared = (spec(name, order_by=order_by) for order_by in (OrderBy.KEY, OrderBy.NONE))
+    turns = [ordered, shared, ordered, shared] if first is OrderBy.KEY else [shared, ordered, shared]
+    for turn, one in enumerate(turns):
+        wanted = numbered(turn * 4, turn * 4 + 4)
+        async with opened(server.address) as driver, subscribed(driver, one) as source:
+            await publish(driver, one.channels[0], *wanted)
+            assert await handle(source, {*wanted}) == wanted
+
+
 @each_order
 async def test_all_messages_of_a_stream_that_was_made_anew_are_handled(
     server: Broker, operator: Operator, unique_name: Name, order_by: OrderBy

@@ -7,7 +7,7 @@ from typing import Any
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected
 
@@ -94,6 +94,26 @@ def floor_of(info: dict[str, Any]) -> int:
     """Up to which sequence a consumer is settled. One that nobody has read from tells it here only in part (2.9)."""
     settled, delivered = int(info["ack_floor"]["stream_seq"]), int(info["delivered"]["stream_seq"])
     return settled if info.get("num_ack_pending") else max(settled, delivered)
+
+
+async def floor(connection: Connection, stream: str, durable: str) -> int | None:
+    """Up to which sequence a durable is settled; None: there is none. Raises DriverUnavailable, DriverRejected."""
+    try:
+        info = await connection.api(f"CONSUMER.INFO.{stream}.{durable}")
+    except ApiError as error:
+        if error.number in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}:
+            return None
+        raise error.as_driver_error(f"look at durable {durable!r} of stream {stream!r}") from error
+    return floor_of(info)
+
+
+async def delete(connection: Connection, stream: str, durable: str) -> None:
+    """Delete a durable, if there is one. Raises DriverUnavailable, DriverRejected."""
+    try:
+        await connection.api(f"CONSUMER.DELETE.{stream}.{durable}")
+    except ApiError as error:
+        if error.number != CONSUMER_NOT_FOUND:
+            raise error.as_driver_error(f"delete durable {durable!r}") from error
 
 
 async def _make(connection: Connection, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names, positions
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.looking import Looking, account_of, used
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
@@ -198,6 +199,8 @@ class AsyncioNatsDriver:
         One that has to be made goes on where the subscription stood, however it was lost.
         """
         durable, life = wanted["durable_name"], await life_of(self._connection, stream)
+        if not self._positions.knows(stream, durable):
+            await self._drop_overtaken(stream, durable, life)
         noted = await self._positions.of(stream, durable, life)
         made: list[str] = []
 
@@ -212,6 +215,15 @@ class AsyncioNatsDriver:
             position = Position(born=life.born, floor=consumers.floor_of(info))
             await self._positions.note(stream, durable, position)
         return life
+
+    async def _drop_overtaken(self, stream: str, durable: str, life: Life) -> None:
+        """Delete a shared durable that has stood still while the channel was read in order."""
+        lease = await lease_of(self._connection, stream, durable).look()
+        if lease is None or lease.born != life.born:
+            return
+        floor = await consumers.floor(self._connection, stream, durable)
+        if floor is not None and floor < min(lease.floor, life.last):
+            await consumers.delete(self._connection, stream, durable)
 
     async def _first_message(self, spec: SubscriptionSpec, noted: Position | None, life: Life) -> dict[str, Any]:
         since = await self._positions.first_start(spec) if noted is None else None

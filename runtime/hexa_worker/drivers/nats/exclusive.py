@@ -24,7 +24,7 @@ from msgspec import structs
 
 from hexa_worker.drivers.nats import consumers, names
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.feed import Feed
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
 from hexa_worker.drivers.nats.leases import Lease, lease_of
@@ -64,7 +64,7 @@ async def declare(
     life, store = await life_of(connection, stream), lease_of(connection, stream, durable)
     if (await store.read())[1] is not None:
         return life
-    floor = await _floor(connection, stream, durable)  # it was shared before
+    floor = await consumers.floor(connection, stream, durable)  # it was shared before
     if floor is None:  # the server knows which message is the first; the first holder deletes this consumer
         config = _config(durable, 0, channel) | await first(life)
         info = await consumers.ensure(connection, stream, config)
@@ -83,15 +83,20 @@ def _from(floor: int) -> dict[str, Any]:
     return {"deliver_policy": "by_start_sequence", "opt_start_seq": floor + 1}
 
 
-async def _floor(connection: Connection, stream: str, consumer: str) -> int | None:
-    """Up to which sequence a consumer is settled; None when it does not exist."""
-    try:
-        info = await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
-    except ApiError as error:
-        if error.number in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}:
-            return None
-        raise error.as_driver_error(f"look at durable {consumer!r} of stream {stream!r}") from error
-    return consumers.floor_of(info)
+def _furthest(floors: list[int | None], noted: int, last: int) -> int:
+    """Up to where all is settled.
+
+    A stream that lost its end gives numbers again; then its own consumers know better than the lease what is new.
+
+    Args:
+        floors: of the consumers that there are.
+        noted: what the lease says.
+        last: the last number of the stream.
+    """
+    believed = [floor for floor in floors if floor is not None and floor <= last]
+    if noted <= last or not believed:
+        believed.append(min(noted, last))
+    return max(believed)
 
 
 class Exclusive:
@@ -152,7 +157,7 @@ class Exclusive:
         """Make the lease nobody's, with all that the next holder has to know."""
         feed, floor = self._feed, lease.floor
         with suppress(DriverError):
-            floor = max(floor, await _floor(self._connection, feed.stream, feed.durable) or 0)
+            floor = max(floor, await consumers.floor(self._connection, feed.stream, feed.durable) or 0)
         free = structs.replace(lease, owner="", floor=floor)
         if self._born == lease.born:
             free = structs.replace(free, done=feed.hand_over(floor), waiting=feed.note_waiting(floor))
@@ -220,12 +225,12 @@ class Exclusive:
         self._generation = self._connection.generation
         if not await self._write(structs.replace(lease, owner=self._me, term=term)):
             return
+        born, last = await life_of(self._connection, feed.stream)
         earlier = await self._consumers()
-        floors = [await _floor(self._connection, feed.stream, name) or 0 for name in earlier]
-        floor = max([lease.floor, *floors])
-        born = (await life_of(self._connection, feed.stream)).born
+        # A subscription that was shared meanwhile has gone on in the durable without a term.
+        floors = [await consumers.floor(self._connection, feed.stream, name) for name in (self._durable, *earlier)]
+        floor = _furthest(floors, lease.floor if born == lease.born else 0, last)
         if born != lease.born:
-            floor = 0
             feed.handed_over = HandedOver(NOTHING)
             feed.waiting.clear()
         if self._born not in {"", born}:
@@ -234,10 +239,11 @@ class Exclusive:
         if not await self._write(structs.replace(self._settled_to(floor, lease), owner=self._me, term=term, born=born)):
             return
         for name in earlier:
-            await self._delete(name)
+            await consumers.delete(self._connection, feed.stream, name)
         config = _config(self._durable, term, self._channel) | _from(floor)
         await consumers.ensure(self._connection, feed.stream, config)
-        feed.resume(term_durable(self._durable, term))
+        if (await life_of(self._connection, feed.stream)).born == born:  # or the next term begins at its beginning
+            feed.resume(term_durable(self._durable, term))
 
     async def _consumers(self) -> list[str]:
         """Every consumer of an earlier term."""
@@ -254,20 +260,13 @@ class Exclusive:
         prefix = f"{self._durable}{names.MARK}t"
         return [name for name in found if name.startswith(prefix) and name[len(prefix) :].isdecimal()]
 
-    async def _delete(self, name: str) -> None:
-        try:
-            await self._connection.api(f"CONSUMER.DELETE.{self._feed.stream}.{name}")
-        except ApiError as error:
-            if error.number != CONSUMER_NOT_FOUND:
-                raise error.as_driver_error(f"delete durable {name!r}") from error
-
     async def _renew(self) -> None:
         """Say that we live, before it is late, and what waits, soon."""
         lease = self._lease
         early = monotonic() - self._feed.renewed_at < self._lease_s / 3
         if lease is None or (early and self._noted == self._feed.postponed):
             return
-        floor = await _floor(self._connection, self._feed.stream, self._feed.durable)
+        floor = await consumers.floor(self._connection, self._feed.stream, self._feed.durable)
         if floor is None:
             self._feed.want_rewind()  # somebody deleted the consumer
             return

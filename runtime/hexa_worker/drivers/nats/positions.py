@@ -98,7 +98,14 @@ class Positions:
             lease = await lease_of(self._connection, stream, durable).look()  # it was read in order before
             found.append(None if lease is None else Position(born=lease.born, floor=lease.floor))
         there = [one for one in found if one is not None]
-        return max(there, key=lambda one: (one.born == life.born, one.floor), default=None)
+        best = max(there, key=lambda one: (one.born == life.born, one.floor), default=None)
+        if best is not None:
+            self._known[stream, durable] = best
+        return best
+
+    def knows(self, stream: str, durable: str) -> bool:
+        """Whether the position of a durable was looked for before, and found."""
+        return (stream, durable) in self._known
 
     async def note(self, stream: str, durable: str, position: Position) -> None:
         """Note a position, if that can be done now; a later one takes its place."""
