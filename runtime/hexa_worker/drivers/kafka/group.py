@@ -6,6 +6,7 @@ to others.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -36,6 +37,9 @@ SILENCE_S = 5.0
 """A coordinator or a fetch that does not answer for so long gets new connections."""
 QUIET_FACTOR = 4
 """So much longer than usual the brokers hold a fetch while nothing comes."""
+LAST_COMMIT_S = 1.5
+"""How long the commit may take with which a source ends."""
+COMMIT_AGAIN_S = 0.05
 KICKED_OUT_S = 0.5
 """How long a member that lost its place waits for the worker to notice."""
 LOOK_S = 0.01
@@ -85,6 +89,8 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self.settled = asyncio.Event()  # not reassigning
         self._identity: Identity = (-1, "")
         self._closing = asyncio.Event()
+        self._given_up = asyncio.Event()  # no partitions are being given up
+        self._given_up.set()
         self._reassigning_since = time.monotonic()
         self._reconnected_at = time.monotonic()
         self.consumer = AIOKafkaConsumer(
@@ -138,16 +144,20 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._reassigning_since = time.monotonic()
         self.settled.clear()
         self._cleared()
+        self._given_up.clear()
+        try:
+            await self._give_up()
+        finally:
+            self._given_up.set()
+
+    async def _give_up(self) -> None:
         if not self.partitions:
             return
         member = self.still_member()
         budget = self._broker.rebalance_timeout_s
         sources = frozenset(partition.source for partition in self.partitions.values())
         await self._hand_over(sources, 0.75 * budget if member else KICKED_OUT_S)
-        try:
-            await self.commit(0.2 * budget)
-        except DriverError as error:
-            log.debug("nothing was committed at the rebalance: %s", error)
+        await self._commit_last(0.2 * budget)
         self._assignment.drop()
 
     async def _hand_over(self, sources: frozenset[str], seconds: float) -> None:
@@ -332,6 +342,22 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
                 partition.committed(point)
             return
 
+    async def _commit_last(self, seconds: float) -> None:
+        """Commit what is given up then, again and again while time allows; where that fails, say so."""
+        if not self.partitions:
+            return
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                await self.commit(max(deadline - time.monotonic(), 0.1))
+            except DriverError as error:
+                if isinstance(error, DriverUnavailable) and time.monotonic() + COMMIT_AGAIN_S < deadline:
+                    await asyncio.sleep(COMMIT_AGAIN_S)
+                    continue
+                if isinstance(error, LeaseLost) or self._assignment.commit_points():
+                    log.warning("group %s: the last commit failed, some work runs again: %s", self._spec.group, error)
+            return
+
     def skip_gaps(self) -> None:
         """Move past what will never be delivered: transaction markers, compacted records."""
         assignment = self.consumer._subscription.subscription.assignment if not self.reassigning else None
@@ -354,12 +380,11 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         self._closing.set()
         if self._membership is None:
             return
-        if not self.reassigning and self.still_member():
-            try:
-                self.skip_gaps()
-                await self.commit(1.5)
-            except DriverError as error:
-                log.warning("group %s: the last commit failed, some work runs again: %s", self._spec.group, error)
+        deadline = time.monotonic() + LAST_COMMIT_S
+        with contextlib.suppress(TimeoutError):  # partitions that are just being given up are committed there
+            await asyncio.wait_for(self._given_up.wait(), LAST_COMMIT_S)
+        self.skip_gaps()
+        await self._commit_last(deadline - time.monotonic())
         self._assignment.drop()
         try:
             await bounded(self.consumer.stop(), 2.0, "leaving the group")
