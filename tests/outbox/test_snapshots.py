@@ -360,6 +360,59 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *[each for one in plan.get("Plans", []) for each in nodes(one)]]
 
 
+class Explaining:
+    """A connection that explains each query before it runs it, and counts the rows that its scans touch."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.touched: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def cursor(self, **more: Any) -> Any:
+        del more
+        return self
+
+    def execute(self, query: str, asked: Any = None) -> Any:
+        if query.split(maxsplit=1)[0] in ("SELECT", "WITH"):
+            (plan,) = self._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", asked).fetchone()[0]
+            touched = max(rows_touched(node) for node in nodes(plan["Plan"]))
+            self.touched[query] = max(touched, self.touched.get(query, 0))
+        return self._connection.execute(query, asked)
+
+
+def rows_touched(node: dict[str, Any]) -> int:
+    if "Scan" not in node["Node Type"]:
+        return 0
+    each = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+    return int(each * node["Actual Loops"])
+
+
+def test_a_backlog_is_not_read_to_tell_how_long_it_is(postgres_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.postgres.store.COUNTED", 50)
+    place = postgres_place
+    place.write(*range(2_000))
+    open_one = place.connect()
+    emit(place, open_one, 2_000, "late")
+    place.write(*range(2_001, 4_000))
+    store: Any = place.store()
+    batch = store.fetch(1_000)
+    first, *rest = batch.records
+    behind = [Held(record=one, state="behind") for one in rest]
+    store.advance(batch.place, [Held(record=first, state="refused"), *behind])
+    store._db = explaining = Explaining(store._db)
+    assert store.status(0).pending > 3_000
+    assert store.busy()
+    assert store.blocked(parked=True) == {("orders", b"k")}
+    assert store.unled(parked=True) == []
+    assert [one.record for one in store.due(0, 10)] == [first]
+    assert len(store.line(("orders", b"k"), 10)) == 10
+    assert len(store.fetch(50).records) == 50
+    assert len(explaining.touched) > 10
+    assert {query: rows for query, rows in explaining.touched.items() if rows > 150} == {}
+
+
 def test_a_database_restored_elsewhere_is_not_relayed_by_mistake(postgres_place: Place) -> None:
     place, store = postgres_place, postgres_place.store()
     place.write(1)

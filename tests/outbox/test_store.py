@@ -9,7 +9,7 @@ from hexa_worker.config.outbox import Outbox as OutboxOptions
 from hexa_worker.config.secret import Secret
 from hexa_worker.outbox.errors import Fenced, OutboxError
 from hexa_worker.outbox.postgres.store import PostgresStore
-from hexa_worker.outbox.records import Held
+from hexa_worker.outbox.records import Held, State
 from tests.outbox.stage import Place, fetch_all, lead, payloads
 
 
@@ -131,6 +131,40 @@ def test_a_status_tells_what_waits_how_long_and_who_leads(place: Place) -> None:
     assert "pid" in (status.leader or "")
     store.advance(batch.place, [])
     assert looker.status(at).pending == 1
+
+
+def test_of_many_events_is_told_about_how_many_they_are(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.sqlite.store.COUNTED", 10)
+    monkeypatch.setattr("hexa_worker.outbox.postgres.store.COUNTED", 10)
+    store = place.store()
+    place.write(*range(30))
+    batch = store.fetch(20)
+    assert batch is not None
+    assert (store.status(0).pending, store.status(0).exact) == (30, False)
+    store.advance(batch.place, [Held(record=one, state="behind") for one in batch.records])
+    connection = place.connect()
+    connection.execute("ANALYZE")
+    connection.commit()
+    status = store.status(0)
+    assert (status.pending, status.held, status.parked, status.exact) == (30, 20, 0, False)
+    store.settle([one.id for one in batch.records], [])
+    assert (store.status(0).pending, store.status(0).exact) == (10, True)
+
+
+def test_the_lines_in_which_something_waits_are_found_one_by_one(place: Place) -> None:
+    store = place.store()
+    for number, key in enumerate("abc"):
+        place.write(number, 10 + number, key=key)
+    place.write(3, 4, key=None)
+    batch = store.fetch(10)
+    assert batch is not None
+    states: dict[int, State] = {0: "parked", 10: "behind", 1: "refused", 11: "behind", 2: "behind", 12: "behind"}
+    held = [Held(record=one, state=states.get(int(one.message.payload), "refused")) for one in batch.records]
+    store.advance(batch.place, held)
+    a, b, c = (("orders", key) for key in (b"a", b"b", b"c"))
+    assert store.blocked(parked=True) == store.blocked(parked=False) == {a, b, c}
+    assert store.unled(parked=True) == [c]
+    assert store.unled(parked=False) == [a, c]
 
 
 def test_an_event_is_found_by_its_id_until_it_is_sent(place: Place) -> None:

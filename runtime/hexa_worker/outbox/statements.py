@@ -56,3 +56,27 @@ def claim(table: str, action: str, event_id: str) -> Statement:
     """What claims an event for an action: it gives one row if nobody had, none if somebody has."""
     text = f"INSERT INTO {table}_inbox (action, event_id) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1"
     return Statement(text, (action, event_id))
+
+
+def blocked(table: str, *, parked: bool) -> str:
+    """The lines in which something is held; `parked`: those in which something is only parked, too."""
+    return f"{_heads(table, parked=parked)} SELECT channel, key FROM heads"
+
+
+def unled(table: str, *, parked: bool) -> str:
+    """The lines whose first held record waits behind one that is there no more, or parked unless `parked`."""
+    return f"{_heads(table, parked=parked)} SELECT channel, key FROM heads WHERE state = 'behind'"
+
+
+def _heads(table: str, *, parked: bool) -> str:
+    """The first record of each line, found from line to line by index: millions may wait in a few of them."""
+    held = f"{table}_held WHERE key IS NOT NULL" + ("" if parked else " AND state <> 'parked'")
+    order = "ORDER BY channel, key, id LIMIT 1"
+    return f"""
+        WITH RECURSIVE heads (id, channel, key, state) AS (
+            SELECT * FROM (SELECT id, channel, key, state FROM {held} {order}) AS first
+            UNION ALL
+            SELECT one.id, one.channel, one.key, one.state FROM heads AS before JOIN {table}_held AS one ON one.id = (
+                SELECT id FROM {held} AND (channel, key) > (before.channel, before.key) {order}
+            )
+        )"""

@@ -57,7 +57,9 @@ CREATE TABLE {table}_held (
     reason text NOT NULL,
     due_ms bigint NOT NULL
 );
-CREATE INDEX ON {table}_held (channel, key, id);
+CREATE INDEX ON {table}_held (channel, key, id) WHERE key IS NOT NULL;
+CREATE INDEX ON {table}_held (due_ms, id) WHERE state = 'refused';
+CREATE INDEX ON {table}_held (id) WHERE state = 'parked';
 CREATE TABLE {table}_inbox (
     action text NOT NULL,
     event_id text NOT NULL,

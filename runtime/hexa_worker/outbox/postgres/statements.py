@@ -58,16 +58,9 @@ class Statements:
             ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempts = excluded.attempts,
                 reason = excluded.reason, due_ms = excluded.due_ms"""
         self.let_go = f"DELETE FROM {table}_held WHERE id = ANY(%s)"
-        self.blocked = f"""
-            SELECT DISTINCT channel, key FROM {table}_held
-            WHERE key IS NOT NULL AND (state <> 'parked' OR %s)"""
-        self.unled = f"""
-            SELECT channel, key FROM (
-                SELECT DISTINCT ON (channel, key) channel, key, state FROM {table}_held
-                WHERE key IS NOT NULL AND (state <> 'parked' OR %s) ORDER BY channel, key, id
-            ) AS heads WHERE state = 'behind'"""
         self.due = f"""
-            SELECT {_HELD} FROM {table}_held WHERE state = 'refused' AND due_ms <= %s ORDER BY id LIMIT %s"""
+            SELECT {_HELD} FROM {table}_held WHERE state = 'refused' AND due_ms <= %s
+            ORDER BY due_ms, id LIMIT %s"""
         self.line = f"""
             SELECT {_HELD} FROM {table}_held WHERE channel = %s AND key = %s AND state <> 'parked'
             ORDER BY id LIMIT %s"""
@@ -77,8 +70,11 @@ class Statements:
             UPDATE {table}_held SET state = 'refused', attempts = 0, due_ms = 0
             WHERE state = 'parked' AND (%s::bigint[] IS NULL OR id = ANY(%s))"""
         self.drop = f"DELETE FROM {table}_held WHERE state = 'parked' AND id = ANY(%s)"
-        self.counts = f"SELECT state = 'parked', count(*) FROM {table}_held GROUP BY 1"
-        self.oldest_held = f"SELECT min(timestamp_ms) FROM {table}_held WHERE state <> 'parked'"
+        self.counts = f"""
+            SELECT (SELECT count(*) FROM (SELECT FROM {table}_held WHERE state <> 'parked' LIMIT %(limit)s) AS held),
+                (SELECT count(*) FROM (SELECT FROM {table}_held WHERE state = 'parked' LIMIT %(limit)s) AS parked),
+                (SELECT reltuples::bigint FROM pg_class WHERE oid = '{table}_held'::regclass)"""
+        self.oldest_held = f"SELECT timestamp_ms FROM {table}_held WHERE state <> 'parked' ORDER BY id LIMIT 1"
         self.forget_claims = f"""
             DELETE FROM {table}_inbox WHERE ctid = ANY(ARRAY(
                 SELECT ctid FROM {table}_inbox WHERE done_at < to_timestamp(%s / 1000.0) LIMIT 10000))"""

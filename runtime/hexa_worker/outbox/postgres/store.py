@@ -15,6 +15,7 @@ from hexa_worker.outbox.postgres.connecting import connect, named
 from hexa_worker.outbox.postgres.places import PgPlace, Snapshot, something_new
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.records import Held, held_columns, held_record, record
+from hexa_worker.outbox.statements import blocked, unled
 from hexa_worker.outbox.versions import require_known
 
 KEPT_PLACES = 500
@@ -101,9 +102,7 @@ class PostgresStore:
         return row is not None and bool(row[0])
 
     def _pid(self) -> int:
-        row = self._connection.execute("SELECT pg_backend_pid()").fetchone()
-        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-        return int(row[0])
+        return int(self._one("SELECT pg_backend_pid()")[0])
 
     def _load(self) -> None:
         db = self._connection
@@ -152,8 +151,7 @@ class PostgresStore:
         return place.begun(self._snapshot().text, drawn)
 
     def _snapshot(self) -> Snapshot:
-        row = self._connection.execute("SELECT pg_current_snapshot()::text, pg_backend_pid()").fetchone()
-        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+        row = self._one("SELECT pg_current_snapshot()::text, pg_backend_pid()")
         if row[1] != self._server_pid:
             raise OutboxError(
                 "a pooler gives each transaction another connection, which cannot hold the relay's lock: "
@@ -162,25 +160,20 @@ class PostgresStore:
         return Snapshot(row[0])
 
     def _drawn(self) -> int:
-        row = self._connection.execute(self._sql.ids).fetchone()
-        assert row is not None  # noqa: S101 - a sequence is one row
-        return int(row[0])
+        return int(self._one(self._sql.ids)[0])
 
     def _read(self, place: PgPlace, limit: int) -> list[Any]:
-        rows: list[Any] = []
-        asked = {
-            "low": place.low,
-            "high": place.high,
-            "low_id": place.low_id,
-            "last_id": place.last_id,
-            "limit": limit,
-        }
-        cursor = self._connection.cursor(binary=True)
-        if place.last_id < place.low_id and Snapshot(place.low).running:
-            rows = cursor.execute(self._sql.late, asked).fetchall()
+        rows = self._read_late(place, limit)
         if len(rows) < limit:
-            rows += cursor.execute(self._sql.next, {**asked, "limit": limit - len(rows)}).fetchall()
+            asked = _asked(place, limit - len(rows))
+            rows += self._connection.cursor(binary=True).execute(self._sql.next, asked).fetchall()
         return rows
+
+    def _read_late(self, place: PgPlace, limit: int) -> list[Any]:
+        """Rows of transactions that ran when `place.low` was taken."""
+        if place.last_id >= place.low_id or not Snapshot(place.low).running:
+            return []
+        return self._connection.cursor(binary=True).execute(self._sql.late, _asked(place, limit)).fetchall()
 
     def confirm(self) -> None:
         """See `Store`."""
@@ -226,12 +219,16 @@ class PostgresStore:
     def blocked(self, *, parked: bool) -> set[Line]:
         """See `Store`."""
         with self._named():
-            return {(row[0], bytes(row[1])) for row in self._connection.execute(self._sql.blocked, (parked,))}
+            return {
+                (row[0], bytes(row[1])) for row in self._connection.execute(blocked(self._options.table, parked=parked))
+            }
 
     def unled(self, *, parked: bool) -> Sequence[Line]:
         """See `Store`."""
         with self._named():
-            return [(row[0], bytes(row[1])) for row in self._connection.execute(self._sql.unled, (parked,))]
+            return [
+                (row[0], bytes(row[1])) for row in self._connection.execute(unled(self._options.table, parked=parked))
+            ]
 
     def due(self, now_ms: int, limit: int) -> Sequence[Held]:
         """See `Store`."""
@@ -303,8 +300,7 @@ class PostgresStore:
     def busy(self) -> bool:
         """See `Store`."""
         with self._named():
-            seen = self._seen_now()
-            if any(self._read(one, 1) for one in seen):
+            if self._first(self._seen_now()):
                 return True
             return self._connection.execute(self._sql.any_refused).fetchone() is not None
 
@@ -313,26 +309,23 @@ class PostgresStore:
         with self._named():
             db = self._connection
             seen = self._seen_now()
-            first = [row for one in seen for row in self._read(one, 1)]
             pending, exact = self._pending(seen)
-            counts = dict(db.execute(self._sql.counts).fetchall())
-            oldest_held = db.execute(self._sql.oldest_held).fetchone()
-            oldest = [one for one in (*(row[6] for row in first), oldest_held and oldest_held[0]) if one]
+            held, parked, all_counted = self._count_held()
+            oldest = [row[6] for row in self._first(seen)]
+            oldest += [row[0] for row in db.execute(self._sql.oldest_held)]
             return Status(
-                pending=pending + counts.get(False, 0),
-                exact=exact,
+                pending=pending + held,
+                exact=exact and all_counted,
                 oldest_age_s=max(now_ms - min(oldest), 0) / 1000 if oldest else None,
-                held=counts.get(False, 0),
-                parked=counts.get(True, 0),
+                held=held,
+                parked=parked,
                 leader=self._leader(),
                 blocked_by=self._blocked_by(),
                 version=schema.VERSION,
             )
 
     def _now(self) -> Snapshot:
-        row = self._connection.execute("SELECT pg_current_snapshot()::text").fetchone()
-        assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-        return Snapshot(row[0])
+        return Snapshot(self._one("SELECT pg_current_snapshot()::text")[0])
 
     def _seen_now(self) -> list[PgPlace]:
         """The place that was noted, seen from now; and within a snapshot, what came since before that place."""
@@ -341,6 +334,19 @@ class PostgresStore:
         if place.finished:
             return [behind]
         return [behind, replace(place, low=place.high, low_id=place.last_id, last_id=0, high=now)]
+
+    def _first(self, seen: Sequence[PgPlace]) -> list[Any]:
+        """The first rows that wait, at most one of each part of `seen`; none: nothing waits."""
+        behind, *since = seen
+        return self._read(behind, 1) + [row for one in since for row in self._read_late(one, 1)]
+
+    def _count_held(self) -> tuple[int, int, bool]:
+        """How many are held, how many parked, and whether they were counted: many are estimated."""
+        held, parked, estimate = self._one(self._sql.counts, {"limit": COUNTED + 1})
+        if max(held, parked) <= COUNTED:
+            return held, parked, True
+        most = max(estimate, held + parked)
+        return (held, most - held, False) if held <= COUNTED else (most - parked, parked, False)
 
     def _pending(self, seen: Sequence[PgPlace]) -> tuple[int, bool]:
         place = seen[0]
@@ -351,11 +357,13 @@ class PostgresStore:
         return late + self._drawn() - max(place.last_id, place.low_id), False
 
     def _count(self, query: str, place: PgPlace) -> int:
-        asked = {name: getattr(place, name) for name in ("low", "high", "low_id", "last_id")}
-        query = f"SELECT count(*) FROM ({query}) AS rows"
-        counted = self._connection.execute(query, {**asked, "limit": COUNTED + 1}).fetchone()
-        assert counted is not None  # noqa: S101 - a count is one row
-        return int(counted[0])
+        return int(self._one(f"SELECT count(*) FROM ({query}) AS rows", _asked(place, COUNTED + 1))[0])
+
+    def _one(self, query: str, asked: dict[str, Any] | None = None) -> Any:
+        """The row of a query that always has one."""
+        row = self._connection.execute(query, asked).fetchone()
+        assert row is not None  # noqa: S101 - see above
+        return row
 
     def _leader(self) -> str | None:
         row = self._connection.execute(
@@ -419,3 +427,13 @@ class PostgresStore:
         end = (drawn // schema.BLOCK + 1) * schema.BLOCK
         if oldest is not None and oldest[1] < before_ms and oldest[0] <= place.low_id:
             self._connection.execute(self._sql.skip_ids, {"end": end, "room": SKIP_ROOM})
+
+
+def _asked(place: PgPlace, limit: int) -> dict[str, Any]:
+    return {
+        "low": place.low,
+        "high": place.high,
+        "low_id": place.low_id,
+        "last_id": place.last_id,
+        "limit": limit,
+    }

@@ -31,7 +31,9 @@ CREATE TABLE {table}_held (
     reason TEXT NOT NULL,
     due_ms INTEGER NOT NULL
 );
-CREATE INDEX {table}_held_line ON {table}_held (channel, key, id);
+CREATE INDEX {table}_held_line ON {table}_held (channel, key, id) WHERE key IS NOT NULL;
+CREATE INDEX {table}_held_due ON {table}_held (due_ms, id) WHERE state = 'refused';
+CREATE INDEX {table}_held_parked ON {table}_held (id) WHERE state = 'parked';
 CREATE TABLE {table}_inbox (
     action TEXT NOT NULL,
     event_id TEXT NOT NULL,

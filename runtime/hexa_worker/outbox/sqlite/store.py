@@ -13,12 +13,15 @@ from hexa_worker.outbox.base import Batch, Line, Place, Status
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, Held, held_columns, held_record, record
 from hexa_worker.outbox.sqlite import schema
+from hexa_worker.outbox.statements import blocked, unled
 from hexa_worker.outbox.versions import require_known
 
 BUSY_S = 5.0
 LOOK_S = 0.005
 """How often is looked whether another connection has written: a read of shared memory."""
 CHUNK = 10_000
+COUNTED = 10_000
+"""Up to so many pending events are counted one by one."""
 _COLUMNS = ", ".join(COLUMNS)
 _HELD = ", ".join(HELD_COLUMNS)
 _BUSY = ("database is locked", "database is busy", "database or disk is full")
@@ -171,25 +174,17 @@ class SqliteStore:
 
     def blocked(self, *, parked: bool) -> set[Line]:
         """See `Store`."""
-        query = f"""
-            SELECT DISTINCT channel, key FROM {self._table}_held
-            WHERE key IS NOT NULL AND (state <> 'parked' OR ?)"""
         with self._named():
-            return set(self._connection.execute(query, (parked,)))
+            return set(self._connection.execute(blocked(self._table, parked=parked)))
 
     def unled(self, *, parked: bool) -> Sequence[Line]:
         """See `Store`."""
-        query = f"""
-            SELECT channel, key FROM (
-                SELECT channel, key, state, min(id) FROM {self._table}_held
-                WHERE key IS NOT NULL AND (state <> 'parked' OR ?) GROUP BY channel, key
-            ) WHERE state = 'behind'"""
         with self._named():
-            return [(channel, key) for channel, key in self._connection.execute(query, (parked,))]
+            return [(channel, key) for channel, key in self._connection.execute(unled(self._table, parked=parked))]
 
     def due(self, now_ms: int, limit: int) -> Sequence[Held]:
         """See `Store`."""
-        return self._select_held("state = 'refused' AND due_ms <= ?", (now_ms,), limit)
+        return self._select_held("state = 'refused' AND due_ms <= ?", (now_ms,), limit, "due_ms, id")
 
     def line(self, line: Line, limit: int) -> Sequence[Held]:
         """See `Store`."""
@@ -199,8 +194,8 @@ class SqliteStore:
         """See `Store`."""
         return self._select_held("state <> 'behind'", (), limit)
 
-    def _select_held(self, where: str, values: Sequence[object], limit: int) -> list[Held]:
-        query = f"SELECT {_HELD} FROM {self._table}_held WHERE {where} ORDER BY id LIMIT ?"
+    def _select_held(self, where: str, values: Sequence[object], limit: int, order: str = "id") -> list[Held]:
+        query = f"SELECT {_HELD} FROM {self._table}_held WHERE {where} ORDER BY {order} LIMIT ?"
         with self._named():
             rows = self._connection.execute(query, (*values, limit)).fetchall()
         return [held_record(row) for row in rows]
@@ -257,26 +252,37 @@ class SqliteStore:
     def status(self, now_ms: int) -> Status:
         """See `Store`."""
         last_id = self._noted().last_id
+        rows, held_rows = f"{self._table} WHERE id > {last_id}", f"{self._table}_held WHERE state"
         with self._named():
             db = self._connection
-            pending = db.execute(f"SELECT count(*) FROM {self._table} WHERE id > ?", (last_id,)).fetchone()[0]
-            first = f"SELECT timestamp_ms FROM {self._table} WHERE id > ? ORDER BY id LIMIT 1"
-            ages = [db.execute(first, (last_id,)).fetchone() or (None,)]
-            held = f"SELECT min(timestamp_ms) FROM {self._table}_held WHERE state <> 'parked'"
-            ages.append(db.execute(held).fetchone())
-            query = f"SELECT state = 'parked', count(*) FROM {self._table}_held GROUP BY 1"
-            counts = dict(db.execute(query).fetchall())
-        oldest = [age[0] for age in ages if age[0] is not None]
+            pending, exact = self._count(rows)
+            held, all_counted = self._count(f"{held_rows} <> 'parked'")
+            parked, _ = self._count(f"{held_rows} = 'parked'")
+            firsts = [
+                f"SELECT timestamp_ms FROM {one} ORDER BY id LIMIT 1" for one in (rows, f"{held_rows} <> 'parked'")
+            ]
+            oldest = [row[0] for query in firsts for row in db.execute(query)]
         return Status(
-            pending=pending + counts.get(0, 0),
-            exact=True,
+            pending=pending + held,
+            exact=exact and all_counted,
             oldest_age_s=max(now_ms - min(oldest), 0) / 1000 if oldest else None,
-            held=counts.get(0, 0),
-            parked=counts.get(1, 0),
+            held=held,
+            parked=parked,
             leader=self._leader(),
             blocked_by=None,
             version=schema.VERSION,
         )
+
+    def _count(self, rows: str) -> tuple[int, bool]:
+        """How many rows there are, and whether they were counted: where there are many, ids are taken for rows."""
+        db = self._connection
+        counted = int(db.execute(f"SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT {COUNTED + 1})").fetchone()[0])
+        if counted <= COUNTED:
+            return counted, True
+        (first,), (last,) = (
+            db.execute(f"SELECT id FROM {rows} ORDER BY id {way} LIMIT 1").fetchone() for way in ("ASC", "DESC")
+        )
+        return max(last - first + 1, counted), False
 
     def _leader(self) -> str | None:
         try:
