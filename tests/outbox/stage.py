@@ -24,20 +24,23 @@ def make_tables(config: Config) -> None:
     initialise(config)
 
 
-def make_config(url: str, folder: Path) -> Config:
-    """Of a worker with an outbox at `url`."""
+EMBEDDED = 'driver = "embedded"\npath = "hexa.db"'
+
+
+def make_config(url: str, folder: Path, broker: str = EMBEDDED, batch: int = 2_000) -> Config:
+    """Of a worker with an outbox at `url`; `broker` is the table of that name."""
     text = f"""
 [worker]
 name = "shop"
 handlers = ["handlers"]
 [broker]
-driver = "embedded"
-path = "hexa.db"
+{broker}
 [outbox]
 url = "{url}"
 retention_s = 0
 retry_interval_s = 0.1
 maximum_attempts = 2
+batch = {batch}
 """
     (folder / "worker.toml").write_text(text)
     return parse_config(text, folder / "worker.toml")
@@ -66,6 +69,11 @@ class Place:
         made: Any = psycopg.connect(self.options.url.reveal()) if path is None else sqlite3.connect(path, timeout=5)
         self._opened.append(made)
         return made
+
+    def own_connection(self) -> Any:
+        """As `connect`, for a thread of its own, which closes it itself."""
+        path = self.options.sqlite_path(self.config.folder)
+        return psycopg.connect(self.options.url.reveal()) if path is None else sqlite3.connect(path, timeout=30)
 
     def store(self, *, leading: bool = True) -> Store:
         """A relay's store; open."""

@@ -2,13 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,9 +13,9 @@ from hexa_worker import Ack, Duplicate, Event
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
-from tests.e2e.project import Project
 from tests.outbox.stage import Place, fetch_all
 from tests.outbox.test_connections import in_autocommit, url_of
+from tests.outbox.thrice import effects, prepare, run_worker
 
 LINEAGE = Lineage("child-of", "root", None)
 
@@ -31,13 +26,6 @@ def inbox(place: Place) -> HandlerOutbox:
     connection.execute("CREATE TABLE effects (event text)")
     connection.commit()
     return HandlerOutbox(place.outbox)
-
-
-def effects(place: Place) -> list[str]:
-    connection = place.connect()
-    found = [row[0] for row in connection.execute("SELECT event FROM effects ORDER BY event")]
-    connection.rollback()
-    return found
 
 
 def act(connection: Any, event: str) -> None:
@@ -152,7 +140,7 @@ def test_of_two_at_once_one_acts_and_the_other_is_told_when_it_is_done(place: Pl
     ends: list[str] = []
 
     def first() -> None:
-        connection = own_connection(place)
+        connection = place.own_connection()
         with inbox.transaction(connection, "do", "e"):
             act(connection, "e")
             inside.set()
@@ -162,7 +150,7 @@ def test_of_two_at_once_one_acts_and_the_other_is_told_when_it_is_done(place: Pl
 
     def second() -> None:
         inside.wait(10)
-        connection = own_connection(place)
+        connection = place.own_connection()
         try:
             with inbox.transaction(connection, "do", "e"):
                 act(connection, "twice")
@@ -179,11 +167,6 @@ def test_of_two_at_once_one_acts_and_the_other_is_told_when_it_is_done(place: Pl
         one.join(20)
     assert ends == ["done", "duplicate"]
     assert effects(place) == ["e"]
-
-
-def own_connection(place: Place) -> Any:
-    path = place.options.sqlite_path(place.config.folder)
-    return psycopg.connect(place.options.url.reveal()) if path is None else sqlite3.connect(path, timeout=10)
 
 
 async def of_asyncpg(place: Place) -> Any:
@@ -282,87 +265,11 @@ def test_old_claims_are_removed(place: Place, inbox: HandlerOutbox) -> None:
     assert effects(place) == ["again"]
 
 
-WORKER = """
-[worker]
-name = "shop"
-handlers = ["h"]
-process_restart = { max_restarts = 1000, window_s = 60, initial_delay_s = 0.05, maximum_delay_s = 0.1 }
-maximum_crashes = 1000
-[broker]
-driver = "embedded"
-path = "var/hexa.db"
-[subscriptions.pay.retry]
-initial_interval_s = 0.05
-maximum_attempts = 1000
-[outbox]
-url = "{url}"
-"""
-HANDLERS = """
-import os
-import random
-import signal
-
-import anyio.to_thread
-import {library}
-
-from hexa_worker import Context, Event, subscribe
-
-
-def connect():
-    return {connect}
-
-
-@subscribe("orders", action="pay", concurrency=4)
-def pay(order: dict, ctx: Context) -> None:
-    chance = random.random()
-    connection = connect()
-    try:
-        with ctx.transaction(connection):
-            connection.execute(f"INSERT INTO effects VALUES ('{{order['id']}}')")
-            ctx.outbox(connection).emit_sync(Event(channel="paid", payload=order))
-            if chance < 0.1:
-                raise ValueError("not yet")
-            if chance < 0.13:
-                os.kill(os.getpid(), signal.SIGKILL)
-        if chance < 0.2:
-            raise ValueError("after the commit")
-        if chance < 0.23:
-            os.kill(os.getpid(), signal.SIGKILL)
-    finally:
-        connection.close()
-
-
-@subscribe("paid", action="tell")
-async def tell(order: dict, ctx: Context) -> None:
-    with open("told.txt", "a") as file:
-        file.write(f"{{order['id']}}\\n")
-"""
-
-
 def test_every_effect_happens_once_though_events_come_three_times_and_processes_die(place: Place) -> None:
     """Rows and child events of sixty events, each emitted three times, with kills inside and behind the transaction."""
-    setup = place.connect()
-    setup.execute("CREATE TABLE effects (event text)")
-    setup.commit()
-    folder = place.config.folder
-    connect = 'sqlite3.connect("shop.db", timeout=20)'
-    if not place.sqlite:
-        connect = f'psycopg.connect("{place.options.url.reveal()}")'
-    handlers = HANDLERS.format(library="sqlite3" if place.sqlite else "psycopg", connect=connect)
-    project = Project(folder).write(WORKER.replace("{url}", place.options.url.reveal()), handlers)
-    lines = [f'{{"channel": "orders", "payload": {{"id": "{n:03}"}}, "id": "e{n:03}"}}' for n in range(60)] * 3
-    (folder / "orders.jsonl").write_text("\n".join(lines) + "\n")
-    project("emit", "--file", "orders.jsonl")
-    done = subprocess.run(
-        [sys.executable, "-m", "hexa_worker", "run", "--until-idle", "--processes", "2"],
-        cwd=folder,
-        env=project.environment() | {"PYTHONPATH": os.pathsep.join([str(Path.cwd())])},
-        capture_output=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    expected = [f"{number:03}" for number in range(60)]
+    prepare(place, 60)
+    run_worker(place, deaths=0.03, within_s=200)
+    expected = [f"{number:06}" for number in range(60)]
     assert effects(place) == expected
-    told = (folder / "told.txt").read_text().split()
+    told = (place.config.folder / "told.txt").read_text().split()
     assert sorted(set(told)) == expected
