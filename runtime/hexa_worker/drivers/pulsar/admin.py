@@ -3,7 +3,7 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
@@ -49,8 +49,11 @@ class Admin:
         stats = self.topic_stats(topic)
         if stats is not None:
             return {topic: stats}
-        names = [f"{topic}-partition-{number}" for number in range(self.partitions(topic))]
-        return {name: self.topic_stats(name) or {} for name in names}
+        return {name: self.topic_stats(name) or {} for name in self.part_names(topic) if name != topic}
+
+    def part_names(self, topic: str) -> Sequence[str]:
+        """The names of a topic's partitions, or its own if it has none, whether it exists or not."""
+        return [f"{topic}-partition-{number}" for number in range(self.partitions(topic))] or [topic]
 
     def partitions(self, topic: str) -> int:
         """How many partitions a partitioned topic has; 0: it is none, or does not exist."""
@@ -59,16 +62,50 @@ class Admin:
 
     def unsubscribe(self, topic: str, subscription: str) -> None:
         """Remove a subscription that nobody reads, if it is there."""
-        self._ask("DELETE", f"{_path(topic)}/subscription/{quote(subscription, safe='')}")
+        self._ask("DELETE", _subscription(topic, subscription))
+
+    def subscriptions(self, topic: str) -> Sequence[str]:
+        """The names of the subscriptions of a topic or partition."""
+        return self._ask("GET", f"{_path(topic)}/subscriptions") or ()
+
+    def make_subscription(
+        self, topic: str, subscription: str, first: tuple[int, int], properties: Mapping[str, str]
+    ) -> None:
+        """Let a subscription begin with a message (its ledger and entry; -1 and -1: the oldest), unless it exists."""
+        self._ask("PUT", _subscription(topic, subscription), _at(first, properties=properties))
+
+    def reset_subscription(self, topic: str, subscription: str, first: tuple[int, int]) -> None:
+        """Let a subscription go on with a message; its consumers connect again."""
+        self._ask("POST", f"{_subscription(topic, subscription)}/resetcursor", _at(first))
+
+    def subscription_properties(self, topic: str, subscription: str) -> Mapping[str, str]:
+        """What a subscription has been given; nothing of one that does not exist."""
+        return self._ask("GET", f"{_subscription(topic, subscription)}/properties") or {}
+
+    def describe_subscription(self, topic: str, subscription: str, properties: Mapping[str, str]) -> None:
+        """Give a subscription properties, instead of those it has."""
+        self._ask("PUT", f"{_subscription(topic, subscription)}/properties", json.dumps(properties).encode())
+
+    def properties(self, topic: str) -> Mapping[str, str]:
+        """What a topic or partition has been given; nothing of one that does not exist."""
+        return self._ask("GET", f"{_path(topic)}/properties") or {}
+
+    def set_properties(self, topic: str, properties: Mapping[str, str]) -> None:
+        """Give a topic or partition properties, beside others that it has."""
+        self._ask("PUT", f"{_path(topic)}/properties", json.dumps(properties).encode())
+
+    def internal_stats(self, topic: str) -> Mapping[str, Any] | None:
+        """How a topic or partition is stored, and where its subscriptions stand; None: it does not exist."""
+        found = self._ask("GET", f"{_path(topic)}/internalStats")
+        return found if isinstance(found, dict) else None
 
     def entries(self, topic: str) -> int:
         """How many entries (messages, or batches of them) a topic or partition keeps."""
-        found = self._ask("GET", f"{_path(topic)}/internalStats")
-        return int(found.get("numberOfEntries", 0)) if isinstance(found, dict) else 0
+        return int((self.internal_stats(topic) or {}).get("numberOfEntries", 0))
 
     def entry_size(self, topic: str) -> float:
         """How many bytes an entry of a topic or partition has; 0: it has none."""
-        found = self._ask("GET", f"{_path(topic)}/internalStats") or {}
+        found = self.internal_stats(topic) or {}
         entries = int(found.get("numberOfEntries", 0))
         return int(found.get("totalSize", 0)) / entries if entries else 0.0
 
@@ -92,8 +129,7 @@ class Admin:
 
     def messages_in_backlog(self, topic: str, subscription: str) -> int | None:
         """How many messages a subscription has not acknowledged, counted by reading them; None: not known."""
-        path = f"{_path(topic)}/subscription/{quote(subscription, safe='')}/analyzeBacklog"
-        found = self._ask("POST", path, b"")
+        found = self._ask("POST", f"{_subscription(topic, subscription)}/analyzeBacklog", b"")
         if not isinstance(found, dict) or found.get("aborted"):
             return None
         return int(found.get("messages", 0))
@@ -170,3 +206,13 @@ def default_url(url: str) -> str:
 def _path(topic: str) -> str:
     tenant, namespace, name = topic.removeprefix("persistent://").split("/", 2)
     return f"/admin/v2/persistent/{tenant}/{namespace}/{quote(name, safe='')}"
+
+
+def _subscription(topic: str, name: str) -> str:
+    return f"{_path(topic)}/subscription/{quote(name, safe='')}"
+
+
+def _at(message: tuple[int, int], **more: Any) -> bytes:
+    """The place of a message, as a request's body."""
+    ledger, entry = message
+    return json.dumps({"ledgerId": ledger, "entryId": entry, "partitionIndex": -1, **more}).encode()

@@ -25,6 +25,7 @@ from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.looking import Looking
+from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.publisher import Publisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.drivers.pulsar.terms import Terms
@@ -57,7 +58,8 @@ def capabilities(options: Pulsar) -> Capabilities:
             "A message TTL drops events that wait for longer; workers take it from their retries and dead letters.",
             "What is larger than a message may be (it was chunked) is handled once; its dead letter is cut.",
             "A topic, namespace or right that was there when a worker started and is gone is waited for.",
-            "A subscription that is removed under a worker begins with the oldest that is kept.",
+            "A subscription that is removed goes on where it stood, as noted every 10 s (properties of its topics).",
+            "To note that, the login needs the topics' admin API; a subscription that an operator resets stays there.",
             "Lag counts a batch of which something is left as a whole while no process has it.",
         ),
     )
@@ -147,12 +149,16 @@ class PulsarDriver:
         terms, topics = Terms(spec), self._connection.topics
         self._keep_letters(spec)
         channels = self._channels_of(spec)
+        positions = Positions(self._admin, topics, terms.name)
         for topic in map(topics.topic, channels):
             self._make_partitioned(topic)
+            positions.begin(topic, start=spec.start)
             start = "earliest" if begun and self._unread.keeps(topic) else ""
             self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic], start=start))
             self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
+        for topic in retries:
+            positions.begin(topic, start="earliest", of_retries=True)
         self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=retries))
         self._expiry.settle(spec)
 

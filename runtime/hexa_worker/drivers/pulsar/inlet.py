@@ -19,6 +19,7 @@ from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.entries import Acknowledgements, Place, Token
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.flow import Flow
+from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError, DriverUnavailable
@@ -61,6 +62,7 @@ class Inlet:
         only_topic: the one topic it reads, if it is not partitioned.
         known: places of what was handed out and is not settled; such messages are dropped when they come again.
         flow: how much to fetch ahead.
+        positions: tell what comes again though it was settled.
         arrived: called with each list and its bytes, on this thread.
         full: whether nothing more should be read now.
         changed: called when `trouble` changes, on this thread.
@@ -78,6 +80,7 @@ class Inlet:
         only_topic: str | None = None,
         known: dict[Place, Any],
         flow: Flow,
+        positions: Positions,
         arrived: Callable[[list[Delivery], int], None],
         full: Callable[[], bool],
         changed: Callable[[], None],
@@ -95,6 +98,8 @@ class Inlet:
         self._reading = Reading(origin_of, known, self, self._acknowledgements, only_topic)
         self._known = known
         self._flow = flow
+        self._positions = positions
+        self._floors = positions.floors
         self._drain_at = self._rest_s = self._empty_since = 0.0
         self._arrived = arrived
         self._full = full
@@ -207,7 +212,8 @@ class Inlet:
         """Read until the end, or until this consumer is of no use any more."""
         lost_since: float | None = None
         while not self._ending.is_set():
-            if self._generation != self._connection.generation or self._drained():
+            replaced = self._consumer is not consumer or self._generation != self._connection.generation
+            if replaced or self._drained():
                 self._drop_consumer()
                 return
             if self.connected:
@@ -255,10 +261,24 @@ class Inlet:
 
     def _hand_over(self, messages: Sequence[Any]) -> None:
         fresh = self._reading.read(messages)
+        if fresh and fresh[0].offset <= self._floors.get(fresh[0].source, -1):
+            fresh = self._without_settled(fresh)
         if fresh:
             size = sum([len(one.payload) for one in fresh])
             self._flow.saw(len(fresh), size)
             self._arrived(fresh, size)
+
+    def _without_settled(self, fresh: list[Delivery]) -> list[Delivery]:
+        """What has not been settled before, of what comes again; then with a consumer that has fetched none of it."""
+        source, floor = fresh[0].source, self._floors[fresh[0].source]
+        if not self._positions.were_settled(source):
+            return fresh
+        rest = [one for one in fresh if one.source != source or one.offset > floor]
+        for one in fresh:
+            if one.source == source and one.offset <= floor:
+                self._known.pop((source, one.offset), None)
+        self._drop_consumer()
+        return rest
 
     def _pauses(self) -> bool:
         return self._full() or self._drains()

@@ -17,6 +17,7 @@ from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.drivers.pulsar.terms import Terms
 from hexa_worker.errors import DriverError, DriverRejected
@@ -154,12 +155,19 @@ class Looking:
     def _subscription(self, name: str, parts: Mapping[str, Mapping[str, Any]]) -> Finding:
         there = [stats["subscriptions"][name] for stats in parts.values() if name in stats.get("subscriptions", {})]
         consumers = max((len(one.get("consumers") or ()) for one in there), default=0)
-        note = f"{consumers} consumer{'' if consumers == 1 else 's'}" if there else ""
+        note = f"{consumers} consumer{'' if consumers == 1 else 's'}" if there else self._inherited()
         types = {str(one.get("type")) for one in there if one.get("consumers")}
         wanted = self._terms.type.replace("_", "")
         other = ", ".join(sorted(one for one in types if one.replace("_", "").lower() != wanted))
         problem = f"it is in use as {other}, wanted {self._terms.type}" if other else ""
         return Finding(kind="subscription", name=name, exists=bool(there), problem=problem, note=note)
+
+    def _inherited(self) -> str:
+        """Whose retries a subscription that is new will go on with."""
+        topics = self._connection.topics
+        positions = Positions(self._admin, topics, self._terms.name)
+        former = {one for channel in self._spec.retry_channels for one in positions.predecessors(topics.topic(channel))}
+        return f"goes on with the retries of {', '.join(sorted(former))}" if former else ""
 
     def _refusal(self, channel: str) -> str:
         """Why this login may not use a topic; empty: it may."""

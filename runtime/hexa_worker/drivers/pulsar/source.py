@@ -72,7 +72,10 @@ class PulsarSource:
         """Told first that it ends; must not block."""
         self.closed_with: list[Callable[[], None]] = []
         """What is closed with it; may block."""
-        self._settled_at = -ACKED_S
+        self.last: Callable[[], None] | None = None
+        """Called when all else is closed; may block."""
+        self.settled_at = -ACKED_S
+        """When something was settled, by the clock that is monotonic."""
         self._measuring = anyio.Lock()
 
     # -- what the inlets call, on their threads
@@ -181,7 +184,7 @@ class PulsarSource:
         return failed
 
     def _acknowledge(self, acks: Mapping[Inlet, Sequence[tuple[Place, Token]]]) -> None:
-        self._settled_at = monotonic()
+        self.settled_at = monotonic()
         for inlet, settled in acks.items():
             if settled:
                 inlet.acknowledge(settled)
@@ -245,7 +248,7 @@ class PulsarSource:
         if self.measure is None or self._closed:
             raise DriverUnavailable("pulsar: the source is closed")
         async with self._measuring:
-            recent = self._settled_at + ACKED_S - monotonic()
+            recent = self.settled_at + ACKED_S - monotonic()
             if recent > 0:
                 await anyio.sleep(recent)
             found: Backlog = await self._threads.run(self.measure, self._in_hand())
@@ -283,13 +286,10 @@ class PulsarSource:
         """Close everything at once, and leave behind what takes too long: a frozen broker does, for each consumer."""
         for end in self.on_close:
             end()
-        closes = [*self.closed_with, *(inlet.close for inlet in self.inlets)]
-        closing = [threading.Thread(target=close, name="hexa-pulsar-close", daemon=True) for close in closes]
         deadline = monotonic() + CLOSE_S
-        for thread in closing:
-            thread.start()
-        for thread in closing:
-            thread.join(max(deadline - monotonic(), 0.0))
+        _run_together([*self.closed_with, *(inlet.close for inlet in self.inlets)], deadline)
+        if self.last is not None and monotonic() < deadline:
+            _run_together([self.last], deadline)
 
     def abandon(self) -> None:
         """Vanish as a killed process does: for tests."""
@@ -305,6 +305,14 @@ class PulsarSource:
         self._waiting.clear()
         self._written.clear()
         self._sent.clear()
+
+
+def _run_together(calls: Sequence[Callable[[], None]], deadline: float) -> None:
+    threads = [threading.Thread(target=call, name="hexa-pulsar-close", daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(deadline - monotonic(), 0.0))
 
 
 def bytes_of(deliveries: Sequence[Delivery]) -> int:

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 
 import pulsar
 
@@ -20,13 +21,16 @@ from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.flow import Flow, size_in
 from hexa_worker.drivers.pulsar.inlet import Inlet
 from hexa_worker.drivers.pulsar.names import whole_topic
-from hexa_worker.drivers.pulsar.source import PulsarSource
+from hexa_worker.drivers.pulsar.positions import NOTE_EVERY_S, Positions
+from hexa_worker.drivers.pulsar.source import ACKED_S, PulsarSource
 from hexa_worker.drivers.pulsar.terms import Terms
 from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError
 
 FIND_S = 2.0
 """How soon a new channel that matches a pattern is found."""
+NOTE_REST = 20
+"""After a look at where a subscription stands there is none for so many times as long as it took, at least."""
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
 
@@ -77,7 +81,10 @@ class Wiring:
             channels=lambda: tuple(self._topics),
             retries=tuple(self._attempts),
         )
+        self._positions = Positions(admin, connection.topics, self._terms.name)
+        self._noted_at = self._noting_s = 0.0
         self._ending = threading.Event()
+        source.last = self._note
         source.measure = self._gauge.measure
         source.on_close.append(self._ending.set)
         source.closed_with.append(self._gauge.close)
@@ -91,8 +98,11 @@ class Wiring:
         self._add_channels([self._connection.topics.topic(channel) for channel in self._find()])
         retries = list(self._attempts)
         if retries:  # a reader of one's own may have none
+            for topic in retries:
+                self._positions.begin(topic, start="earliest", of_retries=True)
             subscribe = partial(self._terms.subscribe_retries, topics=retries)
             self._add(subscribe, f"retries of {self._spec.action}", retries, beside=0, retry=True)
+        threading.Thread(target=self._note_on, name="hexa-pulsar-note", daemon=True).start()
         if self._spec.pattern is not None:
             threading.Thread(target=self._look_out, name="hexa-pulsar-find", daemon=True).start()
 
@@ -107,6 +117,7 @@ class Wiring:
         for group in groups:
             for topic in group:
                 self._prepare(topic)
+                self._positions.begin(topic, start="earliest" if later else self._spec.start)
             if not later and self._spec.start != "earliest":
                 self._begin_where_wanted(group)
             subscribe = partial(self._terms.subscribe, topics=group, start="earliest")
@@ -143,6 +154,7 @@ class Wiring:
             only_topic=topics[0] if alone else None,
             known=source.known,
             flow=flow,
+            positions=self._positions,
             arrived=source.arrived,
             full=source.retries_full if retry else source.full,
             changed=source.changed,
@@ -153,6 +165,27 @@ class Wiring:
         source.inlets.append(inlet)
         if self._ending.is_set():  # the source was closed meanwhile, and this one was not there yet
             inlet.close()
+
+    # -- where it stands
+
+    def _note_on(self) -> None:
+        """Note where the subscription stands, again and again while it moves."""
+        self._note(first=True)
+        while not self._ending.wait(max(NOTE_EVERY_S, NOTE_REST * self._noting_s)):
+            self._note()
+
+    def _note(self, *, first: bool = False) -> None:
+        """Note where it stands, if it may have moved since."""
+        if not first and self.source.settled_at < self._noted_at - ACKED_S:
+            return
+        began = self._noted_at = monotonic()
+        try:
+            self._positions.look([*self._topics, *self._attempts])
+        except DriverError as error:
+            log.debug("pulsar: cannot note where %s stands: %s", self._spec.action, error)
+        except Exception:
+            log.exception("pulsar: noting where %s stands failed", self._spec.action)
+        self._noting_s = monotonic() - began
 
     def _parts(self, topic: str) -> Sequence[str]:
         """A topic's partitions, or itself."""
