@@ -1,22 +1,28 @@
 """Deliveries whose retry or dead-letter record the broker refuses."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
 from hexa_worker import Context
 from hexa_worker.actors import parking
+from hexa_worker.actors.worker import HURRIED_FLUSH_S
 from hexa_worker.core.cutting import KEPT_PAYLOAD
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import CUT_SIZE, Acked, DeadLettered
 from hexa_worker.drivers.memory import MemoryStore
-from hexa_worker.errors import DriverError, DriverRejected, RecordTooLarge
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
+from hexa_worker.stop import CANCEL, StopSignals
+from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
+from tests.actors.weak_drivers import RevokingDriver
 
 pytestmark = pytest.mark.anyio
 NO_RETRY = RetryPolicy(maximum_attempts=0)
@@ -46,8 +52,6 @@ async def fail_the_long(payload: str, _ctx: Context) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    import anyio
-
     while not condition():
         await anyio.sleep(0.005)
 
@@ -183,3 +187,48 @@ async def test_once_the_broker_takes_one_the_others_are_not_kept_waiting(monkeyp
         stage.store.refuses = lambda _message: None  # type: ignore[attr-defined]
         await until(lambda: len(stage.settled) == 50)  # one each 0.5 s would take too long
     assert {type(one) for one in stage.settled} == {DeadLettered}
+
+
+def test_what_is_refused_at_the_last_moment_is_handed_back(backend: Backend) -> None:
+    time, stop = VirtualTime(), StopSignals()
+    store = Refusing()
+    stage = Stage(store=store)
+
+    def away_then_refusing(message: Message) -> DriverError | None:
+        late = time.monotonic() > HURRIED_FLUSH_S + 0.1
+        return no_dead_letters(message) if late else DriverUnavailable("a moment")
+
+    async def stop_and_fail(_payload: str, _ctx: Context) -> None:
+        stop.ask(CANCEL)
+        raise ValueError("while it is asked to stop")
+
+    stage.emit("long")
+    store.refuses = away_then_refusing
+    time.run(partial(stage.serve, [plan_of(stop_and_fail, retry=NO_RETRY)], stop, clock=time), backend=backend)
+    assert stage.kinds() == ["Released"]
+
+
+async def test_what_is_refused_while_its_source_is_revoked_is_handed_back() -> None:
+    stage = Stage(store=Refusing())
+    stage.store.refuses = no_dead_letters  # type: ignore[attr-defined]
+    driver = RevokingDriver(stage.store)
+    begun, revoking = anyio.Event(), anyio.Event()
+
+    async def fail_late(_payload: str, _ctx: Context) -> None:
+        begun.set()
+        await revoking.wait()
+        raise ValueError("while its source is revoked")
+
+    stage.emit("long")
+    async with stage.running(plan_of(fail_late, retry=NO_RETRY), driver=driver):
+        await begun.wait()
+        driver.keep_away()
+
+        async def revoke() -> None:
+            await driver.revoked(frozenset({"events"}))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(revoke)
+            await anyio.wait_all_tasks_blocked()
+            revoking.set()
+        assert stage.kinds() == ["Released"]

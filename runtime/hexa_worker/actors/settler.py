@@ -262,7 +262,7 @@ class Settler:
                 self._log.lease_lost(one.settlement.delivery)
                 self._mailbox.release(1, len(one.settlement.delivery.payload))
             elif isinstance(one.error, DriverRejected):
-                following = self._smaller(one.settlement, one.error)
+                following = self._instead(one.settlement, one.error)
                 if following is None:
                     self._park(one.settlement, one.error)
                 else:
@@ -278,6 +278,13 @@ class Settler:
             again.append(settlement)
         elif isinstance(error, LeaseLost) and self._lost is not None:
             self._lost(settlement.again)
+
+    def _instead(self, settlement: Settlement, error: DriverRejected) -> Settlement | None:
+        """What to settle instead of what was refused; None: nothing, it is parked."""
+        following = self._smaller(settlement, error)
+        if following is None and self._closing and not isinstance(settlement, Released):
+            return Released(settlement.delivery)  # nobody would try it again
+        return following
 
     def _smaller(self, settlement: Settlement, error: DriverRejected) -> DeadLettered | None:
         """What to store instead of what is too large; None: that does not help."""

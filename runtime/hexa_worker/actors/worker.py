@@ -355,12 +355,16 @@ class Worker:
         self._leaving |= sources
         try:
             self._release_queued(sources)
-            if self._parking:
-                self._settler.forget_parked(sources)
+            self._release_parked(sources)
             while self._in_hand(sources):
                 await self._mailbox.wait_room()
+                self._release_parked(sources)  # refused meanwhile
         finally:
             self._leaving -= sources
+
+    def _release_parked(self, sources: frozenset[str]) -> None:
+        if self._parking:
+            self._settler.forget_parked(sources)
 
     def _in_hand(self, sources: frozenset[str]) -> bool:
         if not self._lanes:
