@@ -65,6 +65,24 @@ def test_an_idle_subscription_runs_again_two_seconds_after_its_broker_is_back(ba
     scene.play(act, plan_of(succeed))
 
 
+def test_a_short_outage_after_a_long_one_is_over_as_soon_as_any(backend: Backend) -> None:
+    scene = Scene(backend)
+
+    async def act() -> None:
+        for seconds in (8.0, 0.1):
+            scene.stage.store.away = True
+            await scene.within(1.1, State.WAITING)
+            await anyio.sleep(seconds)
+            scene.stage.store.away = False
+            if seconds > 1:  # nothing comes that would show that it is back
+                await scene.within(READY_WITHIN_S, State.RUNNING)
+        scene.stage.emit(1)
+        await anyio.sleep(0.4)
+        assert scene.stage.kinds() == ["Acked"]
+
+    scene.play(act, plan_of(succeed))
+
+
 def test_a_broker_that_is_away_when_a_worker_starts_is_found_in_two_seconds(backend: Backend) -> None:
     scene = Scene(backend)
     scene.stage.store.away = True

@@ -41,23 +41,24 @@ class Outage:
         self._failed_at = 0.0
         self._lost = anyio.Event()
 
-    def missed(self, need: Need, error: DriverError) -> None:
-        """It is away; said with every failure."""
+    def missed(self, need: Need, error: DriverError) -> bool:
+        """It is away; said with every failure. Whether it was there before."""
         if need is Need.RECEIVING:
             self._failed_at = anyio.current_time()
             self._lost.set()
         if not self._missed:
             self._away(str(error))
+        first = need not in self._missed
         self._missed.add(need)
+        return first
 
-    def met(self, need: Need) -> bool:
-        """It is there, or there again; whether it was missed."""
+    def met(self, need: Need) -> None:
+        """It is there, or there again."""
         if need not in self._missed:
-            return False
+            return
         self._missed.discard(need)
         if not self._missed:
             self._running()
-        return True
 
     async def run(self, source: Source) -> None:
         """Find out that a broker is back while nothing is received. Cancellation: safe."""

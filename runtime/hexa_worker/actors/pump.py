@@ -81,13 +81,13 @@ class Pump:
                 batch = await source.receive(room, room_bytes)
             except DriverUnavailable as error:
                 self._log.broker_away(error)
-                outage.missed(Need.RECEIVING, error)
+                if outage.missed(Need.RECEIVING, error):
+                    backoff = Backoff()
                 await backoff.wait()
                 continue
             if not batch:
                 return
-            if outage.met(Need.RECEIVING):
-                backoff = Backoff()
+            outage.met(Need.RECEIVING)
             await fault("received")
             await self._pass_on(batch)
 
