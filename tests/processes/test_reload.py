@@ -210,6 +210,23 @@ def test_the_reload_after_one_that_failed_half_way_leaves_as_many_as_it_should(m
     assert stage.stop() == 0
 
 
+def test_one_process_less_during_a_reload_is_one_less_at_its_end(make_stage: MakeStage) -> None:
+    stage = make_stage(worker="processes = 2")
+    stage.start()
+    stage.hear("running", 2)
+    ready(stage, 2)
+    stage.order("early", "2:run", "0:survey", "0:await go", "0:run")  # the second new one is in the first old one's slot
+    stage.signal(signal.SIGHUP)
+    stage.hear("surveys not", 1)
+    stage.signal(signal.SIGTTOU)
+    stage.log("scaling to 1 processes")
+    (stage.folder / "go").touch()
+    stage.log("reload done")
+    stage.hear("drained", 3)
+    assert stage.stop() == 0
+    assert len(stage._who("drained")) == 4
+
+
 def test_a_release_folder_that_is_a_link_is_followed_by_a_reload(make_stage: MakeStage) -> None:
     stage = make_stage()
     link = stage.folder / "current"

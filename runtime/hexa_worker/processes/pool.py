@@ -369,8 +369,11 @@ class Pool:
     def _resize(self, processes: int | None) -> None:
         running = self._running()
         wanted = len(running) if processes is None else processes
-        # First go those that could not start, then those of before a reload.
-        running.sort(key=lambda slot: (slot.phase is Phase.FAILED, slot.rules is not self._rules))
+        # First go those that could not start, then those of before a reload; never one whose successor will stay.
+        replacing = self._rolling.replacing
+        running.sort(
+            key=lambda slot: (slot.number != replacing, slot.phase is Phase.FAILED, slot.rules is not self._rules)
+        )
         for slot in running[wanted:]:
             if slot.phase is Phase.FAILED:
                 del self.slots[slot.number]

@@ -70,6 +70,11 @@ class Rolling:
         self._successor: int | None = None
         self._tries = 0
 
+    @property
+    def replacing(self) -> int | None:
+        """Who has a successor that is not ready yet, or is about to get one."""
+        return self._old
+
     def begin(self, numbers: Iterable[int]) -> int | None:
         """Replace these, one after the other; a reload that is under way is over.
 
