@@ -215,7 +215,9 @@ def test_one_process_less_during_a_reload_is_one_less_at_its_end(make_stage: Mak
     stage.start()
     stage.hear("running", 2)
     ready(stage, 2)
-    stage.order("early", "2:run", "0:survey", "0:await go", "0:run")  # the second new one is in the first old one's slot
+    stage.order(
+        "early", "2:run", "0:survey", "0:await go", "0:run"
+    )  # the second new one is in the first old one's slot
     stage.signal(signal.SIGHUP)
     stage.hear("surveys not", 1)
     stage.signal(signal.SIGTTOU)

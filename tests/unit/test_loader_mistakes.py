@@ -354,8 +354,10 @@ def test_a_handler_that_can_do_without_a_state_needs_no_lifespan(project: Projec
     ("raised", "kind", "told"),
     [
         (OSError("no database"), LifespanFailed, "the lifespan raised OSError: no database (tried again"),
-        (NameError("pol"), ConfigError, "the lifespan raised NameError: pol"),
-        (ImportError("no driver"), ConfigError, "the lifespan raised ImportError: no driver"),
+        *(
+            (mistake("pol"), ConfigError, f"the lifespan raised {mistake.__name__}: pol, at test_loader_mistakes.py:")
+            for mistake in (NameError, ImportError, TypeError, AttributeError)
+        ),
         (ConfigError("no license"), ConfigError, "no license"),
         (None, ConfigError, "the lifespan ended without a yield (async def with one yield)"),
     ],

@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from hexa_worker.handlers.plan import Plan
 from hexa_worker.handlers.signature import place_of
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
-_MISTAKES = (ImportError, NameError, SyntaxError)
+_MISTAKES = (AttributeError, ImportError, NameError, SyntaxError, TypeError)
 """What a lifespan raises again in each process, whatever time passes."""
 
 
@@ -107,5 +108,12 @@ def _told(error: Exception, where: str) -> HexaWorkerError:
         return ConfigError("the lifespan ended without a yield", where=where, hint="async def with one yield")
     text = f"the lifespan raised {type(error).__qualname__}: {error}"
     if isinstance(error, _MISTAKES):
-        return ConfigError(text, where=where)
+        return ConfigError(f"{text}{_raised_at(error)}", where=where)
     return LifespanFailed(f"{where}: {text} (tried again in a new process; a ConfigError ends the worker)")
+
+
+def _raised_at(error: Exception) -> str:
+    """The line that raised it: no traceback is shown of what ends the worker."""
+    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    written = [f"{Path(name).name}:{line}" for name, line in lines if not name.startswith("<")]
+    return f", at {written[-1]}" if written else ""
