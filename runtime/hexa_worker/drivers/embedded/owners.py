@@ -9,6 +9,7 @@ the boot id says so where locks do not work.
 
 import fcntl
 import os
+import secrets
 import sqlite3
 import struct
 import time
@@ -45,9 +46,17 @@ class LockFile:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def lock(self, owner: int) -> bool:
-        """Hold the byte of `owner` as long as this process lives; False where such locks do not work."""
+        """Hold the byte of `owner` as long as this process lives; False where such locks do not work.
+
+        Raises:
+            BlockingIOError: somebody else holds it.
+        """
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _byte(owner))
+        except PermissionError as error:  # some systems' word for it
+            raise BlockingIOError(*error.args) from error
+        except BlockingIOError:
+            raise
         except OSError:
             return False
         return True
@@ -90,12 +99,20 @@ class Owners:
 
     def register(self, connection: sqlite3.Connection) -> None:
         """Become an owner. Inside a write transaction."""
-        cursor = connection.execute(
-            "INSERT INTO owners (boot, pid, expires_ms) VALUES (?, ?, ?)",
-            (self._boot, os.getpid(), now_ms() + self._lease_ms),
-        )
-        self.id = cursor.lastrowid or NOBODY
-        self._locked = self._locks.lock(self.id)
+        number: int | None = None
+        while True:
+            cursor = connection.execute(
+                "INSERT INTO owners (id, boot, pid, expires_ms) VALUES (?, ?, ?, ?)",
+                (number, self._boot, os.getpid(), now_ms() + self._lease_ms),
+            )
+            self.id = cursor.lastrowid or NOBODY
+            try:
+                self._locked = self._locks.lock(self.id)
+            except BlockingIOError:  # an owner of the file that was here before; when it lets go, we would seem dead
+                connection.execute("DELETE FROM owners WHERE id = ?", (self.id,))
+                number = secrets.randbelow(1 << 40) + 1
+            else:
+                return
 
     def beat(self, connection: sqlite3.Connection, alive_ms: int) -> bool:
         """Let all leases hold for another `lease_s` from `alive_ms`; False when others have taken them over."""
