@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from hexa_worker.actors.waits import Waits
 from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.holding import Holding, left_ms
 from hexa_worker.drivers.nats.headers import Decoded, encode
 from hexa_worker.drivers.nats.sent_back import KEPT, SentBack
+from hexa_worker.telemetry.stats import Counters
 
 WRITTEN_MS = 1_795_000_000_000
 
@@ -165,3 +168,44 @@ def test_what_was_sent_back_is_due_when_its_record_says_to_the_millisecond() -> 
         assert sent_back.dues_ms() == [1_060_000]
     sent_back.forget(1)
     assert sent_back.dues_ms() == []
+
+
+class SlowToRead(Clocks):
+    """Something else runs between any two readings of a clock."""
+
+    def now_ms(self) -> int:
+        self.wait(7)
+        return super().now_ms()
+
+    def monotonic(self) -> float:
+        self.wait(7)
+        return super().monotonic()
+
+
+def waits_of_nats(clocks: Clocks) -> Callable[[], bool]:
+    sent_back = SentBack(clocks)
+    sent_back.left_ms(1, WRITTEN_MS + 100, WRITTEN_MS)
+    return lambda: not sent_back.left_ms(1, WRITTEN_MS + 100, WRITTEN_MS)
+
+
+def waits_of_others(clocks: Clocks) -> Callable[[], bool]:
+    holding = Holding(clocks)
+    assert holding.hold(retry(WRITTEN_MS + 100))
+    return lambda: bool(holding.take_due())
+
+
+def waits_in_place(clocks: Clocks) -> Callable[[], bool]:
+    waits = Waits(order_by=OrderBy.KEY, lanes=1, maximum_keys=10, clock=clocks, stats=Counters())
+    waits.put(0, structs.replace(retry(WRITTEN_MS + 100), key=b"k"))
+    return lambda: bool(waits.lines[0].wake(int(clocks.monotonic() * 1000)))
+
+
+@pytest.mark.parametrize("make", [waits_of_nats, waits_of_others, waits_in_place])
+def test_what_passes_between_two_readings_of_the_clocks_makes_no_retry_early(
+    make: Callable[[Clocks], Callable[[], bool]],
+) -> None:
+    clocks = SlowToRead()
+    is_due = make(clocks)
+    while not is_due():
+        pass
+    assert clocks.at - 1_000.0 > 0.0999

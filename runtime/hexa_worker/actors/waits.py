@@ -81,7 +81,8 @@ class Waits:
 
     def _due_ms(self, delivery: Delivery) -> int:
         """When it is due, by the clock that never jumps; not a moment early."""
-        return ceil(self._clock.monotonic() * 1000) + delivery.due_ms - self._clock.now_ms()
+        left_ms = delivery.due_ms - self._clock.now_ms()  # first: what passes before the other reading makes it late
+        return ceil(self._clock.monotonic() * 1000) + left_ms
 
     def _changed(self, line: Line) -> None:
         due_ms = line.next_due_ms

@@ -36,10 +36,11 @@ class SentBack:
             due_ms: when it is due, by the wall clock.
             written_ms: when it was written.
         """
-        now = self._clock.monotonic()
         due_at = self._due_at.pop(sequence, None)
         self._due_ms.pop(sequence, None)
-        left = left_ms(due_ms, written_ms, self._unhurried.now_ms()) if due_at is None else ceil((due_at - now) * 1000)
+        wall_ms = self._unhurried.now_ms() if due_at is None else 0
+        now = self._clock.monotonic()  # last: what passes between two readings makes it late, and not early
+        left = left_ms(due_ms, written_ms, wall_ms) if due_at is None else ceil((due_at - now) * 1000)
         if left <= 0:
             return 0
         self._forget_old(now)
