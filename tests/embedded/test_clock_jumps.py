@@ -80,3 +80,19 @@ async def test_what_waits_over_a_restart_is_moved_along_too(path: Path) -> None:
         assert len(await source.receive(1, PLENTY)) == 1
     assert time.perf_counter() - began >= 1.49
     await second.close()
+
+
+async def test_a_jump_that_is_taken_back_before_anybody_looked_makes_no_retry_late(path: Path) -> None:
+    clock = Jumping()
+    driver = EmbeddedDriver(path, Embedded(), clock)
+    await driver.open()
+    await driver.declare([spec()])
+    source = await driver.subscribe(spec())
+    clock.ahead_ms += HOUR_MS
+    began = time.perf_counter()
+    await retry(driver, clock, b"x", 200)
+    clock.ahead_ms -= HOUR_MS
+    with anyio.fail_after(10):
+        await source.receive(1, PLENTY)
+    assert time.perf_counter() - began >= 0.19
+    await driver.close()

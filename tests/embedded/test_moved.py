@@ -132,6 +132,24 @@ async def test_an_emitter_writes_to_the_file_that_is_there(
     await reader.close()
 
 
+async def test_no_subscription_misses_what_another_one_finishes_before_it_comes_back(
+    driver: EmbeddedDriver, path: Path
+) -> None:
+    quick, slow = await driver.subscribe(spec("quick")), await driver.subscribe(spec("slow"))
+    remove_all(path)
+    await publish(driver, 3)
+    for source in (quick, slow):
+        with pytest.raises(DriverRejected, match="was re"):
+            await source.receive(1, PLENTY)
+        await source.close()
+    quick = await driver.subscribe(spec("quick"))
+    await quick.settle([Acked(one) for one in await take(quick, 3)])
+    await anyio.sleep(0.6)  # what all subscriptions have finished is trimmed twice a second
+    slow = await driver.subscribe(spec("slow"))
+    with anyio.fail_after(5):
+        assert numbers(await take(slow, 3)) == [0, 1, 2]
+
+
 async def test_a_thread_that_ends_ends_the_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage()
     turn, dying = BrokerThread._turn, False

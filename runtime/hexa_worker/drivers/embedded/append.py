@@ -12,7 +12,7 @@ from typing import Any
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.retry import MAX_DELAY_S
-from hexa_worker.drivers.embedded.clamping import TOLERANCE_MS
+from hexa_worker.drivers.embedded.clamping import FORWARD_TOLERANCE_MS
 from hexa_worker.drivers.embedded.ids import schedule
 from hexa_worker.drivers.embedded.records import encode_headers
 from hexa_worker.drivers.embedded.schema import SEQUENCE_BITS, STRIPES
@@ -155,9 +155,12 @@ def _store_delayed(
 
 
 def _ahead_ms(message: Message, now_ms: int) -> int:
-    """By how much the clock went back after the record was made: its due time then counts from now."""
+    """By how much the clock was ahead when the record was made: its due time then counts from now.
+
+    It went back since, or it went forward and nobody has looked yet.
+    """
     ahead_ms = message.timestamp_ms - now_ms
-    return ahead_ms if ahead_ms > TOLERANCE_MS else 0
+    return ahead_ms if ahead_ms > FORWARD_TOLERANCE_MS else 0
 
 
 def insert_rows(

@@ -2,10 +2,12 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.model import Embedded
@@ -56,6 +58,7 @@ class EmbeddedDriver:
         self._thread: BrokerThread | None = None
         self._sources: list[EmbeddedSource] = []
         self._reopening = anyio.Lock()
+        self._declared: dict[str, SubscriptionSpec] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -102,16 +105,21 @@ class EmbeddedDriver:
     async def _append(self, messages: Sequence[Message]) -> Sequence[str]:
         if not messages:
             return []
-        now_ms = self._clock.now_ms()
+        messages = [self._stamped(message) if message.due_ms else message for message in messages]
         ids: Sequence[str]
         try:
-            ids = await self._write_records(messages, now_ms)
+            ids = await self._write_records(messages)
         except FileGone:  # and nothing was stored
-            ids = await self._write_records(messages, now_ms)
+            ids = await self._write_records(messages)
         return ids
 
-    async def _write_records(self, messages: Sequence[Message], now_ms: int) -> Any:
+    def _stamped(self, message: Message) -> Message:
+        """With the time that its due time was counted from."""
+        return message if message.timestamp_ms else replace(message, timestamp_ms=self._clock.now_ms())
+
+    async def _write_records(self, messages: Sequence[Message]) -> Any:
         thread = await self._up()
+        now_ms = thread.clock.now_ms()
         return await thread.write(lambda connection: append(connection, messages, now_ms), wakes=lambda: True)
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
@@ -121,6 +129,7 @@ class EmbeddedDriver:
 
     async def _declare(self, spec: SubscriptionSpec) -> tuple[int, int, bool]:
         thread = await self._up()
+        self._declared[spec.group] = spec
         declared: tuple[int, int, bool] = await thread.write(lambda connection: declaring.declare(connection, spec))
         if declared[2]:
             for channel, first in await thread.read(lambda connection: declaring.unstriped_after(connection, spec)):
@@ -131,7 +140,7 @@ class EmbeddedDriver:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
         del revoked  # what a living process has leased stays its own
         group, base, by_key = await self._declare(spec)
-        source = EmbeddedSource(await self._up(), Subscriber(spec, group, base, by_key=by_key), self._clock)
+        source = EmbeddedSource(await self._up(), Subscriber(spec, group, base, by_key=by_key))
         self._sources.append(source)
         return source
 
@@ -154,8 +163,9 @@ class EmbeddedDriver:
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
-        now_ms = self._clock.now_ms()
-        found: Backlog = await (await self._up()).read(lambda connection: looking.standing(connection, spec, now_ms))
+        thread = await self._up()
+        now_ms = thread.clock.now_ms()
+        found: Backlog = await thread.read(lambda connection: looking.standing(connection, spec, now_ms))
         return found
 
     async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
@@ -182,8 +192,24 @@ class EmbeddedDriver:
             if self._running is thread:
                 another = BrokerThread(self._path, self._options, self._clock)
                 await another.start()
+                try:
+                    await self._declare_again(another)
+                except DriverError:
+                    await another.stop()
+                    raise
                 self._thread = another
             return self._running
+
+    async def _declare_again(self, thread: BrokerThread) -> None:
+        """Make all subscriptions known at once: none may miss what another one is done with before it comes back."""
+        specs = tuple(self._declared.values())
+
+        def declare_all(connection: sqlite3.Connection) -> None:
+            for spec in specs:
+                declaring.declare(connection, spec)
+
+        with suppress(DriverRejected):  # told to the subscription that it concerns, when it subscribes
+            await thread.write(declare_all)
 
     @property
     def _running(self) -> BrokerThread:

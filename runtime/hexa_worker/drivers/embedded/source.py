@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Sequence
 
-from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Unsettled
@@ -20,10 +19,9 @@ from hexa_worker.errors import DriverError, DriverRejected, LeaseLost
 class EmbeddedSource:
     """See `hexa_worker.drivers.base.Source`."""
 
-    def __init__(self, thread: BrokerThread, subscriber: Subscriber, clock: Clock) -> None:
+    def __init__(self, thread: BrokerThread, subscriber: Subscriber) -> None:
         self._thread = thread
         self._subscriber = subscriber
-        self._clock = clock
         self._stopped = False
         self._closed = False
         thread.add(subscriber)
@@ -40,7 +38,7 @@ class EmbeddedSource:
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""
         settling = Settling(self._subscriber, settlements)
-        now_ms = self._clock.now_ms()
+        now_ms = self._thread.clock.now_ms()
         try:
             await self._thread.write(
                 lambda connection: settling.run(connection, now_ms),
@@ -59,7 +57,7 @@ class EmbeddedSource:
 
     async def backlog(self) -> Backlog:
         """See `hexa_worker.drivers.base.Source.backlog`."""
-        now_ms = self._clock.now_ms()
+        now_ms = self._thread.clock.now_ms()
         found: Backlog = await self._thread.read(lambda connection: backlog(connection, self._subscriber, now_ms))
         return found
 

@@ -54,13 +54,16 @@ class BrokerThread:
         path: the database file.
         options: durability and times.
         clock: says what is due.
+
+    Attributes:
+        clock: the same, which does not run ahead of what was looked at.
     """
 
     def __init__(self, path: Path, options: Embedded, clock: Clock) -> None:
         self._path = path
         self._options = options
         self._clock = clock
-        self._steady = SteadyClock(clock, owners.now_ms)
+        self.clock = SteadyClock(clock, owners.now_ms)
         self._jobs: deque[Job | Receive] = deque()
         self._current: list[Job | Receive] = []
         self._parked: list[Receive] = []
@@ -218,7 +221,7 @@ class BrokerThread:
             self._connection,
             self._path,
             busy_timeout_s=self._options.busy_timeout_s,
-            clock=self._steady,
+            clock=self.clock,
             owners=self._owners,
             reborn=self._begin_again,
         )
@@ -234,12 +237,12 @@ class BrokerThread:
             self._clock,
             self._options.lease_s / 3,
             self._begin_again,
-            self._steady,
+            self.clock,
         )
         self._place = Place(self._path)
         self._bell = Bell(Path(f"{self._path}-wal"))
         self._held.callback(self._bell.close)
-        self._listening = Listening(self._bell, self._connection, self._steady)
+        self._listening = Listening(self._bell, self._connection, self.clock)
 
     def _close(self) -> None:
         self._fail_waiting()
@@ -325,7 +328,7 @@ class BrokerThread:
 
     def _claimable(self, receives: Iterable[Receive]) -> list[Receive]:
         """Those that would get something. Reads only."""
-        now_ms = self._steady.now_ms()
+        now_ms = self.clock.now_ms()
         asking = [job for job in receives if not job.subscriber.closed]
         try:
             if len(asking) > 1:
