@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers import memory
@@ -245,6 +246,28 @@ def test_a_driver_that_breaks_a_promise_breaks_the_claim_about_it(mutant: Any) -
     under_test = in_virtual_time(time, driver=driver, deadline_s=5.0)
     broken = next(one for one in claims(under_test) if one.name == CAUGHT[mutant])
     with pytest.raises((AssertionError, OSError)):
+        time.run(broken)
+
+
+class WallOnly:
+    """A clock that knows wall time only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.now_ms = clock.now_ms
+
+    def monotonic(self) -> float:
+        return self.now_ms() / 1000
+
+
+def test_a_driver_that_waits_by_the_wall_clock_breaks_the_claim_about_it() -> None:
+    def clocked(store: memory.MemoryStore, clock: Clock) -> memory.MemoryDriver:
+        store.clock = WallOnly(clock)
+        return memory.MemoryDriver(store)
+
+    time = VirtualTime()
+    under_test = in_virtual_time(time, clocked=clocked)
+    broken = next(one for one in claims(under_test) if "whatever_the_wall_clock_says" in one.name)
+    with pytest.raises(AssertionError, match="early: after 0"):
         time.run(broken)
 
 

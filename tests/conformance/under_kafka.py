@@ -4,6 +4,7 @@ from typing import cast
 
 import anyio
 
+from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.kafka import KafkaDriver, capabilities
@@ -32,9 +33,9 @@ def options(address: str) -> Kafka:
 class KafkaBroker(Proxied):
     """See `Proxied`."""
 
-    def driver(self) -> KafkaDriver:
+    def driver(self, clock: Clock | None = None) -> KafkaDriver:
         """A driver that stands for one more process."""
-        return KafkaDriver(options(self.here.proxied_address))
+        return KafkaDriver(options(self.here.proxied_address), clock)
 
 
 async def _kill(_broker: KafkaBroker, driver: Driver) -> None:
@@ -56,6 +57,7 @@ KAFKA = DriverUnderTest[KafkaBroker](
     stall=_stall,
     away=KafkaBroker.away,
     back=KafkaBroker.back,
+    clocked=KafkaBroker.driver,
     quiet_s=0.3,
     delay_s=0.5,
     deadline_s=30.0,

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Nats
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.nats import NatsDriver, capabilities
@@ -23,9 +24,9 @@ def options(address: str) -> Nats:
 class NatsBroker(Proxied):
     """See `Proxied`."""
 
-    def driver(self) -> NatsDriver:
+    def driver(self, clock: Clock | None = None) -> NatsDriver:
         """A driver that stands for one more process."""
-        return NatsDriver(options(self.here.proxied_address))
+        return NatsDriver(options(self.here.proxied_address), clock)
 
 
 async def _kill(_broker: NatsBroker, driver: Driver) -> None:
@@ -45,6 +46,7 @@ NATS = DriverUnderTest[NatsBroker](
     stall=_stall,
     away=NatsBroker.away,
     back=NatsBroker.back,
+    clocked=NatsBroker.driver,
     quiet_s=0.15,
     delay_s=0.3,
     deadline_s=25.0,

@@ -4,6 +4,7 @@ from typing import cast
 
 import anyio
 
+from hexa_worker.clock import Clock
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.pulsar import PulsarDriver, capabilities
@@ -21,9 +22,9 @@ def options(address: str, admin_address: str = "http://127.0.0.1:1") -> Pulsar:
 class PulsarBroker(Proxied):
     """See `Proxied`."""
 
-    def driver(self) -> PulsarDriver:
+    def driver(self, clock: Clock | None = None) -> PulsarDriver:
         """A driver that stands for one more process."""
-        return PulsarDriver(options(self.here.proxied_address, self.here.admin_address))
+        return PulsarDriver(options(self.here.proxied_address, self.here.admin_address), clock)
 
 
 async def _kill(_broker: PulsarBroker, driver: Driver) -> None:
@@ -40,6 +41,7 @@ PULSAR = DriverUnderTest[PulsarBroker](
     kill=_kill,
     away=PulsarBroker.away,
     back=PulsarBroker.back,
+    clocked=PulsarBroker.driver,
     quiet_s=0.3,
     delay_s=0.5,
     deadline_s=30.0,

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+from hexa_worker.clock import Clock
 from hexa_worker.config.model import Embedded
 from hexa_worker.drivers import embedded, memory
 from hexa_worker.drivers.base import Driver
@@ -35,6 +36,11 @@ async def _back(store: memory.MemoryStore) -> None:
     store.away = False
 
 
+def _clocked(store: memory.MemoryStore, clock: Clock) -> memory.MemoryDriver:
+    store.clock = clock
+    return memory.MemoryDriver(store)
+
+
 MEMORY = DriverUnderTest[memory.MemoryStore](
     name="memory",
     capabilities=memory.CAPABILITIES,
@@ -44,6 +50,7 @@ MEMORY = DriverUnderTest[memory.MemoryStore](
     stall=_stall,
     away=_away,
     back=_back,
+    clocked=_clocked,
     quiet_s=0.02,
     delay_s=0.06,
     deadline_s=10.0,
@@ -57,9 +64,9 @@ class EmbeddedBroker:
         self.path = folder / "hexa.db"
         self._locker: sqlite3.Connection | None = None
 
-    def driver(self) -> embedded.EmbeddedDriver:
+    def driver(self, clock: Clock | None = None) -> embedded.EmbeddedDriver:
         """A driver that stands for one more process."""
-        return embedded.EmbeddedDriver(self.path, Embedded(busy_timeout_s=0.3))
+        return embedded.EmbeddedDriver(self.path, Embedded(busy_timeout_s=0.3), clock)
 
     def lock(self) -> None:
         """Let nobody write."""
@@ -107,6 +114,7 @@ EMBEDDED = DriverUnderTest[EmbeddedBroker](
     stall=_stall_embedded,
     away=_lock_embedded,
     back=_unlock_embedded,
+    clocked=EmbeddedBroker.driver,
     quiet_s=0.05,
     delay_s=0.1,
     deadline_s=15.0,

@@ -1,6 +1,7 @@
 """The conformance suite: what every driver must do, as named claims that can be checked one by one."""
 
 from hexa_worker.testing.conformance import (  # noqa: F401 - importing a module adds its claims, in this order
+    clocks,
     desk,
     leases,
     life,

@@ -43,6 +43,7 @@ class DriverUnderTest(Generic[B]):
         stall: makes a driver lose its leases while it lives on, as a frozen process does.
         away: makes the broker unreachable.
         back: brings it back.
+        clocked: makes a driver as `driver` does whose clocks are these.
         clock: the wall clock that the driver's due times follow.
         deadline_s: no claim may take longer; the bound of every call.
         quiet_s: how long nothing must happen until the suite believes that nothing will.
@@ -59,6 +60,7 @@ class DriverUnderTest(Generic[B]):
     stall: Callable[[B, Driver], Awaitable[None]] | None = None
     away: Callable[[B], Awaitable[None]] | None = None
     back: Callable[[B], Awaitable[None]] | None = None
+    clocked: Callable[[B, Clock], Driver] | None = None
     clock: Clock = field(default_factory=SystemClock)
     deadline_s: float = 20.0
     quiet_s: float = 0.05
@@ -139,15 +141,20 @@ class Bench:
         """`name`, made unique to this claim."""
         return f"c{self._unique}.{name}"
 
-    def new_driver(self) -> Driver:
-        """One more driver on the same broker, not opened."""
-        driver = self.under_test.driver(self._broker)
+    def new_driver(self, clock: Clock | None = None) -> Driver:
+        """One more driver on the same broker, not opened; with a `clock` the claim needs the hook 'clocked'."""
+        if clock is None:
+            driver = self.under_test.driver(self._broker)
+        elif self.under_test.clocked is None:
+            raise TypeError("this claim needs the hook 'clocked'")
+        else:
+            driver = self.under_test.clocked(self._broker, clock)
         self._drivers.append(driver)
         return driver
 
-    async def driver(self) -> Driver:
-        """One more driver on the same broker, open. The bench closes it."""
-        driver = self.new_driver()
+    async def driver(self, clock: Clock | None = None) -> Driver:
+        """One more driver on the same broker, open. The bench closes it. See `new_driver`."""
+        driver = self.new_driver(clock)
         await driver.open()
         return driver
 
@@ -258,9 +265,12 @@ class Bench:
         """Acknowledge; all of it must take effect."""
         await self.settle(source, *[Acked(delivery) for delivery in deliveries])
 
-    def retry(self, delivery: Delivery, spec: SubscriptionSpec, after_s: float | None = None) -> RetryAt:
-        """The settlement of a handler that asked for a retry."""
-        made = self._decide(Retry(after=self.under_test.delay_s if after_s is None else after_s), delivery, spec)
+    def retry(
+        self, delivery: Delivery, spec: SubscriptionSpec, after_s: float | None = None, now_ms: int | None = None
+    ) -> RetryAt:
+        """The settlement of a handler that asked for a retry; `now_ms` is the worker's time if it has its own."""
+        outcome = Retry(after=self.under_test.delay_s if after_s is None else after_s)
+        made = self._decide(outcome, delivery, spec, now_ms)
         if not isinstance(made, RetryAt):
             raise TypeError("the attempts of this delivery are used up")
         return made
@@ -272,10 +282,12 @@ class Bench:
             raise TypeError("not a dead letter")
         return made
 
-    def _decide(self, outcome: Outcome, delivery: Delivery, spec: SubscriptionSpec) -> Settlement:
+    def _decide(
+        self, outcome: Outcome, delivery: Delivery, spec: SubscriptionSpec, now_ms: int | None = None
+    ) -> Settlement:
         policy = RetryPolicy(maximum_attempts=spec.retry_count)
         route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy)
-        return settle(outcome, delivery, route, now_ms=self.now_ms())
+        return settle(outcome, delivery, route, now_ms=self.now_ms() if now_ms is None else now_ms)
 
     # -- time and faults
 

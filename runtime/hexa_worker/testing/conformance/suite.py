@@ -9,7 +9,7 @@ import anyio
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.testing.conformance.bench import Bench, DriverUnderTest
 
-Hook = Literal["kill", "stall", "away"]
+Hook = Literal["kill", "stall", "away", "clocked"]
 Needs = Callable[[Capabilities], bool]
 Check = Callable[[Bench], Awaitable[None]]
 
