@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from hexa_worker.core.watermark import Watermark
 from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition, murmur2_partition
@@ -18,7 +19,6 @@ from hexa_worker.drivers.kafka.progress import (
     Postponed,
     Progress,
     read_progress,
-    runs_of,
     write_note,
 )
 from hexa_worker.drivers.runs import Finished, Run
@@ -58,9 +58,12 @@ delivered = st.lists(st.integers(0, 50_000), unique=True, min_size=1, max_size=2
 @given(delivered, st.data())
 def test_a_note_brings_back_exactly_what_was_finished(offsets: list[int], data: st.DataObject) -> None:
     finished = data.draw(st.sets(st.sampled_from(offsets)))
-    runs = runs_of(sorted(finished), offsets)
-    again = Finished(read_note(offsets[0], write_note(offsets[0], runs)))
-    assert {offset for offset in offsets if offset in again} == finished
+    watermark = Watermark(offsets[0])
+    watermark.deliver(offsets, offsets[-1] + 1)
+    watermark.finish(finished)
+    position = watermark.position
+    again = Finished(read_note(position, write_note(position, watermark.beyond)))
+    assert {offset for offset in offsets if offset < position or offset in again} == finished
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**6)), max_size=3_000), st.integers(0, 2**62))
@@ -225,7 +228,38 @@ def test_notes_of_others_and_damaged_ones_count_as_nothing_finished(note: str) -
 
 
 def test_offsets_that_do_not_exist_do_not_end_a_run() -> None:
-    assert runs_of([5, 9], [3, 5, 9, 12]) == [(5, 9)]
+    watermark = Watermark(3)
+    watermark.deliver([3, 5, 9, 12], 13)
+    watermark.finish([5, 9])
+    assert watermark.beyond == [(4, 11)]
+
+
+@pytest.mark.parametrize(("note_limit", "ahead"), [(NOTE_LIMIT, False), (60, False), (0, True)])
+def test_one_unfinished_record_holds_its_partition_up_only_where_no_note_can_tell_the_rest(
+    note_limit: int, ahead: bool
+) -> None:
+    one = partition((0, ""))
+    for first in range(0, 1_000, 50):
+        offsets = range(first, first + 50)
+        one.accept([Record(offset) for offset in offsets])
+        one.finish([offset for offset in offsets if offset])
+        point = one.commit_point(note_limit)
+        if point is not None:
+            one.committed(point)
+    assert one.is_ahead(500) is ahead
+    assert partition(one.commit_point(note_limit) or (0, "")).is_ahead(500) is False
+
+
+def test_more_unfinished_records_than_a_note_can_tell_hold_their_partition_up_until_they_end() -> None:
+    one = partition((0, ""))
+    one.accept([Record(offset) for offset in range(10_000)])
+    one.finish(range(1, 10_000, 2))
+    point = one.commit_point()
+    assert point is not None
+    one.committed(point)
+    assert one.is_ahead(5_000)
+    one.finish(range(0, 10_000, 2))
+    assert not one.is_ahead(5_000)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,11 @@ def test_any_completion_order_gives_the_lowest_unfinished_offset(offsets: list[i
         unfinished.discard(offset)
         assert watermark.position == min(unfinished, default=end)
         assert watermark.outstanding == len(unfinished)
-        assert watermark.beyond == tuple(one for one in offsets if one >= watermark.position and one not in unfinished)
+        beyond = {one for first, last in watermark.beyond for one in range(first, last + 1)}
+        assert beyond.isdisjoint(unfinished)
+        assert beyond.issuperset(one for one in offsets if one > watermark.position and one not in unfinished)
+        assert not beyond or watermark.position < min(beyond) <= max(beyond) < end
+        assert all(watermark.is_finished(one) is (one not in unfinished) for one in offsets)
 
 
 @given(offsets_with_gaps, st.data())
@@ -40,6 +44,17 @@ def test_gaps_at_the_end_are_passed_once_all_is_finished() -> None:
     watermark.deliver([5, 9], 40)
     watermark.finish([9, 5])
     assert watermark.position == 40
+
+
+def test_what_is_finished_beyond_an_unfinished_offset_is_one_run_however_much_it_is() -> None:
+    watermark = Watermark(0)
+    for first in range(0, 1_000_000, 1_000):
+        offsets = range(first, first + 1_000)
+        watermark.deliver(offsets, first + 1_000)
+        watermark.finish([offset for offset in offsets if offset])
+    assert (watermark.position, watermark.beyond, watermark.outstanding) == (0, [(1, 999_999)], 1)
+    watermark.finish([0])
+    assert (watermark.position, watermark.beyond) == (1_000_000, [])
 
 
 def test_nothing_delivered_stays_where_it_began() -> None:

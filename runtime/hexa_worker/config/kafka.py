@@ -134,7 +134,9 @@ class KafkaSubscription(KafkaTable, frozen=True):
             (``2026-01-31T12:00:00+00:00``); instead of `start`.
         fetch_max_wait_s: how long the broker waits for new records before it answers "none".
         fetch_partition_bytes: how much of one partition one fetch may bring.
-        max_ahead: how many records of one partition may be handed out beyond the oldest unfinished one.
+        max_ahead: how many records of one partition may be handed out beyond what its commit tells to be finished. The
+            commit's note tells what is finished between hundreds of unfinished records, so one of them, parked or
+            slow, never stops its partition.
         max_held: how many retries that are not due a process keeps at hand; others wait in the broker.
     """
 

@@ -1,10 +1,10 @@
 """How far a stretch of a log is finished, when its deliveries finish in any order.
 
-One watermark follows one source (a Kafka partition, a leased range). It tracks *delivered* offsets, not
-integers: logs have gaps (compaction, transaction markers, trimming).
+One watermark follows one source (a Kafka partition, a leased range). It keeps the *unfinished* offsets only, so one
+that stays unfinished costs nothing, however much is finished beyond it. Logs have gaps (compaction, transaction
+markers, trimming): an offset that was passed and never delivered counts as finished.
 """
 
-from collections import deque
 from collections.abc import Iterable
 
 
@@ -15,42 +15,37 @@ class Watermark:
         position: the first offset that has not been delivered.
     """
 
-    __slots__ = ("_beyond", "_pending", "_position")
+    __slots__ = ("_end", "_unfinished")
 
     def __init__(self, position: int) -> None:
-        self._position = position
-        self._pending: deque[int] = deque()
-        self._beyond: set[int] = set()
+        self._end = position
+        self._unfinished: dict[int, None] = {}  # ascending, as they were delivered
 
     @property
     def position(self) -> int:
         """Everything below it is finished: what may be committed."""
-        return self._pending[0] if self._pending else self._position
+        return next(iter(self._unfinished), self._end)
 
     @property
     def end(self) -> int:
         """The first offset that has not been delivered."""
-        return self._position
+        return self._end
 
     @property
-    def beyond(self) -> tuple[int, ...]:
-        """Finished offsets at or above `position`, ascending."""
-        return tuple(sorted(self._beyond))
-
-    @property
-    def delivered(self) -> tuple[int, ...]:
-        """Delivered offsets at or above `position`, finished or not, ascending."""
-        return tuple(self._pending)
-
-    @property
-    def ahead(self) -> int:
-        """How many offsets were delivered from `position` on, finished or not."""
-        return len(self._pending)
+    def beyond(self) -> list[tuple[int, int]]:
+        """What is finished above `position`: ascending runs, each with its first and last offset."""
+        runs: list[tuple[int, int]] = []
+        before = self.position
+        for offset in (*self._unfinished, self._end):
+            if offset > before + 1:
+                runs.append((before + 1, offset - 1))
+            before = offset
+        return runs
 
     @property
     def outstanding(self) -> int:
         """How many delivered offsets are not finished."""
-        return len(self._pending) - len(self._beyond)
+        return len(self._unfinished)
 
     def deliver(self, offsets: Iterable[int], position: int) -> None:
         """Note that `offsets` (ascending, none delivered before) were handed out.
@@ -59,19 +54,15 @@ class Watermark:
             offsets: what was handed out.
             position: the first offset after them, gaps included.
         """
-        self._pending.extend(offsets)
-        self._position = position
+        self._unfinished.update(dict.fromkeys(offsets))
+        self._end = position
 
     def finish(self, offsets: Iterable[int]) -> None:
         """Note that `offsets` are finished, in any order; repeating one is harmless, all must have been delivered."""
-        beyond, pending = self._beyond, self._pending
-        if not pending:
-            return
-        position = pending[0]
-        beyond.update([offset for offset in offsets if offset >= position])
-        while pending and pending[0] in beyond:
-            beyond.remove(pending.popleft())
+        forget = self._unfinished.pop
+        for offset in offsets:
+            forget(offset, None)
 
     def is_finished(self, offset: int) -> bool:
         """Whether a delivered offset was finished before."""
-        return offset < self.position or offset in self._beyond
+        return offset < self._end and offset not in self._unfinished

@@ -368,7 +368,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             if state is None or not state.has_valid_position:
                 continue
             partition = self.reach(place, state.position)
-            if partition is not None and not partition.ahead:
+            if partition is not None and not partition.outstanding:
                 partition.skip_to(state.position)
 
     def reach(self, place: TopicPartition, offset: int) -> Partition | None:

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.watermark import Watermark
-from hexa_worker.drivers.kafka.progress import NOTE_LIMIT, Book, CommitPoint, Progress, runs_of, write_note
+from hexa_worker.drivers.kafka.progress import NOTE_LIMIT, Book, CommitPoint, Progress, read_progress, write_note
 from hexa_worker.drivers.kafka.records import deliveries_of
 from hexa_worker.drivers.runs import Finished
 
@@ -31,6 +31,7 @@ class Partition:
         "_committed",
         "_finished",
         "_postponed",
+        "_told",
         "attempt",
         "book",
         "lost",
@@ -59,6 +60,7 @@ class Partition:
         self._finished: Finished | None = Finished(progress.runs) if progress.runs else None
         self._postponed = dict(progress.postponed)
         self._committed = committed
+        self._told = 0 if self._finished is None else self._finished.end  # all that is done below it is committed
 
     def anew(self, book: Book, offset: int) -> "Partition":
         """What takes its place where offsets begin anew."""
@@ -121,10 +123,16 @@ class Partition:
         """Whether a delivery of it was settled before."""
         return self.watermark is not None and self.watermark.is_finished(offset)
 
-    @property
-    def ahead(self) -> int:
-        """How many records were handed out from the oldest unfinished one on."""
-        return 0 if self.watermark is None else self.watermark.ahead
+    def is_ahead(self, limit: int) -> bool:
+        """Whether `limit` offsets or more were passed beyond what is done and committed, note included.
+
+        Who takes the partition over does these again. A note holds hundreds of unfinished records, so it is many of
+        them, or brokers that take no notes, that bring a partition there: a single one never does.
+        """
+        watermark = self.watermark
+        if watermark is None or watermark.end - self._told < limit:
+            return False
+        return watermark.end - watermark.position >= limit
 
     @property
     def outstanding(self) -> int:
@@ -146,7 +154,7 @@ class Partition:
         if watermark is None:
             return None
         position = watermark.position
-        runs = runs_of(watermark.beyond, watermark.delivered) if watermark.outstanding < watermark.ahead else []
+        runs = watermark.beyond
         if self._finished is not None:
             runs += self._finished.above(runs[-1][1] if runs else position - 1)
         if self._postponed:  # less what is gone from the broker
@@ -157,3 +165,4 @@ class Partition:
     def committed(self, point: CommitPoint) -> None:
         """Note that `point` was committed."""
         self._committed = point
+        self._told = max(point[0], Finished(read_progress(point, self.book).runs).end)

@@ -66,29 +66,6 @@ class Progress(msgspec.Struct, frozen=True):
     topic_id: str = ""
 
 
-def runs_of(offsets: Sequence[int], delivered: Sequence[int]) -> list[Run]:
-    """`offsets` (ascending, all in `delivered`) as runs; offsets that exist for nobody do not end a run.
-
-    Args:
-        offsets: finished offsets beyond the watermark.
-        delivered: every delivered offset from the watermark on, ascending.
-    """
-    runs: list[Run] = []
-    finished = set(offsets)
-    first: int | None = None
-    last = 0
-    for offset in delivered:
-        if offset in finished:
-            first = offset if first is None else first
-            last = offset
-        elif first is not None:
-            runs.append((first, last))
-            first = None
-    if first is not None:
-        runs.append((first, last))
-    return runs
-
-
 def write_note(
     position: int,
     runs: Iterable[Run],

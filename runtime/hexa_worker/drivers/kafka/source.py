@@ -186,18 +186,18 @@ class KafkaSource:
     def _wanted(self, group: GroupConsumer) -> tuple[TopicPartition, ...] | None:
         """The partitions to read from; empty stands for all, None for none at all.
 
-        Left out: those that ran far ahead of their oldest unfinished record, and retry topics while enough of
-        them waits here already.
+        Left out: those that ran far ahead of what is committed, and retry topics while enough of them waits here
+        already.
         """
         limit = self._options.max_ahead
         full = len(self._delayed) >= self._options.max_held
-        self._held_up = not all(partition.ahead < limit for partition in group.partitions.values())
+        self._held_up = any(partition.is_ahead(limit) for partition in group.partitions.values())
         if not (full or self._held_up):
             return ()
         wanted = tuple(
             place
             for place, partition in group.partitions.items()
-            if partition.ahead < limit and not (full and partition.attempt)
+            if not (partition.is_ahead(limit) or (full and partition.attempt))
         )
         return wanted or None
 
@@ -348,6 +348,8 @@ class KafkaSource:
             try:
                 group.skip_gaps()
                 await group.commit()
+                if self._held_up:
+                    self._notify()
             except LeaseLost as error:
                 log.warning("%s: work in hand goes to others", error)
             except DriverError as error:
