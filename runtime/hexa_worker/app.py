@@ -13,7 +13,7 @@ from hexa_worker.actors.claimer import Claiming
 from hexa_worker.actors.environment import Environment, Journal, Suspects
 from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.specs import spec_of
-from hexa_worker.actors.supervisor import Supervisor
+from hexa_worker.actors.supervisor import LONGEST_REFUSAL_S, Supervisor
 from hexa_worker.actors.surveyor import warn
 from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock, SystemClock
@@ -45,81 +45,78 @@ log = logging.getLogger("hexa_worker.app")
 
 
 @asynccontextmanager
-async def opened(driver: Driver, stop: StopSignals | None = None) -> AsyncIterator[Driver]:
+async def opened(driver: Driver, stop: StopSignals | None = None, *, proven: bool = False) -> AsyncIterator[Driver]:
     """An open driver; closed at the end.
 
     Args:
         driver: what to open.
         stop: with it, an unavailable broker is tried again until a stop is asked.
+        proven: so is one that refuses.
 
     Raises:
         DriverUnavailable: the broker is away (and nobody wants to wait for it).
     """
     try:
-        await _open(driver, stop)
+        if stop is None:
+            await driver.open()
+        else:
+            await _until_available(driver.open, stop, proven=proven)
         yield driver
     finally:
         with anyio.CancelScope(shield=True):
             await driver.close()
 
 
-async def _open(driver: Driver, stop: StopSignals | None) -> None:
-    if stop is None:
-        await driver.open()
-    else:
-        await _until_available(driver.open, stop)
-
-
-async def declare(
-    driver: Driver,
-    wanted: Sequence[SubscriptionSpec],
-    ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] | None = None,
-) -> None:
+async def declare(driver: Driver, wanted: Sequence[SubscriptionSpec]) -> None:
     """Declare subscriptions; one that is refused does not keep its siblings from what they need.
 
     Args:
         driver: an open driver.
         wanted: the subscriptions.
-        ask: makes a call of the driver.
 
     Raises:
         DriverRejected: all are refused.
-        DriverUnavailable: as the driver, or as `ask` does.
+        DriverUnavailable: the broker is away.
     """
-    ask = ask or _once
     try:
-        return await ask(partial(driver.declare, wanted))
+        await driver.declare(wanted)
     except DriverRejected:
         served = 0
         for spec in wanted:
             with suppress(DriverRejected):  # its worker will say so
-                await ask(partial(driver.declare, (spec,)))
+                await driver.declare((spec,))
                 served += 1
         if not served:
             raise
 
 
-async def _once(call: Callable[[], Awaitable[None]]) -> None:
-    await call()
-
-
-async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignals) -> None:
+async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignals, *, proven: bool) -> None:
     """Make a call until the broker is there for it.
+
+    Args:
+        call: what is asked.
+        stop: ends it.
+        proven: a refusal passes as well: the broker has taken this before.
 
     Raises:
         DriverUnavailable: a stop was asked first.
+        DriverRejected: it is refused.
     """
-    backoff = Backoff(first_s=0.1)
+    away, refused = Backoff(first_s=0.1), Backoff(first_s=0.5, longest_s=LONGEST_REFUSAL_S)
     said: dict[str, float] = {}
     while True:
         try:
             return await call()
-        except DriverUnavailable as error:
+        except (DriverUnavailable, DriverRejected) as error:
+            unavailable = isinstance(error, DriverUnavailable)
+            if not (unavailable or proven):
+                raise
             if anyio.current_time() > said.get(reason_of(error), float("-inf")) + AWAY_REPEAT_S:
                 said[reason_of(error)] = anyio.current_time()
-                log.warning("broker is away, trying again: %s", error)
-            if await _stopped_within(stop, backoff.wait):
-                raise
+                what = "is away" if unavailable else "refuses what it took before"
+                log.warning("broker %s, trying again: %s", what, error)
+            if await _stopped_within(stop, (away if unavailable else refused).wait):
+                raise DriverUnavailable(str(error)) from error
 
 
 async def _stopped_within(stop: StopSignals, wait: Callable[[], Awaitable[None]]) -> bool:
@@ -157,6 +154,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     claims: ClaimStore | None = None,
     transactions: "Transactions | None" = None,
     survey: bool = False,
+    proven: bool = False,
     beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
     """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
@@ -177,6 +175,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         transactions: instead of the configured outbox, which is not relayed then.
         beside: runs as long as the subscriptions do.
         survey: look at the broker once every subscription was started, and warn of what will be lost.
+        proven: this configuration has run well before: a broker that refuses it is asked again.
 
     Raises:
         DriverRejected, ConfigError: the broker will never take this configuration.
@@ -187,8 +186,8 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     driver = driver or make_driver(config, clock)
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(opened(driver, stop))
-            await declare(driver, specs(loaded), partial(_until_available, stop=stop))
+            await stack.enter_async_context(opened(driver, stop, proven=proven))
+            await _until_available(partial(declare, driver, specs(loaded)), stop, proven=proven)
         except DriverUnavailable:
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
@@ -208,6 +207,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
             transactions=transactions or _transactions(config, clock),
+            proven=proven,
         )
         relay = _relay(config, driver) if transactions is None else None
         return await _supervise(

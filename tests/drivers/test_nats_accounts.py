@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import msgspec
 import nats as client_library
+import psutil
 import pytest
 
 from hexa_worker.config.nats import Nats as Options
@@ -20,6 +21,7 @@ from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.brokers.base import Broker
 from tests.brokers.nats import Nats
 from tests.drivers.consuming import ack, patiently, publish, spec, subscribed, take
+from tests.drivers.doomed import Doomed
 from tests.drivers.nats_tools import opened
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
@@ -180,3 +182,38 @@ async def test_limits_of_an_operator_are_accepted_and_said(nats: Broker, unique_
         assert await problems(driver, one) == []
     assert "older than 3600 s" in warning
     assert "max_bytes = 1000000" in warning
+
+
+async def test_a_process_that_begins_while_jetstream_is_off_waits_where_another_has_run(
+    own: Callable[[], Nats], unique_name: Name, tmp_path: Path, anyio_backend: str
+) -> None:
+    broker, project = own(), tmp_path / "project"
+    project.mkdir()
+    worker = Doomed(project, unique_name(), anyio_backend, f'driver = "nats"\nservers = ["{broker.address}"]\n')
+    process = worker.start()
+
+    async def wait_for(reached: Callable[[], bool]) -> None:
+        with anyio.fail_after(30):
+            while not reached():
+                assert process.poll() is None, (project / "log").read_text()
+                await anyio.sleep(0.05)
+
+    def log_says(text: str, times: int = 1) -> bool:
+        return (project / "log").read_text().count(text) >= times
+
+    try:
+        await wait_for(lambda: log_says("worker process is ready"))
+        broker.jetstream = False
+        await anyio.to_thread.run_sync(broker.restart)
+        (child,) = psutil.Process(process.pid).children()
+        child.kill()
+        await wait_for(lambda: log_says("refuses what it took before"))
+        broker.jetstream = True
+        await anyio.to_thread.run_sync(broker.restart)
+        await wait_for(lambda: log_says("worker process is ready", 2))
+        async with opened(broker.address) as driver:
+            await publish(driver, worker.channel, b"1")
+        await wait_for(lambda: worker.seen() == {1})
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0

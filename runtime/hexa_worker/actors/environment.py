@@ -60,6 +60,7 @@ class Environment:
         stuck_after_s: see `hexa_worker.actors.sweeper.sweep`.
         maximum_crashes: a delivery in hand at this many crashes is dead-lettered.
         transactions: the outbox, for handlers; None where worker.toml has none.
+        proven: the same configuration has run well in another process: a broker that refuses it now may take it later.
     """
 
     driver: Driver
@@ -77,3 +78,4 @@ class Environment:
     stuck_after_s: float
     maximum_crashes: int
     transactions: Transactions | None = None
+    proven: bool = False

@@ -58,7 +58,7 @@ class Supervised:
         self._stop = anyio.Event()
         self._stopped_now = False
         self._running_since = float("inf")
-        self._ran_well = False
+        self._ran_well = env.proven
 
     @property
     def source(self) -> Source | None:

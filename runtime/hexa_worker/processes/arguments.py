@@ -49,6 +49,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         until_idle: end by itself when nothing is left to do.
         backend: instead of the configured one.
         survey: look at the broker once it is up, and warn of what will be lost: one process of a worker does.
+        proven: a process with this configuration was ready before; a broker that refuses it now is waited for.
     """
 
     slot: int
@@ -61,6 +62,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     until_idle: bool = False
     backend: str | None = None
     survey: bool = False
+    proven: bool = False
 
     @property
     def beat_s(self) -> float:

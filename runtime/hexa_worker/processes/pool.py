@@ -84,6 +84,7 @@ class Pool:
         self._rolling = Rolling()
         self._reload: Reload | None = None
         self._surveyed = False
+        self._proven: Rules | None = None  # a process that followed these was ready
         self._turned_at = monotonic()
         for _ in range(processes):
             self._add_slot()
@@ -216,7 +217,12 @@ class Pool:
     def _spawn(self, slot: Slot, now: float) -> None:
         if not slot.candidate:
             slot.rules = self._rules
-        arguments = msgspec.structs.replace(slot.rules.arguments, slot=slot.number, survey=not self._surveyed)
+        arguments = msgspec.structs.replace(
+            slot.rules.arguments,
+            slot=slot.number,
+            survey=not self._surveyed,
+            proven=slot.rules is self._proven,
+        )
         try:
             spawned, self._first = self._first or spawn(slot.rules.command), None
             instruct(spawned, arguments)
@@ -238,6 +244,8 @@ class Pool:
     def _understand(self, slot: Slot, frame: Frame) -> None:
         if isinstance(frame, Told):
             slot.tell(frame.report)
+            if slot.ready and slot.rules is self._rules:
+                self._proven = self._rules
             if slot.ready and not slot.announced:
                 slot.announced = True
                 log.info("worker process is ready", extra={FIELDS: {"slot": slot.number, "pid": slot.pid}})

@@ -60,6 +60,7 @@ async def _serve(session: Session, loaded: Loaded) -> int:
             report=session.report,
             record=record,
             survey=session.arguments.survey,
+            proven=session.arguments.proven,
             beside=ParkedFiles(
                 folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot
             ).run,
