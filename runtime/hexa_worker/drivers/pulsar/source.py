@@ -155,9 +155,9 @@ class PulsarSource:
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""
-        if self._closed:
+        failed = [] if self._closed else await self._write(settlements)
+        if self._closed:  # before, or while records were written: then nothing is acknowledged any more
             return [Unsettled(one, LeaseLost("the source is closed")) for one in settlements]
-        failed = await self._write(settlements)
         refused = {id(one.settlement) for one in failed}
         connected = {inlet: inlet.connected for inlet in self.inlets}
         acks: dict[Inlet, list[tuple[Place, Token]]] = {inlet: [] for inlet in self.inlets}
@@ -205,33 +205,34 @@ class PulsarSource:
         for inlet in {self.known[one.delivery.source, one.delivery.offset] for one in records}:
             if not inlet.connected:
                 raise DriverUnavailable("pulsar: the connection is lost")
-        await self._send(records)
+        sent = await self._send(records)
         failed: list[Unsettled] = []
-        for one in records:
+        for one, (call, number) in zip(records, sent, strict=True):
             place = (one.delivery.source, one.delivery.offset)
-            call, number = self._sent[place]
             answer = call.answers[number]
             if answer is None:  # it is not sent again while it may still be stored
                 failed.append(Unsettled(one, DriverUnavailable(f"pulsar: {one.record.channel}: not confirmed in time")))
                 continue
-            del self._sent[place]
+            self._sent.pop(place, None)
             if isinstance(answer, DriverError):
                 failed.append(Unsettled(one, answer))
             else:
                 self._written.add(place)
         return failed
 
-    async def _send(self, records: Sequence[RetryAt | DeadLettered]) -> None:
-        """Send the records that are not under way, and wait for all."""
+    async def _send(self, records: Sequence[RetryAt | DeadLettered]) -> Sequence[tuple[Call, int]]:
+        """Send the records that are not under way, and wait for all; the call of each, and which of its it is."""
         fresh = [one for one in records if (one.delivery.source, one.delivery.offset) not in self._sent]
         if fresh:
             call = self._begin([one.record for one in fresh])
             for number, one in enumerate(fresh):
                 self._sent[one.delivery.source, one.delivery.offset] = (call, number)
-        calls = {self._sent[one.delivery.source, one.delivery.offset][0] for one in records}
+        sent = [self._sent[one.delivery.source, one.delivery.offset] for one in records]
+        calls = {call for call, _ in sent}
         with anyio.move_on_after(max(call.patience_s for call in calls)):
             for call in calls:
                 await call.ended.wait()
+        return sent
 
     def _hand_back(self, released: Sequence[Delivery]) -> None:
         """Deliver again, in order; who else should have them gets them when this source is closed."""

@@ -1,0 +1,57 @@
+"""Settling on pulsar, without a broker: what a source that is closed meanwhile says."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from hexa_worker.clock import SystemClock
+from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.settlement import Acked, Failure, RetryAt, Settlement
+from hexa_worker.drivers.base import Unsettled
+from hexa_worker.drivers.pulsar.home import Home, Threads
+from hexa_worker.drivers.pulsar.publisher import Call
+from hexa_worker.drivers.pulsar.source import PulsarSource
+from hexa_worker.errors import LeaseLost
+from tests.drivers.consuming import spec
+
+pytestmark = pytest.mark.anyio
+
+
+class _Inlet:
+    """Is connected; nobody may acknowledge with it."""
+
+    connected = True
+    retries = False
+
+    def close(self) -> None:
+        return
+
+
+async def test_a_source_that_is_closed_while_a_retry_is_written_has_settled_nothing() -> None:
+    home, calls, begun = Home(), list[Call](), anyio.Event()
+
+    def begin(messages: Sequence[Message]) -> Call:
+        calls.append(Call(messages, home, 10.0))
+        begun.set()
+        return calls[-1]
+
+    source = PulsarSource(spec("closing"), begin, SystemClock(), home, Threads())
+    deliveries = [Delivery(channel="in", payload=b"x", source="in", offset=number) for number in range(2)]
+    source.known.update({(each.source, each.offset): cast("Any", _Inlet()) for each in deliveries})
+    retry = RetryAt(deliveries[0], Message(channel="r", payload=b"x"), 0.0, Failure(error="", message="", reason=""))
+    settlements: list[Settlement] = [retry, Acked(deliveries[1])]
+    answers: list[Unsettled] = []
+
+    async def settle() -> None:
+        answers.extend(await source.settle(settlements))
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(settle)
+            await begun.wait()
+            await source.close()
+            calls[0].answer(0, "stored")
+    assert [each.settlement for each in answers] == settlements
+    assert all(isinstance(each.error, LeaseLost) for each in answers)
