@@ -5,7 +5,7 @@ each delivery that changed its context: comparing contexts costs next to nothing
 """
 
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import coroutine
 from typing import Any
 
@@ -32,7 +32,8 @@ def in_copies(work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
             return
         step, value = work.send, None
         if asked is _RENEW:
-            run = base.copy().run
+            value = base.copy()
+            run = value.run
             continue
         try:
             value = yield asked
@@ -41,9 +42,10 @@ def in_copies(work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
 
 
 @coroutine
-def renew() -> Generator[Any, Any, None]:
-    """Go on in a new copy of the context that `in_copies` was begun in. Never suspends."""
-    yield _RENEW
+def renew() -> Generator[Any, Any, Context]:
+    """Go on in a new copy of the context that `in_copies` was begun in, which is returned. Never suspends."""
+    here: Context = yield _RENEW
+    return here
 
 
 def name_hand(action: str, hand: Callable[[], Sequence[Delivery]], *, threads: bool) -> None:

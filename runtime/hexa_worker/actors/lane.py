@@ -7,7 +7,6 @@ sweeper cancels the lane's scope when a handler is late, and the lane goes on in
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
 from typing import Any, Protocol
 
 import anyio
@@ -202,7 +201,8 @@ class Lane:
         call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
         runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
         observe, begin = parts.stats.observe, self._cells[0].begin
-        base = copy_context()
+        here = await renew()
+        base = here.copy()
         now = monotonic()  # there may be work already: its time begins now
         slice_end = now + SLICE_S
         while True:
@@ -224,7 +224,7 @@ class Lane:
                 payload = decode(delivery.payload)
             except decode_errors as error:
                 self._undecodable(delivery, error)
-                await renew()
+                here = await renew()
                 continue
             context: Context[Any] = Context(delivery, runtime)
             try:
@@ -243,10 +243,10 @@ class Lane:
             if self.late:
                 return True  # it ended in its own way all the same; the scope is spent
             try:
-                if copy_context() != base:
-                    await renew()
+                if here != base:
+                    here = await renew()
             except Exception:  # noqa: BLE001 - values are compared, and those are the user's
-                await renew()
+                here = await renew()
 
     async def _let_others_run(self) -> bool:
         """Between two deliveries: pause at a closed gate, yield, or wait for work. False: there will be none."""
