@@ -34,10 +34,18 @@ def retry_of(one: Delivery) -> Delivery:
 event_ids = st.none() | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=200)
 
 
-@given(event_id=event_ids, payload=st.binary(), source=st.text(min_size=1, max_size=300))
-def test_every_retry_names_the_effect_of_its_first_attempt(event_id: str | None, payload: bytes, source: str) -> None:
+@given(
+    event_id=event_ids,
+    payload=st.binary(),
+    source=st.text(min_size=1, max_size=300),
+    at_ms=st.integers(-1, 3) | st.integers(-(1 << 63), (1 << 63) - 1),
+)
+def test_every_retry_names_the_effect_of_its_first_attempt(
+    event_id: str | None, payload: bytes, source: str, at_ms: int
+) -> None:
     headers = () if event_id is None else ((lineage.EVENT_ID, event_id.encode()),)
-    first = delivery(payload, headers, source=source if source.isprintable() and source.isascii() else "orders-3")
+    source = source if source.isprintable() and source.isascii() else "orders-3"
+    first = delivery(payload, headers, source=source, timestamp_ms=at_ms)
     second = retry_of(first)
     assert by_event(first) == by_event(second) == by_event(retry_of(second))
 
@@ -49,6 +57,12 @@ def test_a_forged_id_does_not_suppress_the_record_at_that_place() -> None:
 
 def test_a_place_that_is_used_again_for_something_else_is_another_effect() -> None:
     assert by_event(delivery(b"old")) != by_event(delivery(b"new"))
+
+
+def test_a_place_that_is_used_again_later_is_another_effect_though_the_payload_is_the_same() -> None:
+    old, new = delivery(timestamp_ms=1_795_000_000_000), delivery(timestamp_ms=1_795_000_000_001)
+    assert len({by_event(one) for one in (old, new, retry_of(old), retry_of(new))}) == 2
+    assert by_event(old) == by_event(retry_of(old))
 
 
 def test_a_first_record_that_claims_to_be_redriven_is_still_its_event() -> None:

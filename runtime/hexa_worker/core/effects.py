@@ -4,9 +4,9 @@ By default the event id, which all retries and copies of an event share; where a
 field of the payload. Two children of one event have ids of their own, so they are two effects.
 
 Ids from outside are claims: an id that a producer wrote and one that a record got from its place never meet, or a
-forged ``orders-3-18`` would suppress the real record there. The payload's checksum belongs to a name by place, for a
-channel that was made anew counts its places from 0 again. A dead letter that is sent round again by hand is a new
-effect; only its own copies are duplicates.
+forged ``orders-3-18`` would suppress the real record there. The payload's checksum and the time at which it was
+written belong to a name by place, for a recreated channel counts its places from 0 again. A dead letter that is sent
+round again by hand is a new effect; only its own copies are duplicates.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,9 @@ def _by_value(value: bytes, delivery: Delivery) -> str:
 
 
 def _by_place(place: str, delivery: Delivery) -> str:
-    return f"p:{place}:{crc32(delivery.payload):08x}"
+    at_ms = lineage.origin_of(delivery).timestamp_ms
+    known = 0 < at_ms <= lineage.LATEST_MS  # what a retry record does not carry on names nothing
+    return f"p:{place}:{crc32(delivery.payload):08x}:{at_ms if known else 0}"
 
 
 def _round(redriven_from: bytes | None) -> str:

@@ -33,6 +33,8 @@ PREFIX = "hexa-"
 
 _ID_LIMIT = 200
 _TIMESTAMP_DIGITS = 15
+LATEST_MS = 10**_TIMESTAMP_DIGITS - 1
+"""No later time is read from a header."""
 _ID = re.compile(rb"[!-~]{1,%d}" % _ID_LIMIT)
 
 

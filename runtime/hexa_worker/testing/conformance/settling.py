@@ -85,6 +85,22 @@ async def settling_a_retry_twice_writes_one_record(bench: Bench) -> None:
 
 
 @claim()
+async def a_record_that_comes_again_tells_the_same_time(bench: Bench) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    source = await driver.subscribe(spec)
+    await bench.publish(driver, b"x")
+    (one,) = await bench.take(source, 1)
+    await bench.settle(source, Released(one))
+    (again,) = await bench.take(source, 1)
+    await driver.close()
+    (later,) = await bench.take(await (await bench.driver()).subscribe(spec), 1)
+    expect_equal(
+        [(it.message_id, it.timestamp_ms) for it in (again, later)], [(one.message_id, one.timestamp_ms)] * 2, "times"
+    )
+    expect(one.timestamp_ms > 0, "it tells no time")
+
+
+@claim()
 async def a_released_delivery_comes_again_at_once_as_the_same_attempt(bench: Bench) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
