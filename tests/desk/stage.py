@@ -51,11 +51,19 @@ class Weak(MemoryDriver):
         super().__init__(store)
         self.remove_fails = False
         self.refused: set[bytes] = set()
+        self.unreadable: set[str] = set()
+        self.browsed: set[str] = set()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         fit = [one for one in messages if one.payload not in self.refused]
         answers = iter(await super().publish(fit))
         return [next(answers) if one.payload not in self.refused else DriverRejected("no") for one in messages]
+
+    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
+        self.browsed.add(channel)
+        if channel in self.unreadable:
+            raise DriverUnavailable(f"{channel} does not answer")
+        return await super().browse(channel, after, limit, since_ms)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         if self.remove_fails:

@@ -306,6 +306,6 @@ async def test_a_trace_reads_nothing_that_was_stored_before_its_event(server: Br
         await driver.publish([event])
         assert [one.payload for one in await driver.browse(channel, -1, 100, written_since_ms(root))] == [b"x"]
         traced = await Tracer(driver, [spec("a", channels=(channel,))], None, remembers=True).trace(root)
-        assert traced is not None
+        assert traced.tree is not None
         assert traced.tree.channel == channel
         assert await driver.browse(channel, -1, 100, 2**48) == []

@@ -6,10 +6,12 @@ import click
 
 from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
-from hexa_worker.cli.terminal import console, iso, note, write_json
+from hexa_worker.cli.terminal import console, fail, iso, note, write_json
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
+from hexa_worker.errors import DriverError
 from hexa_worker.processes.parked import counts, of_config
 
+EXIT_FAILED = 1
 AT_ONCE = 8
 """So many subscriptions are measured at the same time."""
 
@@ -35,23 +37,29 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
     if as_json:
         write_json([_plain(action, backlog, parked.get(action, 0)) for action, backlog in found.items()])
     else:
-        _draw(found)
+        _draw({action: backlog for action, backlog in found.items() if isinstance(backlog, Backlog)})
         for action, count in parked.items():
             note(f"{action}: {count:,} of those in hand are parked, see dlq park list")
-    return 0
+    failures = {action: error for action, error in found.items() if isinstance(error, DriverError)}
+    for action, error in failures.items():
+        fail(f"{action} cannot be measured: {error}", EXIT_FAILED)
+    return EXIT_FAILED if failures else 0
 
 
-async def _lag(path: Path) -> dict[str, Backlog]:
+async def _lag(path: Path) -> dict[str, Backlog | DriverError]:
     import anyio  # noqa: PLC0415 - lazy by design
 
-    found: dict[str, Backlog] = {}
+    found: dict[str, Backlog | DriverError] = {}
     async with open_project(path, declare=False) as project:
         warn_of_orphans(project.config, project.specs)
         room = anyio.CapacityLimiter(AT_ONCE)
 
         async def measure(spec: SubscriptionSpec) -> None:
             async with room:
-                found[spec.action] = await project.driver.backlog(spec)
+                try:
+                    found[spec.action] = await project.driver.backlog(spec)
+                except DriverError as error:
+                    found[spec.action] = error
 
         async with anyio.create_task_group() as tasks:
             for spec in project.specs:
@@ -59,7 +67,9 @@ async def _lag(path: Path) -> dict[str, Backlog]:
         return {spec.action: found[spec.action] for spec in project.specs}
 
 
-def _plain(action: str, backlog: Backlog, parked: int) -> dict[str, object]:
+def _plain(action: str, backlog: Backlog | DriverError, parked: int) -> dict[str, object]:
+    if isinstance(backlog, DriverError):
+        return {"action": action, "error": str(backlog)}
     return {
         "action": action,
         "ready": backlog.ready,

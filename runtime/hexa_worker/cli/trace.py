@@ -56,22 +56,29 @@ def command(
         except KeyboardInterrupt:
             return 0  # it has no other end
     traced = run_async(_trace, path, rest[0])
-    if traced is None and (state := _in_outbox(path, rest[0])) is not None:
+    if traced.tree is None and (state := _in_outbox(path, rest[0])) is not None:
         text = _IN_OUTBOX[state]
         write_json({"root_id": rest[0], "outbox": state}) if as_json else write(f"{rest[0]} is in the outbox: {text}")
         return 0
-    if traced is None:
+    _say_what_is_missing(traced)
+    if traced.tree is None:
         return fail(f"nothing is known of {rest[0]!r}: neither remembered nor waiting in a channel", EXIT_FAILED)
     from hexa_worker.cli import tree  # noqa: PLC0415 - lazy by design
 
     if as_json:
-        more = {"not_searched_to_the_end": list(traced.cut)} if traced.cut else {}
+        more: dict[str, Any] = {"not_searched_to_the_end": list(traced.cut)} if traced.cut else {}
+        more |= {"not_looked_into": traced.unread} if traced.unread else {}
         write_json(tree.plain(traced.tree, {"root_id": traced.tree.event_id}, more))
     else:
         tree.draw(traced.tree)
-        for channel in traced.cut:
-            note(f"{channel} is too long to be searched to its end")
     return 0
+
+
+def _say_what_is_missing(traced: Traced) -> None:
+    for channel in traced.cut:
+        note(f"{channel} is too long to be searched to its end")
+    for channel, reason in sorted(traced.unread.items()):
+        note(f"not looked into: {channel}: {reason}")
 
 
 def _in_outbox(path: Path, event_id: str) -> str | None:
@@ -86,12 +93,12 @@ def _in_outbox(path: Path, event_id: str) -> str | None:
         return store.find(event_id)
 
 
-async def _trace(path: Path, event_id: str) -> Traced | None:
+async def _trace(path: Path, event_id: str) -> Traced:
     async with open_project(path) as project:
         return await _traced(project, event_id)
 
 
-async def _traced(project: Project, event_id: str) -> Traced | None:
+async def _traced(project: Project, event_id: str) -> Traced:
     from hexa_worker.lineage.opening import open_store  # noqa: PLC0415 - lazy by design
 
     store = open_store(project.config)
@@ -115,11 +122,16 @@ async def _follow(path: Path, event_id: str, until_done: bool, as_json: bool) ->
         def opened() -> Any:
             return open_store(project.config)
 
-        trace: Callable[[], Awaitable[Traced | None]] | None = None
+        trace: Callable[[], Awaitable[Traced]] | None = None
         if until_done:
+            unread: set[str] = set()
 
-            def trace() -> Awaitable[Traced | None]:
-                return _traced(project, event_id)
+            async def trace() -> Traced:
+                traced = await _traced(project, event_id)
+                if fresh := traced.unread.keys() - unread:
+                    unread.update(fresh)
+                    _say_what_is_missing(traced)
+                return traced
 
         async with aclosing(follow(event_id, opened, trace)) as entries:
             async for entry in entries:

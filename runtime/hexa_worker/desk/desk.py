@@ -12,6 +12,7 @@ from hexa_worker.desk.filters import Filters
 from hexa_worker.desk.letters import DeadLetter, read_letter
 from hexa_worker.desk.reading import PAGE, Chosen, read_chosen, read_letters
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
+from hexa_worker.errors import DriverError
 
 
 class Tally(msgspec.Struct):
@@ -64,17 +65,28 @@ class Desk:
         self._clock = clock
         self._happened = happened
 
-    async def letters(self, filters: Filters) -> AsyncGenerator[DeadLetter, None]:
+    async def letters(
+        self, filters: Filters, unread: dict[str, DriverError] | None = None
+    ) -> AsyncGenerator[DeadLetter, None]:
         """The letters that match, subscription by subscription, oldest first.
+
+        Args:
+            filters: which letters.
+            unread: gets the actions whose letters cannot be read, and why; without it that is raised.
 
         Cancellation: safe; nothing is changed.
         """
         now_ms = self._clock.now_ms()
         for spec in meant(self._specs, filters):
-            async with aclosing(read_letters(self._driver, spec)) as letters:
-                async for letter in letters:
-                    if filters.match(letter, now_ms):
-                        yield letter
+            try:
+                async with aclosing(read_letters(self._driver, spec)) as letters:
+                    async for letter in letters:
+                        if filters.match(letter, now_ms):
+                            yield letter
+            except DriverError as error:
+                if unread is None:
+                    raise
+                unread[spec.action] = error
 
     async def find(self, letter_id: str) -> DeadLetter | None:
         """The letter with this id, or None. Cancellation: safe."""

@@ -19,7 +19,7 @@ _ENDS = frozenset({"done", "dropped", "dead-lettered", "purged"})
 async def follow(
     event_id: str,
     open_store: Callable[[], Store | None],
-    trace: Callable[[], Awaitable[Traced | None]] | None,
+    trace: Callable[[], Awaitable[Traced]] | None,
 ) -> AsyncGenerator[Entry, None]:
     """Everything that is and will be known of the tree of `event_id`, each once, as it becomes known.
 
@@ -48,7 +48,7 @@ async def follow(
             quiet_s = 0.0 if fresh else quiet_s + POLL_S
             if trace is not None and told and quiet_s >= QUIET_S:
                 traced, before = await trace(), ended
-                ended = traced is not None and finished(traced.tree)
+                ended = traced.tree is not None and not traced.unread and finished(traced.tree)
                 if ended and before:
                     return
                 quiet_s = 0.0

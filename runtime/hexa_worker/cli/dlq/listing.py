@@ -9,9 +9,12 @@ from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters, no_more
 from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
+from hexa_worker.cli.terminal import fail
 from hexa_worker.clock import SystemClock
 from hexa_worker.desk.desk import Desk
+from hexa_worker.errors import DriverError
 
+EXIT_FAILED = 1
 HUMAN_ROWS = 20
 
 
@@ -46,13 +49,16 @@ def command(
     async def run() -> int:
         async with open_desk(path, meant.action) as project:
             warn_of_orphans(project.config, project.specs)
-            letters = Desk(project.driver, project.specs, SystemClock()).letters(meant)
+            unread: dict[str, DriverError] = {}
+            letters = Desk(project.driver, project.specs, SystemClock()).letters(meant, unread)
             if groups and as_json:
                 await show.groups_json(letters)
             elif as_json:
                 await show.list_json(letters, limit)
             else:
                 await show.list_human(letters, 0 if groups else HUMAN_ROWS if limit is None else limit)
-        return 0
+            for action, error in unread.items():
+                fail(f"the dead letters of {action} cannot be read: {error}", EXIT_FAILED)
+        return EXIT_FAILED if unread else 0
 
     return run_async(run)
