@@ -298,9 +298,10 @@ async def test_a_long_channel_is_browsed_in_pages_that_leave_nothing_behind(serv
 
 
 async def test_a_trace_reads_nothing_that_was_stored_before_its_event(server: Broker, unique_name: Name) -> None:
-    channel, root = f"{unique_name()}.in", IdSource(1).new(time.time_ns() // 1_000_000 + CLOCK_SKEW_MS + 1_000)
+    channel = f"{unique_name()}.in"
     async with opened(server.address) as driver:
         await publish(driver, channel, *[b"%d" % number for number in range(10)])
+        root = IdSource(1).new(time.time_ns() // 1_000_000 + CLOCK_SKEW_MS + 1_000)
         await anyio.sleep(2.1)  # what is stored has whole seconds here
         event = Message(channel=channel, payload=b"x", headers=(("hexa-event-id", root.encode()),))
         await driver.publish([event])
