@@ -23,6 +23,7 @@ from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
 from tests.actors.weak_drivers import RevokingDriver
+from tests.deadlines import until
 
 pytestmark = pytest.mark.anyio
 NO_RETRY = RetryPolicy(maximum_attempts=0)
@@ -49,11 +50,6 @@ def no_dead_letters(message: Message) -> DriverError | None:
 async def fail_the_long(payload: str, _ctx: Context) -> None:
     if len(payload) > 1:
         raise ValueError("too long")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await anyio.sleep(0.005)
 
 
 def acked(stage: Stage) -> int:

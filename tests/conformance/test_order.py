@@ -28,6 +28,7 @@ from tests.conformance.under_kafka import KAFKA, KafkaBroker
 from tests.conformance.under_nats import NATS, NatsBroker
 from tests.conformance.under_pulsar import PULSAR, PulsarBroker
 from tests.conformance.under_test import EMBEDDED, MEMORY
+from tests.deadlines import until
 
 KEYS = 12
 EACH = 5
@@ -123,8 +124,7 @@ class Company:
         return end
 
     async def wait(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            await anyio.sleep(0.02)
+        await until(condition)
 
     def finished(self, text: str) -> bool:
         """It was done, or given up."""

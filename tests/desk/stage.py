@@ -13,6 +13,7 @@ from hexa_worker.desk.letters import DeadLetter
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from tests.deadlines import in_time
 
 SPECS = tuple(
     SubscriptionSpec(action=action, group=action, channels=("work",), retry_base=action, retry_count=2)
@@ -90,10 +91,12 @@ async def handle(driver: Driver, error: Exception | None, action: str = "do", re
     source = await driver.subscribe(spec)
     route = Route(action=action, retry_base=action, policy=RetryPolicy(maximum_attempts=retries, initial_interval_s=0))
     seen: list[Delivery] = []
-    while not (await source.backlog()).idle:
-        taken = await source.receive(100, 1 << 20)
-        seen += taken
-        done = [Acked(one) if error is None else settle(Raised(error), one, route, now_ms=1_000_000) for one in taken]
-        await source.settle(done)
+    with in_time():
+        while not (await source.backlog()).idle:
+            taken = await source.receive(100, 1 << 20)
+            seen += taken
+            await source.settle(
+                [Acked(one) if error is None else settle(Raised(error), one, route, now_ms=1_000_000) for one in taken]
+            )
     await source.close()
     return seen

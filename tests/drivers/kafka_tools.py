@@ -14,6 +14,7 @@ from aiokafka.structs import OffsetAndMetadata
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka import KafkaDriver
+from tests.deadlines import in_time
 from tests.drivers import consuming
 
 
@@ -63,8 +64,9 @@ async def delete_topics(address: str, *names: str) -> None:
     await admin.start()
     try:
         await admin.delete_topics(list(names))
-        while set(names) & set(await admin.list_topics()):
-            await anyio.sleep(0.02)
+        with in_time():
+            while set(names) & set(await admin.list_topics()):
+                await anyio.sleep(0.02)
     finally:
         await admin.close()
 

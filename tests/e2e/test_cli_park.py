@@ -1,13 +1,12 @@
 """What the broker refuses is parked, seen and dealt with from the command line."""
 
 import sqlite3
-import time
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
-from tests.e2e.project import LIMIT_S, WORKER, Project
+from tests.deadlines import wait_until as until
+from tests.e2e.project import WORKER, Project
 
 REFUSE = """
 CREATE TRIGGER refuse BEFORE INSERT ON log WHEN instr(NEW.headers, CAST('hexa-dead-at' AS BLOB))
@@ -18,13 +17,6 @@ BEGIN SELECT RAISE(ABORT, 'against the policy'); END
 def change(project: Project, statement: str) -> None:
     with closing(sqlite3.connect(project.folder / "var" / "hexa.db", timeout=10)) as other, other:
         other.execute(statement)
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.fixture

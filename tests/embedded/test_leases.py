@@ -18,6 +18,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.embedded import EmbeddedDriver
 from hexa_worker.drivers.embedded.schema import STRIPES
 from hexa_worker.drivers.embedded.source import EmbeddedSource
+from tests.deadlines import in_time, until
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
 pytestmark = pytest.mark.anyio
@@ -47,12 +48,10 @@ async def in_one_turn(driver: EmbeddedDriver, *calls: Callable[[], Coroutine[Any
     thread = driver._running
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(thread.read, hold)
-        while not held.is_set():
-            await anyio.sleep(0.001)
+        await until(held.is_set)
         for call in calls:
             tasks.start_soon(call)
-        while len(thread._jobs) < len(calls):
-            await anyio.sleep(0.001)
+        await until(lambda: len(thread._jobs) >= len(calls))
         go.set()
 
 
@@ -115,7 +114,7 @@ async def test_other_keys_go_on_beside_waiting_retries_in_more_stripes_than_a_pr
             if come == expected:
                 tasks.cancel_scope.cancel()
 
-    with anyio.fail_after(30):
+    with in_time():
         while driver._running._owners.peers < 2:
             await anyio.sleep(0.01)
         await other.publish([Message(channel="work", payload=b"1", key=key) for key in expected])
@@ -137,5 +136,5 @@ async def test_what_a_source_could_not_give_back_at_its_end_is_given_back_later(
     await source.close()
     blocker.execute("ROLLBACK")
     blocker.close()
-    with anyio.fail_after(30):
+    with in_time():
         assert numbers(await take(await driver.subscribe(spec()), 2)) == [0, 1]

@@ -14,6 +14,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked, Released, Settlement
 from hexa_worker.drivers.embedded import EmbeddedDriver
 from hexa_worker.drivers.embedded.thread import BrokerThread
+from tests.deadlines import in_time
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ def rows(path: Path, statement: str) -> list[tuple[int, ...]]:
 
 async def until(path: Path, statement: str, expected: int) -> None:
     """Wait until a query of one number says `expected`."""
-    with anyio.fail_after(5):
+    with in_time():
         while rows(path, statement) != [(expected,)]:
             await anyio.sleep(0.05)
 
@@ -85,8 +86,9 @@ async def test_a_channel_of_which_everything_was_removed_is_idle(driver: Embedde
     source = await driver.subscribe(spec())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(source.receive, 10, PLENTY)
-        while not (await source.backlog()).idle:
-            await anyio.sleep(0.01)
+        with in_time():
+            while not (await source.backlog()).idle:
+                await anyio.sleep(0.01)
         source.stop()
 
 
@@ -104,7 +106,7 @@ async def test_a_cancelled_receive_loses_nothing(driver: EmbeddedDriver) -> None
             for _ in range(pause % 10):
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-    with anyio.fail_after(5):
+    with in_time():
         while len(seen) < 60:
             await receive()
     assert sorted(seen) == list(range(60))
@@ -152,7 +154,7 @@ async def test_a_damaged_lease_on_retries_gives_back_all_it_may_have_held(driver
     await take(source, 5)
     damage(path, "UPDATE leases SET members = x'c1ff' WHERE channel = 0")
     await driver.stall()
-    with anyio.fail_after(5):
+    with in_time():
         assert numbers(await take(source, 5)) == [0, 2, 4, 6, 8]
 
 
@@ -229,7 +231,7 @@ async def test_a_wall_clock_that_goes_back_lets_a_retry_wait_no_longer_than_its_
     await driver.publish([Message(channel="do.retry.1", payload=b"x", due_ms=clock.wall_ms + 500)])
     await anyio.sleep(0.6)  # a tick of the broker thread
     clock.wall_ms -= 3_600_000
-    with anyio.fail_after(5):
+    with in_time():
         while (await source.backlog()).next_due_ms != clock.wall_ms + 500:
             await anyio.sleep(0.05)
     async with anyio.create_task_group() as tasks:
@@ -283,7 +285,7 @@ async def test_a_stop_while_the_thread_looks_is_not_overlooked(
     async def receive() -> None:
         ended.append(await source.receive(10, PLENTY))
 
-    with anyio.fail_after(20):
+    with in_time():
         async with anyio.create_task_group() as group:
             group.start_soon(receive)
             while not looked.is_set():

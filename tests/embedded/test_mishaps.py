@@ -19,6 +19,7 @@ from hexa_worker.drivers.embedded import EmbeddedDriver
 from hexa_worker.drivers.embedded.jobs import Job, Receive
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.errors import DriverError, DriverUnavailable
+from tests.deadlines import in_time, until
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
 pytestmark = pytest.mark.anyio
@@ -32,11 +33,12 @@ SELECT s.id, c.id, -1, 5, 5, 0, 0 FROM subscriptions s, channels c WHERE c.name 
 async def ask_until(source: EmbeddedSource, count: int) -> list[Delivery]:
     """Receive until `count` deliveries came, as a pump does: a broker that is away is asked again."""
     taken: list[Delivery] = []
-    while len(taken) < count:
-        try:
-            taken += await source.receive(count - len(taken), PLENTY)
-        except DriverError:
-            await anyio.sleep(0.02)
+    with in_time():
+        while len(taken) < count:
+            try:
+                taken += await source.receive(count - len(taken), PLENTY)
+            except DriverError:
+                await anyio.sleep(0.02)
     return taken
 
 
@@ -70,23 +72,21 @@ async def test_a_stop_that_comes_while_a_write_tells_whom_it_wakes_is_not_overlo
         source.stop()
         return False
 
-    with anyio.fail_after(20):
+    with in_time():
         async with anyio.create_task_group() as group:
             group.start_soon(receive)
-            while not thread._parked:
-                await anyio.sleep(0.01)
+            await until(lambda: thread._parked)
             await thread.write(lambda _: None, wakes=stop_it)
     assert ended == [[]]
 
 
 async def test_who_waits_hears_of_a_failure_of_the_look_for_him(driver: EmbeddedDriver, path: Path) -> None:
     source = await driver.subscribe(spec())
-    with anyio.fail_after(20):
+    with in_time():
         async with anyio.create_task_group() as group:
 
             async def damage() -> None:
-                while not driver._running._parked:
-                    await anyio.sleep(0.01)
+                await until(lambda: driver._running._parked)
                 await to_thread.run_sync(change, path, DAMAGE)
 
             group.start_soon(damage)
@@ -111,7 +111,7 @@ async def test_what_was_read_before_reading_failed_is_handed_out(driver: Embedde
     def arm(connection: sqlite3.Connection) -> None:
         connection.set_progress_handler(stumble, 2_000)
 
-    with anyio.fail_after(20):
+    with in_time():
         taken = await ask_until(source, 10)  # leased, and hardly read
         await thread.read(arm)
         taken += await ask_until(source, 2_990)
@@ -144,7 +144,7 @@ async def test_a_failure_inside_a_transaction_does_not_keep_others_from_writing(
         with suppress(DriverUnavailable):
             await publish(driver, 1)
 
-    with anyio.fail_after(20):
+    with in_time():
         async with anyio.create_task_group() as group:
             group.start_soon(thread.read, keep_busy)
             while not busy.is_set():
@@ -167,7 +167,7 @@ async def test_what_a_source_could_not_give_back_before_its_close_was_cancelled_
         with anyio.move_on_after(0.2):
             await source.close()
         await anyio.sleep(1.5)  # longer than busy_timeout_s
-    with anyio.fail_after(20):
+    with in_time():
         assert numbers(await take(await driver.subscribe(spec()), 2)) == [0, 1]
 
 
@@ -182,7 +182,7 @@ async def test_a_lease_of_vanished_records_whose_end_could_not_be_written_bars_t
         "DELETE FROM log",
         "CREATE TRIGGER refuse BEFORE DELETE ON leases BEGIN SELECT RAISE(ABORT, 'not now'); END",
     )
-    with anyio.fail_after(20):
+    with in_time():
         with anyio.move_on_after(0.5):
             await source.receive(10, PLENTY)
         await to_thread.run_sync(change, path, "DROP TRIGGER refuse")
@@ -203,7 +203,7 @@ async def test_a_job_that_comes_as_the_thread_ends_is_not_waited_for(driver: Emb
             super().append(job)
 
     thread._jobs = Late()
-    with anyio.fail_after(20), pytest.raises(DriverUnavailable):
+    with in_time(), pytest.raises(DriverUnavailable):
         await publish(driver, 1)
 
 
@@ -226,7 +226,7 @@ async def test_a_clock_that_goes_back_while_the_file_is_locked_makes_no_retry_wa
     async with locked(path):
         clock.back_ms = 3_600_000
         await anyio.sleep(1.5)
-    with anyio.fail_after(20):
+    with in_time():
         assert numbers(await take(source, 1)) == [0]
     await driver.close()
 
@@ -258,7 +258,7 @@ async def test_an_open_that_failed_keeps_no_file_open(driver: EmbeddedDriver, pa
 async def test_an_open_that_was_cancelled_leaves_no_thread_and_no_owner(driver: EmbeddedDriver, path: Path) -> None:
     late = EmbeddedDriver(path, Embedded(busy_timeout_s=10.0))
     before = threads_of_brokers()
-    with anyio.fail_after(20):
+    with in_time():
         async with locked(path):
             with anyio.move_on_after(0.2):
                 await late.open()

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -16,6 +15,7 @@ from hexa_worker.drivers.embedded.thread import BrokerThread
 from hexa_worker.errors import DriverBroken, DriverRejected, LeaseLost
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
+from tests.deadlines import until
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
 pytestmark = pytest.mark.anyio
@@ -56,12 +56,6 @@ async def prepare_another(path: Path) -> None:
     await other.declare([spec("act")])
     await publish(other, 1)
     await other.close()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    with anyio.fail_after(15):
-        while not condition():
-            await anyio.sleep(0.01)
 
 
 @EVENTS

@@ -17,6 +17,7 @@ import psycopg
 from hexa_worker import Event
 from hexa_worker.app import opened
 from hexa_worker.drivers.opening import make_plain_driver
+from tests.deadlines import wait_until
 from tests.outbox.stage import Place
 
 KEYS = 20
@@ -40,7 +41,7 @@ class Writer(threading.Thread):
     """
 
     def __init__(self, place: Place, name: str, events: int, *, pause_s: float = 0.002, most: int = 1) -> None:
-        super().__init__()
+        super().__init__(daemon=True)  # or one of a test that failed would keep the whole run from ending
         self._place = place
         self._prefix = name
         self._events = events
@@ -162,11 +163,8 @@ def judge(found: list[tuple[str, int]], writers: Sequence[Writer]) -> None:
 
 
 def wait_leading(place: Place) -> None:
-    deadline = time.monotonic() + WAIT_S
     store = place.store(leading=False)
-    while store.status(0).leader is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: store.status(0).leader is not None, WAIT_S)
     place.let_go()
 
 

@@ -1,7 +1,6 @@
 """What the tests of the outbox share: a database, writers in transactions of their own, and a relay's store."""
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.base import Store
 from hexa_worker.outbox.initialising import initialise
 from hexa_worker.outbox.opening import make_store, outbox_options
+from tests.deadlines import wait_until
 
 LIMIT_S = 30.0
 
@@ -103,9 +103,7 @@ class Place:
 
 def lead(store: Store) -> None:
     """Lead, as soon as whoever led before is gone: the server lets go of a lock a moment after its owner has left."""
-    deadline = time.monotonic() + LIMIT_S
-    while not store.lead():
-        assert time.monotonic() < deadline, "nobody gives up the lead"
+    wait_until(store.lead)
 
 
 def payloads(records: Sequence[Any]) -> list[int]:

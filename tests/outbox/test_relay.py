@@ -1,6 +1,6 @@
 """The relay: what was committed arrives as it was prepared, in the order of keys; a refusal stops its own key only."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 from hexa_worker.outbox.opening import make_store
 from hexa_worker.outbox.relay import Relay
+from tests.deadlines import until
 from tests.outbox.stage import Place, make_config, make_tables
 
 pytestmark = pytest.mark.anyio
@@ -67,12 +68,6 @@ class Broker(MemoryDriver):
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-async def until(seen: Callable[[], bool]) -> None:
-    with anyio.fail_after(LIMIT_S):
-        while not seen():
-            await anyio.sleep(0.01)
 
 
 def waiting(place: Place) -> int:
