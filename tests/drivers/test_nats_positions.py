@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import nats as client_library
 import pytest
+from msgspec import structs
 
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
@@ -162,6 +163,21 @@ async def test_a_subscription_whose_order_changes_to_and_fro_goes_on_where_it_wa
         async with opened(server.address) as driver, subscribed(driver, one) as source:
             await publish(driver, one.channels[0], *wanted)
             assert await handle(source, {*wanted}) == wanted
+
+
+async def test_a_group_that_was_renamed_goes_on_with_the_retries_of_the_old_one(
+    server: Broker, unique_name: Name
+) -> None:
+    before = spec(unique_name())
+    after = structs.replace(before, group=unique_name(), start="latest")
+    async with opened(server.address) as driver:
+        async with subscribed(driver, before) as source:
+            await publish(driver, before.retry_channels[0], *numbered(0, 5))
+            got = await take(source, 5)
+            await ack(source, [each for each in got if each.payload != b"3"])
+        async with subscribed(driver, after) as source:
+            assert [each.payload for each in await take(source, 1)] == [b"3"]
+            assert (await source.backlog()).ready == 0
 
 
 @each_order
