@@ -9,7 +9,7 @@ import pytest
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.feed import Feed
+from hexa_worker.drivers.nats.pull_consumer import PullConsumer
 from tests.brokers.base import Broker
 from tests.brokers.nats import Nats
 from tests.brokers.ports import reserve_port
@@ -76,7 +76,7 @@ async def test_what_servers_say_of_pulls_is_not_said_at_every_pull(
 ) -> None:
     connection = Connection(options("nats://127.0.0.1:1"), Path())
     heard: Callable[[], None] = anyio.Event().set
-    feed = Feed(0, connection, "stream", "durable", "channel", "", 30.0, SystemClock(), heard)
+    feed = PullConsumer(0, connection, "stream", "durable", "channel", "", 30.0, SystemClock(), heard)
     with caplog.at_level(logging.INFO):
         for number in range(1, 178):
             feed.pull(10)

@@ -11,8 +11,8 @@ from hexa_worker.actors.waits import Waits
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.holding import Holding, left_ms
+from hexa_worker.drivers.nats.early_retries import KEPT, EarlyRetries
 from hexa_worker.drivers.nats.headers import Decoded, encode
-from hexa_worker.drivers.nats.sent_back import KEPT, SentBack
 from hexa_worker.telemetry.stats import Counters
 
 WRITTEN_MS = 1_795_000_000_000
@@ -121,7 +121,7 @@ def test_what_comes_after_the_clock_went_back_waits_no_longer_than_its_delay() -
 
 def copies(clocks: Clocks) -> Callable[[], int]:
     """A message that comes back from the server; how long it still waits."""
-    sent_back = SentBack(clocks)
+    sent_back = EarlyRetries(clocks)
     return lambda: sent_back.left_ms(7, WRITTEN_MS + 500, WRITTEN_MS)
 
 
@@ -139,7 +139,7 @@ def test_what_is_sent_back_waits_once_though_the_clock_went_back() -> None:
 
 def test_what_went_to_other_processes_is_forgotten() -> None:
     clocks = Clocks()
-    sent_back = SentBack(clocks)
+    sent_back = EarlyRetries(clocks)
     for number in range(KEPT):
         sent_back.left_ms(number, WRITTEN_MS + 500, WRITTEN_MS)
     clocks.wait(61_000)
@@ -161,7 +161,7 @@ def test_what_was_sent_back_is_due_when_its_record_says_to_the_millisecond() -> 
             return self.passed_s
 
     clocks = Fractions()
-    sent_back = SentBack(clocks)
+    sent_back = EarlyRetries(clocks)
     assert sent_back.left_ms(1, 1_060_000, 1_000_000) == 60_000
     for number in range(100):
         clocks.passed_s = number * 0.00013
@@ -183,7 +183,7 @@ class SlowToRead(Clocks):
 
 
 def waits_of_nats(clocks: Clocks) -> Callable[[], bool]:
-    sent_back = SentBack(clocks)
+    sent_back = EarlyRetries(clocks)
     sent_back.left_ms(1, WRITTEN_MS + 100, WRITTEN_MS)
     return lambda: not sent_back.left_ms(1, WRITTEN_MS + 100, WRITTEN_MS)
 

@@ -22,9 +22,9 @@ from nats.errors import Error as NatsError
 
 from hexa_worker.config.nats import Nats
 from hexa_worker.drivers.nats import failures
-from hexa_worker.drivers.nats.asking import REFUSED, Answers, Asking
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, Subscribed, status_of
+from hexa_worker.drivers.nats.requests import REFUSED, Answers, RequestMux
 from hexa_worker.drivers.nats.security import connect_options
 from hexa_worker.drivers.nats.transport import KnowingClient, Transport, close_client, members_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
@@ -73,8 +73,8 @@ class Connection:
         self._subscribed: dict[bytes, Subscribed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[bool], None]] = []
-        self._asking = Asking(options.timeout_s, failures.addresses(options.servers))
-        self._asking.inbox = self.subscribe(self._asking.deliver).inbox
+        self._requests = RequestMux(options.timeout_s, failures.addresses(options.servers))
+        self._requests.inbox = self.subscribe(self._requests.deliver).inbox
 
     # -- its life
 
@@ -214,7 +214,7 @@ class Connection:
         client, self._client, self._parser, self._writer = self._client, None, None, None
         self._failure = failure
         self._up.clear()
-        self._asking.fail(self._unavailable())
+        self._requests.fail(self._unavailable())
         for listener in tuple(self._listeners):
             listener(False)  # noqa: FBT003 - see on_change
         return client
@@ -326,7 +326,7 @@ class Connection:
             raise self._unavailable()
         if self._deaf is not None:
             raise self._deaf
-        return self._asking.expect(subjects)
+        return self._requests.expect(subjects)
 
     async def gather(self, answers: Answers) -> None:
         """Wait until every answer is there, as long as they keep coming.
@@ -334,7 +334,7 @@ class Connection:
         Raises:
             DriverUnavailable: none came for `timeout_s`, or the connection ended.
         """
-        await self._asking.gather(answers)
+        await self._requests.gather(answers)
 
     def _refused(self, text: str) -> None:
         """The server refuses something for want of rights: whoever waits for it need not wait longer."""
@@ -342,7 +342,7 @@ class Connection:
         if found is None:
             return
         if found["what"].lower() != "subscription":
-            self._asking.refuse(found["subject"].encode())
+            self._requests.refuse(found["subject"].encode())
         elif found["subject"].startswith(self._inbox):
             self._deaf = DriverRejected(
                 f"nats at {failures.addresses(self.options.servers)}: this login may not subscribe to _INBOX.>"

@@ -14,7 +14,7 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.nats import consumers, desk, exclusive, failures, names, positions
+from hexa_worker.drivers.nats import consumers, desk, failures, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.looking import Looking, account_of, used
@@ -190,7 +190,7 @@ class AsyncioNatsDriver:
         async def first(life: Life) -> dict[str, Any]:
             return await self._first_message(spec, await self._positions.of(stream, durable, life), life)
 
-        life = await exclusive.declare(self._connection, stream, durable, channel, first)
+        life = await ordered_consumer.declare(self._connection, stream, durable, channel, first)
         return Part(stream=stream, durable=durable, channel=channel, born=life.born, exclusive=True)
 
     async def _attach(self, spec: SubscriptionSpec, stream: str, wanted: dict[str, Any]) -> Life:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hexa_worker.drivers.nats.replies import stored_at
+from hexa_worker.drivers.nats.ack_subjects import stored_at
 from hexa_worker.drivers.runs import Finished, Run, merged, read_runs, write_runs
 
 NOTE_LIMIT = 64 * 1024

@@ -12,7 +12,7 @@ from msgspec import structs
 from hexa_worker.config.nats import Nats
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
-from hexa_worker.drivers.nats import consumers, desk, exclusive, names
+from hexa_worker.drivers.nats import consumers, desk, names, ordered_consumer
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.leases import lease_of
@@ -83,7 +83,7 @@ class Looking:
         if self._spec.order_by is not OrderBy.NONE:
             lease = await lease_of(self._connection, stream, durable).look()
             if lease is not None:
-                durable, floor = exclusive.term_durable(durable, lease.term), lease.floor
+                durable, floor = ordered_consumer.term_durable(durable, lease.term), lease.floor
         info = await self._info("CONSUMER", f"{stream}.{durable}")
         if info is not None:
             return int(info["num_pending"]), int(info["num_ack_pending"])

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.nats.ack_subjects import PARTS
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, status_of
-from hexa_worker.drivers.nats.replies import PARTS
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 

@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import msgspec
 
 from hexa_worker.drivers.nats import names
-from hexa_worker.drivers.nats.asking import REFUSED
 from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
 from hexa_worker.drivers.nats.failures import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.protocol import status_of
+from hexa_worker.drivers.nats.requests import REFUSED
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 WRONG_LAST_SEQUENCE = 10071

@@ -18,11 +18,11 @@ from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettl
 from hexa_worker.drivers.nats import desk, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.consumers import floor_of
-from hexa_worker.drivers.nats.exclusive import Exclusive
 from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
-from hexa_worker.drivers.nats.feed import ACTIVE_S, SILENCE_S, Feed
+from hexa_worker.drivers.nats.ordered_consumer import OrderedConsumer
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import Publisher
+from hexa_worker.drivers.nats.pull_consumer import ACTIVE_S, SILENCE_S, PullConsumer
 from hexa_worker.drivers.nats.streams import life_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
@@ -77,7 +77,7 @@ class NatsSource:
         redeclare: Callable[[], Awaitable[list[Part]]],
         revoked: Revoked,
     ) -> None:
-        self.feeds: list[Feed] = []
+        self.feeds: list[PullConsumer] = []
         self._connection = connection
         self._publisher = publisher
         self._positions = positions
@@ -86,7 +86,7 @@ class NatsSource:
         self._clock = clock
         self._redeclare = redeclare
         self._revoked = revoked
-        self._exclusives: dict[int, Exclusive] = {}
+        self._ordered: dict[int, OrderedConsumer] = {}
         self._revoking: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._next_feed = 0
@@ -103,7 +103,7 @@ class NatsSource:
         """Read one more channel; it gets the place of one that is gone, if there is any."""
         gone = next((one for one in self.feeds if one.gone), None)
         number = len(self.feeds) if gone is None else gone.number
-        feed = Feed(
+        feed = PullConsumer(
             number,
             self._connection,
             part.stream,
@@ -119,12 +119,12 @@ class NatsSource:
         self.feeds[number : number + 1] = [feed]
         if part.exclusive and part.channel is not None:
             lost = partial(self._lost_lease, part.stream)
-            self._exclusives[feed.number] = Exclusive(self._connection, feed, part.durable, part.channel, lost)
+            self._ordered[feed.number] = OrderedConsumer(self._connection, feed, part.durable, part.channel, lost)
         if self._task is not None:
             self._start_feed(feed)
 
-    def _start_feed(self, feed: Feed) -> None:
-        exclusive = self._exclusives.get(feed.number)
+    def _start_feed(self, feed: PullConsumer) -> None:
+        exclusive = self._ordered.get(feed.number)
         if exclusive is not None:
             exclusive.start(self._watched)
         self._work.set()
@@ -187,7 +187,7 @@ class NatsSource:
             if feed.fell_silent() and not feed.exclusive and not await self._exists(feed):
                 feed.mark_missing()  # server 2.9 says nothing to those who ask a consumer that is gone
 
-    async def _exists(self, feed: Feed) -> bool:
+    async def _exists(self, feed: PullConsumer) -> bool:
         try:
             await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{feed.durable}")
         except ApiError as error:
@@ -252,8 +252,8 @@ class NatsSource:
             else:  # a pattern's; should it come back, it is discovered
                 await self._dismiss(feed)
 
-    async def _dismiss(self, feed: Feed) -> None:
-        exclusive = self._exclusives.pop(feed.number, None)
+    async def _dismiss(self, feed: PullConsumer) -> None:
+        exclusive = self._ordered.pop(feed.number, None)
         if exclusive is not None:
             await exclusive.close()
         feed.dismiss()
@@ -295,7 +295,7 @@ class NatsSource:
                 except DriverError as error:
                     log.debug("claims of %s not renewed: %s", feed.durable, error)
 
-    async def _be_sure(self, feed: Feed) -> None:
+    async def _be_sure(self, feed: PullConsumer) -> None:
         """After a time without connection: see whether the stream is still the one that the claims are on.
 
         In another one of its name they would settle other messages. Raises DriverUnavailable.
@@ -312,7 +312,7 @@ class NatsSource:
         feed.is_of(life.born)
         feed.unsure = generation != self._connection.generation
 
-    async def _look_how_far(self, feed: Feed) -> None:
+    async def _look_how_far(self, feed: PullConsumer) -> None:
         """Note how far the durable is settled, and forget what is needed no more. Raises DriverError."""
         if feed.missing or not (feed.progressed or feed.settled):
             return
@@ -403,7 +403,7 @@ class NatsSource:
         # Meanwhile claims may have been lost.
         return self._sort_out_lost([one for one in settlements if id(one) not in refused], failed, stored=True)
 
-    def _release(self, feed: Feed, sequences: list[int]) -> None:
+    def _release(self, feed: PullConsumer, sequences: list[int]) -> None:
         if feed.exclusive:
             feed.let_go(sequences, done=False)
             if not self._stopped:  # or what is in hand would count as lost: nothing is handed out here any more
@@ -467,12 +467,12 @@ class NatsSource:
             leased += in_hand
         return Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
 
-    async def _consumer_info(self, feed: Feed) -> dict[str, Any]:
+    async def _consumer_info(self, feed: PullConsumer) -> dict[str, Any]:
         """What the server says of a feed's consumer.
 
         Where order holds it is missing for a moment, whenever a channel goes from one holder to the next.
         """
-        exclusive = self._exclusives.get(feed.number)
+        exclusive = self._ordered.get(feed.number)
         deadline = monotonic() + self._connection.options.timeout_s
         while True:
             durable = feed.durable if exclusive is None else await exclusive.current_durable()
@@ -504,7 +504,7 @@ class NatsSource:
             feed.end_pulls()
         if self._connection.up:
             await self._connection.flush(HAND_BACK_S)  # what was under way has arrived then
-        for exclusive in self._exclusives.values():
+        for exclusive in self._ordered.values():
             await exclusive.close()
         for feed in self.feeds:
             feed.hand_back()
@@ -523,7 +523,7 @@ class NatsSource:
         for task in (self._task, self._discovery, *self._revoking):
             if task is not None:
                 task.cancel()
-        for exclusive in self._exclusives.values():
+        for exclusive in self._ordered.values():
             exclusive.kill()
 
     async def stall(self) -> None:

@@ -25,9 +25,9 @@ from msgspec import structs
 from hexa_worker.drivers.nats import consumers, names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import ApiError
-from hexa_worker.drivers.nats.feed import Feed
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
 from hexa_worker.drivers.nats.leases import Lease, lease_of
+from hexa_worker.drivers.nats.pull_consumer import PullConsumer
 from hexa_worker.drivers.nats.streams import Life, life_of
 from hexa_worker.errors import DriverError, DriverUnavailable
 
@@ -99,7 +99,7 @@ def _furthest(floors: list[int | None], noted: int, last: int) -> int:
     return max(believed)
 
 
-class Exclusive:
+class OrderedConsumer:
     """One process's part in reading a channel in order.
 
     Args:
@@ -111,7 +111,7 @@ class Exclusive:
     """
 
     def __init__(
-        self, connection: Connection, feed: Feed, durable: str, channel: str, lost: Callable[[], None]
+        self, connection: Connection, feed: PullConsumer, durable: str, channel: str, lost: Callable[[], None]
     ) -> None:
         self._connection = connection
         self._feed = feed
@@ -127,7 +127,7 @@ class Exclusive:
         self._generation = 0
         self._refusals = 0  # in a row
         self._born = ""  # the stream that the feed has read
-        self._noted = 0  # of `Feed.postponed`: what the lease tells
+        self._noted = 0  # of `PullConsumer.postponed`: what the lease tells
         self._task: asyncio.Task[None] | None = None
 
     async def current_durable(self) -> str:

@@ -40,7 +40,7 @@ class Answers:
             self.done.set_result(None)
 
 
-class Asking:
+class RequestMux:
     """The requests of one connection that have no answer yet.
 
     Args:

@@ -15,13 +15,13 @@ import msgspec
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Headers
-from hexa_worker.drivers.nats.asking import REFUSED
+from hexa_worker.drivers.nats.ack_subjects import PARTS, ack_frames, stored_at
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.early_retries import EarlyRetries
 from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting, note_of
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
-from hexa_worker.drivers.nats.replies import PARTS, ack_frames, stored_at
-from hexa_worker.drivers.nats.sent_back import SentBack
+from hexa_worker.drivers.nats.requests import REFUSED
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected
 
@@ -50,7 +50,7 @@ class Token(msgspec.Struct, frozen=True):
     Attributes:
         feed: number of its feed in its source.
         delivered: how often the server has delivered it, this time included.
-        epoch: counts how often sequences have lost their meaning, see `Feed.reset`.
+        epoch: counts how often sequences have lost their meaning, see `PullConsumer.reset`.
     """
 
     feed: int
@@ -58,7 +58,7 @@ class Token(msgspec.Struct, frozen=True):
     epoch: int
 
 
-class Feed:
+class PullConsumer:
     """One durable consumer.
 
     Args:
@@ -110,7 +110,7 @@ class Feed:
         self.handed_over = HandedOver(NOTHING)
         self.waiting: dict[int, Waiting] = {}
         self.postponed = 0
-        self.delayed = SentBack(clock)
+        self.delayed = EarlyRetries(clock)
         self.renewed_at = monotonic()
         self.active_at = 0.0
         self.average_bytes = 256.0

@@ -11,7 +11,7 @@ CLOCKS_MS = 5
 """The wall clock counts whole milliseconds, and is read a moment before the other one."""
 
 
-class SentBack:
+class EarlyRetries:
     """What one feed sent back.
 
     Args:
