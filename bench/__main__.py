@@ -74,7 +74,7 @@ def _outbox() -> list[Figure]:
 
     lab = Lab()
     try:
-        return outbox.measure(*[lab.get(name).address for name in ("postgres", "kafka", "nats")])
+        return outbox.measure(*[lab.get(name).address for name in ("postgres", "kafka", "nats", "redis")])
     finally:
         lab.close()
 

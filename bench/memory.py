@@ -15,6 +15,7 @@ from bench.runtime import PAYLOAD, Order, decode
 from hexa_worker import Context, app, subscribe
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.model import Config, File, Memory, Worker
+from hexa_worker.config.outbox import Outbox
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
@@ -67,10 +68,12 @@ async def _bare() -> float:
     return time.perf_counter() - begin
 
 
-async def drain(count: int = COUNT, dedup: Dedup | None = None) -> float:
+async def drain(
+    count: int = COUNT, dedup: Dedup | None = None, *, handlers: str = "bench.memory", outbox: Outbox | None = None
+) -> float:
     """Seconds from the first delivery received to the last one settled, with crash journal and metrics on."""
-    worker = Worker(name="bench", handlers=("bench.memory",))
-    file = File(worker=worker, broker=Memory(), dedup=dedup or Dedup())
+    worker = Worker(name="bench", handlers=(handlers,))
+    file = File(worker=worker, broker=Memory(), dedup=dedup or Dedup(), outbox=outbox)
     config = Config(path=Path(__file__).parent.parent / "worker.toml", file=file)
     loaded = load_plans(config)
     store = MemoryStore()

@@ -12,6 +12,7 @@ import anyio
 import msgspec
 import psycopg
 
+from bench import inbox
 from bench.figures import Figure, milliseconds, rate
 from hexa_worker import Event
 from hexa_worker.app import opened
@@ -19,6 +20,7 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.opening import make_plain_driver
+from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise
@@ -251,7 +253,7 @@ def claiming(postgres: str) -> Figure:
     url = postgres_url(postgres, "bench_inbox")
     with tempfile.TemporaryDirectory() as name:
         config = config_of(Path(name), 'driver = "embedded"\npath = "hexa.db"', url)
-        inbox = HandlerOutbox(Outbox.from_config(config.path))
+        handler_outbox = HandlerOutbox(Outbox.from_config(config.path))
     with psycopg.connect(url) as connection:
         connection.execute("SET synchronous_commit = off")
         connection.execute("CREATE TABLE orders (id int, text text)")
@@ -262,7 +264,7 @@ def claiming(postgres: str) -> Figure:
                 connection.execute("INSERT INTO orders VALUES (%s, 'x')", (number,))
 
         def claimed(number: int) -> None:
-            with inbox.transaction(connection, "do", f"event-{number}"):
+            with handler_outbox.transaction(connection, "do", f"event-{number}", Block()):
                 connection.execute("INSERT INTO orders VALUES (%s, 'x')", (number,))
 
         def statement(number: int) -> None:
@@ -282,7 +284,17 @@ def claiming(postgres: str) -> Figure:
     )
 
 
-def measure(postgres: str, kafka: str, nats: str) -> list[Figure]:
+def beside_redis(postgres: str, redis: str) -> list[Figure]:
+    """See `bench.inbox`."""
+    url = postgres_url(postgres, "bench_beside")
+    with tempfile.TemporaryDirectory() as name:
+        config_of(Path(name), 'driver = "embedded"\npath = "hexa.db"', url)
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE orders (id int, text text)")
+    return inbox.measure(url, redis)
+
+
+def measure(postgres: str, kafka: str, nats: str, redis: str) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -298,5 +310,5 @@ def measure(postgres: str, kafka: str, nats: str) -> list[Figure]:
         config = config_of(root / "late-sqlite", embedded, "sqlite:///shop.db")
         path = root / "late-sqlite" / "shop.db"
         figures.append(lateness("SQLite → embedded", config, lambda: sqlite3.connect(path)))
-    figures += [writing(postgres), claiming(postgres)]
+    figures += [writing(postgres), claiming(postgres), *beside_redis(postgres, redis)]
     return figures

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from hexa_worker import Duplicate, Event
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.errors import OutboxError
+from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.inbox import HandlerOutbox
 
 ended = []
@@ -49,7 +50,7 @@ emit(5, autocommit=True)
 inbox = HandlerOutbox(outbox)
 for number, fails in ((6, True), (6, False), (7, False)):
     try:
-        with inbox.transaction(connection, "do", "e"):
+        with inbox.transaction(connection, "do", "e", Block()):
             emit(number)
             if fails:
                 raise ValueError

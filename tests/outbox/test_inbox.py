@@ -11,6 +11,7 @@ import pytest
 
 from hexa_worker import Ack, Duplicate, Event
 from hexa_worker.core.lineage import Lineage
+from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
 from tests.outbox.stage import Place, fetch_all
@@ -18,6 +19,11 @@ from tests.outbox.test_connections import in_autocommit, url_of
 from tests.outbox.thrice import effects, prepare, run_worker
 
 LINEAGE = Lineage("child-of", "root", None)
+
+
+def enter(inbox: HandlerOutbox, connection: Any, action: str, event_id: str) -> Any:
+    """As `Context.transaction`, in a run of the handler of its own."""
+    return inbox.transaction(connection, action, event_id, Block())
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def act(connection: Any, event: str) -> None:
 
 def test_what_a_block_writes_and_emits_is_there_when_it_ends(place: Place, inbox: HandlerOutbox) -> None:
     store, connection = place.store(), place.connect()
-    with inbox.transaction(connection, "do", "e"):
+    with enter(inbox, connection, "do", "e"):
         act(connection, "e")
         inbox.writer(connection, LINEAGE, (("traceparent", b"t"),)).emit_sync(Event(channel="orders", payload=1))
     assert effects(place) == ["e"]
@@ -48,22 +54,72 @@ def test_what_a_block_writes_and_emits_is_there_when_it_ends(place: Place, inbox
 def test_an_event_that_is_done_is_a_duplicate_for_its_action_only(place: Place, inbox: HandlerOutbox) -> None:
     connection = place.connect()
     for action in ("do", "other"):
-        with inbox.transaction(connection, action, "e"):
+        with enter(inbox, connection, action, "e"):
             act(connection, action)
-    with pytest.raises(Duplicate), inbox.transaction(connection, "do", "e"):
+    with pytest.raises(Duplicate), enter(inbox, connection, "do", "e"):
         act(connection, "again")
     assert effects(place) == ["do", "other"]
 
 
 def test_a_block_within_a_block_is_refused_and_not_taken_for_a_duplicate(place: Place, inbox: HandlerOutbox) -> None:
-    connection = place.connect()
-    with pytest.raises(OutboxError, match="already"), inbox.transaction(connection, "do", "e"):
+    connection, run = place.connect(), Block()
+    with pytest.raises(OutboxError, match="already"), inbox.transaction(connection, "do", "e", run):
         act(connection, "lost")
-        with inbox.transaction(connection, "do", "e"):
+        with inbox.transaction(connection, "do", "e", run):
             pass
-    with inbox.transaction(connection, "do", "e"):
+    with inbox.transaction(connection, "do", "e", run):
         act(connection, "e")
     assert effects(place) == ["e"]
+
+
+def test_a_block_behind_a_committed_one_is_refused_and_not_taken_for_a_duplicate(
+    place: Place, inbox: HandlerOutbox
+) -> None:
+    connection, run = place.connect(), Block()
+    with pytest.raises(ValueError, match="no"), inbox.transaction(connection, "do", "e", run):
+        raise ValueError("no")
+    with inbox.transaction(connection, "do", "e", run):
+        act(connection, "first")
+    with pytest.raises(OutboxError, match="belongs into the first"), inbox.transaction(connection, "do", "e", run):
+        act(connection, "second")
+    with pytest.raises(Duplicate), enter(inbox, connection, "do", "e"):
+        act(connection, "again")
+    assert effects(place) == ["first"]
+
+
+@pytest.mark.postgres
+def test_a_transaction_of_psycopg_that_is_open_already_is_refused_before_the_block_runs(
+    postgres_place: Place,
+) -> None:
+    inbox, connection = HandlerOutbox(postgres_place.outbox), postgres_place.connect()
+    ran = False
+    with (
+        pytest.raises(OutboxError, match=r"enter ctx\.transaction first"),
+        connection.transaction(),
+        enter(inbox, connection, "do", "e"),
+    ):
+        ran = True
+    assert not ran
+    with enter(inbox, connection, "do", "e"):
+        pass
+
+
+class Order:
+    """What a caller makes of its rows."""
+
+    def __init__(self, *, number: int) -> None:
+        self.number = number
+
+
+def test_a_caller_s_own_kind_of_rows_changes_nothing(place: Place, inbox: HandlerOutbox) -> None:
+    from psycopg.rows import class_row
+
+    connection = place.connect()
+    connection.row_factory = (lambda _, row: Order(number=row["number"])) if place.sqlite else class_row(Order)
+    with enter(inbox, connection, "do", "e"):
+        place.outbox.emit_sync(connection, Event(channel="orders", payload=1))
+    with pytest.raises(Duplicate), enter(inbox, connection, "do", "e"):
+        pass
 
 
 @pytest.mark.anyio
@@ -72,10 +128,14 @@ def test_a_block_within_a_block_is_refused_and_not_taken_for_a_duplicate(place: 
 async def test_an_awaited_block_within_a_block_is_refused_too(postgres_place: Place) -> None:
     inbox = HandlerOutbox(postgres_place.outbox)
     async with await psycopg.AsyncConnection.connect(postgres_place.options.url.reveal()) as connection:
+        run = Block()
         with pytest.raises(OutboxError, match="already"):
-            async with inbox.transaction(connection, "do", "e"), inbox.transaction(connection, "do", "e"):
+            async with (
+                inbox.transaction(connection, "do", "e", run),
+                inbox.transaction(connection, "do", "e", run),
+            ):
                 pass
-        async with inbox.transaction(connection, "do", "e"):
+        async with enter(inbox, connection, "do", "e"):
             pass
 
 
@@ -88,37 +148,37 @@ async def test_a_block_whose_statement_failed_unseen_is_not_taken_for_done(postg
     connection = postgres_place.connect()
     with (
         pytest.raises(OutboxError, match="nothing was committed"),
-        inbox.transaction(connection, "do", "e"),
+        enter(inbox, connection, "do", "e"),
         pytest.raises(psycopg.errors.DivisionByZero),
     ):
         connection.execute("SELECT 1 / 0")
-    with inbox.transaction(connection, "do", "e"):
+    with enter(inbox, connection, "do", "e"):
         pass
     async with await psycopg.AsyncConnection.connect(url) as awaited:
         with pytest.raises(OutboxError, match="nothing was committed"):
-            async with inbox.transaction(awaited, "do", "f"):
+            async with enter(inbox, awaited, "do", "f"):
                 with pytest.raises(psycopg.errors.DivisionByZero):
                     await awaited.execute("SELECT 1 / 0")
-        async with inbox.transaction(awaited, "do", "f"):
+        async with enter(inbox, awaited, "do", "f"):
             pass
 
 
 def test_a_block_that_fails_leaves_neither_rows_nor_claim(place: Place, inbox: HandlerOutbox) -> None:
     store, connection = place.store(), place.connect()
-    with pytest.raises(ValueError, match="no"), inbox.transaction(connection, "do", "e"):
+    with pytest.raises(ValueError, match="no"), enter(inbox, connection, "do", "e"):
         act(connection, "e")
         inbox.writer(connection, LINEAGE, ()).emit_sync(Event(channel="orders", payload=1))
         raise ValueError("no")
     assert effects(place) == []
     assert store.fetch(10) is None
-    with inbox.transaction(connection, "do", "e"):
+    with enter(inbox, connection, "do", "e"):
         act(connection, "e")
     assert effects(place) == ["e"]
 
 
 def test_an_ack_that_is_raised_in_a_block_is_a_success(place: Place, inbox: HandlerOutbox) -> None:
     connection = place.connect()
-    with pytest.raises(Ack), inbox.transaction(connection, "do", "e"):
+    with pytest.raises(Ack), enter(inbox, connection, "do", "e"):
         act(connection, "e")
         raise Ack
     assert effects(place) == ["e"]
@@ -126,10 +186,10 @@ def test_an_ack_that_is_raised_in_a_block_is_a_success(place: Place, inbox: Hand
 
 def test_a_connection_in_autocommit_gets_a_transaction_of_its_own(place: Place, inbox: HandlerOutbox) -> None:
     connection = in_autocommit(place)
-    with pytest.raises(ValueError, match="no"), inbox.transaction(connection, "do", "e"):
+    with pytest.raises(ValueError, match="no"), enter(inbox, connection, "do", "e"):
         act(connection, "e")
         raise ValueError("no")
-    with inbox.transaction(connection, "do", "e"):
+    with enter(inbox, connection, "do", "e"):
         act(connection, "e")
     assert effects(place) == ["e"]
     connection.close()
@@ -141,7 +201,7 @@ def test_of_two_at_once_one_acts_and_the_other_is_told_when_it_is_done(place: Pl
 
     def first() -> None:
         connection = place.own_connection()
-        with inbox.transaction(connection, "do", "e"):
+        with enter(inbox, connection, "do", "e"):
             act(connection, "e")
             inside.set()
             leave.wait(10)
@@ -152,7 +212,7 @@ def test_of_two_at_once_one_acts_and_the_other_is_told_when_it_is_done(place: Pl
         inside.wait(10)
         connection = place.own_connection()
         try:
-            with inbox.transaction(connection, "do", "e"):
+            with enter(inbox, connection, "do", "e"):
                 act(connection, "twice")
         except Duplicate:
             ends.append("duplicate")
@@ -203,14 +263,14 @@ def test_awaited_connections_commit_and_roll_back_too(postgres_place: Place, con
     async def run() -> None:
         connection = await connect(place)
         with pytest.raises(ValueError, match="no"):
-            async with inbox.transaction(connection, "do", "e"):
+            async with enter(inbox, connection, "do", "e"):
                 await connection.execute("INSERT INTO effects VALUES ('e')")
                 raise ValueError("no")
-        async with inbox.transaction(connection, "do", "e"):
+        async with enter(inbox, connection, "do", "e"):
             await connection.execute("INSERT INTO effects VALUES ('e')")
             await inbox.writer(connection, LINEAGE, ()).emit(Event(channel="orders", payload=1))
         with pytest.raises(Duplicate):
-            async with inbox.transaction(connection, "do", "e"):
+            async with enter(inbox, connection, "do", "e"):
                 await connection.execute("INSERT INTO effects VALUES ('twice')")
         await connection.close()
 
@@ -230,10 +290,10 @@ def test_a_block_that_swallows_a_failed_statement_is_no_success(
     async def run() -> None:
         connection = await connect(postgres_place)
         with pytest.raises(OutboxError, match="nothing was committed"):
-            async with inbox.transaction(connection, "do", "e"):
+            async with enter(inbox, connection, "do", "e"):
                 with contextlib.suppress(Exception):
                     await connection.execute("SELECT nothing")
-        async with inbox.transaction(connection, "do", "e"):  # it is no duplicate
+        async with enter(inbox, connection, "do", "e"):  # it is no duplicate
             pass
         await connection.close()
 
@@ -248,7 +308,7 @@ def test_a_transaction_of_asyncpg_that_is_open_already_is_refused(postgres_place
         connection = await of_asyncpg(place)
         async with connection.transaction():
             with pytest.raises(OutboxError, match="in a transaction already"):
-                async with HandlerOutbox(place.outbox).transaction(connection, "do", "e"):
+                async with enter(HandlerOutbox(place.outbox), connection, "do", "e"):
                     pass
         await connection.close()
 
@@ -257,10 +317,10 @@ def test_a_transaction_of_asyncpg_that_is_open_already_is_refused(postgres_place
 
 def test_old_claims_are_removed(place: Place, inbox: HandlerOutbox) -> None:
     connection = place.connect()
-    with inbox.transaction(connection, "do", "e"):
+    with enter(inbox, connection, "do", "e"):
         pass
     assert place.store().clean(2**52) == 1
-    with inbox.transaction(connection, "do", "e"):
+    with enter(inbox, connection, "do", "e"):
         act(connection, "again")
     assert effects(place) == ["again"]
 

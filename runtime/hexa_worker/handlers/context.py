@@ -14,7 +14,7 @@ from hexa_worker.core.carried import LOCALE, USER, User, carried_from, read_user
 from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.errors import ConfigError, EmitUnconfirmed
-from hexa_worker.handlers.transactions import EventWriter, Transaction, Transactions
+from hexa_worker.handlers.transactions import Block, EventWriter, Transaction, Transactions
 
 S = TypeVar("S", default=Any)
 
@@ -325,7 +325,8 @@ class Context(_Running[S]):
         What the block writes, and emits by `outbox`, takes effect once, however often the event is delivered: the
         transaction is committed when the block ends, rolled back when it fails. Entering it for an event that is done
         raises `Duplicate`, and the delivery is acknowledged as a duplicate; also if an earlier attempt failed after
-        its commit. In a plain function, ``with``.
+        its commit. In a plain function, ``with``. One block of a handler can be committed: a second one raises
+        `OutboxError`.
 
         Args:
             connection: one that `hexa_worker.outbox.Outbox` takes, in no transaction of its own.
@@ -333,7 +334,11 @@ class Context(_Running[S]):
         Raises:
             ConfigError: worker.toml has no ``[outbox]``.
         """
-        return self._runtime.transactions.transaction(connection, self.action, self.event_id)
+        return self._runtime.transactions.transaction(connection, self.action, self.event_id, self._block)
+
+    @cached_property
+    def _block(self) -> Block:
+        return Block()
 
 
 def _on_a_loop() -> bool:

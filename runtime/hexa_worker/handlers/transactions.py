@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers
@@ -41,6 +41,19 @@ class Transaction(Protocol):
     ) -> None: ...
 
 
+class Block:
+    """What became of `Context.transaction` in one run of a handler, whose event one block alone can mark as done.
+
+    Attributes:
+        state: of the block; empty: none was entered, or it was rolled back.
+    """
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state: Literal["", "open", "committed"] = ""
+
+
 class Transactions(Protocol):
     """What the runtime has of an outbox."""
 
@@ -48,6 +61,6 @@ class Transactions(Protocol):
         """See `Context.outbox`."""
         ...
 
-    def transaction(self, connection: Any, action: str, event_id: str) -> Transaction:
+    def transaction(self, connection: Any, action: str, event_id: str, block: Block) -> Transaction:
         """See `Context.transaction`."""
         ...

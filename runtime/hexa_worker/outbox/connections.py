@@ -11,6 +11,7 @@ from hexa_worker.outbox.statements import Dialect, Statement
 
 KINDS = "sqlite3, aiosqlite, psycopg, asyncpg, SQLAlchemy or Django"
 _BROKEN = "nothing was committed: a statement in this transaction failed; try what may fail in a savepoint"
+_IN_TRANSACTION = "this connection is in a transaction already: enter ctx.transaction first"
 _PROBE = Statement("SELECT 1", ())
 """Fails in a transaction that can only be rolled back: PostgreSQL's COMMIT does not, and some libraries do not tell."""
 
@@ -89,7 +90,9 @@ class Sqlite(_Sqlite):
 
     def execute(self, statement: Statement) -> Sequence[Any]:
         """See `SyncConnection`."""
-        return list(self._raw.execute(statement.text, statement.values))
+        cursor = self._raw.cursor()
+        cursor.row_factory = None  # the caller's may make of a row what it knows only
+        return list(cursor.execute(statement.text, statement.values))
 
     def end(self, *, commit: bool) -> None:
         """See `SyncConnection`."""
@@ -107,7 +110,10 @@ class AioSqlite(_Sqlite):
 
     async def execute(self, statement: Statement) -> Sequence[Any]:
         """See `AsyncConnection`."""
-        return cast("Sequence[Any]", await self._raw.execute_fetchall(statement.text, statement.values))
+        cursor = await self._raw.cursor()
+        cursor.row_factory = None  # as above
+        await cursor.execute(statement.text, statement.values)
+        return cast("Sequence[Any]", await cursor.fetchall())
 
     async def end(self, *, commit: bool) -> None:
         """See `AsyncConnection`."""
@@ -131,18 +137,33 @@ class _Psycopg:
         """PostgreSQL has given the transaction up, and would answer a commit, as if all were well, by a rollback."""
         return bool(self._raw.info.transaction_status.name == "INERROR")
 
+    def _cursor(self) -> Any:
+        """One whose rows are tuples, whatever the caller's are made into."""
+        from psycopg.rows import tuple_row  # noqa: PLC0415 - the caller has it
+
+        return self._raw.cursor(row_factory=tuple_row)
+
+    def _require_own_end(self) -> None:
+        """Refuse ``connection.transaction()`` around it, in which psycopg lets nobody commit.
+
+        Nothing public tells of it; a psycopg that does not tell refuses at the end of the block.
+        """
+        if getattr(self._raw, "_num_transactions", 0):
+            raise OutboxError(_IN_TRANSACTION)
+
 
 class Psycopg(_Psycopg):
     """psycopg 3."""
 
     def begin(self) -> None:
         """See `SyncConnection`."""
+        self._require_own_end()
         if not self.in_transaction:
             self._raw.execute("BEGIN")
 
     def execute(self, statement: Statement) -> Sequence[Any]:
         """See `SyncConnection`."""
-        done = self._raw.execute(statement.styled("format"), statement.values)
+        done = self._cursor().execute(statement.styled("format"), statement.values)
         return cast("Sequence[Any]", done.fetchall()) if done.description else ()
 
     def end(self, *, commit: bool) -> None:
@@ -158,12 +179,13 @@ class AsyncPsycopg(_Psycopg):
 
     async def begin(self) -> None:
         """See `AsyncConnection`."""
+        self._require_own_end()
         if not self.in_transaction:
             await self._raw.execute("BEGIN")
 
     async def execute(self, statement: Statement) -> Sequence[Any]:
         """See `AsyncConnection`."""
-        done = await self._raw.execute(statement.styled("format"), statement.values)
+        done = await self._cursor().execute(statement.styled("format"), statement.values)
         return cast("Sequence[Any]", await done.fetchall()) if done.description else ()
 
     async def end(self, *, commit: bool) -> None:
@@ -191,7 +213,7 @@ class Asyncpg:
     async def begin(self) -> None:
         """See `AsyncConnection`."""
         if self.in_transaction:
-            raise OutboxError("this connection is in a transaction already: enter ctx.transaction first")
+            raise OutboxError(_IN_TRANSACTION)
         self._transaction = self._raw.transaction()
         await self._transaction.start()
 

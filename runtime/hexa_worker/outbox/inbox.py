@@ -4,7 +4,6 @@ Whoever has the event again finds the claim, so its effects happen once, however
 """
 
 from collections.abc import Sequence
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -14,14 +13,11 @@ from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers
 from hexa_worker.core.outcome import Ack, Drop, Duplicate
 from hexa_worker.handlers.api import Event
+from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.connections import AsyncConnection, SyncConnection, async_connection, sync_connection
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.outbox import Outbox
-from hexa_worker.outbox.statements import claim
-
-_Name = tuple[str, str, str]
-_open: ContextVar[frozenset[_Name]] = ContextVar("hexa_worker_open_claims", default=frozenset())
-"""The claims whose blocks this task, or this thread, is in."""
+from hexa_worker.outbox.statements import Statement, claim
 
 
 class HandlerOutbox:
@@ -38,9 +34,9 @@ class HandlerOutbox:
         """Writes children of an event."""
         return ChildWriter(self._outbox, connection, parent, carried)
 
-    def transaction(self, connection: Any, action: str, event_id: str) -> "ClaimingTransaction":
+    def transaction(self, connection: Any, action: str, event_id: str, block: Block) -> "ClaimingTransaction":
         """A transaction that claims an event for an action."""
-        return ClaimingTransaction(self._outbox.table, connection, action, event_id)
+        return ClaimingTransaction(claim(self._outbox.table, action, event_id), connection, block)
 
 
 class ChildWriter:
@@ -72,10 +68,10 @@ class ClaimingTransaction:
     an event that is claimed raises `Duplicate`; while another process has claimed it and is not done, it waits.
     """
 
-    def __init__(self, table: str, connection: Any, action: str, event_id: str) -> None:
+    def __init__(self, claim: Statement, connection: Any, block: Block) -> None:
         self._raw = connection
-        self._name = (table, action, event_id)
-        self._claim = claim(table, action, event_id)
+        self._block = block
+        self._claim = claim
         self._sync: SyncConnection | None = None
         self._async: AsyncConnection | None = None
 
@@ -84,9 +80,9 @@ class ClaimingTransaction:
 
         Raises:
             Duplicate: the event is done.
-            OutboxError: the connection is of no known kind, or the block is in another one of the same event.
+            OutboxError: the connection is of no known kind, or this run of the handler is, or was, in a block already.
         """
-        self._require_outermost()
+        self._require_only()
         self._async = connection = await async_connection(self._raw)
         await connection.begin()
         try:
@@ -97,20 +93,22 @@ class ClaimingTransaction:
         if not claimed:
             await connection.end(commit=False)
             raise Duplicate
-        _open.set(_open.get() | {self._name})
+        self._block.state = "open"
         return self._raw
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or roll back."""
-        _open.set(_open.get() - {self._name})
+        self._block.state = ""
         assert self._async is not None  # noqa: S101 - it was entered
-        await self._async.end(commit=_succeeded(error))
+        commit = _succeeded(error)
+        await self._async.end(commit=commit)
+        self._block.state = "committed" if commit else ""
 
     def __enter__(self) -> Any:
         """As `__aenter__`, for connections whose calls block."""
-        self._require_outermost()
+        self._require_only()
         self._sync = connection = sync_connection(self._raw)
         connection.begin()
         try:
@@ -121,21 +119,28 @@ class ClaimingTransaction:
         if not claimed:
             connection.end(commit=False)
             raise Duplicate
-        _open.set(_open.get() | {self._name})
+        self._block.state = "open"
         return self._raw
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or roll back."""
-        _open.set(_open.get() - {self._name})
+        self._block.state = ""
         assert self._sync is not None  # noqa: S101 - it was entered
-        self._sync.end(commit=_succeeded(error))
+        commit = _succeeded(error)
+        self._sync.end(commit=commit)
+        self._block.state = "committed" if commit else ""
 
-    def _require_outermost(self) -> None:
-        """Refuse a block within a block: it would find the claim of the outer one, and take its event for done."""
-        if self._name in _open.get():
+    def _require_only(self) -> None:
+        """Refuse a second block, which would find the claim of the first and take its event for done."""
+        if self._block.state == "open":
             raise OutboxError("this is in ctx.transaction already: pass its connection on, and do not enter it again")
+        if self._block.state == "committed":
+            raise OutboxError(
+                "this run of the handler has committed a ctx.transaction, which marks its event as done: "
+                "what a second one writes belongs into the first, or to a child event"
+            )
 
 
 def _succeeded(error: BaseException | None) -> bool:
