@@ -24,7 +24,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.drivers.opening import make_driver, record_form, without_wire
+from hexa_worker.drivers.opening import driver_name, make_driver, record_form, without_wire
 from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.handlers.plan import Loaded
@@ -223,7 +223,7 @@ def _transactions(config: Config, clock: Clock) -> "Transactions | None":
     from hexa_worker.outbox.inbox import HandlerOutbox  # noqa: PLC0415 - only where it is on
     from hexa_worker.outbox.outbox import Outbox  # noqa: PLC0415 - as above
 
-    return HandlerOutbox(Outbox(options.table, record_form(config), clock))
+    return HandlerOutbox(Outbox(options.table, record_form(config), clock, driver_name(config)))
 
 
 def _relay(config: Config, driver: Driver) -> "Relay | None":
@@ -306,7 +306,8 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
         one.tell_repeats(at_end=True)
     if report is not None:
         report(supervisor.report())
-    return 1 if any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
+    unsent = until_idle and relay is not None and relay.failure is not None
+    return 1 if unsent or any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
 
 
 def _report_outbox(report: Callable[[Report], None], relay: "Relay", one: Report) -> None:
@@ -340,11 +341,11 @@ async def _obey(stop: StopSignals, supervisor: Supervisor) -> None:
 
 
 async def _stop_when_idle(supervisor: Supervisor, relay: "Relay | None") -> None:
-    """Stop once no subscription has anything left and the outbox is sent, seen twice in a row."""
+    """Stop once no subscription has anything left and the outbox is sent, or never will be, seen twice in a row."""
     seen = 0
     while seen < 2:  # noqa: PLR2004 - an event may be between two subscriptions at one look
         await anyio.sleep(IDLE_POLL_S)
-        sent = relay is None or not await relay.busy()
+        sent = relay is None or relay.failure is not None or not await relay.busy()
         seen = seen + 1 if sent and await _all_idle(supervisor) else 0
     supervisor.stop()
 

@@ -51,6 +51,12 @@ def test_a_relay_without_a_worker_sends_until_nothing_is_left(project: Project) 
     assert (project.folder / "sibling.txt").read_text()
 
 
+def test_what_is_to_run_until_nothing_is_left_does_not_wait_for_tables_that_nobody_makes(tmp_path: Path) -> None:
+    project = Project(tmp_path / "p").write(WORKER + OUTBOX, HANDLERS)
+    for command in (("outbox", "relay"), ("run",)):
+        assert "run hexa-worker outbox init" in project(*command, "--until-idle", code=1).stderr
+
+
 def test_a_relay_killed_between_sending_and_noting_repeats_what_it_had_in_hand_and_loses_nothing(
     project: Project,
 ) -> None:
@@ -137,7 +143,9 @@ def test_without_an_outbox_commands_name_the_table_that_is_missing(
 @pytest.mark.parametrize(
     ("table", "text"),
     [
-        ('url = "mysql://root:secret@host/x"', "must begin with postgresql:// or sqlite:///"),
+        ('url = "mysql://root:secret@host/x"', "MySQL and MariaDB do not tell which rows commit late"),
+        ('url = "redis://root:secret@host/x"', "must begin with postgresql:// or sqlite:///"),
+        ('url = "sqlite:///a.db"\ntable = "main.x"', "without a schema in SQLite"),
         ('url = "sqlite:///a.db"\ntable = "a; drop"', "lower-case letters"),
         ('url = "sqlite:///a.db"\non_refused = "drop"', "hold"),
     ],

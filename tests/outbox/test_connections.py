@@ -5,6 +5,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -19,7 +20,7 @@ from hexa_worker import Event
 from hexa_worker.errors import ConfigError
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.errors import OutboxError
-from tests.outbox.stage import Place, fetch_all
+from tests.outbox.stage import Place, fetch_all, make_config, make_tables
 
 Emit = Callable[..., Awaitable[list[str]]]
 
@@ -266,6 +267,26 @@ def test_an_event_that_cannot_be_emitted_leaves_nothing_of_its_call(place: Place
         place.outbox.emit_sync(connection, event(1), Event(channel="orders", headers={"hexa-x": "1"}))
     connection.commit()
     assert store.fetch(10) is None
+
+
+@pytest.mark.parametrize(
+    ("broker", "channel", "message"),
+    [
+        ('driver = "kafka"\nservers = ["localhost:9092"]', "orders/created", "ASCII letters"),
+        ('driver = "nats"\nservers = ["nats://localhost:4222"]', "orders created", "without spaces"),
+        ('driver = "pulsar"\nurl = "pulsar://localhost:6650"', "orders/created", "no '/'"),
+    ],
+)
+def test_a_channel_that_the_broker_cannot_have_is_refused_before_it_is_written(
+    tmp_path: Path, broker: str, channel: str, message: str
+) -> None:
+    place = Place(make_config("sqlite:///shop.db", tmp_path, broker))
+    make_tables(place.config)
+    connection = place.connect()
+    with pytest.raises(ConfigError, match=message):
+        place.outbox.emit_sync(connection, event(1), Event(channel=channel, payload=2))
+    assert connection.execute("SELECT count(*) FROM hexa_outbox").fetchone() == (0,)
+    place.close()
 
 
 def test_no_events_need_no_connection(place: Place) -> None:

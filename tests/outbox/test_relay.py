@@ -228,6 +228,21 @@ async def test_a_refused_record_stops_its_key_and_no_other_until_it_is_taken(pla
     assert broker.numbers(b"k") == [1, 2, 3, 6]
 
 
+async def test_many_refused_records_are_tried_again_together(place: Place) -> None:
+    broker = Broker()
+    broker.refused = {b"%d" % number for number in range(300)}
+    place.write(*range(300), key=None)
+    place.write(300, key="k")
+    async with Running(place, broker, maximum_attempts=10_000, retry_interval_s=0.01) as relay:
+        await until(lambda: relay.refused >= 600)
+        before = relay.refused, relay.batches
+        await until(lambda: relay.refused >= before[0] + 600)
+        assert relay.batches - before[1] <= (relay.refused - before[0]) // 300 + 1
+        broker.refused.clear()
+        await until(lambda: len(broker.sent) == 301)
+    assert sorted(broker.numbers()) == list(range(301))
+
+
 async def test_nothing_passes_a_record_of_its_key_that_was_refused_before(place: Place) -> None:
     broker = Broker()
     broker.refused = {b"1", b"3"}

@@ -43,10 +43,17 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     on_refused: Literal["hold", "park"] = "hold"
 
     def __post_init__(self) -> None:
-        if not self.url.reveal().startswith(("postgresql://", "postgres://", "sqlite:///")):
+        url = self.url.reveal()
+        if url.startswith(("mysql", "mariadb")):
+            raise ValueError(
+                "url must be of PostgreSQL or SQLite: MySQL and MariaDB do not tell which rows commit late"
+            )
+        if not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
             raise ValueError("url must begin with postgresql:// or sqlite:///")
-        if not self.url.reveal().startswith("sqlite:"):
-            require_plain_url("url", self.url.reveal())
+        if not url.startswith("sqlite:"):
+            require_plain_url("url", url)
+        elif "." in self.table:
+            raise ValueError("table must be without a schema in SQLite, which has none")
 
     def sqlite_path(self, folder: Path) -> Path | None:
         """The file of a SQLite outbox; None for PostgreSQL."""

@@ -34,13 +34,18 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
     return WiredDriver(driver, forms_of(config))
 
 
+def driver_name(config: Config) -> str:
+    """As worker.toml says it: ``kafka``."""
+    return str(config.file.broker.__struct_config__.tag)
+
+
 def forms_of(config: Config) -> "Forms":
     """What records look like in each channel, as far as worker.toml says it; `Driver.declare` tells the rest."""
     from hexa_worker.drivers.wired import Forms  # noqa: PLC0415 - lazy by design
     from hexa_worker.wire.form import Form  # noqa: PLC0415 - lazy by design
 
     broker = config.file.broker
-    default = Form(broker.wire, str(broker.__struct_config__.tag), config.file.worker.name)
+    default = Form(broker.wire, driver_name(config), config.file.worker.name)
     channels: dict[str, Form] = {}
     ladders: dict[str, Form] = {}
     for action, one in config.file.subscriptions.items():

@@ -9,7 +9,8 @@ from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.opening import record_form
+from hexa_worker.core.naming import channel_problem
+from hexa_worker.drivers.opening import driver_name, record_form
 from hexa_worker.emitter import Preparer
 from hexa_worker.errors import ConfigError
 from hexa_worker.handlers.api import Event
@@ -28,11 +29,13 @@ class Outbox:
         table: what the outbox's tables are named after.
         to_wire: puts a record into the form that its channel has in the broker.
         clock: stamps records and ids; default: the machine's.
+        driver: of the broker that the records go to, whose rules for a channel's name hold.
     """
 
-    def __init__(self, table: str, to_wire: ToWire, clock: Clock | None = None) -> None:
+    def __init__(self, table: str, to_wire: ToWire, clock: Clock | None = None, driver: str = "") -> None:
         self.table = table
         self._to_wire = to_wire
+        self._driver = driver
         self._preparer = Preparer(clock or SystemClock(), encode)
 
     @classmethod
@@ -46,7 +49,7 @@ class Outbox:
         options = config.file.outbox
         if options is None:
             raise ConfigError("there is no outbox", where=f"{config.path.name}: outbox", hint="add [outbox] with a url")
-        return cls(options.table, record_form(config))
+        return cls(options.table, record_form(config), driver=driver_name(config))
 
     async def emit(
         self, connection: Any, *events: Event, parent: Lineage | None = None, autocommit: bool = False
@@ -88,6 +91,9 @@ class Outbox:
 
     def _prepared(self, events: Sequence[Event], parent: Lineage | None) -> tuple[list[str], list[Prepared]]:
         made = [self._preparer.prepare(event, parent) for event in events]
+        for _, message in made:
+            if problem := channel_problem(self._driver, message.channel):
+                raise ConfigError(problem)
         return [event_id for event_id, _ in made], [Prepared(one, self._to_wire(message)) for one, message in made]
 
     def _statements(self, target: Connection, events: Sequence[Prepared], *, autocommit: bool) -> list[Statement]:

@@ -21,7 +21,7 @@ from hexa_worker.faults import fault
 from hexa_worker.outbox.base import Batch, Line, Status, Store
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import Held, Record
-from hexa_worker.outbox.turns import Refusal, closes, due_prefix, heads, refused, sort_out
+from hexa_worker.outbox.turns import Refusal, closes, due_prefix, first_of_lines, heads, refused, sort_out
 from hexa_worker.telemetry.report import OutboxReport
 
 STANDBY_S = 1.0
@@ -33,7 +33,6 @@ DOUBT_S = 3.0
 CLEAN_S = 30.0
 STATUS_S = 5.0
 IDLE_LOOK_S = 0.1
-DUE = 100
 T = TypeVar("T")
 log = logging.getLogger("hexa_worker.outbox")
 
@@ -52,12 +51,14 @@ class Relay:
         refused: refusals, each attempt counted.
         batches: how many batches it sent.
         sending_s: seconds spent with that.
+        failure: why nothing is relayed, where only somebody can mend it: no tables, no rights, a record that is none.
     """
 
     def __init__(self, store: Store, driver: Driver, options: Outbox) -> None:
         self.state: Literal["away", "standby", "leading"] = "away"
         self.relayed = self.refused = self.batches = 0
         self.sending_s = 0.0
+        self.failure: OutboxError | ConfigError | None = None
         self._store = store
         self._driver = driver
         self._options = options
@@ -101,9 +102,11 @@ class Relay:
             try:
                 await self._call(self._store.open)
                 await self._serve()
-            except (OutboxUnavailable, OutboxError, Fenced, ConfigError) as error:  # as tables of a newer version
-                if not self._stopping:
-                    self._say(error)
+            except (OutboxUnavailable, Fenced) as error:
+                self._say_unless_stopping(error)
+            except (OutboxError, ConfigError) as error:  # as tables of a newer version
+                self.failure = error
+                self._say_unless_stopping(error)
             finally:
                 if self.state == "leading":
                     backoff = Backoff(first_s=0.1, longest_s=5.0)
@@ -148,6 +151,7 @@ class Relay:
                 return
         log.info("relaying %s", self._options.table)
         self._said = ""
+        self.failure = None
         self.state = "leading"
         self._lines = await self._call(lambda: self._store.blocked(parked=self._holds))
         self._draining.clear()
@@ -289,17 +293,17 @@ class Relay:
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + min(self._options.retry_interval_s, STANDBY_S)
-        for one in await self._call(lambda: self._store.due(time.time_ns() // 1_000_000, DUE)):
-            await self._try_again(one)
+        due = await self._call(lambda: self._store.due(time.time_ns() // 1_000_000, self._options.batch))
+        if due:
+            await self._try_again(first_of_lines(due))
         if self._lines:
             self._draining.extend(await self._call(lambda: self._store.unled(parked=self._holds)))
 
-    async def _try_again(self, before: Held) -> None:
-        record, line = before.record, before.record.line
-        held = [self._held(one, before.attempts) for one in await self._publish_or_hold([record])]
-        await self._note(lambda: self._store.settle([] if held else [record.id], held))
-        if line is not None and line not in closes(held, self._options.on_refused):
-            self._draining.append(line)
+    async def _try_again(self, before: Sequence[Held]) -> None:
+        """Send refused records, at most one of a line; lines whose one is taken go on."""
+        closed = closes(await self._resend(before), self._options.on_refused)
+        lines = [line for one in before if (line := one.record.line) is not None]
+        self._draining.extend(line for line in lines if line not in closed)
 
     async def _drain(self, line: Line) -> None:
         """Send the first of those that wait in a line; it is open again when none is left."""
@@ -308,13 +312,16 @@ class Relay:
             self._lines.discard(line)
             self._draining.popleft()
             return
-        waiting = due_prefix(waiting)
-        held = self._all_held(await self._publish_or_hold([one.record for one in waiting]), waiting)
-        kept = {one.record.id for one in held}
-        sent = [one.record.id for one in waiting if one.record.id not in kept]
-        await self._note(lambda: self._store.settle(sent, held))
-        if held:
+        if await self._resend(due_prefix(waiting)):
             self._draining.popleft()
+
+    async def _resend(self, before: Sequence[Held]) -> list[Held]:
+        """Send what was held before, and note what became of it; returns what is held still."""
+        held = self._all_held(await self._publish_or_hold([one.record for one in before]), before)
+        kept = {one.record.id for one in held}
+        sent = [one.record.id for one in before if one.record.id not in kept]
+        await self._note(lambda: self._store.settle(sent, held))
+        return held
 
     # -- its means
 
@@ -341,6 +348,10 @@ class Relay:
         with anyio.move_on_after(seconds):
             await self._stopped.wait()
 
+    def _say_unless_stopping(self, error: Exception) -> None:
+        if not self._stopping:
+            self._say(error)
+
     def _say(self, error: Exception) -> None:
         """Say why nothing is sent, once per reason."""
         if str(error) != self._said:
@@ -349,9 +360,9 @@ class Relay:
 
 
 async def until_sent(relay: Relay) -> None:
-    """Stop a relay once nothing is left to send, seen twice in a row. Cancellation: safe."""
+    """Stop a relay once nothing is left to send, seen twice in a row, or nothing ever will. Cancellation: safe."""
     seen = 0
-    while seen < 2:  # noqa: PLR2004 - a transaction may commit between two looks
+    while seen < 2 and relay.failure is None:  # noqa: PLR2004 - a transaction may commit between two looks
         await anyio.sleep(IDLE_LOOK_S)
         seen = 0 if await relay.busy() else seen + 1
     relay.stop()

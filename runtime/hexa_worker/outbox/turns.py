@@ -83,3 +83,16 @@ def due_prefix(waiting: Sequence[Held]) -> list[Held]:
     """Of the records of a line those that may go at once: none may pass one that was refused before."""
     place = next((place for place, one in enumerate(waiting) if one.attempts), len(waiting))
     return list(waiting[: place + 1])
+
+
+def first_of_lines(due: Sequence[Held]) -> list[Held]:
+    """Of refused records those that may be sent at once: one of each line, and all without a key."""
+    seen = set[Line]()
+    found: list[Held] = []
+    for one in due:
+        line = one.record.line
+        if line is None or line not in seen:
+            found.append(one)
+        if line is not None:
+            seen.add(line)
+    return found

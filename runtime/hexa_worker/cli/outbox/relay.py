@@ -47,3 +47,5 @@ async def _relay(config: Config, until_idle: bool) -> None:  # noqa: FBT001 - ca
             group.start_soon(until_sent, relay)
         await relay.run()
         group.cancel_scope.cancel()
+    if until_idle and relay.failure is not None:
+        raise relay.failure
