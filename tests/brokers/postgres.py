@@ -68,7 +68,7 @@ class Postgres(Broker):
 
     def identity(self) -> Sequence[str]:
         """The server refuses to run as root."""
-        return _as_owner()
+        return as_owner()
 
     def ready(self) -> bool:
         """Connections are served."""
@@ -96,10 +96,10 @@ class Postgres(Broker):
             shutil.chown(data, _OWNER, _OWNER)
         options = f"-U {_OWNER} -A scram-sha-256 -E UTF8 --locale=C.UTF-8 --no-sync".split()
         initdb = [str(_programs() / "initdb"), "-D", "data", *options, "--pwfile", str(password)]
-        self.run_to_end([*_as_owner(), *initdb])
+        self.run_to_end([*as_owner(), *initdb])
 
 
-def _as_owner() -> list[str]:
+def as_owner() -> list[str]:
     """For root: become the server's own user.
 
     The one capability lets that user reach a directory below one that only root may enter, such as a test's

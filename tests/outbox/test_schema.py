@@ -3,9 +3,10 @@
 import sqlite3
 
 import pytest
+from msgspec.structs import replace
 
-from hexa_worker.config.model import Config
 from hexa_worker.errors import ConfigError
+from hexa_worker.outbox.initialising import initialise
 from hexa_worker.outbox.postgres import schema as postgres_schema
 from hexa_worker.outbox.sqlite import schema
 from tests.outbox.stage import Place
@@ -28,6 +29,15 @@ def test_a_renewed_outbox_is_the_same_as_a_new_one() -> None:
         assert made([older, schema.ddl("hexa_outbox", since)]) == new
 
 
+def test_a_reserved_word_is_no_name_of_a_table(place: Place) -> None:
+    config = place.config
+    for word in ("order", "select"):
+        outbox = replace(place.options, table=word)
+        with pytest.raises(ConfigError, match=f"{word} is a reserved word"):
+            initialise(replace(config, file=replace(config.file, outbox=outbox)))
+    initialise(replace(config, file=replace(config.file, outbox=replace(place.options, table="offers"))))
+
+
 def test_tables_of_a_newer_version_are_refused(place: Place) -> None:
     connection = place.connect()
     if place.sqlite:
@@ -36,12 +46,6 @@ def test_tables_of_a_newer_version_are_refused(place: Place) -> None:
         connection.execute("COMMENT ON TABLE hexa_outbox IS 'hexa-worker outbox, version 99'")
     connection.commit()
     with pytest.raises(ConfigError, match="version 99, this hexa-worker knows"):
-        initialise_again(place.config)
+        initialise(place.config)
     with pytest.raises(ConfigError, match="install a newer"):
         place.store()
-
-
-def initialise_again(config: Config) -> None:
-    from hexa_worker.outbox.initialising import initialise
-
-    initialise(config)

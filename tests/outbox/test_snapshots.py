@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from hexa_worker import Event
 from hexa_worker.config.secret import Secret
+from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.base import Store
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
@@ -25,6 +26,7 @@ from hexa_worker.outbox.postgres.connecting import connect
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
+from tests.brokers.pgbouncer import PgBouncer
 from tests.outbox.stage import Place, fetch_all, make_config, payloads
 
 pytestmark = pytest.mark.postgres
@@ -282,6 +284,39 @@ def test_two_that_clean_at_once_do_not_set_the_ids_back(postgres_place: Place, m
     assert fetch_all(relay) == [4, 5]
 
 
+@pytest.fixture
+def pooled(request: pytest.FixtureRequest, postgres_place: Place, tmp_path: Path) -> Iterator[PostgresStore]:
+    """A store of a relay by way of a pooler in the mode of the parameter."""
+    server = postgres_place.options.url.reveal()
+    pooler = PgBouncer(tmp_path / "pooler", server=server, mode=request.param)
+    pooler.start()
+    store = PostgresStore(replace(postgres_place.options, url=Secret(pooler.address)))
+    yield store
+    store.close()
+    pooler.close()
+
+
+@pytest.mark.parametrize("pooled", ["transaction"], indirect=True)
+def test_a_pooler_that_shares_connections_is_found_out_before_a_lock_is_left_with_it(
+    postgres_place: Place, pooled: PostgresStore
+) -> None:
+    pooled.open()
+    with pytest.raises(OutboxError, match="pooler in session mode"):
+        pooled.lead()
+    assert postgres_place.store().status(0).leader is not None
+
+
+@pytest.mark.parametrize("pooled", ["session"], indirect=True)
+def test_a_pooler_that_gives_each_client_a_connection_serves_a_relay(
+    postgres_place: Place, pooled: PostgresStore
+) -> None:
+    pooled.open()
+    assert pooled.lead()
+    postgres_place.write(1)
+    assert fetch_all(pooled) == [1]
+    assert not postgres_place.store(leading=False).lead()
+
+
 def test_one_leads_a_table_however_it_is_named(postgres_place: Place) -> None:
     place, _ = postgres_place, postgres_place.store()
     other = PostgresStore(replace(place.options, table="public.hexa_outbox"))
@@ -507,6 +542,28 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON hexa_outbox_cursor, hexa_outbox_held, he
 """
 
 
+def test_a_login_of_few_rights_is_told_whose_transaction_is_open(
+    postgres_place: Place, unique_name: Callable[..., str]
+) -> None:
+    place, looker = postgres_place, unique_name("looker").replace("-", "_")
+    owner, writer = place.connect(), place.connect()
+    owner.execute(
+        f"CREATE ROLE {looker} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {looker};"
+        f"GRANT SELECT ON hexa_outbox_ids TO {looker}"
+    )
+    owner.commit()
+    url = place.options.url.reveal().replace("postgres@", f"{looker}@")
+    store = PostgresStore(replace(place.options, url=Secret(url)))
+    store.open()
+    assert store.status(0).blocked_by is None
+    emit(place, writer, 1, "a")
+    assert store.status(0).blocked_by == (writer.info.backend_pid, None)
+    (pid, age_s) = place.store(leading=False).status(0).blocked_by or (0, None)
+    assert pid == writer.info.backend_pid
+    assert age_s is not None
+    store.close()
+
+
 def test_the_rights_that_the_page_names_are_enough(postgres_place: Place, unique_name: Callable[..., str]) -> None:
     place = postgres_place
     service, relay = (unique_name(name).replace("-", "_") for name in ("service", "relay"))
@@ -517,7 +574,7 @@ def test_the_rights_that_the_page_names_are_enough(postgres_place: Place, unique
     url = place.options.url.reveal()
     with psycopg.connect(url.replace("postgres@", f"{service}@")) as connection:
         emit(place, connection, 1, "a")
-        with HandlerOutbox(place.outbox).transaction(connection, "do", "e"):
+        with HandlerOutbox(place.outbox).transaction(connection, "do", "e", Block()):
             emit(place, connection, 2, "a")
     store = PostgresStore(replace(place.options, url=Secret(url.replace("postgres@", f"{relay}@"))))
     store.open()

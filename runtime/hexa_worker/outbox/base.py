@@ -37,7 +37,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         held: how many of them the broker has refused, or wait behind such a one.
         parked: how many are given up.
         leader: who sends them, as the database tells it; None: nobody.
-        blocked_by: the oldest transaction that still may commit events: its process and its age in seconds.
+        blocked_by: the oldest transaction that still may commit events: its process and its age in seconds;
+            the age is None where this login may not see it.
         version: of the tables.
     """
 
@@ -47,7 +48,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     parked: int
     leader: str | None
-    blocked_by: tuple[int, float] | None
+    blocked_by: tuple[int, float | None] | None
     version: int
 
 

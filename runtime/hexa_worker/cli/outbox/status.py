@@ -37,4 +37,5 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
     write(f"sent by  {status.leader or 'nobody'}")
     if status.blocked_by is not None:
         pid, age_s = status.blocked_by
-        write(f"open     a transaction of process {pid} has been open for {age_s:.1f} s and may still commit events")
+        since = "is open" if age_s is None else f"has been open for {age_s:.1f} s"
+        write(f"open     a transaction of process {pid} {since} and may still commit events")

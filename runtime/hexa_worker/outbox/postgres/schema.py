@@ -3,7 +3,7 @@
 from typing import Any
 
 from hexa_worker.errors import ConfigError
-from hexa_worker.outbox.versions import require_known
+from hexa_worker.outbox.versions import require_known, reserved
 
 VERSION = 1
 PARTITIONS = 8
@@ -132,9 +132,22 @@ def migrate(connection: Any, table: str) -> tuple[int | None, int]:
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (LOCK, f"{table} schema"))
         before = version(connection, table)
         require_known(before, VERSION, table)
+        _require_plain(connection, table)
         if before != VERSION:
             connection.execute(ddl(table, before or 0))
     return before, VERSION
+
+
+def _require_plain(connection: Any, table: str) -> None:
+    """Refuse words that PostgreSQL takes for its own.
+
+    Raises:
+        ConfigError: the table's name is one.
+    """
+    query = "SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T') AND word = ANY(%s)"
+    found = connection.execute(query, (table.split("."),)).fetchone()
+    if found is not None:
+        raise reserved(found[0])
 
 
 def adopt(connection: Any, table: str) -> int:

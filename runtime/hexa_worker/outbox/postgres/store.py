@@ -27,6 +27,10 @@ GONE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_
 """When the server takes a leader for gone whose machine was lost; by itself it keeps the lock for two hours."""
 COUNTED = 10_000
 """Up to so many pending events are counted one by one."""
+POOLED = (
+    "a pooler gives each transaction another connection, which cannot hold the relay's lock: "
+    "give outbox.url the address of the server itself, or of a pooler in session mode"
+)
 _HALF = "hashtext(to_regclass(%s)::oid::text || ' ' || %s)"
 """The second half of an advisory lock, of a table and for a purpose."""
 
@@ -69,6 +73,7 @@ class PostgresStore:
     def close(self) -> None:
         """See `Store`."""
         self._place = None
+        self._server_pid = 0
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -88,9 +93,10 @@ class PostgresStore:
         """See `Store`."""
         db = self._connection
         with self._named():
+            if not self._server_pid:
+                self._server_pid = self._own_session(db)
             if not self._lock("relay", "pg_try_advisory_lock"):
                 return False
-            self._server_pid = self._pid()
             db.execute(f'LISTEN "{self._options.table}"')
             self._load()
             return True
@@ -101,8 +107,22 @@ class PostgresStore:
         row = self._connection.execute(query, (schema.LOCK, self._options.table, purpose)).fetchone()
         return row is not None and bool(row[0])
 
-    def _pid(self) -> int:
-        return int(self._one("SELECT pg_backend_pid()")[0])
+    def _own_session(self, db: "psycopg.Connection[Any]") -> int:
+        """The number of the server's process for this connection.
+
+        A pooler has numbers of its own for its clients. One in transaction mode gives ours, which is idle now, to
+        whoever asks next: us. That is tried before any lock is taken, which would stay with the pooler.
+
+        Raises:
+            OutboxError: the connection is not ours alone.
+        """
+        mine = int(self._one("SELECT pg_backend_pid()")[0])
+        if mine != db.info.backend_pid:
+            with connect(self._options.url) as other:
+                row = other.execute("SELECT pg_backend_pid()").fetchone()
+                if row is not None and row[0] == mine:
+                    raise OutboxError(POOLED)
+        return mine
 
     def _load(self) -> None:
         db = self._connection
@@ -153,10 +173,7 @@ class PostgresStore:
     def _snapshot(self) -> Snapshot:
         row = self._one("SELECT pg_current_snapshot()::text, pg_backend_pid()")
         if row[1] != self._server_pid:
-            raise OutboxError(
-                "a pooler gives each transaction another connection, which cannot hold the relay's lock: "
-                "give outbox.url the address of the server itself, or of a pooler in session mode"
-            )
+            raise OutboxError(POOLED)
         return Snapshot(row[0])
 
     def _drawn(self) -> int:
@@ -375,13 +392,16 @@ class PostgresStore:
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def _blocked_by(self) -> tuple[int, float] | None:
+    def _blocked_by(self) -> tuple[int, float | None] | None:
+        """By its lock, which every login may see; one that has notified, as all that emit, cannot be prepared."""
         row = self._connection.execute(
-            "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8 FROM pg_stat_activity"
-            " WHERE backend_xid IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()"
-            " ORDER BY age(backend_xid) DESC LIMIT 1"
+            "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8"
+            " FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock'"
+            " AND datname = current_database() AND pid <> pg_backend_pid()"
+            " ORDER BY age(transactionid) DESC LIMIT 1"
         ).fetchone()
-        return None if row is None else (int(row[0]), float(row[1]))
+        return None if row is None else (int(row[0]), None if row[1] is None else float(row[1]))
 
     # -- cleaning
 

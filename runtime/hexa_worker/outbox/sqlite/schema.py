@@ -3,7 +3,7 @@
 import sqlite3
 
 from hexa_worker.errors import ConfigError
-from hexa_worker.outbox.versions import require_known
+from hexa_worker.outbox.versions import require_known, reserved
 
 VERSION = 1
 _VERSION_1 = """
@@ -84,6 +84,7 @@ def migrate(db: sqlite3.Connection, table: str) -> tuple[int | None, int]:
     try:
         before = version(db, table)
         require_known(before, VERSION, table)
+        _require_plain(db, table)
         for statement in ddl(table, before or 0).split(";\n") if before != VERSION else ():
             db.execute(statement)
         db.execute("COMMIT")
@@ -91,3 +92,16 @@ def migrate(db: sqlite3.Connection, table: str) -> tuple[int | None, int]:
         db.execute("ROLLBACK")
         raise
     return before, VERSION
+
+
+def _require_plain(db: sqlite3.Connection, table: str) -> None:
+    """Refuse words that SQLite takes for its own.
+
+    Raises:
+        ConfigError: the table's name is one.
+    """
+    try:
+        db.execute(f"SELECT 1 FROM (SELECT 1) AS {table}")
+    except sqlite3.OperationalError as error:
+        if "syntax error" in str(error):
+            raise reserved(table) from error
