@@ -250,3 +250,15 @@ async def test_a_topic_that_is_made_anew_while_no_worker_runs_is_read_from_its_b
         await driver.declare([one])
         async with subscribed(driver, one) as source:
             assert [each.payload for each in await take(source, 2)] == [b"2", b"3"]
+
+
+async def test_check_says_where_brokers_store_twice_what_is_sent_again(pulsar: Broker, unique_name: Name) -> None:
+    one, namespace = spec(unique_name()), f"public/{unique_name('dedup')}"
+    await ask(pulsar, "PUT", f"/admin/v2/namespaces/{namespace}", b"{}")
+    async with opened(options(pulsar, topic_format=f"persistent://{namespace}/{{}}")) as driver:
+        await driver.declare([one])
+        for policy in (b"true", b"false"):
+            await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/deduplication", policy)
+            with anyio.fail_after(20):
+                while ("no deduplication" in (await driver.survey(one))[0].note) is (policy == b"true"):
+                    await anyio.sleep(0.1)

@@ -55,6 +55,8 @@ def capabilities(options: Pulsar) -> Capabilities:
             'order_by = "key" needs producers that batch by key or not at all.',
             "Patterns, lag and --until-idle need the admin API.",
             "What is published before anybody subscribes is held by a subscription hexa-worker-unread (see `unread`).",
+            "What is not confirmed within timeout_s may be stored all the same; published again, it is stored twice.",
+            "After a lost connection the client sends again: stored once where the namespace has deduplication on.",
             "A message TTL drops events that wait for longer; workers take it from their retries and dead letters.",
             "What is larger than a message may be (it was chunked) is handled once; its dead letter is cut.",
             "A topic, namespace or right that was there when a worker started and is gone is waited for.",

@@ -130,6 +130,8 @@ class Looking:
             problem = self._refusal(channel)
             return [Finding(kind=kind, name=channel, exists=None, problem=problem, note="" if problem else str(error))]
         notes = [f"{len(parts)} partitions"] if len(parts) > 1 else []
+        if kind == "channel" and any(stats.get("deduplicationStatus") == "Disabled" for stats in parts.values()):
+            notes.append("no deduplication: what its emitters send again after a lost connection may be stored twice")
         risk, rules = self._rules(channel, known=self._begun(parts, subscription)) if parts else ("", [])
         if risk and kind != "channel":
             risk, rules = "", [*rules, f"{risk}: a worker that starts takes it away here, if it may"]
