@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.drivers.nats.ack_subjects import PARTS
+from hexa_worker.drivers.nats.ack_subjects import SEQUENCE, STORED, parts_of
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.headers import Decoded
@@ -92,9 +92,7 @@ class _Page:
             if not reply:
                 self._ended = self._ended or status_of(block)[0] != 100  # noqa: PLR2004 - a heartbeat
                 continue
-            parts = reply.split(b".")
-            if len(parts) != PARTS:
-                del parts[2:4]  # domain and account before the stream
+            parts = parts_of(reply)
             decoded = Decoded(block or b"\r\n\r\n")
             self._found.append(
                 Delivery(
@@ -102,9 +100,9 @@ class _Page:
                     payload=payload,
                     key=decoded.key,
                     headers=decoded.headers,
-                    timestamp_ms=decoded.timestamp_ms or int(parts[7]) // 1_000_000,
+                    timestamp_ms=decoded.timestamp_ms or int(parts[STORED]) // 1_000_000,
                     due_ms=decoded.due_ms,
                     source=self._stream,
-                    offset=int(parts[5]),
+                    offset=int(parts[SEQUENCE]),
                 )
             )

@@ -15,7 +15,16 @@ import msgspec
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Headers
-from hexa_worker.drivers.nats.ack_subjects import PARTS, ack_frames, stored_at
+from hexa_worker.drivers.nats.ack_subjects import (
+    CONSUMER,
+    DELIVERED,
+    NUMBER,
+    SEQUENCE,
+    STORED,
+    ack_frames,
+    parts_of,
+    stored_at,
+)
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.early_retries import EarlyRetries
 from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting, note_of
@@ -196,10 +205,8 @@ class PullConsumer:
                 self._status(subject, block)
                 continue
             came += 1
-            parts = reply.split(b".")
-            if len(parts) != PARTS:
-                del parts[2:4]  # domain and account before the stream
-            sequence, delivered = int(parts[5]), parts[4]
+            parts = parts_of(reply)
+            sequence, delivered = int(parts[SEQUENCE]), parts[DELIVERED]
             if self.exclusive and not self._in_order(parts, sequence, delivered):
                 continue
             if noted and sequence in noted and self._done_by_others(sequence, reply, again):
@@ -221,11 +228,11 @@ class PullConsumer:
             if channel is None:
                 place = subject.decode(errors="replace")
                 attempt = _attempt(place)
-                if due_ms and self._early(sequence, due_ms, decoded.written_ms(int(parts[7]) // 1_000_000), reply):
+                if due_ms and self._early(sequence, due_ms, decoded.written_ms(int(parts[STORED]) // 1_000_000), reply):
                     continue
             else:
                 place = channel
-                attempt, due_ms = self._waits(sequence, parts[7], due_ms) if waiting else (0, due_ms)
+                attempt, due_ms = self._waits(sequence, parts[STORED], due_ms) if waiting else (0, due_ms)
             size += len(payload)
             held[sequence] = reply
             made.append(
@@ -234,7 +241,7 @@ class PullConsumer:
                     payload=payload,
                     key=key,
                     headers=headers,
-                    timestamp_ms=timestamp_ms or int(parts[7]) // 1_000_000,
+                    timestamp_ms=timestamp_ms or int(parts[STORED]) // 1_000_000,
                     due_ms=due_ms,
                     source=stream,
                     offset=sequence,
@@ -294,9 +301,9 @@ class PullConsumer:
 
     def _in_order(self, parts: list[bytes], sequence: int, delivered: bytes) -> bool:
         """Whether a frame of an exclusive consumer may be looked at: it is of this term, and nothing is missing."""
-        if self.paused or parts[3].decode() != self.durable:
+        if self.paused or parts[CONSUMER].decode() != self.durable:
             return False
-        number = int(parts[6])
+        number = int(parts[NUMBER])
         missed = number != self._next_number
         late = delivered != b"1" and sequence not in self.held and sequence not in self.settled
         if missed or late:
