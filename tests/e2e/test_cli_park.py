@@ -6,11 +6,23 @@ from contextlib import closing
 import pytest
 
 from tests.deadlines import wait_until as until
-from tests.e2e.project import WORKER, Project
+from tests.e2e.project import HANDLERS, WORKER, Project
 
 REFUSE = """
 CREATE TRIGGER refuse BEFORE INSERT ON log WHEN instr(NEW.headers, CAST('hexa-dead-at' AS BLOB))
 BEGIN SELECT RAISE(ABORT, 'against the policy'); END
+"""
+
+ALIKE = """
+[subscriptions.alike.retry]
+maximum_attempts = 0
+"""
+FAIL_ALIKE = """
+
+@subscribe("work", action="alike")
+async def alike(e: dict) -> None:
+    if e.get("fail"):
+        raise ValueError("bad")
 """
 
 
@@ -48,3 +60,20 @@ def test_what_is_parked_is_listed_tried_again_and_dropped_by_command(refusing: P
         worker.stop()
     assert refusing("dlq", "park", "list").stderr.strip() == "nothing is parked"
     assert refusing.json("lag")[0]["ready"] == 0
+
+
+def test_an_event_that_is_parked_for_two_actions_is_dropped_for_the_one_that_is_named(refusing: Project) -> None:
+    refusing.write(worker=(refusing.folder / "worker.toml").read_text() + ALIKE, handlers=HANDLERS + FAIL_ALIKE)
+    refusing.drain()
+    refusing("emit", "work", "--file", "-", "--quiet", given=b'{"payload": {"id": 1, "fail": true}}\n')
+    with refusing.running("run") as worker:
+        until(lambda: len(refusing.json("dlq", "park", "list")) == 2)
+        (parked,) = {one["id"] for one in refusing.json("dlq", "park", "list")}
+        drop = ("dlq", "park", "drop")
+        assert refusing.refusal(*drop, parked, code=1).endswith("is parked for alike and do: say which with --action")
+        assert "is not parked for sibling" in refusing.refusal(*drop, parked, "--action", "sibling", code=1)
+        assert len(refusing.json("dlq", "park", "list")) == 2
+        refusing(*drop, parked, "--action", "alike")
+        until(lambda: [one["action"] for one in refusing.json("dlq", "park", "list")] == ["do"])
+        assert refusing.refusal(*drop, "--all", "--action", "alike", code=1) == "nothing is parked for alike"
+        worker.stop()

@@ -65,10 +65,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is told; without `ids` it means all that it has."""
+    """What a process is told; without `ids` it means all that it has, without `action` those of each."""
 
     do: Told
     ids: list[str] | None = None
+    action: str | None = None
 
 
 def folder_of(state_dir: Path | str, name: str) -> Path:
@@ -142,7 +143,7 @@ class ParkedFiles:
                 settlers = [(one.plan.action, one.worker.settler) for one in supervisor.subscriptions if one.worker]
                 known = [(action, settler) for action, settler in settlers if settler is not None]
                 with suppress(OSError, msgspec.MsgspecError):
-                    self._obey([settler for _, settler in known])
+                    self._obey(known)
                     self._tell(_state_of(known))
         finally:
             self._clear()
@@ -176,12 +177,14 @@ class ParkedFiles:
             return False
         return True
 
-    def _obey(self, settlers: Sequence[Settler]) -> None:
+    def _obey(self, settlers: Sequence[tuple[str, Settler]]) -> None:
         if self._said is None or not self._command.exists():
             return
         try:
             command = msgspec.json.decode(self._command.read_bytes(), type=Command)
-            for settler in settlers:
+            for action, settler in settlers:
+                if command.action not in (None, action):
+                    continue
                 do: Callable[[list[str] | None], int]
                 do = settler.try_parked if command.do == "retry" else settler.drop_parked
                 do(command.ids)

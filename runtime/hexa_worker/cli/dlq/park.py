@@ -1,6 +1,7 @@
 """``hexa-worker dlq park``: deliveries whose retry or dead-letter record the broker refuses."""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import msgspec
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, console, fail, note, write_json
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.parked import Command, Entry, Told, lives, of_config, states, write
+from hexa_worker.processes.parked import Command, Entry, State, Told, lives, of_config, states, write
 
 EXIT_FAILED = 1
 PATIENCE_S = 10.0
@@ -26,7 +27,7 @@ def command() -> None:
     Example:
       hexa-worker dlq park list
       hexa-worker dlq park retry --all
-      hexa-worker dlq park drop orders-0-17
+      hexa-worker dlq park drop orders-0-17 --action bill
     """
 
 
@@ -50,38 +51,47 @@ def listing(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
     return 0
 
 
+def _meant(function: Callable[..., int]) -> Callable[..., int]:
+    """The parameters that say which of them."""
+    for parameter in (
+        click.option("--all", "everything", is_flag=True, help="All of them."),
+        click.option("--action", help="Of this subscription."),
+        config_option,
+        click.argument("arguments", nargs=-1, metavar="[WORKER.TOML] [ID]..."),
+    ):
+        function = parameter(function)
+    return function
+
+
 @command.command("retry", short_help="Ask the broker again now.")
-@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML] [ID]...")
-@config_option
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-def retry(arguments: tuple[str, ...], config_path: str | None, *, everything: bool) -> int:
+@_meant
+def retry(arguments: tuple[str, ...], config_path: str | None, action: str | None, *, everything: bool) -> int:
     """Ask the broker again now for the records of what is parked."""
-    return _order("retry", config_path, arguments, everything=everything)
+    return _order("retry", config_path, arguments, action, everything=everything)
 
 
 @command.command("drop", short_help="Acknowledge without a record.")
-@click.argument("arguments", nargs=-1, metavar="[WORKER.TOML] [ID]...")
-@config_option
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-def drop(arguments: tuple[str, ...], config_path: str | None, *, everything: bool) -> int:
+@_meant
+def drop(arguments: tuple[str, ...], config_path: str | None, action: str | None, *, everything: bool) -> int:
     """Acknowledge what is parked without a retry or dead letter: the events are given up."""
-    return _order("drop", config_path, arguments, everything=everything)
+    return _order("drop", config_path, arguments, action, everything=everything)
 
 
-def _order(do: Told, config_path: str | None, arguments: tuple[str, ...], *, everything: bool) -> int:
+def _order(
+    do: Told, config_path: str | None, arguments: tuple[str, ...], action: str | None, *, everything: bool
+) -> int:
     path, ids = find_config(config_path, arguments)
     if not ids and not everything:
         raise click.UsageError("say which: ids or --all", click.get_current_context())
     folder = of_config(path)
-    before = {entry.id for _, state in states(folder) for entry in state.entries}
-    unknown = [one for one in ids if one not in before]
-    if unknown:
-        return fail(f"{unknown[0]!r} is not parked", EXIT_FAILED)
+    mistake = _mistake(ids, action, [state for _, state in states(folder)])
+    if mistake:
+        return fail(mistake, EXIT_FAILED)
     told: dict[Path, int] = {}
     try:
         for file, state in states(folder):
             told[file] = state.pid
-            write(file, Command(do=do, ids=list(ids) or None))
+            write(file, Command(do=do, ids=list(ids) or None, action=action))
         deadline = time.monotonic() + PATIENCE_S
         while any(file.exists() for file in told):
             if time.monotonic() > deadline:
@@ -99,6 +109,25 @@ def _order(do: Told, config_path: str | None, arguments: tuple[str, ...], *, eve
         return fail("a worker process has ended meanwhile: see what is parked now", EXIT_FAILED)
     note("the broker is asked again" if do == "retry" else "dropped")
     return 0
+
+
+def _mistake(ids: Sequence[str], action: str | None, found: Sequence[State]) -> str:
+    """What is wrong with a choice; empty: nothing."""
+    of_action = "" if action is None else f" for {action}"
+    for one in ids:
+        actions = {
+            entry.action
+            for state in found
+            for entry in state.entries
+            if entry.id == one and action in (None, entry.action)
+        }
+        if not actions:
+            return f"{one!r} is not parked{of_action}"
+        if len(actions) > 1:
+            return f"{one!r} is parked for {' and '.join(sorted(actions))}: say which with --action"
+    if action is not None and not any(action in state.count for state in found):
+        return f"nothing is parked{of_action}"
+    return ""
 
 
 def _draw(entries: list[Entry]) -> None:
