@@ -27,6 +27,7 @@ COMMANDS = [
     ("dlq", "purge"),
     ("trace",),
     ("lag",),
+    ("forget",),
     ("version",),
 ]
 

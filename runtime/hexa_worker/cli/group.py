@@ -13,6 +13,7 @@ COMMANDS = {
     "dlq": "List, redrive, purge, export or import dead letters.",
     "trace": "Show everything that came of one event, as a tree.",
     "lag": "Show what each subscription still has to do.",
+    "forget": "Drop what the embedded broker keeps for a removed subscription.",
     "outbox": "Make, relay and look at the outbox.",
     "version": "Show versions.",
 }

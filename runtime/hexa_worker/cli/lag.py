@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hexa_worker.cli.orphans import warn_of_orphans
+from hexa_worker.cli.orphans import warn_of_groups, warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
 from hexa_worker.cli.terminal import console, fail, iso, note, write_json
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
@@ -52,6 +52,7 @@ async def _lag(path: Path) -> dict[str, Backlog | DriverError]:
     found: dict[str, Backlog | DriverError] = {}
     async with open_project(path, declare=False) as project:
         warn_of_orphans(project.config, project.specs)
+        await warn_of_groups(project.config, project.specs)
         room = anyio.CapacityLimiter(AT_ONCE)
 
         async def measure(spec: SubscriptionSpec) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.embedded import declaring, desk, looking, owners
+from hexa_worker.drivers.embedded import declaring, desk, forgetting, looking, owners
 from hexa_worker.drivers.embedded.append import append
+from hexa_worker.drivers.embedded.janitor import BATCH, trim
 from hexa_worker.drivers.embedded.place import FileGone
 from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check_place
 from hexa_worker.drivers.embedded.source import EmbeddedSource
@@ -182,6 +184,24 @@ class EmbeddedDriver:
             "durability": self._options.durability,
             "channels": str(len(channels)),
         }
+
+    async def groups(self) -> Sequence[forgetting.Group]:
+        """Every group of the file. Raises DriverUnavailable."""
+        found: list[forgetting.Group] = await (await self._up()).read(forgetting.groups)
+        return found
+
+    async def forget(self, group: str) -> int:
+        """Drop a group, and the events that it alone had to read; returns how many. Its retries and dead letters stay.
+
+        Raises:
+            DriverRejected: there is none, or a process has events of it in flight.
+        """
+        thread = await self._up()
+        alone = await thread.write(lambda connection: forgetting.forget(connection, group))
+        for channel, first, end in alone:
+            for upto in (*range(first + BATCH, end, BATCH), end):  # others get their turn
+                await thread.write(partial(trim, channel=channel, upto=upto))
+        return sum(end - first for _, first, end in alone)
 
     async def _up(self) -> BrokerThread:
         """The broker thread; another one when it has ended by itself, for whatever file is there now."""
