@@ -22,11 +22,18 @@ from nats.errors import Error as NatsError
 
 from hexa_worker.config.nats import Nats
 from hexa_worker.drivers.nats import failures
+from hexa_worker.drivers.nats.client_internals import (
+    KnowingClient,
+    close_client,
+    equip,
+    members_of,
+    server_info,
+    writer_of,
+)
 from hexa_worker.drivers.nats.failures import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, Subscribed, status_of
 from hexa_worker.drivers.nats.requests import REFUSED, Answers, RequestMux
 from hexa_worker.drivers.nats.security import connect_options
-from hexa_worker.drivers.nats.transport import KnowingClient, Transport, close_client, members_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 CONNECT_S = 4.0
@@ -147,8 +154,8 @@ class Connection:
     async def _connect(self) -> None:
         arguments = connect_options(self.options, self._folder)
         client = KnowingClient(self._members)
-        parser = client._ps = FrameParser(client)  # noqa: SLF001 - the one place to see frames before they are messages
-        client._transport = Transport()  # noqa: SLF001 - see there
+        parser = FrameParser(client)
+        equip(client, parser)
         seen: list[Exception] = []
 
         async def failed(error: Exception) -> None:  # nats-py wants a coroutine
@@ -186,12 +193,10 @@ class Connection:
 
     def _adopt(self, client: Client, parser: FrameParser) -> None:
         self._client, self._parser = client, parser
-        self.info = dict(client._server_info)  # noqa: SLF001 - not public, but for its version and payload limit
+        self.info = server_info(client)
         if not self.info.get("jetstream", False):
             log.warning("the nats server at %s runs without JetStream", failures.addresses(self.options.servers))
-        self._writer = client._transport._io_writer  # type: ignore[union-attr]  # noqa: SLF001 - batches are written whole
-        reader = client._transport._io_reader  # type: ignore[union-attr]  # noqa: SLF001
-        reader._limit = READ_BUFFER  # noqa: SLF001 - fewer pauses of the socket under load
+        self._writer = writer_of(client, READ_BUFFER)
         parser.sinks = {sid: one.sink for sid, one in self._subscribed.items()}
         parser.refused = self._refused
         parser.informed = partial(self._informed, client)

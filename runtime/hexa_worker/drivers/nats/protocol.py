@@ -15,6 +15,8 @@ from typing import Any
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
+from hexa_worker.drivers.nats.client_internals import error_came, info_came, ping_came
+
 Frame = tuple[bytes, bytes, bytes | None, bytes]
 """Subject, reply, header block (None: no headers), payload."""
 Sink = Callable[[list[Frame]], None]
@@ -111,7 +113,7 @@ class FrameParser(Parser):
 
     async def _control(self, line: bytes) -> None:
         if line == b"PING":
-            await self.nc._process_ping()  # noqa: SLF001 - what nats-py's own parser calls
+            await ping_came(self.nc)
         elif line == b"PONG":
             if self.pongs:
                 pong = self.pongs.popleft()
@@ -119,12 +121,12 @@ class FrameParser(Parser):
                     pong.set_result(None)
         elif line.startswith(b"INFO "):
             info = json.loads(line[5:])
-            await self.nc._process_info(info)  # noqa: SLF001
+            await info_came(self.nc, info)
             self.informed(info)
         elif line.startswith(b"-ERR"):
             text = line[4:].strip().decode(errors="replace")
             self.refused(text)
-            await self.nc._process_err(text.lower())  # noqa: SLF001
+            await error_came(self.nc, text.lower())
         elif not line.startswith(b"+OK"):
             raise ProtocolError
 

@@ -1,4 +1,8 @@
-"""The socket under a client of nats-py: its first words, its encryption, its end."""
+"""All that is private in nats-py and used here: nothing else in this package touches such a name.
+
+`tests/unit/test_nats_client_internals.py` says what the pinned release must have for it.
+"""
+# ruff: noqa: SLF001 - what this module is for
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -7,6 +11,7 @@ from typing import Any
 
 from nats.aio.client import Client, Srv
 from nats.aio.transport import TcpTransport
+from nats.protocol.parser import Parser
 
 CLOSE_S = 2.0
 
@@ -28,7 +33,7 @@ class Transport(TcpTransport):
     async def connect_tls(self, *args: Any, **options: Any) -> None:
         """Encrypt; nats-py forgets to tell asyncio's reader, which then complains at each end of a connection."""
         await super().connect_tls(*args, **options)
-        self._io_writer._protocol._over_ssl = True  # type: ignore[union-attr]  # noqa: SLF001 - asyncio offers no way
+        self._io_writer._protocol._over_ssl = True  # type: ignore[union-attr] # asyncio offers no way
 
     def write(self, payload: bytes) -> None:
         """Send, or keep back what is sent with the next piece."""
@@ -38,6 +43,48 @@ class Transport(TcpTransport):
                 return
             payload, self._greeted = self._greeting, True
         super().write(payload)  # type: ignore[no-untyped-call]
+
+
+def equip(client: Client, parser: Parser) -> None:
+    """Give a client our parser and transport, before it connects.
+
+    There is no other way to see frames before they are messages, and to send the first words as one.
+    """
+    client._ps = parser
+    client._transport = Transport()
+
+
+def server_info(client: Client) -> dict[str, Any]:
+    """What the server has said of itself; public are only its version and its payload limit."""
+    return dict(client._server_info)
+
+
+def writer_of(client: Client, read_buffer: int) -> asyncio.StreamWriter:
+    """Where batches of a connected client are written whole.
+
+    Args:
+        client: the client.
+        read_buffer: bytes that are read before the socket is paused; with asyncio's few it is paused often.
+    """
+    transport: Any = client._transport
+    transport._io_reader._limit = read_buffer
+    writer: asyncio.StreamWriter = transport._io_writer
+    return writer
+
+
+async def ping_came(client: Any) -> None:
+    """Have the client answer a ping, as its own parser does."""
+    await client._process_ping()
+
+
+async def info_came(client: Any, info: dict[str, Any]) -> None:
+    """Tell the client what the server says of itself and its cluster, as its own parser does."""
+    await client._process_info(info)
+
+
+async def error_came(client: Any, text: str) -> None:
+    """Tell the client what the server refuses, in small letters, as its own parser does."""
+    await client._process_err(text)
 
 
 class KnowingClient(Client):
@@ -66,14 +113,14 @@ class KnowingClient(Client):
 def members_of(client: Client, info: Mapping[str, Any]) -> Sequence[Srv]:
     """The servers of the cluster, as the one that `client` is connected to has just told."""
     told = set(info.get("connect_urls") or ())
-    return [server for server in client._server_pool if server.uri.netloc.rpartition("@")[2] in told]  # noqa: SLF001 - not public
+    return [server for server in client._server_pool if server.uri.netloc.rpartition("@")[2] in told]
 
 
 async def close_client(client: Client) -> None:
     """Close a client of nats-py, however dead its server; its transport first, because draining it may hang."""
-    transport = client._transport  # noqa: SLF001 - nats-py offers no way to drop a connection
+    transport = client._transport  # nats-py offers no way to drop a connection
     writer = getattr(transport, "_io_writer", None)
-    client._pending_data_size = 0  # noqa: SLF001 - nothing is worth waiting for
+    client._pending_data_size = 0  # nothing is worth waiting for
     if writer is not None:
         writer.close()
     task = asyncio.get_running_loop().create_task(client.close())
