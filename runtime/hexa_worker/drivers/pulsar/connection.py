@@ -17,6 +17,7 @@ from typing import Any
 import pulsar
 
 from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.drivers.pulsar.client_internals import ask_partitions
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.names import Topics
 from hexa_worker.drivers.pulsar.security import Security
@@ -146,7 +147,7 @@ class Connection:
             answered.set()
 
         try:
-            client._client.get_topic_partitions_async(self.topics.topic("hexa-worker-ping"), answer)
+            ask_partitions(client, self.topics.topic("hexa-worker-ping"), answer)
         except pulsar.PulsarException as error:
             return name_of(error)
         answered.wait(wait_s)

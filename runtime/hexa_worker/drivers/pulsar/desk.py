@@ -11,6 +11,7 @@ import pulsar
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.client_internals import new_id
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import translate
 from hexa_worker.drivers.pulsar.letters import Letters
@@ -172,4 +173,4 @@ def _start(topic: str, after: int) -> Any:
     """Where to begin. Only a whole topic surely has the ledger of `after`; partitions have ledgers of their own."""
     if after < 0 or _is_partition(topic):
         return pulsar.MessageId.earliest
-    return pulsar.MessageId(-1, *place_of(after))._msg_id
+    return new_id(-1, *place_of(after))

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
-from _pulsar import MessageId
+from hexa_worker.drivers.pulsar.client_internals import NEVER, new_id, size_of
 
 MANY = 64
 """So many settled at once are worth to wait for the rest of their entries."""
 WAIT_S = 0.05
-NEVER = 1 << 60
-_BATCH_SIZE = 0x30
 Place = tuple[str, int]
 
 
@@ -42,36 +40,9 @@ class Entry:
     def whole_id(self) -> Any:
         """The id that stands for all its messages."""
         first = self._first
-        whole = MessageId(first.partition(), first.ledger_id(), first.entry_id(), -1)
+        whole = new_id(first.partition(), first.ledger_id(), first.entry_id())
         whole.topic_name(self._topic)
         return whole
-
-
-def size_of(message_id: Any) -> int:
-    """How many messages are in the entry of a message.
-
-    The library does not tell, but writes it into an id's serialized form.
-    """
-    data: bytes = message_id.serialize()
-    place = 0
-    while place < len(data):
-        field, place = _varint(data, place)
-        value, place = _varint(data, place)
-        if field == _BATCH_SIZE and value:
-            return value
-    return NEVER
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data):
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
-            break
-        shift += 7
-    return value, place
 
 
 Token = tuple[Any, Entry | None]

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import _pulsar
-
+from hexa_worker.drivers.pulsar.client_internals import is_plain_error, is_result
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 _REJECTED = {
@@ -38,10 +37,10 @@ _UNAVAILABLE = {
 
 def name_of(error: Any) -> str:
     """The name of a result, or of the exception that stands for it."""
-    if isinstance(error, _pulsar.Result):
+    if is_result(error):
         return str(error.name)
     text = str(error).removeprefix("Pulsar error: ")
-    return {"TimeOut": "Timeout"}.get(text, text) if type(error) is _pulsar.PulsarException else type(error).__name__
+    return {"TimeOut": "Timeout"}.get(text, text) if is_plain_error(error) else type(error).__name__
 
 
 def translate(error: Any, what: str) -> DriverError:

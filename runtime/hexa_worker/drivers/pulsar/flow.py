@@ -12,8 +12,8 @@ from typing import Any
 import pulsar
 
 from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.client_internals import NEVER, size_of
 from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.entries import NEVER, size_of
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.errors import DriverError
 

@@ -15,6 +15,7 @@ from typing import Any
 import pulsar
 
 from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.pulsar.client_internals import raw_consumer
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.entries import Acknowledgements, Place, Token
 from hexa_worker.drivers.pulsar.failures import name_of, translate
@@ -139,7 +140,7 @@ class Inlet:
         consumer = self._consumer
         if consumer is None or not message_ids:
             return
-        acknowledge = consumer._consumer.acknowledge
+        acknowledge = raw_consumer(consumer).acknowledge
         with suppress(pulsar.PulsarException):  # the consumer was closed just now: they come again, as after a crash
             for message_id in message_ids:
                 acknowledge(message_id)
@@ -225,7 +226,7 @@ class Inlet:
                 lost_since = self._look_after(consumer, lost_since)  # or what is in hand could never be settled
                 continue
             try:
-                messages = self._receive(consumer._consumer)
+                messages = self._receive(raw_consumer(consumer))
             except pulsar.PulsarException as error:
                 if self._ending.is_set():
                     return

@@ -24,6 +24,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import confirmed
+from hexa_worker.drivers.pulsar.client_internals import raw_producer
 from hexa_worker.drivers.pulsar.connection import Connection
 from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home
@@ -82,7 +83,7 @@ class _Line:
     def __init__(self, producer: Any, source: str, heard: Callable[[], None], *, batching: bool) -> None:
         self.batching = batching
         self.dead = False
-        self._raw = producer._producer
+        self._raw = raw_producer(producer)
         self._heard = heard
         self._source = source
 

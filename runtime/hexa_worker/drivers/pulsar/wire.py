@@ -8,10 +8,9 @@ partition key; any other key is kept in the property ``hexa-key``, its encoded f
 from collections.abc import Mapping
 from typing import Any
 
-from _pulsar import MessageBuilder
-
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.drivers.percent import quoted, quoted_pair, unquoted, unquoted_pair
+from hexa_worker.drivers.pulsar.client_internals import new_builder
 from hexa_worker.drivers.pulsar.names import place
 from hexa_worker.errors import DriverRejected, RecordTooLarge
 
@@ -81,7 +80,7 @@ def build(message: Message, delay_tick_ms: int, now_ms: int) -> Any:
     size = len(message.payload) + sum(map(len, properties)) + sum(map(len, properties.values())) + len(key or "")
     if size > ENTRY_LIMIT:
         raise RecordTooLarge(f"a message of {size} bytes with its headers is over the limit of {ENTRY_LIMIT}")
-    builder = MessageBuilder()
+    builder = new_builder()
     builder.content(message.payload)
     if properties:
         builder.properties(properties)
