@@ -82,4 +82,4 @@ async def test_what_servers_say_of_pulls_is_not_said_at_every_pull(
             feed.pull(10)
             feed._deliver([(b"inbox.%d" % number, b"", b"NATS/1.0 409 %s\r\n\r\n" % text.encode(), b"")])
     assert len(caplog.records) == lines
-    assert feed.outstanding == 0
+    assert feed.window.outstanding == 0

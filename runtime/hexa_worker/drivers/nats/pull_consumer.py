@@ -1,4 +1,4 @@
-"""A feed: one durable consumer of one channel (or of a retry ladder), as one process sees it.
+"""A pull consumer: one durable of one channel (or of a retry ladder), as one process sees it.
 
 It keeps pulls outstanding, turns frames into deliveries, knows what is in hand and whether the claims on it hold.
 A delivery's number is its stream sequence; the reply subject that settles it may change while it is in hand: the
@@ -30,18 +30,13 @@ from hexa_worker.drivers.nats.early_retries import EarlyRetries
 from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting, note_of
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
+from hexa_worker.drivers.nats.pull_window import PullWindow
 from hexa_worker.drivers.nats.requests import REFUSED
-from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected
 
-EXPIRES_S = 30.0
-HEARTBEAT_S = 2.5
-SILENCE_S = 2 * HEARTBEAT_S + 0.5
 SETTLED_KEPT = 20_000
 LONGEST_NAK_MS = 3_600_000
 """Whatever a record says; when it comes again it is looked at again."""
-ACTIVE_S = 1.0
-IDLE_PULL = 16
 MARKER = b"\r\nNats-Marker-Reason:"
 """What servers leave where a message was, on streams that ask for it (``subject_delete_marker_ttl``, 2.11)."""
 _NO_HEADERS: Headers = ()
@@ -121,21 +116,15 @@ class PullConsumer:
         self.postponed = 0
         self.delayed = EarlyRetries(clock)
         self.renewed_at = monotonic()
-        self.active_at = 0.0
-        self.average_bytes = 256.0
+        self.window = PullWindow(monotonic())
         self._connection = connection
         self._arrived = arrived
         self.epoch = epoch
         self._tokens: dict[int, Token] = {}
         self._first = self._token(1)
-        self._pulls: dict[int, int] = {}
-        self._pulled = 0
         self._said: set[str] = set()  # of what servers say of pulls, each once
         self._top = 0
         self._floor = 0
-        self.outstanding = 0
-        self._heard_at = monotonic()
-        self._pull_expires_at = 0.0
         self._inbox: Subscribed = connection.subscribe(self._deliver)
         self._next_number = 1
 
@@ -149,52 +138,20 @@ class PullConsumer:
 
     def pull(self, count: int) -> None:
         """Ask the server for `count` more."""
-        now = monotonic()
-        if not self._pulls:
-            self._heard_at = now
-        self._pulled += 1
-        self._pulls[self._pulled] = count
-        self.outstanding += count
-        self._pull_expires_at = now + EXPIRES_S + SILENCE_S
-        body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
-            count,
-            int(EXPIRES_S * NANOSECONDS),
-            int(HEARTBEAT_S * NANOSECONDS),
-        )
-        reply = b"%s.%d" % (self._inbox.inbox.encode(), self._pulled)
+        number, body = self.window.pull(count, monotonic())
+        reply = b"%s.%d" % (self._inbox.inbox.encode(), number)
         self._connection.write(b"PUB %s %s %d\r\n%s\r\n" % (self._request, reply, len(body), body))
 
     @property
     def _request(self) -> bytes:
         return f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.durable}".encode()
 
-    def forget_pulls(self) -> None:
-        """What was asked for will not come."""
-        self._pulls.clear()
-        self.outstanding = 0
-
-    def fell_silent(self) -> bool:
-        """Whether the server stopped talking about what it was asked for; it can be asked anew then."""
-        now = monotonic()
-        silent = bool(self._pulls) and (now - self._heard_at > SILENCE_S or now > self._pull_expires_at)
-        if silent:
-            self.forget_pulls()
-        return silent
-
-    def share(self, room: int, room_bytes: int, feeds: int, active: int, now: float) -> int:
-        """How many this feed may have outstanding of `room` for all feeds."""
-        if feeds > 1 and active and now - self.active_at > ACTIVE_S:
-            wanted = min(IDLE_PULL, room // (2 * feeds))
-        else:
-            wanted = room // (active or feeds)
-        by_size = int(room_bytes / self.average_bytes / (active or feeds))
-        return max(1, min(wanted, by_size))
-
     # -- what comes
 
     def _deliver(self, frames: list[Frame]) -> None:  # noqa: C901, PLR0912, PLR0915 - one pass, for speed
         """Frames of one read of the socket."""
-        self._heard_at = now = monotonic()
+        now = monotonic()
+        self.window.heard(now)
         self.expire()
         made: list[Delivery] = []
         again: list[bytes] = []
@@ -251,27 +208,15 @@ class PullConsumer:
             )
         self._top = top
         if came:
-            self._count_down(came)
+            self.window.came(came)
         if again:
             self._connection.write(ack_frames(again))
         if self.epoch != epoch:
             made = [delivery for delivery in made if delivery.token.epoch == self.epoch]
         if made:
             self.buffer.extend(made)
-            self.active_at = now
-            self.average_bytes += (max(size / len(made), 64.0) - self.average_bytes) * 0.25
+            self.window.measured(len(made), size, now)
         self._arrived()
-
-    def _count_down(self, came: int) -> None:
-        """So many of what was asked for have come; the oldest pull is served first."""
-        pulls = self._pulls
-        self.outstanding = max(self.outstanding - came, 0)
-        while came and pulls:
-            first = next(iter(pulls))
-            if pulls[first] > came:
-                pulls[first] -= came
-                return
-            came -= pulls.pop(first)
 
     def _known(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
         """Whether a copy is of something that is in hand, or done; it is not run again then."""
@@ -330,9 +275,7 @@ class PullConsumer:
         code, text = status_of(block)
         if code == 100:  # noqa: PLR2004 - a heartbeat
             return
-        number = int(subject.rpartition(b".")[2])
-        left = self._pulls.pop(number, 0)
-        self.outstanding = max(self.outstanding - left, 0)
+        self.window.ended(int(subject.rpartition(b".")[2]))
         if code == 503 or (code == 409 and "deleted" in text.lower()):  # noqa: PLR2004 - no such consumer
             self.missing = True
         elif code in {404, 408} or (code == 409 and text.lower() in _PASSING):  # noqa: PLR2004
@@ -404,7 +347,7 @@ class PullConsumer:
     def made_again(self, born: str) -> None:
         """The consumer was deleted and made again, its stream perhaps too."""
         self.missing = self.unsure = False
-        self.forget_pulls()
+        self.window.forget()
         self.is_of(born)
         self.doubt()
 
@@ -435,7 +378,7 @@ class PullConsumer:
         self.epoch += 1
         self._tokens.clear()
         self._first = self._token(1)
-        self.forget_pulls()
+        self.window.forget()
         for kept in (self.buffer, self.held, self.lost, self.settled, self.waiting, self.delayed):
             kept.clear()
         self.handed_over = HandedOver(NOTHING)
@@ -458,7 +401,7 @@ class PullConsumer:
     def pause(self) -> None:
         """Hand out nothing more; what is in hand may be somebody else's by now."""
         self.paused = True
-        self.forget_pulls()
+        self.window.forget()
         for delivery in self.buffer:
             del self.held[delivery.offset]
         self.buffer.clear()
@@ -520,7 +463,7 @@ class PullConsumer:
     def end_pulls(self) -> None:
         """Take nothing more."""
         self._connection.unsubscribe(self._inbox)
-        self.forget_pulls()
+        self.window.forget()
 
     def hand_back(self) -> None:
         """Give back whatever is in hand."""

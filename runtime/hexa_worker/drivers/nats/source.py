@@ -22,7 +22,8 @@ from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOU
 from hexa_worker.drivers.nats.ordered_consumer import OrderedConsumer
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import Publisher
-from hexa_worker.drivers.nats.pull_consumer import ACTIVE_S, SILENCE_S, PullConsumer
+from hexa_worker.drivers.nats.pull_consumer import PullConsumer
+from hexa_worker.drivers.nats.pull_window import ACTIVE_S, SILENCE_S
 from hexa_worker.drivers.nats.streams import life_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
@@ -183,8 +184,9 @@ class NatsSource:
         with suppress(TimeoutError):
             async with asyncio.timeout(SILENCE_S):
                 await self._work.wait()
+        now = monotonic()
         for feed in self.feeds:
-            if feed.fell_silent() and not feed.exclusive and not await self._exists(feed):
+            if feed.window.fell_silent(now) and not feed.exclusive and not await self._exists(feed):
                 feed.mark_missing()  # server 2.9 says nothing to those who ask a consumer that is gone
 
     async def _exists(self, feed: PullConsumer) -> bool:
@@ -216,10 +218,10 @@ class NatsSource:
             return
         now = monotonic()
         feeds = [feed for feed in self.feeds if not feed.paused and not feed.missing]
-        active = sum(1 for feed in feeds if now - feed.active_at <= ACTIVE_S)
+        active = sum(1 for feed in feeds if now - feed.window.active_at <= ACTIVE_S)
         for feed in feeds:
-            coming = feed.outstanding + len(feed.buffer)
-            share = feed.share(room, room_bytes, len(feeds), active, now)
+            coming = feed.window.outstanding + len(feed.buffer)
+            share = feed.window.share(room, room_bytes, len(feeds), active, now)
             if coming * 2 <= share:
                 feed.pull(share - coming)
 
@@ -274,7 +276,7 @@ class NatsSource:
 
     def _connection_changed(self, _up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
         for feed in self.feeds:
-            feed.forget_pulls()
+            feed.window.forget()
             feed.unsure = not (feed.exclusive or feed.gone)  # the former begin a new term, and look then
         self._work.set()
 
