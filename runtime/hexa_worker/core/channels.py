@@ -1,5 +1,33 @@
 """The names of the channels that belong to one subscription (hexa-event's scheme)."""
 
+from typing import NamedTuple
+
+_DEAD_LETTERS = ".dlq"
+_DIGITS = 9
+
+
+class Rung(NamedTuple):
+    """What a channel is by its name.
+
+    Attributes:
+        base: what its subscription's channels are named after.
+        number: of the retry channel; 0: it keeps the dead letters.
+    """
+
+    base: str
+    number: int
+
+
+def parse(channel: str) -> Rung | None:
+    """What `channel` is by its name; None: neither a retry channel nor one for dead letters."""
+    if channel.endswith(_DEAD_LETTERS):
+        return Rung(channel.removesuffix(_DEAD_LETTERS), 0)
+    before, _, number = channel.rpartition(".")
+    base = before.removesuffix(".retry")
+    if base == before or not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
+        return None
+    return Rung(base, int(number)) if int(number) else None
+
 
 def retry_channel(base: str, number: int) -> str:
     """The channel of retry `number` (1-based)."""
@@ -13,7 +41,7 @@ def retry_channels(base: str, count: int) -> tuple[str, ...]:
 
 def dead_letter_channel(base: str) -> str:
     """The channel that keeps the dead letters."""
-    return f"{base}.dlq"
+    return base + _DEAD_LETTERS
 
 
 def is_retry_channel(base: str, channel: str) -> bool:

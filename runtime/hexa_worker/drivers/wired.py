@@ -4,11 +4,11 @@ Stands around any driver; without a form of its own a broker needs none of this.
 dead-letter records of settlements, leave in their channel's form; what is received or browsed arrives in ours.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Settlement
 from hexa_worker.drivers.base import (
@@ -25,8 +25,6 @@ from hexa_worker.drivers.base import (
 from hexa_worker.errors import DriverError
 from hexa_worker.wire.convert import from_wire, to_wire
 from hexa_worker.wire.form import Form
-
-_LADDER = re.compile(r"(.*)\.(?:retry\.[0-9]+|dlq)", re.DOTALL)
 
 
 class Forms:
@@ -53,8 +51,8 @@ class Forms:
         form = self._channels.get(channel)
         if form is not None:
             return form
-        ladder = _LADDER.fullmatch(channel) if self._ladders else None
-        return self.default if ladder is None else self._ladders.get(ladder[1], self.default)
+        rung = parse(channel) if self._ladders else None
+        return self.default if rung is None else self._ladders.get(rung.base, self.default)
 
     def of_spec(self, spec: SubscriptionSpec) -> Form:
         """The form of a subscription."""
@@ -115,7 +113,7 @@ class WiredDriver:
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """As the driver's, in the runtime's form."""
         form = self._forms.of(channel)
-        ladder = _LADDER.fullmatch(channel) is not None
+        ladder = parse(channel) is not None
         return [
             from_wire(one, form, ladder=ladder) for one in await self._driver.browse(channel, after, limit, since_ms)
         ]
@@ -157,7 +155,7 @@ class WiredSource:
         """As the source's."""
         form = self._form
         return [
-            from_wire(one, form, ladder=one.attempt > 0 and _LADDER.fullmatch(one.channel) is not None)
+            from_wire(one, form, ladder=one.attempt > 0 and parse(one.channel) is not None)
             for one in await self._source.receive(max_count, max_bytes)
         ]
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from hexa_worker.core.channels import retry_channel
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.drivers.embedded.schema import SEQUENCE_MASK
 from hexa_worker.errors import DriverRejected, RecordTooLarge
@@ -115,7 +116,7 @@ def _readable(headers: bytes | None, channel: str, offset: int) -> Headers:
 
 def delayed_deliveries(rows: Sequence[DelayedRow], base: str, token: Any) -> list[Delivery]:
     """Rows of delayed records as deliveries of their retry channels."""
-    names = {attempt: f"{base}.retry.{attempt}" for attempt in {row[6] for row in rows}}
+    names = {attempt: retry_channel(base, attempt) for attempt in {row[6] for row in rows}}
     try:
         return [
             Delivery(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
@@ -140,7 +141,8 @@ async def _next(connection: Connection, stream: str, subject: str, sequence: int
 
 
 def _is_retry(channel: str) -> bool:
-    return ".retry." in channel and channel.rpartition(".")[2].isdecimal()
+    rung = parse(channel)
+    return rung is not None and rung.number > 0
 
 
 def _delivery(stream: str, channel: str, found: dict[str, Any]) -> Delivery:

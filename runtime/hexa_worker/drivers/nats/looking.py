@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from hexa_worker.config.nats import Nats
+from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.nats import consumers, desk, names, ordered_consumer
@@ -130,7 +131,7 @@ class Looking:
         base = self._spec.retry_base
         ladder = (
             ("retry channel", f"{base}.retry.*", self._streams.retries_wanted(base)),
-            ("dead letter", f"{base}.dlq", self._streams.dead_letters_wanted(base)),
+            ("dead letter", dead_letter_channel(base), self._streams.dead_letters_wanted(base)),
         )
         for kind, name, wanted in ladder:
             one = await self._stream(kind, name, wanted, permissions)

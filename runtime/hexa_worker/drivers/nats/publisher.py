@@ -9,6 +9,7 @@ import msgspec
 
 from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Nats
+from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.core.lineage import ATTEMPT, EVENT_ID, read_id
 from hexa_worker.core.message import Message, header
 from hexa_worker.drivers.base import confirmed
@@ -204,7 +205,7 @@ class Publisher:
         """As `_stream`, of which nothing is believed: a failure's own stream is made as it was."""
         for retries in self.retry_bases:
             base = retries.removesuffix(".retry")
-            if channel == f"{base}.dlq":
+            if channel == dead_letter_channel(base):
                 await self._streams.dead_letters(base)
             elif channel.rpartition(".")[0] == retries:
                 await self._streams.retries(base)

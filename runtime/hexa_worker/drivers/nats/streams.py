@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hexa_worker.config.nats import Nats, NatsStream
+from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.failures import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
@@ -151,7 +152,7 @@ class Streams:
 
     def dead_letters_wanted(self, base: str) -> dict[str, Any]:
         """The configuration of the stream of the dead letters of `base`."""
-        wanted = self._config(names.dead_letter_stream(base), (f"{base}.dlq",))
+        wanted = self._config(names.dead_letter_stream(base), (dead_letter_channel(base),))
         return wanted | _full_at(self._options.dead_letter_max_bytes)
 
     async def retries(self, base: str) -> str:
@@ -170,7 +171,11 @@ class Streams:
 
     async def dead_letters(self, base: str) -> str:
         """The stream of the dead letters of `base`, made or checked."""
-        stream, channel, wanted = names.dead_letter_stream(base), f"{base}.dlq", self.dead_letters_wanted(base)
+        stream, channel, wanted = (
+            names.dead_letter_stream(base),
+            dead_letter_channel(base),
+            self.dead_letters_wanted(base),
+        )
         names.check_channel(channel)
         create = self._options.create_retry_channels
         await self._ensure(stream, wanted, create=create, size_key="dead_letter_max_bytes")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pulsar
 
+from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.client_internals import new_id
@@ -101,9 +102,8 @@ class Desk:
     def _origin(self, topic: str) -> Origin:
         topics = self._connection.topics
         channel = topics.channel(topic)
-        base, _, number = channel.rpartition(".")
-        attempt = int(number) if base.endswith(".retry") and number.isdecimal() else 0
-        return Origin(topics.source(topic), channel, attempt)
+        rung = parse(channel)
+        return Origin(topics.source(topic), channel, 0 if rung is None else rung.number)
 
     # -- dead letters
 

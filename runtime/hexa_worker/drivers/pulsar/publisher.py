@@ -22,6 +22,7 @@ import pulsar
 
 from hexa_worker.clock import Clock
 from hexa_worker.config.pulsar import Pulsar
+from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.pulsar.client_internals import raw_producer
@@ -328,7 +329,7 @@ _COMPRESSION = {
 
 def _keeps_each_alone(topic: str) -> bool:
     """Retries are due, dead letters removed one by one: a batch would hold back what is done with its neighbours."""
-    return topic.endswith(".dlq") or ".retry." in topic
+    return parse(topic) is not None
 
 
 def _refusal(error: Exception, channel: str) -> DriverError:

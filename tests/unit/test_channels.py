@@ -1,0 +1,48 @@
+"""The names of retry channels and dead letters, made and read in one place."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hexa_worker
+from hexa_worker.core.channels import Rung, dead_letter_channel, parse, retry_channel
+
+
+@given(st.text(), st.integers(1, 10**9 - 1))
+def test_what_is_made_is_read(base: str, number: int) -> None:
+    assert parse(retry_channel(base, number)) == Rung(base, number)
+    assert parse(dead_letter_channel(base)) == Rung(base, 0)
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        "",
+        "orders",
+        "retry.1",
+        "dlq",
+        "a.retry.",
+        "a.retry.x",
+        "a.retry.\u0661",
+        "a.retry.0",
+        "a.retry.1.b",
+        f"a.retry.{'1' * 5_000}",
+    ],
+)
+def test_any_other_name_is_neither(channel: str) -> None:
+    assert parse(channel) is None
+
+
+def test_no_driver_spells_such_a_name_itself() -> None:
+    spelled = re.compile(r'\{\w+\}\.(dlq"|retry\.\{)|endswith\("\.(dlq|retry)')
+    package = Path(hexa_worker.__file__).parent
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in (package / "drivers").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if spelled.search(line) and "removesuffix" not in line
+    ]
+    assert found == []
