@@ -89,6 +89,7 @@ class PulsarDriver:
         self._home: Home | None = None
         self._threads: Threads | None = None
         self._kept: set[str] = set()
+        self._positions: dict[str, Positions] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -151,18 +152,25 @@ class PulsarDriver:
         terms, topics = Terms(spec), self._connection.topics
         self._keep_letters(spec)
         channels = self._channels_of(spec)
-        positions = Positions(self._admin, topics, terms.name)
+        positions = self._positions_of(terms.name)
         for topic in map(topics.topic, channels):
             self._make_partitioned(topic)
             positions.begin(topic, start=spec.start)
             start = "earliest" if begun and self._unread.keeps(topic) else ""
             self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic], start=start))
+            positions.declared(topic)
             self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
         for topic in retries:
             positions.begin(topic, start="earliest", of_retries=True)
         self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=retries))
+        for topic in retries:
+            positions.declared(topic)
         self._expiry.settle(spec)
+
+    def _positions_of(self, subscription: str) -> Positions:
+        positions = Positions(self._admin, self._connection.topics, subscription)
+        return self._positions.setdefault(subscription, positions)
 
     def _begun(self, spec: SubscriptionSpec) -> tuple[bool, SubscriptionSpec]:
         """Whether a worker of it has ever started, and how it starts now: of a pattern, what it lacks came later."""
@@ -222,6 +230,7 @@ class PulsarDriver:
             self._clock,
             (await self._run(self._begun, spec))[1],
             PulsarSource(spec, self._publisher.begin, self._clock, self._home, self._threads),
+            self._positions_of(Terms(spec).name),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,
             release=self._unread.release,

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, NamedTuple
 
 from hexa_worker.drivers.pulsar.admin import Admin
@@ -18,6 +19,8 @@ from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 NOTE_EVERY_S = 10.0
 """A position that moves is noted this often, and when its reader stops: that much may come again."""
+DECLARED_S = 5.0
+"""A subscription that was made is taken for one that is there for so long, once."""
 MARK = "hexa-worker"
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
@@ -70,6 +73,7 @@ class Positions:
         self._known: dict[str, Position] = {}
         self._parts: dict[str, str] = {}  # by their sources
         self._refused = False
+        self._declared: dict[str, float] = {}
         self._lock = threading.Lock()
 
     # -- where it begins
@@ -87,12 +91,18 @@ class Positions:
         Raises:
             DriverUnavailable: it is not known where it stood, and would begin with the newest.
         """
+        if monotonic() - self._declared.pop(topic, -DECLARED_S) < DECLARED_S:
+            return
         try:
             self._begin(topic, start, of_retries=of_retries)
         except DriverError as error:
             if isinstance(error, DriverUnavailable) and start != "earliest":
                 raise
             log.info("pulsar: cannot tell whether %s was removed from %s: %s", self._name, topic, error)
+
+    def declared(self, topic: str) -> None:
+        """The subscription was made there just now: whoever reads it next need not ask again."""
+        self._declared[topic] = monotonic()
 
     def _begin(self, topic: str, start: str, *, of_retries: bool) -> None:
         parts = self._admin.part_names(topic)

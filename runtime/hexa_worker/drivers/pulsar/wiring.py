@@ -43,6 +43,7 @@ class Wiring:
         clock: tells what is due.
         spec: the subscription.
         source: the source, still without inlets.
+        positions: where the subscription stands.
         find: the channels to read that exist now.
         prepare: makes a topic with partitions where that is wanted.
         release: told of each topic that is subscribed to.
@@ -55,6 +56,7 @@ class Wiring:
         clock: Clock,
         spec: SubscriptionSpec,
         source: PulsarSource,
+        positions: Positions,
         *,
         find: Callable[[], Sequence[str]],
         prepare: Callable[[str], None],
@@ -81,7 +83,7 @@ class Wiring:
             channels=lambda: tuple(self._topics),
             retries=tuple(self._attempts),
         )
-        self._positions = Positions(admin, connection.topics, self._terms.name)
+        self._positions = positions
         self._noted_at = self._noting_s = 0.0
         self._ending = threading.Event()
         source.last = self._note
