@@ -21,7 +21,7 @@ class Presence:
     Args:
         registry: which topics there are.
         spec: the subscription.
-        origins: where partitions without progress begin; forgotten for a topic that is gone.
+        origins: where partitions without progress begin; forgotten for a topic that is made again.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Presence:
 
     async def _look(self, client: AIOKafkaClient) -> None:
         known = client.cluster.topics(exclude_internal_topics=False)
-        gone = [name for name in self._names if name not in known]
-        if not gone:
+        if known.issuperset(self._names):
             self._missed, self._said = None, ""
             return
         try:
-            await self._registry.ensure([self._spec])
+            made = await self._registry.ensure([self._spec])
         except DriverRejected as error:
             self._miss(error, alone=not known.intersection(self._spec.channels) and self._spec.pattern is None)
             return
         self._missed = None
-        for place in [place for place in self._origins if place.topic in gone]:
-            del self._origins[place]  # it counts a topic that is no more
+        # A client also misses a topic whose leader is unavailable for a moment: only one that was made is another one.
+        for place in [place for place in self._origins if place.topic in made]:
+            del self._origins[place]
         client.force_metadata_update()
 
     def _miss(self, error: DriverRejected, *, alone: bool) -> None:

@@ -100,8 +100,11 @@ class Registry:
                 raise DriverUnavailable(str(error)) from error
             raise
 
-    async def ensure(self, specs: Sequence[SubscriptionSpec]) -> None:
+    async def ensure(self, specs: Sequence[SubscriptionSpec]) -> frozenset[str]:
         """Make sure that everything exists that the subscriptions read or that their failures are written to.
+
+        Returns:
+            What did not exist, and was made.
 
         Raises:
             DriverRejected: something is missing and may not be made; all of it is named.
@@ -118,13 +121,14 @@ class Registry:
             failures = (*spec.retry_channels, spec.dead_letter_channel)
             self._failures.update(dict.fromkeys(failures, spec))
             wanted.update(dict.fromkeys(failures))
-        await self._make([name for name in wanted if name not in known])
+        made = await self._make([name for name in wanted if name not in known])
         self._seen.update(wanted)
+        return made
 
-    async def _make(self, missing: Sequence[str]) -> None:
-        """Make what is missing. What a topic is for decides whether it may be made, and how."""
+    async def _make(self, missing: Sequence[str]) -> frozenset[str]:
+        """Make what is missing; what really was. What a topic is for decides whether it may be made, and how."""
         if not missing:
-            return
+            return frozenset()
         options = self._options
         refused = {
             name: "create_retry_channels" if name in self._failures else "create_channels"
@@ -140,6 +144,7 @@ class Registry:
         for name in self._seen & made:
             log.warning("kafka: topic %s was gone; it has been made again, and is empty", name)
         await self.refresh()
+        return made
 
     def _new_channel(self, channel: str) -> NewTopic:
         retention_s = self._options.retention_s
