@@ -87,23 +87,37 @@ async def test_a_subscription_that_failed_leaves_no_member_that_reads_nothing(
             await ack(source, taken)
 
 
-async def test_progress_that_cannot_be_read_at_the_assignment_is_not_given_up(
-    kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch
+async def test_nothing_is_read_before_it_is_known_where_the_group_was(
+    kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = spec(unique_name(), start="latest")
+    one, other = spec(unique_name(), start="latest"), unique_name()
+    channel = one.channels[0]
+    await make_topic(kafka.address, channel)
+    await make_topic(kafka.address, other)
+    # A group with a member takes no commits from outside: where it begins is known to the driver only.
+    member = AIOKafkaConsumer(
+        other, bootstrap_servers=kafka.address, group_id=one.group, heartbeat_interval_ms=100, session_timeout_ms=20_000
+    )
+    await member.start()
     async with opened(kafka.address) as driver:
-        await driver.declare([one])
-        await publish(driver, one.channels[0], b"1", b"2")
-        async with subscribed(driver, one) as source:
-            await ack(source, await take(source, 2))
+        await publish(driver, channel, b"old")
+        asked = Membership.committed
+        first: set[Any] = set()
 
-        async def committed(*_: Any) -> Mapping[TopicPartition, Any]:
-            raise DriverUnavailable("no answer")
+        async def committed(membership: Membership, *question: Any) -> Mapping[TopicPartition, Any]:
+            first.update([] if first else [membership.identity])
+            if membership.identity in first:  # at whatever is asked before it joins again
+                raise DriverUnavailable("no answer")
+            return await asked(membership, *question)
 
         monkeypatch.setattr(Membership, "committed", committed)
-        async with subscribed(driver, one) as source:
-            await publish(driver, one.channels[0], b"3")
-            assert [got.payload for got in await take(source, 1)] == [b"3"]
+        try:
+            async with subscribed(driver, one) as source:
+                await publish(driver, channel, b"new")
+                assert [got.payload for got in await take(source, 1)] == [b"new"]
+        finally:
+            await member.stop()
+    assert "its progress cannot be read, joining again: no answer" in caplog.text
 
 
 async def test_a_source_that_is_closed_while_it_joins_leaves_no_member_behind(

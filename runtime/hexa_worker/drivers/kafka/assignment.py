@@ -41,29 +41,28 @@ class Assignment:
     def begin(
         self,
         places: Iterable[TopicPartition],
-        committed: Mapping[TopicPartition, OffsetAndMetadata] | None,
-        found: Found | None,
+        committed: Mapping[TopicPartition, OffsetAndMetadata],
+        found: Found,
     ) -> Mapping[TopicPartition, int]:
         """These are ours now.
 
         Args:
             places: what was assigned.
-            committed: what the group has committed; None: it could not be read.
-            found: the topics; None: they could not be looked at.
+            committed: what the group has committed.
+            found: the topics.
 
         Returns:
             Where to read from, where that is not what was committed, or the first record.
         """
-        known = found or {}
-        self._note(known)
+        self._note(found)
         seek: dict[TopicPartition, int] = {}
         for place in places:
-            at = None if committed is None else committed.get(place)
-            if at is None and committed is not None and place in self._origins:
+            at = committed.get(place)
+            if at is None and place in self._origins:
                 seek[place] = self._origins[place]
             point = None if at is None else (at.offset, at.metadata or "")
-            self.partitions[place] = self._begun(place, point, known.get(place.topic, Book()))
-        return {**seek, **self._follow(known)}
+            self.partitions[place] = self._begun(place, point, found.get(place.topic, Book()))
+        return {**seek, **self._follow(found)}
 
     def _begun(self, place: TopicPartition, point: CommitPoint | None, book: Book) -> Partition:
         progress = read_progress(point, book)

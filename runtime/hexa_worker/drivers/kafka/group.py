@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -39,7 +39,8 @@ QUIET_FACTOR = 4
 """So much longer than usual the brokers hold a fetch while nothing comes."""
 LAST_COMMIT_S = 1.5
 """How long the commit may take with which a source ends."""
-COMMIT_AGAIN_S = 0.05
+AGAIN_S = 0.05
+"""Between two tries of what the coordinator did not do."""
 KICKED_OUT_S = 0.5
 """How long a member that lost its place waits for the worker to notice."""
 LOOK_S = 0.01
@@ -140,8 +141,9 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Everything goes: finish what fits into the rebalance timeout, commit, drop the rest."""
         del revoked  # always all of them
+        if not self.reassigning:
+            self._reassigning_since = time.monotonic()
         self.reassigning = True
-        self._reassigning_since = time.monotonic()
         self.settled.clear()
         self._cleared()
         self._given_up.clear()
@@ -173,25 +175,41 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             log.error("group %s: giving up partitions failed", self._spec.group, exc_info=handing.exception())
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """These are ours: go on where the group was, without what is finished beyond."""
+        """These are ours: go on where the group was, without what is finished beyond.
+
+        Where that cannot be read nothing is ours yet: a guess might skip records. The next join asks again.
+        """
         membership = self._member()
         places = list(assigned)
         identity = membership.identity
-        patience_s = self._broker.session_timeout_s / 2
-        committed: Mapping[TopicPartition, OffsetAndMetadata] | None = None
-        found: Found | None = None
         try:
-            found = await membership.books(self._books, {place.topic for place in places}, patience_s)
-            committed = await membership.committed(places, patience_s)
+            found, committed = await self._read_progress(membership, places)
         except DriverError as error:
-            # aiokafka finds the positions by itself; only the notes are lost, so some work is done again.
-            log.warning("group %s: the notes on finished work cannot be read: %s", self._spec.group, error)
+            log.warning("group %s: its progress cannot be read, joining again: %s", self._spec.group, error)
+            await asyncio.sleep(KICKED_OUT_S)
+            membership.join_again()
+            return
         self._seek(self._assignment.begin(places, committed, found))
         self._identity = identity
         self.reassigning = False
         membership.answered_at = membership.fetched_at = time.monotonic()
         self.settled.set()
         self._cleared()
+
+    async def _read_progress(
+        self, membership: Membership, places: Sequence[TopicPartition]
+    ) -> tuple[Found, Mapping[TopicPartition, OffsetAndMetadata]]:
+        """Which topics these are and what is committed for them, asked while a member may keep its silence."""
+        deadline = time.monotonic() + self._broker.session_timeout_s / 2
+        while True:
+            left_s = max(deadline - time.monotonic(), AGAIN_S)
+            try:
+                found = await membership.books(self._books, {place.topic for place in places}, left_s)
+                return found, await membership.committed(places, left_s)
+            except DriverUnavailable:
+                if self._closing.is_set() or time.monotonic() + AGAIN_S > deadline:
+                    raise
+            await asyncio.sleep(AGAIN_S)
 
     @property
     def fetchable(self) -> bool:
@@ -351,8 +369,8 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             try:
                 await self.commit(max(deadline - time.monotonic(), 0.1))
             except DriverError as error:
-                if isinstance(error, DriverUnavailable) and time.monotonic() + COMMIT_AGAIN_S < deadline:
-                    await asyncio.sleep(COMMIT_AGAIN_S)
+                if isinstance(error, DriverUnavailable) and time.monotonic() + AGAIN_S < deadline:
+                    await asyncio.sleep(AGAIN_S)
                     continue
                 if isinstance(error, LeaseLost) or self._assignment.commit_points():
                     log.warning("group %s: the last commit failed, some work runs again: %s", self._spec.group, error)

@@ -174,6 +174,10 @@ class Membership:
             raise DriverUnavailable(f"kafka: {doing}: the coordinator has moved")
         raise driver_error(refusal(), doing)
 
+    def join_again(self) -> None:
+        """Have the group divide its partitions anew."""
+        self._coordinator.request_rejoin()
+
     def raise_failure(self) -> None:
         """Raise what the coordinator answered to the client's own calls, if that was an error; then they go on.
 
