@@ -95,7 +95,8 @@ def run_worker(place: Place, *, deaths: float, within_s: float) -> None:
         timeout=within_s,
         check=False,
     )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    grave = [line for line in done.stderr.decode().splitlines() if '"level":"info"' not in line]
+    assert done.returncode == 0, f"exit code {done.returncode}\n" + "\n".join(grave[-20:])
 
 
 def effects(place: Place) -> list[str]:
