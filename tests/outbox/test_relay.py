@@ -13,6 +13,7 @@ from hexa_worker import Event
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.outbox.errors import Fenced, OutboxUnavailable
 from hexa_worker.outbox.opening import make_store
 from hexa_worker.outbox.relay import Relay
 from tests.deadlines import until
@@ -376,3 +377,32 @@ async def test_of_two_relays_one_sends_and_the_other_takes_over(place: Place) ->
             place.write(10)
             await until(lambda: len(broker.sent) == 11)
     assert broker.numbers() == list(range(11))
+
+
+async def test_a_relay_ends_when_it_is_stopped_while_the_broker_is_away(place: Place) -> None:
+    broker = Broker()
+    broker.away = 10_000
+    place.write(1)
+    async with Running(place, broker):
+        await until(lambda: broker.away < 10_000)
+
+
+async def test_a_relay_that_finds_itself_overtaken_before_it_sends_goes_on_when_it_leads_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.relay.DOUBT_S", 0.0)
+    broker, store = Broker(), make_store(place.config)
+    confirm, doubts = store.confirm, [Fenced("another one leads"), OutboxUnavailable("it is away")]
+
+    def doubt() -> None:
+        if doubts:
+            raise doubts.pop()
+        confirm()
+
+    monkeypatch.setattr(store, "confirm", doubt)
+    place.write(1)
+    relay = Relay(store, broker, place.options)
+    async with anyio.create_task_group() as group:
+        group.start_soon(relay.run)
+        await until(lambda: broker.numbers() == [1])
+        relay.stop()

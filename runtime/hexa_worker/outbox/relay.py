@@ -7,7 +7,7 @@ is confirmed by the broker before the place is noted, so a relay that dies repea
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 import anyio
@@ -199,14 +199,13 @@ class Relay:
 
         async def prefetch() -> None:
             nonlocal following
-            try:
-                following = await self._fetch()
-            except (OutboxUnavailable, OutboxError) as error:
-                following = error
+            following = await _caught(self._fetch)
 
         async with anyio.create_task_group() as group:
             group.start_soon(prefetch)
-            refusals = await self._send(send)
+            refusals = await _caught(lambda: self._send(send))
+        if isinstance(refusals, Exception):
+            raise refusals
         refusals += [Refusal(one, f"its payload is larger than {largest} bytes") for one in too_large]
         held = self._all_held(refusals)
         held += [Held(record=one, state="behind") for one in behind]
@@ -357,6 +356,14 @@ class Relay:
         if str(error) != self._said:
             self._said = str(error)
             log.warning("the outbox is not relayed, trying again: %s", error)
+
+
+async def _caught(call: Callable[[], Awaitable[T]]) -> T | OutboxUnavailable | OutboxError | Fenced:
+    """What a call returns, or the error that ends this turn as leader: a task group would hide it in another one."""
+    try:
+        return await call()
+    except (OutboxUnavailable, OutboxError, Fenced) as error:
+        return error
 
 
 async def until_sent(relay: Relay) -> None:
