@@ -9,13 +9,11 @@ from collections.abc import Sequence
 
 import click
 
+from hexa_worker.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from hexa_worker.cli.group import root
 from hexa_worker.cli.terminal import fail, open_closed_streams, silence
 from hexa_worker.errors import ConfigError, HexaWorkerError
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

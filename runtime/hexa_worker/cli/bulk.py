@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from hexa_worker.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
 from hexa_worker.cli.lines import Batch, event_lines
 from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import run_async
@@ -21,8 +22,6 @@ from hexa_worker.handlers.api import Event
 if TYPE_CHECKING:
     from hexa_worker.emitter import Emitter
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 NAMED_REJECTIONS = 5
 """Rejected lines that are named one by one; the others are counted."""
 

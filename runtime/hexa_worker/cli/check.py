@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hexa_worker.cli.connect import Look, draw, look, plain_broker, plain_findings
+from hexa_worker.cli.exits import EXIT_USAGE
 from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, run_async
 from hexa_worker.cli.surroundings import look_around
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from hexa_worker.config.model import Config
     from hexa_worker.handlers.plan import Plan
 
-EXIT_USAGE = 2
 SHOWN_DELAYS = 6
 
 

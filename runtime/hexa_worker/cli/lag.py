@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.orphans import warn_of_groups, warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
 from hexa_worker.cli.terminal import console, fail, iso, note, write_json
@@ -11,7 +12,6 @@ from hexa_worker.drivers.base import Backlog, SubscriptionSpec
 from hexa_worker.errors import DriverError
 from hexa_worker.processes.parked import counts, of_config
 
-EXIT_FAILED = 1
 AT_ONCE = 8
 """So many subscriptions are measured at the same time."""
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import Project, config_option, find_config, json_option, open_project, run_async
 from hexa_worker.cli.terminal import fail, note, write, write_json
 from hexa_worker.desk.tracer import Traced, Tracer
 from hexa_worker.errors import ConfigError
 
-EXIT_FAILED = 1
 _IN_OUTBOX = {
     "waiting": "prepared, not sent yet",
     "refused": "the broker refuses it, it is tried again",

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import click
 
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.terminal import fail, note, plural, write_json
 from hexa_worker.desk.desk import Tally, Told
 from hexa_worker.desk.filters import Filters
 from hexa_worker.desk.reading import Chosen
 from hexa_worker.errors import DriverUnavailable
 
-EXIT_FAILED = 1
 NAMED_FAILURES = 5
 
 

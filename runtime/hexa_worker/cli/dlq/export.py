@@ -11,6 +11,7 @@ import click
 
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import config_option, find_config, run_async
 from hexa_worker.cli.terminal import fail, note, plural
@@ -20,7 +21,6 @@ from hexa_worker.desk.filters import Filters
 from hexa_worker.desk.jsonl import line_of
 from hexa_worker.errors import ConfigError
 
-EXIT_FAILED = 1
 TOLD_EVERY = 100
 
 

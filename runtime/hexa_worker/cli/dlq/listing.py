@@ -7,6 +7,7 @@ import click
 from hexa_worker.cli import letters as show
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters, no_more
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail
@@ -14,7 +15,6 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.desk.desk import Desk
 from hexa_worker.errors import DriverError
 
-EXIT_FAILED = 1
 HUMAN_ROWS = 20
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, console, fail, note, write_json
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.parked import Command, Entry, State, Told, lives, of_config, states, write
 
-EXIT_FAILED = 1
 PATIENCE_S = 10.0
 LOOK_S = 0.05
 

@@ -4,13 +4,12 @@ import click
 
 from hexa_worker.cli import letters as show
 from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail, write_json
 from hexa_worker.clock import SystemClock
 from hexa_worker.desk.desk import Desk
 from hexa_worker.desk.letters import DeadLetter
-
-EXIT_FAILED = 1
 
 
 @click.command("show", short_help="Show one dead letter, whole.")
