@@ -1,6 +1,7 @@
 """A command with commands of its own, each in a module that is imported when it is called."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -32,6 +33,16 @@ class Subcommands(click.Group):
             return None
         command: click.Command = import_module(f"{self._package}.{self._commands[name][0]}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with a guess at what was meant."""
+        if args and args[0] not in self._commands and not args[0].startswith("-"):
+            near = get_close_matches(args[0], self._commands, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(self._commands)}"
+            ctx.fail(f"there is no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands in ``--help``."""
