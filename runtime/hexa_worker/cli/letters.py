@@ -4,8 +4,7 @@ import base64
 import string
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -279,23 +278,3 @@ def payload_lines(payload: bytes) -> Iterator[str]:
         row = payload[start : start + HEX_ROW]
         text = "".join(chr(byte) if byte in _PRINTABLE else "." for byte in row)
         yield f"{start:08x}  {row.hex(' '):<{HEX_ROW * 3 - 1}}  |{text}|"
-
-
-@contextmanager
-def progress(verb: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere. Yields what is told how many are done."""
-    if not sys.stderr.isatty() or not total:
-        yield lambda _done: None
-        return
-    from rich.progress import (  # noqa: PLC0415 - lazy by design
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -4,10 +4,10 @@ from typing import Any
 
 import click
 
-from hexa_worker.cli import letters as show
 from hexa_worker.cli.dlq.changing import Job, ask, conclude, count_of, dry_run, guarded
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import certain_filters, filtered
+from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.clock import SystemClock
 from hexa_worker.desk.desk import Desk, Tally, Told, nothing_noted
@@ -59,7 +59,7 @@ async def _purge(job: Job, told: Told) -> int:
         count = count_of(chosen)
         if count and not job.sure:
             ask(job.verb, count)
-        with recording(project.config, clock) as recorder, show.progress(job.verb, count) as advance:
+        with recording(project.config, clock) as recorder, counting(job.verb, count) as advance:
             happened = nothing_noted if recorder is None else noted(recorder)
 
             def both(tally: Tally) -> None:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import click
 
-from hexa_worker.cli import letters as show
 from hexa_worker.cli.dlq.alone import alone
 from hexa_worker.cli.dlq.changing import Job, ask, conclude, dry_run, guarded
 from hexa_worker.cli.dlq.opening import open_desk
 from hexa_worker.cli.dlq.options import Rate, certain_filters, filtered
+from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import Project, config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, iso, local, note, plural
 from hexa_worker.clock import SystemClock
@@ -98,7 +98,7 @@ async def _redrive_from(project: Project, job: Job, how: How, told: Told) -> int
         return dry_run(job, plan.chosen, **_plain(plan.withheld))
     if plan.count and not job.sure:
         ask(job.verb, plan.count)
-    with recording(project.config, clock) as recorder, show.progress(job.verb, plan.count) as advance:
+    with recording(project.config, clock) as recorder, counting(job.verb, plan.count) as advance:
         happened = nothing_noted if recorder is None else noted(recorder)
 
         def both(tally: Tally) -> None:
