@@ -84,3 +84,10 @@ class DriverBroken(DriverError):
 
 class LeaseLost(DriverError):
     """The delivery belongs to someone else by now: it must not be settled."""
+
+
+def only_error(error: BaseException) -> BaseException:
+    """The one error inside of groups, where there is only one; the group where there are more."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

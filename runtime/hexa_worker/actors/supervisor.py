@@ -16,7 +16,14 @@ from hexa_worker.backoff import Backoff
 from hexa_worker.core.lifecycle import Change, State, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
-from hexa_worker.errors import DriverBroken, DriverError, DriverRejected, DriverUnavailable, HandlerCancelled
+from hexa_worker.errors import (
+    DriverBroken,
+    DriverError,
+    DriverRejected,
+    DriverUnavailable,
+    HandlerCancelled,
+    only_error,
+)
 from hexa_worker.handlers.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report, SubscriptionReport
@@ -267,8 +274,7 @@ def _is_broken(error: BaseException) -> bool:
 
 def _flat(error: BaseException) -> BaseException:
     """The one error inside a group, where there is only one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = only_error(error)
     if isinstance(error, anyio.get_cancelled_exc_class()):
         return HandlerCancelled("cancelled by something the worker awaited")
     return error

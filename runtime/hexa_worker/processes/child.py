@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.errors import ConfigError, DriverBroken, DriverRejected
+from hexa_worker.errors import ConfigError, DriverBroken, DriverRejected, only_error
 from hexa_worker.processes import lifeline
 from hexa_worker.processes.arguments import (
     CANCEL_SIGNAL,
@@ -120,9 +120,7 @@ def _innermost(error: BaseException) -> BaseException:
     """The one error inside a group, where there is only one, or the one that all subscriptions had of their driver."""
     if isinstance(error, BaseExceptionGroup) and error.subgroup(DriverBroken) is not None:
         return next(_leaves(error.subgroup(DriverBroken)))
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    return only_error(error)
 
 
 def _leaves(error: BaseException | None) -> Iterator[BaseException]:

@@ -27,7 +27,7 @@ from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.emitter import Emitter
-from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError
+from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError, only_error
 from hexa_worker.handlers.api import Event
 from hexa_worker.handlers.loader import load_plans, plans_in
 from hexa_worker.handlers.plan import Loaded
@@ -323,9 +323,7 @@ def complete(call: Coroutine[Any, Any, T]) -> T:
 
 def _only(group: BaseExceptionGroup[BaseException]) -> Exception:
     """The error in a group that holds one; the group, when it holds more."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = only_error(group)
     if isinstance(error, Exception):
         return error
     raise error
