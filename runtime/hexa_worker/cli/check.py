@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hexa_worker.cli.connect import Look, draw, look, plain_broker, plain_findings
 from hexa_worker.cli.exits import EXIT_USAGE
 from hexa_worker.cli.orphans import warn_of_orphans
+from hexa_worker.cli.preflight import Look, draw, look, plain_broker, plain_findings
 from hexa_worker.cli.project import config_option, json_option, only_config, run_async
 from hexa_worker.cli.surroundings import look_around
 from hexa_worker.cli.terminal import console, fail, note, plural, write_json

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from hexa_worker.cli.bulk import Bulk, Input, open_emitter
-from hexa_worker.cli.lines import DEFAULT_MAX_PAYLOAD, BadLine, Line, event_of
+from hexa_worker.cli.emit_file import Bulk, Input, open_emitter
+from hexa_worker.cli.jsonl import DEFAULT_MAX_PAYLOAD, BadLine, Line, event_of
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import write, write_json
 from hexa_worker.errors import ConfigError

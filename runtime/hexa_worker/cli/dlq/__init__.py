@@ -5,8 +5,8 @@ import click
 from hexa_worker.cli.subcommands import Subcommands
 
 COMMANDS = {
-    "list": ("listing", "List dead letters, those that look alike together."),
-    "show": ("showing", "Show one dead letter, whole."),
+    "list": ("list_", "List dead letters, those that look alike together."),
+    "show": ("show", "Show one dead letter, whole."),
     "redrive": ("redrive", "Send dead letters round again."),
     "purge": ("purge", "Delete dead letters for good."),
     "export": ("export", "Write dead letters to a file of JSON lines."),

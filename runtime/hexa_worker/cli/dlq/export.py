@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.progress import reading

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import click
 
+from hexa_worker.cli.dlq._common import NAMED_FAILURES
 from hexa_worker.cli.dlq.alone import alone
-from hexa_worker.cli.dlq.changing import NAMED_FAILURES
-from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.exits import EXIT_FAILED
-from hexa_worker.cli.lines import DEFAULT_MAX_PAYLOAD, LINE_OVERHEAD, BadLine, LineReader
+from hexa_worker.cli.jsonl import DEFAULT_MAX_PAYLOAD, LINE_OVERHEAD, BadLine, LineReader
 from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail, note, plural, write_json

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from hexa_worker.cli.dlq.changing import Job, ask, conclude, count_of, dry_run, guarded
-from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq._common import Job, ask, conclude, count_of, dry_run, guarded
+from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import config_option, find_config, json_option

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from hexa_worker.cli.dlq._common import Job, ask, conclude, dry_run, guarded
 from hexa_worker.cli.dlq.alone import alone
-from hexa_worker.cli.dlq.changing import Job, ask, conclude, dry_run, guarded
-from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import Rate, certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import Project, config_option, find_config, json_option

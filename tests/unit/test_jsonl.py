@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.cli.lines import BATCH, CHUNK, LINE_OVERHEAD, BadLine, event_lines, parse_line
+from hexa_worker.cli.jsonl import BATCH, CHUNK, LINE_OVERHEAD, BadLine, event_lines, parse_line
 from hexa_worker.handlers.api import Event
 
 JSON = st.recursive(

@@ -3,7 +3,7 @@
 import click
 
 from hexa_worker.cli import letters as show
-from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail, write_json

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from hexa_worker.cli import letters as show
-from hexa_worker.cli.dlq.opening import open_desk
+from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters, no_more
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.orphans import warn_of_orphans

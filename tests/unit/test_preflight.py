@@ -4,7 +4,7 @@ import pytest
 from msgspec import structs
 
 from hexa_worker.cli.check import _warnings
-from hexa_worker.cli.connect import Look, in_words
+from hexa_worker.cli.preflight import Look, in_words
 from hexa_worker.drivers.base import Finding
 from hexa_worker.drivers.kafka.rights import rights_of
 from hexa_worker.drivers.nats.looking import allowed

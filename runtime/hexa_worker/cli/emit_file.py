@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from hexa_worker.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
-from hexa_worker.cli.lines import Batch, event_lines
+from hexa_worker.cli.jsonl import Batch, event_lines
 from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import run_async
 from hexa_worker.cli.terminal import fail, note, plural
