@@ -148,75 +148,85 @@ class PullConsumer:
 
     # -- what comes
 
-    def _deliver(self, frames: list[Frame]) -> None:  # noqa: C901, PLR0912, PLR0915 - one pass, for speed
+    def _deliver(self, frames: list[Frame]) -> None:
         """Frames of one read of the socket."""
         now = monotonic()
         self.window.heard(now)
         self.expire()
         made: list[Delivery] = []
         again: list[bytes] = []
-        held, channel, stream, top, size, came = self.held, self.channel, self.stream, self._top, 0, 0
-        noted, waiting, epoch = self.handed_over or (), self.waiting, self.epoch
-        for subject, reply, block, payload in frames:
+        came, epoch = 0, self.epoch
+        for frame in frames:
+            reply = frame[1]
             if not reply:
-                self._status(subject, block)
+                self._status(frame[0], frame[2])
                 continue
             came += 1
             parts = parts_of(reply)
-            sequence, delivered = int(parts[SEQUENCE]), parts[DELIVERED]
-            if self.exclusive and not self._in_order(parts, sequence, delivered):
-                continue
-            if noted and sequence in noted and self._done_by_others(sequence, reply, again):
-                continue
-            if sequence > top:
-                top = sequence
-            elif self._known(sequence, reply, again):  # a server that died may have forgotten that it delivered it
-                continue
-            if block is not None and not payload and MARKER in block:
-                self.settled[sequence] = reply  # says that a message went by its age or was deleted; no event
-                again.append(reply)
-                continue
-            if block is None:
-                key, headers, due_ms, timestamp_ms = None, _NO_HEADERS, 0, 0
-            else:
-                decoded = Decoded(block)
-                key, headers = decoded.key, decoded.headers
-                due_ms, timestamp_ms = decoded.due_ms, decoded.timestamp_ms
-            if channel is None:
-                place = subject.decode(errors="replace")
-                attempt = _attempt(place)
-                if due_ms and self._early(sequence, due_ms, decoded.written_ms(int(parts[STORED]) // 1_000_000), reply):
-                    continue
-            else:
-                place = channel
-                attempt, due_ms = self._waits(sequence, parts[STORED], due_ms) if waiting else (0, due_ms)
-            size += len(payload)
-            held[sequence] = reply
-            made.append(
-                Delivery(
-                    channel=place,
-                    payload=payload,
-                    key=key,
-                    headers=headers,
-                    timestamp_ms=timestamp_ms or int(parts[STORED]) // 1_000_000,
-                    due_ms=due_ms,
-                    source=stream,
-                    offset=sequence,
-                    attempt=attempt,
-                    token=self._first if delivered == b"1" else self._token(int(delivered)),
-                )
-            )
-        self._top = top
-        if came:
-            self.window.came(came)
+            sequence = int(parts[SEQUENCE])
+            if self._is_new(sequence, parts, frame, again):
+                delivery = self._delivery(sequence, parts, frame)
+                if delivery is not None:
+                    self.held[sequence] = reply
+                    made.append(delivery)
+        self.window.came(came)
         if again:
             self._connection.write(ack_frames(again))
         if self.epoch != epoch:
             made = [delivery for delivery in made if delivery.token.epoch == self.epoch]
         if made:
             self.buffer.extend(made)
-            self.window.measured(len(made), size, now)
+            self.window.measured(len(made), sum([len(delivery.payload) for delivery in made]), now)
         self._arrived()
+
+    def _is_new(self, sequence: int, parts: list[bytes], frame: Frame, again: list[bytes]) -> bool:
+        """Whether a message is to be handled here; `again` gets what is to be acknowledged at once."""
+        _, reply, block, payload = frame
+        if self.exclusive:
+            if not self._in_order(parts, sequence, parts[DELIVERED]):
+                return False
+            if self.handed_over and sequence in self.handed_over and self._done_by_others(sequence, reply, again):
+                return False
+        if sequence > self._top:
+            self._top = sequence
+        elif self._known(sequence, reply, again):  # a server that died may have forgotten that it delivered it
+            return False
+        if block is not None and not payload and MARKER in block:
+            self.settled[sequence] = reply  # says that a message went by its age or was deleted; no event
+            again.append(reply)
+            return False
+        return True
+
+    def _delivery(self, sequence: int, parts: list[bytes], frame: Frame) -> Delivery | None:
+        """A message as the worker gets it; None: it is a retry that is not due, and was sent back."""
+        subject, reply, block, payload = frame
+        stored_ms = int(parts[STORED]) // 1_000_000
+        key, headers, due_ms, timestamp_ms, attempt = None, _NO_HEADERS, 0, 0, 0
+        decoded = None if block is None else Decoded(block)
+        if decoded is not None:
+            key, headers = decoded.key, decoded.headers
+            due_ms, timestamp_ms = decoded.due_ms, decoded.timestamp_ms
+        place = self.channel
+        if place is None:
+            place = subject.decode(errors="replace")
+            attempt = _attempt(place)
+            if decoded is not None and due_ms and self._early(sequence, due_ms, decoded.written_ms(stored_ms), reply):
+                return None
+        elif self.waiting:
+            attempt, due_ms = self._waits(sequence, parts[STORED], due_ms)
+        delivered = parts[DELIVERED]
+        return Delivery(
+            channel=place,
+            payload=payload,
+            key=key,
+            headers=headers,
+            timestamp_ms=timestamp_ms or stored_ms,
+            due_ms=due_ms,
+            source=self.stream,
+            offset=sequence,
+            attempt=attempt,
+            token=self._first if delivered == b"1" else self._token(int(delivered)),
+        )
 
     def _known(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
         """Whether a copy is of something that is in hand, or done; it is not run again then."""
