@@ -31,6 +31,13 @@ class Statements:
                 for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
             ],
         ]
+        self._say_rows(table)
+        self._say_places(table)
+        self._say_held(table)
+        self._say_watching(table)
+
+    def _say_rows(self, table: str) -> None:
+        """What waits, and where its ids stand."""
         self.ids = f"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {table}_ids"
         self.skip_ids = f"""
             SELECT setval('{table}_ids', %(end)s) FROM {table}_ids WHERE %(end)s - last_value > %(room)s"""
@@ -44,6 +51,9 @@ class Statements:
             WHERE id > greatest(%(last_id)s, %(low_id)s)
                 AND NOT pg_visible_in_snapshot(xid, %(low)s) AND pg_visible_in_snapshot(xid, %(high)s)
             ORDER BY id LIMIT %(limit)s"""
+
+    def _say_places(self, table: str) -> None:
+        """How far it is sent."""
         self.cursor = f"""
             SELECT seq, low::text, low_id, high::text, high_id, last_id, cluster
             FROM {table}_cursor ORDER BY seq DESC LIMIT 1"""
@@ -53,6 +63,9 @@ class Statements:
             WHERE NOT EXISTS (SELECT FROM {table}_cursor WHERE seq >= %(seq)s)"""
         self.newer = f"SELECT EXISTS (SELECT FROM {table}_cursor WHERE seq > %s)"
         self.forget = f"DELETE FROM {table}_cursor WHERE seq < %s"
+
+    def _say_held(self, table: str) -> None:
+        """What could not be sent in its turn."""
         self.hold = f"""
             INSERT INTO {table}_held ({_HELD}) VALUES ({", ".join(["%s"] * len(HELD_COLUMNS))})
             ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempts = excluded.attempts,
@@ -70,6 +83,9 @@ class Statements:
             UPDATE {table}_held SET state = 'refused', attempts = 0, due_ms = 0
             WHERE state = 'parked' AND (%s::bigint[] IS NULL OR id = ANY(%s))"""
         self.drop = f"DELETE FROM {table}_held WHERE state = 'parked' AND id = ANY(%s)"
+
+    def _say_watching(self, table: str) -> None:
+        """How it stands, where an event is, and old claims."""
         self.counts = f"""
             SELECT (SELECT count(*) FROM (SELECT FROM {table}_held WHERE state <> 'parked' LIMIT %(limit)s) AS held),
                 (SELECT count(*) FROM (SELECT FROM {table}_held WHERE state = 'parked' LIMIT %(limit)s) AS parked),
