@@ -15,7 +15,7 @@ run: $(VENV)/.installed  ## emit the sample orders and run two worker processes 
 
 test: $(VENV)/.installed-dev  ## everything: checks, and all tests on every broker this machine can have
 	$(MAKE) check
-	-$(BIN)/python -m tests.brokers fetch  # a broker that cannot be had is reported by its tests
+	-$(BIN)/python -m tests.lab fetch  # a broker that cannot be had is reported by its tests
 	-$(BIN)/python -m tests.peer  # the same for the service in Go
 	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20 --durations-min 5 tests
 

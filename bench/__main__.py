@@ -58,7 +58,7 @@ def _pulsar() -> list[Figure]:
 
 def _dedup() -> list[Figure]:
     from bench import dedup
-    from tests.brokers.lab import Lab
+    from tests.lab.lab import Lab
 
     lab = Lab()
     try:
@@ -70,7 +70,7 @@ def _dedup() -> list[Figure]:
 
 def _outbox() -> list[Figure]:
     from bench import outbox
-    from tests.brokers.lab import Lab
+    from tests.lab.lab import Lab
 
     lab = Lab()
     try:
@@ -81,7 +81,7 @@ def _outbox() -> list[Figure]:
 
 def _on(broker: str, measure: Callable[[str], list[Figure]]) -> list[Figure]:
     from bench import idle
-    from tests.brokers.lab import Lab
+    from tests.lab.lab import Lab
 
     lab = Lab()
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.brokers.plugin", "tests.tiers"]
+pytest_plugins = ["tests.lab.plugin", "tests.tiers"]
 
 # A busy machine must not fail a test of what code does: its time is measured elsewhere.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -22,7 +22,7 @@ SERVERS = {"kafka", "nats", "pulsar", "redis", "postgres"}
 """Marks of tests that talk to servers, and names that conformance tests carry in their ids."""
 PURE = {"actors", "typing", "unit"}
 """Folders of pure tests."""
-LAB = "brokers"
+LAB = "lab"
 """The folder of the lab's own tests."""
 BACKENDS = {"asyncio", "uvloop", "trio"}
 _SHOWN = 12

@@ -12,10 +12,10 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.brokers.lab import PLAIN, make_broker
 from tests.chaos.plan import Amounts
 from tests.chaos.run import Chaos
 from tests.chaos.stages import Stage, embedded, stage_of
+from tests.lab.lab import PLAIN, make_broker
 
 BROKERS = ("embedded", *(name for name in PLAIN if name.startswith(("kafka", "nats", "pulsar"))))
 LONG: dict[str, dict[str, float]] = {

@@ -14,9 +14,9 @@ from urllib.error import HTTPError
 
 import anyio
 
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka
 from tests.drivers.kafka_tools import admin_of, make_topic_again
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka
 
 PATIENCE_S = 20.0
 """A topic that is being deleted keeps its name for a moment."""

@@ -5,7 +5,7 @@ What is allowed stands in docs/drivers.md; here it is put in numbers, for the ju
 
 from dataclasses import dataclass
 
-from tests.brokers.base import Broker
+from tests.lab.base import Broker
 
 SESSION_S = 4.0
 ACK_WAIT_S = 5.0

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.base import Broker
 from tests.chaos.run import Chaos
 from tests.chaos.short import SHORT
 from tests.chaos.stages import stage_of
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.chaos, pytest.mark.slow]
 

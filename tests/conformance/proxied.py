@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
 
 
 class Proxied:

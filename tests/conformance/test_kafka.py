@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from hexa_worker.testing import Claim, claims
-from tests.brokers.base import Broker
 from tests.conformance.test_drivers import BACKENDS, keep
 from tests.conformance.under_kafka import KAFKA, KafkaBroker
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.kafka
 

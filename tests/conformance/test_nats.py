@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hexa_worker.testing import Claim, claims
-from tests.brokers.base import Broker
 from tests.conformance.test_drivers import BACKENDS, keep
 from tests.conformance.under_nats import NATS, NatsBroker
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.nats
 

@@ -22,13 +22,13 @@ from hexa_worker.stop import StopSignals
 from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
-from tests.brokers.base import Broker
 from tests.conformance.proxied import Proxied
 from tests.conformance.under_kafka import KAFKA, KafkaBroker
 from tests.conformance.under_nats import NATS, NatsBroker
 from tests.conformance.under_pulsar import PULSAR, PulsarBroker
 from tests.conformance.under_test import EMBEDDED, MEMORY
 from tests.deadlines import until
+from tests.lab.base import Broker
 
 KEYS = 12
 EACH = 5

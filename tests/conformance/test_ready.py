@@ -11,10 +11,10 @@ from hexa_worker.backoff import Backoff
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.testing import DriverUnderTest
-from tests.brokers.base import Broker
 from tests.conformance.under_kafka import KAFKA, KafkaBroker
 from tests.conformance.under_nats import NATS, NatsBroker
 from tests.conformance.under_pulsar import PULSAR, PulsarBroker
+from tests.lab.base import Broker
 
 READY_WITHIN_S = 2.0
 

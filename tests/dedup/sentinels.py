@@ -8,10 +8,10 @@ from typing import Any
 
 import redis as redis_client
 
-from tests.brokers.certs import Certificates
-from tests.brokers.logins import PASSWORD
-from tests.brokers.ports import Port, reserve_port
-from tests.brokers.processes import Process, spawn
+from tests.lab.certs import Certificates
+from tests.lab.logins import PASSWORD
+from tests.lab.ports import Port, reserve_port
+from tests.lab.processes import Process, spawn
 
 MASTER = "claims"
 WATCH_PASSWORD = "watch-" + PASSWORD

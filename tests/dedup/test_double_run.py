@@ -24,8 +24,8 @@ from hexa_worker.config.load import load_config
 from hexa_worker.drivers.opening import make_driver
 from hexa_worker.emitter import Emitter
 from hexa_worker.handlers.loader import load_plans
-from tests.brokers.base import Broker
 from tests.dedup.effects import EFFECTS
+from tests.lab.base import Broker
 
 EVENTS = 10_000
 ACTIONS = ("work", "count")

@@ -18,9 +18,9 @@ from hexa_worker.config.secret import Secret
 from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.dedup.redis import RedisClaims
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.logins import LIMITED, LIMITED_PASSWORD, PASSWORD
-from tests.brokers.proxy import Proxy
+from tests.lab.base import Broker
+from tests.lab.logins import LIMITED, LIMITED_PASSWORD, PASSWORD
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 TIMEOUT_S = 0.5

@@ -21,11 +21,11 @@ from hexa_worker.dedup.redis import RedisClaims
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.actors.conftest import plan_of
 from tests.actors.stage import Stage
-from tests.brokers.base import Broker
-from tests.brokers.certs import Certificates
-from tests.brokers.logins import PASSWORD
 from tests.dedup.sentinels import MASTER, WATCH_PASSWORD, Watched
 from tests.dedup.test_redis import claim, finish
+from tests.lab.base import Broker
+from tests.lab.certs import Certificates
+from tests.lab.logins import PASSWORD
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 TIMEOUT_S = 0.6

@@ -18,8 +18,8 @@ from hexa_worker.core.claims import Held
 from hexa_worker.dedup.embedded import EmbeddedClaims
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.dedup.redis import RedisClaims
-from tests.brokers.base import Broker
 from tests.dedup.model import LEASE_S, FakeClock, machine_of
+from tests.lab.base import Broker
 
 QUICK = settings(max_examples=25, stateful_step_count=20, deadline=None)
 

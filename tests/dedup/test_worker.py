@@ -17,7 +17,7 @@ from hexa_worker.core.message import Message
 from hexa_worker.testing import Harness
 from tests.actors.conftest import BACKENDS, plan_of
 from tests.actors.stage import Stage
-from tests.brokers.base import Broker
+from tests.lab.base import Broker
 
 
 @pytest.fixture(params=BACKENDS)

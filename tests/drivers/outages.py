@@ -11,8 +11,8 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Driver, Source
 from hexa_worker.errors import DriverUnavailable
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import PLENTY, ack, confirmed, patiently, publish, take
+from tests.lab.proxy import Proxy
 
 BACK_S = 10.0
 """Consuming again this soon after the broker is back."""

@@ -14,9 +14,9 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar import PulsarDriver
-from tests.brokers.base import Broker
-from tests.brokers.round_trips import pulsar_silence
 from tests.drivers.consuming import PLENTY, kept_open
+from tests.lab.base import Broker
+from tests.lab.round_trips import pulsar_silence
 
 
 def options(node: Broker, **more: Any) -> Pulsar:

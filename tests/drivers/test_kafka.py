@@ -16,9 +16,9 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition
 from hexa_worker.errors import ConfigError, DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, publish, subscribed, take
 from tests.drivers.kafka_tools import committed, make_topic, opened, spec, topic_settings
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -11,10 +11,10 @@ from msgspec import structs
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, Failure, RetryAt
 from hexa_worker.drivers.base import Source
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka
 from tests.drivers.consuming import ack, patiently, publish, subscribed, take
 from tests.drivers.kafka_tools import commit_as_anybody, committed, make_topic_again, opened, spec
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.timeout(120)]
 Name = Callable[..., str]

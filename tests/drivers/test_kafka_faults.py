@@ -14,14 +14,14 @@ from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverUnavailable, LeaseLost
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka
-from tests.brokers.ports import reserve_port
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import ack, patiently, publish, subscribed, take
 from tests.drivers.doomed import Doomed
 from tests.drivers.kafka_tools import opened, options, spec
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka
+from tests.lab.ports import reserve_port
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]

@@ -10,9 +10,9 @@ from aiokafka.client import AIOKafkaClient
 
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
-from tests.brokers.base import Broker
 from tests.drivers.consuming import confirmed
 from tests.drivers.kafka_tools import opened, spec
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -12,10 +12,10 @@ from hexa_worker.core.settlement import Failure, RetryAt
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.kafka import KafkaDriver
 from hexa_worker.errors import DriverRejected, DriverUnavailable, RecordTooLarge
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka
 from tests.drivers.consuming import confirmed, kept_open, patiently, publish, subscribed, take
 from tests.drivers.kafka_tools import make_topic, opened, options, spec
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -6,9 +6,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, publish, take
 from tests.drivers.kafka_tools import committed, opened, spec
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.timeout(60)]
 Name = Callable[..., str]

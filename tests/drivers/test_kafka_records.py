@@ -13,9 +13,9 @@ from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route, settle
 from hexa_worker.drivers.kafka import KafkaDriver
 from hexa_worker.errors import DriverRejected
-from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, kept_open, publish, subscribed, take
 from tests.drivers.kafka_tools import make_topic, opened, options, raw_producer, spec, with_checksum
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -10,12 +10,12 @@ from hexa_worker.config.kafka import KafkaSasl, KafkaTls
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.message import Message
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka, unsecured_token
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
 from tests.drivers.consuming import publish, subscribed, take
 from tests.drivers.kafka_tools import opened, spec
 from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka, unsecured_token
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

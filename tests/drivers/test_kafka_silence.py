@@ -14,10 +14,10 @@ from hexa_worker.drivers.kafka import unreadable
 from hexa_worker.drivers.kafka.group import GroupConsumer
 from hexa_worker.drivers.kafka.membership import Membership
 from hexa_worker.errors import DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import PLENTY, ack, publish, subscribed, take
 from tests.drivers.kafka_tools import make_topic, opened, raw_producer, spec, with_checksum
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio, pytest.mark.timeout(120)]
 Name = Callable[..., str]

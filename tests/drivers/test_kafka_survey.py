@@ -14,9 +14,9 @@ from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Finding, SubscriptionSpec
 from hexa_worker.drivers.kafka import KafkaDriver
 from hexa_worker.errors import DriverUnavailable
-from tests.brokers.base import Broker
 from tests.drivers.consuming import confirmed, subscribed, take
 from tests.drivers.kafka_tools import make_topic, opened, spec, topic_settings
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -11,10 +11,10 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Failure, RetryAt
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka
 from tests.drivers.consuming import PLENTY, patiently, publish, subscribed, take
 from tests.drivers.kafka_tools import delete_topics, make_topic, opened, spec, topic_settings
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]
 Name = Callable[..., str]

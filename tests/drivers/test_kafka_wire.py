@@ -19,9 +19,9 @@ from hexa_worker.drivers.wired import Forms, WiredDriver
 from hexa_worker.emitter import Emitter
 from hexa_worker.handlers.api import Event
 from hexa_worker.wire.form import Form
-from tests.brokers.base import Broker
 from tests.drivers.consuming import take
 from tests.drivers.kafka_tools import opened, raw_producer, spec
+from tests.lab.base import Broker
 from tests.unit.test_wire_hexa import NEEDED, golden, of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.anyio]

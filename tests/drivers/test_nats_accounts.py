@@ -18,11 +18,11 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.nats import Nats
 from tests.drivers.consuming import ack, patiently, publish, spec, subscribed, take
 from tests.drivers.doomed import Doomed
 from tests.drivers.nats_tools import opened
+from tests.lab.base import Broker
+from tests.lab.nats import Nats
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -10,10 +10,10 @@ import pytest
 from hexa_worker.clock import SystemClock
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.pull_consumer import PullConsumer
-from tests.brokers.base import Broker
-from tests.brokers.nats import Nats
-from tests.brokers.ports import reserve_port
 from tests.drivers.nats_tools import options
+from tests.lab.base import Broker
+from tests.lab.nats import Nats
+from tests.lab.ports import reserve_port
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 

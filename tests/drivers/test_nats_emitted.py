@@ -13,9 +13,9 @@ from hexa_worker.core.message import Message
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.drivers.opening import channels_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, kept_open, patiently, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened, options
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

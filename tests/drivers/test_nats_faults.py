@@ -13,12 +13,12 @@ from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverUnavailable, LeaseLost
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import PLENTY, ack, confirmed, patiently, publish, spec, subscribed, take
 from tests.drivers.doomed import Doomed
 from tests.drivers.nats_tools import opened
 from tests.drivers.outages import Consumer, Outage, crawl, outlive
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
 Name = Callable[..., str]

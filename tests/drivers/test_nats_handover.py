@@ -17,10 +17,10 @@ from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.errors import DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened, options
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -15,10 +15,10 @@ from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.nats.positions import Position, first_message, told
 from hexa_worker.drivers.nats.streams import Life
 from hexa_worker.errors import LeaseLost
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -11,12 +11,12 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
-from tests.brokers.nats import Nats as Server
 from tests.drivers.consuming import publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened
 from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
+from tests.lab.base import Broker
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
+from tests.lab.nats import Nats as Server
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -18,10 +18,10 @@ from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
 from hexa_worker.drivers.nats.source import NatsSource
 from hexa_worker.errors import DriverUnavailable, LeaseLost
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio, pytest.mark.timeout(90)]
 Name = Callable[..., str]

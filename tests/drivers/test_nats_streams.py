@@ -20,9 +20,9 @@ from hexa_worker.core.settlement import Acked, Route, settle
 from hexa_worker.desk.tracer import Tracer
 from hexa_worker.errors import DriverRejected
 from hexa_worker.lineage.finding import CLOCK_SKEW_MS, written_since_ms
-from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -12,9 +12,9 @@ from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route, settle
 from hexa_worker.drivers.wired import Forms, WiredDriver
 from hexa_worker.wire.form import Form, Wire
-from tests.brokers.base import Broker
 from tests.drivers.consuming import publish, spec, take
 from tests.drivers.nats_tools import opened
+from tests.lab.base import Broker
 from tests.unit.test_wire_hexa import LINES
 
 pytestmark = [pytest.mark.nats, pytest.mark.anyio]

@@ -17,9 +17,9 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar import PulsarDriver
 from hexa_worker.drivers.pulsar.entries import MANY
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, kept_open, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import expect_quiet, opened, options, raw_client
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -21,8 +21,8 @@ from hexa_worker.drivers.pulsar.client_internals import (
     raw_producer,
     size_of,
 )
-from tests.brokers.base import Broker
 from tests.drivers.pulsar_tools import raw_client
+from tests.lab.base import Broker
 
 ANSWER_S = 20.0
 

@@ -13,11 +13,11 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar import PulsarDriver
-from tests.brokers.base import Broker
 from tests.drivers.consuming import confirmed, patiently, publish, spec, subscribed
 from tests.drivers.doomed import Doomed
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.drivers.pulsar_tools import opened, options
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]

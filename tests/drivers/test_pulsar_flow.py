@@ -8,9 +8,9 @@ import pytest
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.pulsar.flow import EXPECTED_BYTES, SEEN, Flow
 from hexa_worker.drivers.pulsar.source import PulsarSource
-from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, patiently, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import opened, options
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.anyio
 Name = Callable[..., str]

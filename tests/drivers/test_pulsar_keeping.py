@@ -15,9 +15,9 @@ from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION, Topics
 from hexa_worker.drivers.pulsar.unread import MOST, Unread
 from hexa_worker.errors import DriverRejected
-from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import ask, expect_quiet, opened, options, raw_client
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -23,9 +23,9 @@ from hexa_worker.drivers.pulsar.letters import LETTERS
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
-from tests.brokers.base import Broker
 from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import ask, opened, options, raw_client
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]
 Name = Callable[..., str]

@@ -13,9 +13,9 @@ from hexa_worker.drivers.pulsar import wiring
 from hexa_worker.drivers.pulsar.names import Topics
 from hexa_worker.drivers.pulsar.positions import MARK, Positions
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import ask, expect_quiet, opened, options
+from tests.lab.base import Broker
 
 pytestmark = [pytest.mark.anyio]
 Name = Callable[..., str]

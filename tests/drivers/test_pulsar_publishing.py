@@ -16,9 +16,9 @@ from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.publisher import Publisher
 from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.errors import DriverUnavailable
-from tests.brokers.base import Broker
 from tests.drivers.consuming import patiently, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import ask, opened, options
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.anyio
 

@@ -11,12 +11,12 @@ from hexa_worker.config.pulsar import PulsarTls
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.message import Message
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
-from tests.brokers.base import Broker
-from tests.brokers.proxy import Proxy
-from tests.brokers.pulsar import Pulsar
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import opened, options
 from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
+from tests.lab.base import Broker
+from tests.lab.proxy import Proxy
+from tests.lab.pulsar import Pulsar
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio, pytest.mark.slow]
 Name = Callable[..., str]

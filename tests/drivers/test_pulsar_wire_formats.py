@@ -20,9 +20,9 @@ from hexa_worker.drivers.wired import Forms, WiredDriver
 from hexa_worker.emitter import Emitter
 from hexa_worker.handlers.api import Event
 from hexa_worker.wire.form import Form, Wire
-from tests.brokers.base import Broker
 from tests.drivers.consuming import spec, take
 from tests.drivers.pulsar_tools import opened, options, raw_client
+from tests.lab.base import Broker
 from tests.unit.test_wire_hexa import LINES
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.anyio]

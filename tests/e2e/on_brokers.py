@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.brokers.ports import reserve_port
 from tests.e2e.project import Project
+from tests.lab.ports import reserve_port
 
 WORKER = """
 [worker]

@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from tests.brokers.base import Broker
-from tests.brokers.kafka import Kafka
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, USER
 from tests.e2e.on_brokers import Place, fail_alone, refuse_a_login
+from tests.lab.base import Broker
+from tests.lab.kafka import Kafka
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, USER
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 CANARY = "canary-9c41e7"

@@ -12,10 +12,10 @@ import nats as client
 import pytest
 from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
-from tests.brokers.base import Broker
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, USER
-from tests.brokers.nats import Nats
 from tests.e2e.on_brokers import Place, done, fail_alone, refuse_a_login
+from tests.lab.base import Broker
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, USER
+from tests.lab.nats import Nats
 
 pytestmark = pytest.mark.nats
 CANARY = "canary-9c41e7"

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from tests.brokers.base import Broker
-from tests.brokers.pulsar import Pulsar
 from tests.e2e.on_brokers import Place, fail_alone, refuse_a_login
+from tests.lab.base import Broker
+from tests.lab.pulsar import Pulsar
 
 pytestmark = [pytest.mark.pulsar, pytest.mark.slow]
 ROLE = "limited"

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.brokers.base import Broker
 from tests.e2e.on_brokers import *  # noqa: F403 - the claims
 from tests.e2e.on_brokers import Place, free_port
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.kafka
 

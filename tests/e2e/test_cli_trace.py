@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.brokers.base import Broker
 from tests.e2e.project import Project, Running
+from tests.lab.base import Broker
 
 FRONT = """
 [worker]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.brokers.base import Broker
 from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
     test_a_redrive_that_is_killed_before_it_removes_is_run_again_without_doubles,
     test_copies_that_were_handled_meanwhile_are_not_sent_again,
@@ -13,6 +12,7 @@ from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
     test_what_still_fails_is_withheld_and_a_hook_mends_it,
 )
 from tests.e2e.on_brokers import Place
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.pulsar
 

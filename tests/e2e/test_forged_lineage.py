@@ -14,8 +14,8 @@ from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.opening import make_driver
 from hexa_worker.errors import DriverError
 from hexa_worker.handlers.loader import load_plans
-from tests.brokers.base import Broker
 from tests.e2e.project import Project
+from tests.lab.base import Broker
 
 WORKER = """
 [worker]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.brokers.base import Broker
 from tests.e2e.project import LIMIT_S, Project
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.kafka
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.base import Broker
 from tests.emitting.on_brokers import (  # noqa: F401 - the claims
     Web,
     test_of_many_emits_at_once_few_are_under_way_and_the_others_wait_for_room,
@@ -13,6 +12,7 @@ from tests.emitting.on_brokers import (  # noqa: F401 - the claims
     test_what_an_async_application_emits_is_confirmed_and_says_who_asked_for_it,
     web_service,
 )
+from tests.lab.base import Broker
 
 pytestmark = pytest.mark.kafka
 

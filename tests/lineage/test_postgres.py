@@ -18,8 +18,8 @@ from hexa_worker.lineage.finding import find
 from hexa_worker.lineage.packs import Gathering
 from hexa_worker.lineage.postgres import PostgresStore
 from hexa_worker.lineage.recorder import Recorder
-from tests.brokers.base import Broker
-from tests.brokers.logins import PASSWORD
+from tests.lab.base import Broker
+from tests.lab.logins import PASSWORD
 
 pytestmark = pytest.mark.postgres
 LIMIT_S = 60.0

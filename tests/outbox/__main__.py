@@ -14,9 +14,9 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.brokers.base import Broker
-from tests.brokers.lab import make_broker
 from tests.chaos.stages import Stage, embedded, stage_of
+from tests.lab.base import Broker
+from tests.lab.lab import make_broker
 from tests.outbox.fleet import Relays, Writer, end_relays, judge, relays, sent
 from tests.outbox.stage import Place, make_config, make_tables
 from tests.outbox.thrice import effects, prepare, run_worker

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.brokers.base import Broker
+from tests.lab.base import Broker
 from tests.outbox.fleet import Writer, end_relays, judge, relays, wait_leading, wait_sent
 from tests.outbox.stage import Place
 

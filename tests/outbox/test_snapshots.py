@@ -26,7 +26,7 @@ from hexa_worker.outbox.postgres.connecting import connect
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
-from tests.brokers.pgbouncer import PgBouncer
+from tests.lab.pgbouncer import PgBouncer
 from tests.outbox.stage import Place, fetch_all, make_config, payloads
 
 pytestmark = pytest.mark.postgres

@@ -4,7 +4,7 @@
 
 import sys
 
-from tests.brokers.errors import BrokerUnavailableError
+from tests.lab.errors import BrokerUnavailableError
 from tests.peer.program import build
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from tests.brokers.base import Broker
-from tests.brokers.errors import BrokerUnavailableError
+from tests.lab.base import Broker
+from tests.lab.errors import BrokerUnavailableError
 from tests.peer.program import Peer, build
 
 

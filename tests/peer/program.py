@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.brokers.cache import building, cache_dir, need_program, run_tool
+from tests.lab.cache import building, cache_dir, need_program, run_tool
 
 SOURCE = Path(__file__).parent / "go"
 LIMIT_S = 90

@@ -11,9 +11,9 @@ import pytest
 from google.protobuf.api_pb2 import Method
 
 from hexa_worker import Event, SyncEmitter, User
-from tests.brokers.base import Broker
 from tests.drivers.kafka_tools import make_topic
 from tests.e2e.project import Project
+from tests.lab.base import Broker
 from tests.peer.program import Peer
 
 pytestmark = pytest.mark.kafka

@@ -22,7 +22,7 @@ from hexa_worker.dedup.clients import make_client
 from hexa_worker.drivers.kafka.security import security_settings
 from hexa_worker.drivers.nats.security import connect_options
 from hexa_worker.errors import ConfigError
-from tests.brokers.certs import Certificates
+from tests.lab.certs import Certificates
 
 FILES: dict[str, Any] = {"ca_file": "ca.pem", "cert_file": "client.crt", "key_file": "client.key"}
 REDIS = Secret("rediss://127.0.0.1:1")

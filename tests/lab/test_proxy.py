@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.certs import Certificates
-from tests.brokers.ports import reserve_port
-from tests.brokers.proxy import Proxy
+from tests.lab.certs import Certificates
+from tests.lab.ports import reserve_port
+from tests.lab.proxy import Proxy
 
 
 @pytest.fixture(scope="module")

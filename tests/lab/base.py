@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from tests.brokers.certs import Certificates
-from tests.brokers.errors import BrokerError
-from tests.brokers.ports import Port, reserve_port, wait_free
-from tests.brokers.processes import Process, load_process, spawn
-from tests.brokers.proxy import Proxy
+from tests.lab.certs import Certificates
+from tests.lab.errors import BrokerError
+from tests.lab.ports import Port, reserve_port, wait_free
+from tests.lab.processes import Process, load_process, spawn
+from tests.lab.proxy import Proxy
 
 _STOP_S = 20.0
 _KILL_S = 10.0

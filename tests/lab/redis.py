@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.brokers.base import Broker
-from tests.brokers.cache import need_program, run_tool
-from tests.brokers.logins import LIMITED, LIMITED_PASSWORD, PASSWORD
+from tests.lab.base import Broker
+from tests.lab.cache import need_program, run_tool
+from tests.lab.logins import LIMITED, LIMITED_PASSWORD, PASSWORD
 
 # Without fsync every answered command is in the page cache and survives SIGKILL; with the default (each second) Redis
 # holds writes back while a sync is under way.

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from tests.brokers.base import Broker
-from tests.brokers.errors import NotOurBrokerError
-from tests.brokers.proxy import Proxy
+from tests.lab.base import Broker
+from tests.lab.errors import NotOurBrokerError
+from tests.lab.proxy import Proxy
 
 
 class External(Broker):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.brokers.base import Broker
-from tests.brokers.cache import need_program, run_tool
-from tests.brokers.postgres import as_owner
+from tests.lab.base import Broker
+from tests.lab.cache import need_program, run_tool
+from tests.lab.postgres import as_owner
 
 _CONFIG = """
 [databases]

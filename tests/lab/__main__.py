@@ -1,4 +1,4 @@
-"""The brokers by hand: ``python -m tests.brokers up|down|status|wipe|fetch [BROKER ...]``.
+"""The brokers by hand: ``python -m tests.lab up|down|status|wipe|fetch [BROKER ...]``.
 
 Without a name: kafka, nats and pulsar for ``up``, all for the others. They live in ``var/brokers`` below the
 current directory and go on running; what ``up`` prints can be given to the tests' environment.
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.brokers.base import Broker
-from tests.brokers.errors import BrokerError, BrokerUnavailableError
-from tests.brokers.lab import PLAIN, SECURE, make_broker
+from tests.lab.base import Broker
+from tests.lab.errors import BrokerError, BrokerUnavailableError
+from tests.lab.lab import PLAIN, SECURE, make_broker
 
 _ROOT = Path("var") / "brokers"
 _DEFAULT_UP = ("kafka", "nats", "pulsar")
@@ -71,7 +71,7 @@ def main() -> int:
     Returns:
         0; 1 if ``status`` found one that was named and does not run; 2 if one could not be had or failed.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.brokers", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("command", choices=_COMMANDS)
     parser.add_argument("broker", nargs="*", help=", ".join([*PLAIN, *SECURE]))
     arguments = parser.parse_args()

@@ -19,16 +19,16 @@ import pulsar
 import pytest
 import redis
 
-from tests.brokers.base import Broker
-from tests.brokers.certs import Certificates
-from tests.brokers.kafka import Kafka, unsecured_token
-from tests.brokers.lab import SECURE, Lab
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
-from tests.brokers.nats import Nats
-from tests.brokers.proxy import Proxy
-from tests.brokers.pulsar import Pulsar
-from tests.brokers.redis import Redis
-from tests.brokers.round_trips import pulsar_silence
+from tests.lab.base import Broker
+from tests.lab.certs import Certificates
+from tests.lab.kafka import Kafka, unsecured_token
+from tests.lab.lab import SECURE, Lab
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
+from tests.lab.nats import Nats
+from tests.lab.proxy import Proxy
+from tests.lab.pulsar import Pulsar
+from tests.lab.redis import Redis
+from tests.lab.round_trips import pulsar_silence
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.brokers.errors import BrokerError
+from tests.lab.errors import BrokerError
 
 _LOWEST, _HIGHEST = 12_000, 32_000
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, cache_name, maven_jars, need_program
-from tests.brokers.errors import BrokerError
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
+from tests.lab.base import Broker
+from tests.lab.cache import building, cache_dir, cache_name, maven_jars, need_program
+from tests.lab.errors import BrokerError
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER
 
 NEWEST = "4.4.0"
 OLDEST = "3.9.2"
@@ -76,7 +76,7 @@ class Kafka(Broker):
     Args:
         root: its directory.
         version: which Kafka.
-        secure: with TLS and login listeners and an authorizer (see `tests.brokers.logins`).
+        secure: with TLS and login listeners and an authorizer (see `tests.lab.logins`).
         dies_with_us: see `Broker`.
     """
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, need_program, run_tool, unpack_package
-from tests.brokers.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
+from tests.lab.base import Broker
+from tests.lab.cache import building, cache_dir, need_program, run_tool, unpack_package
+from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
 
 NEWEST = "2.15.2"
 DEBIAN = "2.9"
@@ -171,7 +171,7 @@ class Nats(Broker):
             return self._creds_config()
         if self._login is None:
             return ""
-        from tests.brokers.nats_keys import KeyPair
+        from tests.lab.nats_keys import KeyPair
 
         if not self.nkey_seed.exists():
             _write_secret(self.nkey_seed, KeyPair.new("user").seed)
@@ -185,7 +185,7 @@ class Nats(Broker):
         )
 
     def _creds_config(self) -> str:
-        from tests.brokers.nats_keys import Operator
+        from tests.lab.nats_keys import Operator
 
         config = self.root / "certs" / "operator.conf"
         if not config.exists():

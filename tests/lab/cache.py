@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.brokers.errors import BrokerUnavailableError
+from tests.lab.errors import BrokerUnavailableError
 
 _TAIL = 1500
 _DOWNLOAD_S = 900

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from tests.brokers.base import Broker
-from tests.brokers.cache import install_package, run_tool
-from tests.brokers.errors import BrokerUnavailableError
-from tests.brokers.logins import PASSWORD
+from tests.lab.base import Broker
+from tests.lab.cache import install_package, run_tool
+from tests.lab.errors import BrokerUnavailableError
+from tests.lab.logins import PASSWORD
 
 _OWNER = "postgres"
 _ALONE = ("-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=32MB", "-k", "")

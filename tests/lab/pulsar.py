@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from tests.brokers.base import Broker
-from tests.brokers.cache import building, cache_dir, cache_name, maven_jars, need_program, run_tool
-from tests.brokers.errors import BrokerError
-from tests.brokers.logins import USER
+from tests.lab.base import Broker
+from tests.lab.cache import building, cache_dir, cache_name, maven_jars, need_program, run_tool
+from tests.lab.errors import BrokerError
+from tests.lab.logins import USER
 
 NEWEST = "4.0.7"
 

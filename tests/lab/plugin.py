@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from tests.brokers.base import Broker
-from tests.brokers.errors import BrokerUnavailableError, NotOurBrokerError
-from tests.brokers.lab import Lab
-from tests.brokers.proxy import Proxy
+from tests.lab.base import Broker
+from tests.lab.errors import BrokerUnavailableError, NotOurBrokerError
+from tests.lab.lab import Lab
+from tests.lab.proxy import Proxy
 
 _LAB = pytest.StashKey[Lab]()
 
@@ -62,7 +62,7 @@ def lab(pytestconfig: pytest.Config) -> Lab:
 
 @pytest.fixture(scope="session")
 def get_broker(lab: Lab) -> Callable[[str], Broker]:
-    """Function that gives the running broker of a name (see `tests.brokers.lab`), secure ones, too."""
+    """Function that gives the running broker of a name (see `tests.lab.lab`), secure ones, too."""
 
     def get(name: str) -> Broker:
         try:

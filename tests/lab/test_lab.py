@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.base import Broker
-from tests.brokers.errors import NotOurBrokerError
-from tests.brokers.external import External
-from tests.brokers.lab import Lab, make_broker, remove_orphans
-from tests.brokers.processes import Process, load_process
-from tests.brokers.proxy import Proxy
-from tests.brokers.round_trips import round_trip
+from tests.lab.base import Broker
+from tests.lab.errors import NotOurBrokerError
+from tests.lab.external import External
+from tests.lab.lab import Lab, make_broker, remove_orphans
+from tests.lab.processes import Process, load_process
+from tests.lab.proxy import Proxy
+from tests.lab.round_trips import round_trip
 
 NAMES = [
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("kafka", "kafka39", "pulsar")),
@@ -127,7 +127,7 @@ def test_wiped_broker_starts_empty_at_the_same_address(name: str, tmp_path: Path
 def test_brokers_die_with_a_run_that_is_killed(name: str) -> None:
     program = f"""
 import time
-from tests.brokers.lab import Lab
+from tests.lab.lab import Lab
 broker = Lab().get({name!r})
 print(broker.root, flush=True)
 time.sleep(60)
@@ -155,7 +155,7 @@ def test_brokers_of_a_living_run_are_left_alone(nats: Broker) -> None:
 def test_command_line_starts_and_ends_brokers_that_outlive_it(tmp_path: Path) -> None:
     def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, "-m", "tests.brokers", *arguments]
+        command = [sys.executable, "-m", "tests.lab", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     write, read = round_trip("nats")
@@ -206,7 +206,7 @@ def test_broker_that_cannot_be_had_skips_its_tests_but_fails_ci(ci: str, outcome
     (tmp_path / "test_one.py").write_text("def test_one(nats):\n    pass\n")
     environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "CI": ci}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, "-m", "pytest", "-p", "tests.brokers.plugin", "-p", "no:cacheprovider", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.lab.plugin", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert outcome in done.stdout
     assert "nats: package golang-go is not installed, and installing it needs apt and root" in done.stdout

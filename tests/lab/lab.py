@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.brokers import kafka, nats
-from tests.brokers.base import Broker
-from tests.brokers.errors import BrokerUnavailableError
-from tests.brokers.external import given_broker
-from tests.brokers.kafka import Kafka
-from tests.brokers.nats import Nats
-from tests.brokers.postgres import Postgres
-from tests.brokers.processes import Process, load_process, this_process
-from tests.brokers.pulsar import Pulsar
-from tests.brokers.redis import Redis
+from tests.lab import kafka, nats
+from tests.lab.base import Broker
+from tests.lab.errors import BrokerUnavailableError
+from tests.lab.external import given_broker
+from tests.lab.kafka import Kafka
+from tests.lab.nats import Nats
+from tests.lab.postgres import Postgres
+from tests.lab.processes import Process, load_process, this_process
+from tests.lab.pulsar import Pulsar
+from tests.lab.redis import Redis
 
 PLAIN: dict[str, Callable[..., Broker]] = {
     "kafka": Kafka,
