@@ -37,8 +37,8 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.kafka import KafkaDriver
-from hexa_worker.emitter import Emitter
-from hexa_worker.handlers.api import Event
+from hexa_worker.event_encoder import Emitter
+from hexa_worker.subscriptions.api import Event
 
 COUNT = 300_000
 PARTITIONS = 12

@@ -19,9 +19,9 @@ from hexa_worker.config.outbox import Outbox
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
-from hexa_worker.handlers.loader import load_plans
 from hexa_worker.processes.journal import Journal
 from hexa_worker.stop import StopSignals
+from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.telemetry.report import Report
 
 COUNT = 500_000

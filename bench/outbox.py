@@ -20,13 +20,13 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.opening import make_plain_driver
-from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise
 from hexa_worker.outbox.opening import make_store, outbox_options
 from hexa_worker.outbox.records import columns
 from hexa_worker.outbox.relay import Relay, until_sent
+from hexa_worker.subscriptions.transactions import Block
 
 COUNT = 1_000_000
 SMALL = 300_000

@@ -21,10 +21,10 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Broker, Config, File, Subscription, Worker
 from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Driver
-from hexa_worker.emitter import Emitter
-from hexa_worker.handlers.api import Event
-from hexa_worker.handlers.loader import load_plans
+from hexa_worker.event_encoder import Emitter
 from hexa_worker.stop import StopSignals
+from hexa_worker.subscriptions.api import Event
+from hexa_worker.subscriptions.loader import load_plans
 
 EMITTED = 50_000
 BATCH = 500

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hexa_worker.core.carried import User
 from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Duplicate, Retry
+from hexa_worker.core.propagated import User
 from hexa_worker.errors import (
     ConfigError,
     DecodeError,
@@ -12,7 +12,7 @@ from hexa_worker.errors import (
     DriverUnavailable,
     HexaWorkerError,
 )
-from hexa_worker.handlers.api import (
+from hexa_worker.subscriptions.api import (
     AnyContext,
     BatchContext,
     BatchResult,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from msgspec.structs import replace
 
-from hexa_worker.actors.claimer import Claiming
-from hexa_worker.actors.environment import Environment, Journal, Suspects
-from hexa_worker.actors.gate import Gate
+from hexa_worker.actors.dedup_stage import Claiming
+from hexa_worker.actors.inspector import warn
+from hexa_worker.actors.isolation import Gate
+from hexa_worker.actors.services import Environment, Journal, Suspects
 from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.supervisor import LONGEST_REFUSAL_S, Supervisor
-from hexa_worker.actors.surveyor import warn
 from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
@@ -25,16 +25,16 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.drivers.opening import driver_name, make_driver, record_form, without_wire
-from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from hexa_worker.handlers.plan import Loaded
+from hexa_worker.event_encoder import Emitter
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
+from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.telemetry.log import AWAY_REPEAT_S, SubscriptionLog, reason_of
 from hexa_worker.telemetry.report import Report
 
 if TYPE_CHECKING:
-    from hexa_worker.handlers.transactions import Transactions
     from hexa_worker.outbox.relay import Relay
+    from hexa_worker.subscriptions.transactions import Transactions
 
 IDLE_POLL_S = 0.1
 STUCK_AFTER_S = 10.0

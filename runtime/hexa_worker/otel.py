@@ -18,10 +18,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from hexa_worker.core.carried import TRACE_PARENT, TRACE_STATE
 from hexa_worker.core.message import Headers, header
 from hexa_worker.core.outcome import DeadLetter, Drop, Retry, Verdict
-from hexa_worker.handlers.api import Context, Next
+from hexa_worker.core.propagated import TRACE_PARENT, TRACE_STATE
+from hexa_worker.subscriptions.api import Context, Next
 
 _NAMES = (TRACE_PARENT, TRACE_STATE)
 _propagator = TraceContextTextMapPropagator()

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.actors.theatre", "tests.actors.weak_drivers")
+pytest.register_assert_rewrite("tests.actors.virtual_worker", "tests.actors.weak_drivers")

@@ -9,7 +9,7 @@ import pytest
 from hexa_worker.codecs.decode import DECODE_ERRORS
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.handlers.plan import Handler, Plan
+from hexa_worker.subscriptions.plan import Handler, Plan
 from hexa_worker.testing.virtual import Backend
 
 BACKENDS = [

@@ -11,7 +11,7 @@ from hexa_worker.core import settlement
 from hexa_worker.core.message import header
 from hexa_worker.core.retry import RetryPolicy
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 

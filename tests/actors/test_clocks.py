@@ -9,7 +9,7 @@ import pytest
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.testing.virtual import Backend
 from tests.actors.conftest import plan_of
-from tests.actors.theatre import Theatre, in_place
+from tests.actors.virtual_worker import Theatre, in_place
 
 HOUR_MS = 3_600_000
 

@@ -14,7 +14,7 @@ import pytest
 from hexa_worker import BatchContext, Context, Next
 from hexa_worker.errors import DecodeError
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 

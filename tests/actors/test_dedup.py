@@ -13,7 +13,7 @@ from hexa_worker import Context, DeadLetter, Retry
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.core import lineage
 from hexa_worker.core.claims import Answer, Ask, Ending, Held, Run
-from hexa_worker.core.effects import by_event
+from hexa_worker.core.idempotency import by_event
 from hexa_worker.core.lifecycle import State
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
@@ -24,10 +24,10 @@ from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.dedup.embedded import EmbeddedClaims
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.errors import DriverUnavailable
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
 from tests.actors.weak_drivers import RevokingDriver
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 
@@ -387,7 +387,7 @@ async def test_an_effect_is_done_in_the_store_before_its_delivery_is_acknowledge
 async def test_effects_that_ended_while_the_store_was_away_are_told_apart_from_new_ones_and_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hexa_worker.actors.claimer.ENDINGS_AT_ONCE", 20)
+    monkeypatch.setattr("hexa_worker.actors.dedup_stage.ENDINGS_AT_ONCE", 20)
     calls: list[int] = []
 
     class Counting(Flaky):

@@ -13,9 +13,9 @@ from hexa_worker.core import settlement
 from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.memory import MemoryDriver
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")]
 ONCE = RetryPolicy(maximum_attempts=0)

@@ -15,7 +15,7 @@ from hexa_worker.core.message import header
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import RetryAt
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 OTHERS = 4

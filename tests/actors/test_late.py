@@ -8,7 +8,7 @@ import pytest
 from hexa_worker import Context
 from hexa_worker.core.settlement import RetryAt
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.telemetry.format import JsonFormatter
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.lineage.entries import entry_of
 from hexa_worker.testing import Harness
 from hexa_worker.testing.virtual import Backend
-from tests.actors.theatre import Theatre, in_place, of_key
+from tests.actors.virtual_worker import Theatre, in_place, of_key
 
 
 def test_while_an_event_waits_its_key_waits_behind_it_and_the_other_keys_go_on(backend: Backend) -> None:

@@ -7,14 +7,14 @@ import msgspec
 import pytest
 
 from hexa_worker.config.dedup import Dedup
-from hexa_worker.core.effects import by_event
+from hexa_worker.core.idempotency import by_event
 from hexa_worker.core.outcome import DUPLICATE
 from hexa_worker.core.settlement import Acked
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.memory import MemoryDriver
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend
-from tests.actors.theatre import Theatre, in_place
+from tests.actors.virtual_worker import Theatre, in_place
 from tests.actors.weak_drivers import AmnesiacDriver, ForgetfulDriver
 
 

@@ -16,7 +16,7 @@ from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.errors import DriverRejected
 from hexa_worker.stop import StopSignals
 from hexa_worker.testing.virtual import Backend
-from tests.actors.theatre import Theatre, in_place, of_key
+from tests.actors.virtual_worker import Theatre, in_place, of_key
 from tests.actors.weak_drivers import ForgetfulDriver, LosingDriver, RevokingDriver, SlowToStop
 
 

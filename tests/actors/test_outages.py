@@ -13,10 +13,10 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, Unsettled, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 READY_WITHIN_S = 2.0
 

@@ -21,8 +21,8 @@ from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, R
 from hexa_worker.stop import CANCEL, StopSignals
 from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
 from tests.actors.weak_drivers import RevokingDriver
+from tests.actors.worker_fixture import Stage
 from tests.deadlines import until
 
 pytestmark = pytest.mark.anyio

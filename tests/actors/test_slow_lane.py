@@ -12,11 +12,11 @@ from hexa_worker.core.lineage import EVENT_ID
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend
 from tests.actors.conftest import plan_of
 from tests.actors.test_order_dedup import dedup_theatre, with_dedup
-from tests.actors.theatre import Theatre
+from tests.actors.virtual_worker import Theatre
 
 LANES = 16
 SLOW_S = 12.0

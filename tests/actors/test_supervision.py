@@ -16,7 +16,7 @@ from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.stop import CANCEL
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 

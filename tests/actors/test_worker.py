@@ -17,11 +17,11 @@ from hexa_worker.core.lineage import Origin
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import DeadLettered
-from hexa_worker.desk.letters import read_letter
+from hexa_worker.dead_letters.dead_letter import read_letter
 from hexa_worker.drivers.memory import MemoryStore
 from hexa_worker.errors import DecodeError, RecordTooLarge
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.drivers.opening import make_driver
-from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverError, DriverUnavailable
-from hexa_worker.handlers.loader import load_plans
+from hexa_worker.event_encoder import Emitter
+from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.testing.ledger import Ledger
 
 BATCH = 50

@@ -23,15 +23,15 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.opening import make_driver
-from hexa_worker.handlers.loader import load_plans
-from hexa_worker.testing import check as judge
+from hexa_worker.subscriptions.loader import load_plans
+from hexa_worker.testing import judge
 from hexa_worker.testing.ledger import VARIABLE, read
 from tests.chaos.emitting import Emitting
-from tests.chaos.fleet import Fleet
 from tests.chaos.operations import operations
 from tests.chaos.plan import SIZES, Amounts, Blow, Round, expected_s, make_plan
 from tests.chaos.stages import Stage
 from tests.chaos.watch import Watch
+from tests.chaos.worker_group import Fleet
 
 ACTIONS = ("work", "ordered", "spread")
 MAILBOX = 200
@@ -46,7 +46,7 @@ STEADY = structs.replace(POLICY, order="key")
 WORKER_TOML = """
 [worker]
 name = "{name}"
-handlers = ["tests.chaos.crew"]
+handlers = ["tests.chaos.chaos_handlers"]
 processes = {processes}
 middlewares = ["hexa_worker.testing.ledger:middleware"]
 backend = "{backend}"

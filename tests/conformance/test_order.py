@@ -17,11 +17,11 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, Settlement
 from hexa_worker.drivers.base import Driver
-from hexa_worker.handlers.plan import Plan
 from hexa_worker.stop import StopSignals
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 from tests.conformance.proxied import Proxied
 from tests.conformance.under_kafka import KAFKA, KafkaBroker
 from tests.conformance.under_nats import NATS, NatsBroker

@@ -15,12 +15,12 @@ from hexa_worker.config.dedup import Dedup, DedupTls
 from hexa_worker.config.secret import Secret
 from hexa_worker.core import lineage
 from hexa_worker.core.claims import SKIP, Run
-from hexa_worker.core.effects import by_event
+from hexa_worker.core.idempotency import by_event
 from hexa_worker.core.message import Message
 from hexa_worker.dedup.redis import RedisClaims
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 from tests.dedup.sentinels import MASTER, WATCH_PASSWORD, Watched
 from tests.dedup.test_redis import claim, finish
 from tests.lab.base import Broker

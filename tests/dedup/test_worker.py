@@ -12,11 +12,11 @@ from hexa_worker import Context
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.secret import Secret
 from hexa_worker.core import lineage
-from hexa_worker.core.effects import by_event
+from hexa_worker.core.idempotency import by_event
 from hexa_worker.core.message import Message
 from hexa_worker.testing import Harness
 from tests.actors.conftest import BACKENDS, plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 from tests.lab.base import Broker
 
 

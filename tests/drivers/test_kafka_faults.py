@@ -15,8 +15,8 @@ from hexa_worker.drivers.kafka.connection import Connection
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.drivers.consuming import ack, patiently, publish, subscribed, take
-from tests.drivers.doomed import Doomed
 from tests.drivers.kafka_tools import opened, options, spec
+from tests.drivers.killed_worker import Doomed
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.lab.base import Broker
 from tests.lab.kafka import Kafka

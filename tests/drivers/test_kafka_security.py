@@ -11,8 +11,8 @@ from hexa_worker.config.secret import Secret
 from hexa_worker.core.message import Message
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 from tests.drivers.consuming import publish, subscribed, take
+from tests.drivers.foreign_producers import CANARY, clear_line, greeting, nobody
 from tests.drivers.kafka_tools import opened, spec
-from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
 from tests.lab.base import Broker
 from tests.lab.kafka import Kafka, unsecured_token
 from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, USER

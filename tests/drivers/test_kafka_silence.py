@@ -11,7 +11,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from hexa_worker.drivers.kafka import unreadable
-from hexa_worker.drivers.kafka.group import GroupConsumer
+from hexa_worker.drivers.kafka.consumer import GroupConsumer
 from hexa_worker.drivers.kafka.membership import Membership
 from hexa_worker.errors import DriverUnavailable
 from tests.drivers.consuming import PLENTY, ack, publish, subscribed, take

@@ -15,10 +15,10 @@ from hexa_worker.core.message import header
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route, settle
-from hexa_worker.drivers.wired import Forms, WiredDriver
-from hexa_worker.emitter import Emitter
-from hexa_worker.handlers.api import Event
-from hexa_worker.wire.form import Form
+from hexa_worker.drivers.formats import Forms, WiredDriver
+from hexa_worker.event_encoder import Emitter
+from hexa_worker.record_formats.form import Form
+from hexa_worker.subscriptions.api import Event
 from tests.drivers.consuming import take
 from tests.drivers.kafka_tools import opened, raw_producer, spec
 from tests.lab.base import Broker

@@ -19,7 +19,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.drivers.consuming import ack, patiently, publish, spec, subscribed, take
-from tests.drivers.doomed import Doomed
+from tests.drivers.killed_worker import Doomed
 from tests.drivers.nats_tools import opened
 from tests.lab.base import Broker
 from tests.lab.nats import Nats

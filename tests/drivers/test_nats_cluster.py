@@ -9,7 +9,7 @@ import pytest
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.pull_consumer import PullConsumer
+from hexa_worker.drivers.nats.consumer import PullConsumer
 from tests.drivers.nats_tools import options
 from tests.lab.base import Broker
 from tests.lab.nats import Nats

@@ -14,7 +14,7 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.drivers.consuming import PLENTY, ack, confirmed, patiently, publish, spec, subscribed, take
-from tests.drivers.doomed import Doomed
+from tests.drivers.killed_worker import Doomed
 from tests.drivers.nats_tools import opened
 from tests.drivers.outages import Consumer, Outage, crawl, outlive
 from tests.lab.base import Broker

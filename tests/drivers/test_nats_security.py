@@ -12,8 +12,8 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 from tests.drivers.consuming import publish, spec, subscribed, take
+from tests.drivers.foreign_producers import CANARY, clear_line, greeting, nobody
 from tests.drivers.nats_tools import opened
-from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
 from tests.lab.base import Broker
 from tests.lab.logins import FORBIDDEN, LIMITED, LIMITED_PASSWORD, PASSWORD, TOKEN, USER
 from tests.lab.nats import Nats as Server

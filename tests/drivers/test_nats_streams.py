@@ -17,7 +17,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, settle
-from hexa_worker.desk.tracer import Tracer
+from hexa_worker.dead_letters.tracer import Tracer
 from hexa_worker.errors import DriverRejected
 from hexa_worker.lineage.finding import CLOCK_SKEW_MS, written_since_ms
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take

@@ -10,8 +10,8 @@ from hexa_worker.core.message import Message, header
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route, settle
-from hexa_worker.drivers.wired import Forms, WiredDriver
-from hexa_worker.wire.form import Form, Wire
+from hexa_worker.drivers.formats import Forms, WiredDriver
+from hexa_worker.record_formats.form import Form, Wire
 from tests.drivers.consuming import publish, spec, take
 from tests.drivers.nats_tools import opened
 from tests.lab.base import Broker

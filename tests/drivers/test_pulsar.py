@@ -15,7 +15,7 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar import PulsarDriver
-from hexa_worker.drivers.pulsar.entries import MANY
+from hexa_worker.drivers.pulsar.batch_acks import MANY
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.drivers.consuming import PLENTY, ack, kept_open, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import expect_quiet, opened, options, raw_client

@@ -14,7 +14,7 @@ from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar import PulsarDriver
 from tests.drivers.consuming import confirmed, patiently, publish, spec, subscribed
-from tests.drivers.doomed import Doomed
+from tests.drivers.killed_worker import Doomed
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.drivers.pulsar_tools import opened, options
 from tests.lab.base import Broker

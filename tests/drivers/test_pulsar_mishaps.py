@@ -18,8 +18,8 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked, DeadLettered, Failure
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar import PulsarDriver
-from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements
-from hexa_worker.drivers.pulsar.letters import LETTERS
+from hexa_worker.drivers.pulsar.batch_acks import MANY, Acknowledgements
+from hexa_worker.drivers.pulsar.dead_letter_reader import LETTERS
 from hexa_worker.drivers.pulsar.reading import Reading
 from hexa_worker.drivers.pulsar.wire import Origin
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge

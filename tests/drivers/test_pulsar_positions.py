@@ -9,7 +9,7 @@ import pytest
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Failure, RetryAt
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.pulsar import wiring
+from hexa_worker.drivers.pulsar import source_builder
 from hexa_worker.drivers.pulsar.names import Topics
 from hexa_worker.drivers.pulsar.positions import MARK, Positions
 from hexa_worker.errors import DriverRejected, DriverUnavailable
@@ -44,8 +44,8 @@ async def all_noted(node: Broker, part: str, one: SubscriptionSpec) -> None:
 
 
 def note_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wiring, "NOTE_EVERY_S", 0.05)
-    monkeypatch.setattr(wiring, "NOTE_REST", 0)
+    monkeypatch.setattr(source_builder, "NOTE_EVERY_S", 0.05)
+    monkeypatch.setattr(source_builder, "NOTE_REST", 0)
 
 
 def payloads(first: int, last: int) -> list[bytes]:

@@ -12,8 +12,8 @@ from hexa_worker.config.secret import Secret
 from hexa_worker.core.message import Message
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
+from tests.drivers.foreign_producers import CANARY, clear_line, greeting, nobody
 from tests.drivers.pulsar_tools import opened, options
-from tests.drivers.strangers import CANARY, clear_line, greeting, nobody
 from tests.lab.base import Broker
 from tests.lab.proxy import Proxy
 from tests.lab.pulsar import Pulsar

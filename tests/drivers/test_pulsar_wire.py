@@ -11,8 +11,8 @@ pytest.importorskip("pulsar")
 import _pulsar
 
 from hexa_worker.core.message import Message
+from hexa_worker.drivers.pulsar.batch_acks import MANY, Acknowledgements, Entry
 from hexa_worker.drivers.pulsar.client_internals import size_of
-from hexa_worker.drivers.pulsar.entries import MANY, Acknowledgements, Entry
 from hexa_worker.drivers.pulsar.names import Topics, place, place_of
 from hexa_worker.drivers.pulsar.wire import build, due_of, headers_of, key_of, properties_of
 from hexa_worker.errors import DriverRejected

@@ -10,16 +10,16 @@ import pytest
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
-from hexa_worker.core.carried import GUEST
 from hexa_worker.core.lineage import lineage_of, origin_headers
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.outcome import Raised
+from hexa_worker.core.propagated import GUEST
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Route, settle
-from hexa_worker.drivers.wired import Forms, WiredDriver
-from hexa_worker.emitter import Emitter
-from hexa_worker.handlers.api import Event
-from hexa_worker.wire.form import Form, Wire
+from hexa_worker.drivers.formats import Forms, WiredDriver
+from hexa_worker.event_encoder import Emitter
+from hexa_worker.record_formats.form import Form, Wire
+from hexa_worker.subscriptions.api import Event
 from tests.drivers.consuming import spec, take
 from tests.drivers.pulsar_tools import opened, options, raw_client
 from tests.lab.base import Broker

@@ -45,7 +45,7 @@ async def sibling(e: dict, ctx: Context) -> None:
 MENDING = """
 import json
 
-from hexa_worker.desk import Draft
+from hexa_worker.dead_letters import Draft
 
 
 def mend(draft: Draft) -> None:

@@ -25,7 +25,7 @@ import json
 import os
 import time
 
-from hexa_worker.desk import Draft
+from hexa_worker.dead_letters import Draft
 
 
 def add_currency(draft: Draft) -> None:

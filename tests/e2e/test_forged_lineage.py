@@ -13,7 +13,7 @@ from hexa_worker.core.message import Headers, Message
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.opening import make_driver
 from hexa_worker.errors import DriverError
-from hexa_worker.handlers.loader import load_plans
+from hexa_worker.subscriptions.loader import load_plans
 from tests.e2e.project import Project
 from tests.lab.base import Broker
 

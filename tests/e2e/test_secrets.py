@@ -7,7 +7,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from tests.drivers.strangers import CANARY, nobody
+from tests.drivers.foreign_producers import CANARY, nobody
 from tests.e2e.project import Project
 
 WORKER = """

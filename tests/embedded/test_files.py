@@ -8,8 +8,8 @@ import pytest
 
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.files import file_system_of
-from hexa_worker.drivers.embedded.schema import VERSION
+from hexa_worker.drivers.embedded.storage.files import file_system_of
+from hexa_worker.drivers.embedded.storage.schema import VERSION
 from hexa_worker.errors import DriverError, DriverRejected
 from tests.embedded.things import publish, spec, take
 

@@ -16,8 +16,8 @@ from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.settlement import Acked, Failure, Postponed, Released, Settlement
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.schema import STRIPES
 from hexa_worker.drivers.embedded.source import EmbeddedSource
+from hexa_worker.drivers.embedded.storage.schema import STRIPES
 from tests.deadlines import in_time, until
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 

@@ -13,7 +13,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked, Released, Settlement
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.thread import BrokerThread
+from hexa_worker.drivers.embedded.loop.thread import BrokerThread
 from tests.deadlines import in_time
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 

@@ -16,7 +16,7 @@ from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.jobs import Job, Receive
+from hexa_worker.drivers.embedded.loop.commands import Job, Receive
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.errors import DriverError, DriverUnavailable
 from tests.deadlines import in_time, until

@@ -11,10 +11,10 @@ from hexa_worker import Context
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.thread import BrokerThread
+from hexa_worker.drivers.embedded.loop.thread import BrokerThread
 from hexa_worker.errors import DriverBroken, DriverRejected, LeaseLost
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 from tests.deadlines import until
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 

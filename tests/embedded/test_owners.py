@@ -4,8 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from hexa_worker.drivers.embedded.owners import Owners
-from hexa_worker.drivers.embedded.schema import migrate
+from hexa_worker.drivers.embedded.leasing.members import Owners
+from hexa_worker.drivers.embedded.storage.schema import migrate
 
 
 def new_file(path: Path) -> sqlite3.Connection:

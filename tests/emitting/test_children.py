@@ -7,13 +7,13 @@ import pytest
 from hexa_worker import Context, Event, User
 from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
-from hexa_worker.core.carried import carried_from
 from hexa_worker.core.lineage import CORRELATION_ID
 from hexa_worker.core.message import header
+from hexa_worker.core.propagated import carried_from
 from hexa_worker.drivers.memory import MemoryDriver
-from hexa_worker.emitter import Emitter as Preparer
+from hexa_worker.event_encoder import Emitter as Preparer
 from tests.actors.conftest import plan_of
-from tests.actors.stage import Stage
+from tests.actors.worker_fixture import Stage
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 USER = User(type="_regular", identifier="u-1", name="Ada", is_active=True, roles=("admin",))

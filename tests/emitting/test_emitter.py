@@ -7,9 +7,9 @@ from anyio.lowlevel import checkpoint
 
 from hexa_worker import ConfigError, DriverRejected, DriverUnavailable, Emitter, Event, User
 from hexa_worker.config.model import Embedded
-from hexa_worker.core.carried import read_user
 from hexa_worker.core.lineage import CORRELATION_ID, Lineage, lineage_of
 from hexa_worker.core.message import header
+from hexa_worker.core.propagated import read_user
 from hexa_worker.drivers.embedded import EmbeddedDriver
 from tests.emitting.stage import Gated
 

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from hexa_worker import Duplicate, Event
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.errors import OutboxError
-from hexa_worker.handlers.transactions import Block
+from hexa_worker.subscriptions.transactions import Block
 from hexa_worker.outbox.inbox import HandlerOutbox
 
 ended = []

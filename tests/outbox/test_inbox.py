@@ -11,9 +11,9 @@ import pytest
 
 from hexa_worker import Ack, Duplicate, Event
 from hexa_worker.core.lineage import Lineage
-from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
+from hexa_worker.subscriptions.transactions import Block
 from tests.outbox.stage import Place, fetch_all
 from tests.outbox.test_connections import in_autocommit, url_of
 from tests.outbox.thrice import effects, prepare, run_worker

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from hexa_worker import Event
 from hexa_worker.config.secret import Secret
-from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.base import Store
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
@@ -26,6 +25,7 @@ from hexa_worker.outbox.postgres.connecting import connect
 from hexa_worker.outbox.postgres.statements import Statements
 from hexa_worker.outbox.postgres.store import PostgresStore
 from hexa_worker.outbox.records import Held
+from hexa_worker.subscriptions.transactions import Block
 from tests.lab.pgbouncer import PgBouncer
 from tests.outbox.stage import Place, fetch_all, make_config, payloads
 

@@ -14,7 +14,7 @@ pool.STOP_MARGIN_S = 0.2  # type: ignore[misc]  # or a test would wait for a sto
 def main() -> int:
     """Run it as the command would."""
     path = Path(sys.argv[1])
-    command = (sys.executable, "-m", "tests.processes.standin")
+    command = (sys.executable, "-m", "tests.processes.scripted_child")
     try:
         return run_parent(path, load_config(path), until_idle="--until-idle" in sys.argv, command=command)
     except ConfigError as error:

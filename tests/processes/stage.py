@@ -28,7 +28,7 @@ class Stage:
 
     Args:
         folder: of worker.toml.
-        orders: what the stand-ins do, see `tests.processes.standin`.
+        orders: what the stand-ins do, see `tests.processes.scripted_child`.
         worker: further lines of the table ``[worker]``, and tables after it.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.state_files import Layout
 from hexa_worker.processes.suspects import SuspectsBook
 
 LIMIT_S = 60.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hexa_worker.core.blame import Hand
+from hexa_worker.core.crash_attribution import Hand
 from hexa_worker.processes.journal import NOTHING, SEGMENT_SIZE, Journal, Remains, read_journal
 from hexa_worker.processes.suspects import Suspects, SuspectsBook
 

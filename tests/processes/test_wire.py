@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.core.blame import Hand
+from hexa_worker.core.crash_attribution import Hand
 from hexa_worker.processes.wire import MAX_FRAME, Beat, Frame, Inbox, Link, Misconfigured, Settled, Told, WireError
 from hexa_worker.telemetry.report import Report
 

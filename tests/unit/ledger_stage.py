@@ -16,12 +16,12 @@ from hexa_worker.config.model import Subscription as SubscriptionTable
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
-from hexa_worker.emitter import Emitter
-from hexa_worker.handlers.collect import Marked
-from hexa_worker.handlers.merge import make_plan
-from hexa_worker.handlers.plan import Loaded, Plan
+from hexa_worker.event_encoder import Emitter
 from hexa_worker.stop import StopSignals
-from hexa_worker.testing.check import Expected, Fault, Scan, Subscribed, Violation, check, stored
+from hexa_worker.subscriptions.collect import Marked
+from hexa_worker.subscriptions.merge import make_plan
+from hexa_worker.subscriptions.plan import Loaded, Plan
+from hexa_worker.testing.judge import Expected, Fault, Scan, Subscribed, Violation, check, stored
 from hexa_worker.testing.ledger import Ledger, read, recording
 from hexa_worker.testing.virtual import VirtualTime
 

@@ -10,8 +10,8 @@ import pytest
 
 from hexa_worker.config.load import load_config
 from hexa_worker.errors import ConfigError
-from hexa_worker.handlers.loader import load_plans
-from hexa_worker.handlers.plan import Loaded, Plan
+from hexa_worker.subscriptions.loader import load_plans
+from hexa_worker.subscriptions.plan import Loaded, Plan
 
 IMPORTS = "from typing import Any\nfrom hexa_worker import BatchContext, Context, lifespan, subscribe\n"
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hexa_worker.core.lineage import EVENT_ID
 from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.core.settlement import DEAD_AT
-from hexa_worker.desk.jsonl import identity, line_of, parse_line
-from hexa_worker.desk.letters import read_letter
+from hexa_worker.dead_letters.dead_letter import read_letter
+from hexa_worker.dead_letters.jsonl import identity, line_of, parse_line
 
 BYTES = st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode(errors="replace"))
 NAMES = st.sampled_from([EVENT_ID, DEAD_AT, "mine", "größe", "\udcff"])

@@ -9,9 +9,9 @@ from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.outcome import Outcome, Raised, Retry, Undecodable
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DEAD_AT, ERROR, FAILURE_HEADERS, DeadLettered, Route, settle
-from hexa_worker.desk.filters import Filters, count_into
-from hexa_worker.desk.letters import REDRIVEN_FROM, DeadLetter, read_letter, redriven
-from hexa_worker.desk.parse import parse_duration, parse_rate
+from hexa_worker.dead_letters.dead_letter import REDRIVEN_FROM, DeadLetter, read_letter, redriven
+from hexa_worker.dead_letters.filters import Filters, count_into
+from hexa_worker.dead_letters.parse import parse_duration, parse_rate
 
 NAMES = st.sampled_from([EVENT_ID, ROOT_ID, ERROR, DEAD_AT, REDRIVEN_FROM, "hexa-attempt", "mine", "hexa-origin-id"])
 HEADERS = st.lists(st.tuples(NAMES, st.binary(max_size=30)), max_size=8).map(tuple)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hexa_worker.cli.jsonl import BATCH, CHUNK, LINE_OVERHEAD, BadLine, event_lines, parse_line
-from hexa_worker.handlers.api import Event
+from hexa_worker.subscriptions.api import Event
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),

@@ -11,10 +11,10 @@ from aiokafka import TopicPartition
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import Connection
-from hexa_worker.drivers.kafka.group import GroupConsumer
+from hexa_worker.drivers.kafka.consumer import GroupConsumer
 from hexa_worker.drivers.kafka.progress import Book
+from hexa_worker.drivers.kafka.topic_ids import Books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from hexa_worker.core.watermark import Watermark
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition, murmur2_partition
 from hexa_worker.drivers.kafka.progress import (
@@ -21,7 +20,8 @@ from hexa_worker.drivers.kafka.progress import (
     read_progress,
     write_note,
 )
-from hexa_worker.drivers.runs import Finished, Run
+from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.offset_ranges import Finished, Run
 
 HERE = Book("0a1b2c3d4e5f6g7h8i9j0k", "1x2y3z")
 

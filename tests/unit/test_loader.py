@@ -10,7 +10,7 @@ import pytest
 
 from hexa_worker.config.load import load_config
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.handlers.loader import load_plans
+from hexa_worker.subscriptions.loader import load_plans
 from tests.unit.loader_project import ONE, Project, in_project
 
 
@@ -125,7 +125,7 @@ def test_the_folder_of_worker_toml_is_first_on_the_path(project: Project) -> Non
 
 def test_options_of_the_configured_driver_are_passed_on(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     from hexa_worker.config.model import Subscription
-    from hexa_worker.handlers import merge
+    from hexa_worker.subscriptions import merge
 
     class WithOptions(Subscription, frozen=True):
         memory: dict[str, int] | None = None

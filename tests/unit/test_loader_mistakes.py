@@ -9,8 +9,8 @@ import pytest
 
 from hexa_worker.config.load import load_config
 from hexa_worker.errors import ConfigError, LifespanFailed
-from hexa_worker.handlers.lifespans import telling
-from hexa_worker.handlers.loader import load_plans
+from hexa_worker.subscriptions.lifespans import telling
+from hexa_worker.subscriptions.loader import load_plans
 from tests.unit.loader_project import IN_PLACE, ONE, Project, in_project
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hexa_worker.drivers.nats.handover import NOTE_LIMIT, NOTHING, Done, HandedOver
-from hexa_worker.drivers.runs import merged, read_runs, write_runs
+from hexa_worker.drivers.offset_ranges import merged, read_runs, write_runs
 
 SEQUENCES = st.integers(min_value=1, max_value=200)
 SETTLED = st.sets(SEQUENCES, max_size=60)

@@ -7,7 +7,7 @@ from hexa_worker.cli.check import _warnings
 from hexa_worker.cli.preflight import Look, in_words
 from hexa_worker.drivers.base import Finding
 from hexa_worker.drivers.kafka.rights import rights_of
-from hexa_worker.drivers.nats.looking import allowed
+from hexa_worker.drivers.nats.inspection import allowed
 
 
 def test_a_problem_that_subscriptions_share_counts_once() -> None:

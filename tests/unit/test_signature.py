@@ -10,7 +10,7 @@ import pytest
 
 from hexa_worker import Ack, BatchContext, BatchResult, Context, Result, Retry, subscribe
 from hexa_worker.errors import ConfigError
-from hexa_worker.handlers.signature import place_of, understand
+from hexa_worker.subscriptions.signature import place_of, understand
 from tests.unit import signature_samples as samples
 
 

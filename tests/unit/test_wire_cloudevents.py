@@ -10,14 +10,14 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.core.carried import carried_headers
 from hexa_worker.core.lineage import CORRELATION_ID, EVENT_ID, Lineage, child_headers, lineage_of, origin_headers
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import Raised
+from hexa_worker.core.propagated import carried_headers
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import RetryAt, Route, settle
-from hexa_worker.wire.convert import from_wire, to_wire
-from hexa_worker.wire.form import Form
+from hexa_worker.record_formats.convert import from_wire, to_wire
+from hexa_worker.record_formats.form import Form
 
 BINARY = Form("cloudevents", "kafka", "shop")
 STRUCTURED = Form("cloudevents-structured", "kafka", "shop")

@@ -15,15 +15,15 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
 from hexa_worker.drivers.base import SubscriptionSpec, Unsettled
+from hexa_worker.drivers.formats import Forms, WiredDriver, WiredSource
 from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.drivers.opening import forms_of, make_driver
-from hexa_worker.drivers.wired import Forms, WiredDriver, WiredSource
 from hexa_worker.errors import DriverUnavailable
-from hexa_worker.handlers.api import Context
-from hexa_worker.handlers.loader import load_plans
-from hexa_worker.wire.form import Form, Wire
-from tests.actors.stage import Stage
+from hexa_worker.record_formats.form import Form, Wire
+from hexa_worker.subscriptions.api import Context
+from hexa_worker.subscriptions.loader import load_plans
+from tests.actors.worker_fixture import Stage
 
 WORKER = '[worker]\nname = "shop"\nhandlers = ["h"]\n'
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.core.carried import GUEST, USER, User, carried_from, carried_headers, read_user, user_bytes
 from hexa_worker.core.lineage import (
     ATTEMPT,
     CORRELATION_ID,
@@ -22,10 +21,11 @@ from hexa_worker.core.lineage import (
 )
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import DeadLetter, Raised
+from hexa_worker.core.propagated import GUEST, USER, User, carried_from, carried_headers, read_user, user_bytes
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Route, settle
-from hexa_worker.wire.convert import from_wire, to_wire
-from hexa_worker.wire.form import Form
+from hexa_worker.record_formats.convert import from_wire, to_wire
+from hexa_worker.record_formats.form import Form
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hexa-event-kafka.jsonl"
 LINES: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]

@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from hexa_worker.handlers.api import Middleware
-from hexa_worker.handlers.plan import Handler
+from hexa_worker.subscriptions.api import Middleware
+from hexa_worker.subscriptions.plan import Handler
 
 Call = Callable[[Any, Any], Awaitable[Any]]
 

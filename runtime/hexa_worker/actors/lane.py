@@ -14,8 +14,8 @@ from anyio import CancelScope, get_current_task
 from anyio.lowlevel import checkpoint
 
 from hexa_worker.actors.contexts import in_copies, name_hand, renew
-from hexa_worker.actors.gate import Gate
 from hexa_worker.actors.invoke import Call
+from hexa_worker.actors.isolation import Gate
 from hexa_worker.actors.mailbox import Mailbox, Queue
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
 from hexa_worker.codecs.decode import explained
@@ -29,8 +29,8 @@ from hexa_worker.core.outcome import (
 )
 from hexa_worker.core.settlement import Acked
 from hexa_worker.errors import HandlerCancelled
-from hexa_worker.handlers.context import AnyContext, BatchContext, Context, Runtime
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.context import AnyContext, BatchContext, Context, Runtime
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 
 import anyio
 
-from hexa_worker.actors.waits import Waits
+from hexa_worker.actors.retry_timer import Waits
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.window import next_window

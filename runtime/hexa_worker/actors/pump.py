@@ -2,11 +2,11 @@
 
 from msgspec.structs import replace
 
-from hexa_worker.actors.claimer import Claimer
-from hexa_worker.actors.environment import Environment
+from hexa_worker.actors.dedup_stage import Claimer
 from hexa_worker.actors.lane import Conclude
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
+from hexa_worker.actors.services import Environment
 from hexa_worker.backoff import Backoff
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
@@ -15,7 +15,7 @@ from hexa_worker.core.settlement import keeps_place, resumed
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.faults import fault
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import anyio
 
-from hexa_worker.actors.claimer import Claimer
+from hexa_worker.actors.dedup_stage import Claimer
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.actors.parking import Parked, Parking

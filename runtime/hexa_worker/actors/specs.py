@@ -2,7 +2,7 @@
 
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 
 
 def spec_of(plan: Plan) -> SubscriptionSpec:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio import get_current_task
 
-from hexa_worker.actors.environment import Environment
+from hexa_worker.actors.services import Environment
 from hexa_worker.actors.worker import Worker
 from hexa_worker.backoff import Backoff
 from hexa_worker.core.lifecycle import Change, State, advance
@@ -24,7 +24,7 @@ from hexa_worker.errors import (
     HandlerCancelled,
     only_error,
 )
-from hexa_worker.handlers.plan import Plan
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report, SubscriptionReport
 from hexa_worker.telemetry.stats import Counters

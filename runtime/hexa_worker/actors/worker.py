@@ -12,18 +12,18 @@ from functools import partial
 import anyio
 from anyio import get_current_task
 
-from hexa_worker.actors.claimer import Claimer
-from hexa_worker.actors.environment import Environment
+from hexa_worker.actors.dedup_stage import Claimer
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
 from hexa_worker.actors.parking import Parking
 from hexa_worker.actors.pump import Pump
+from hexa_worker.actors.retry_timer import Waits
+from hexa_worker.actors.services import Environment
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.sweeper import sweep
-from hexa_worker.actors.waits import Waits
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
@@ -31,9 +31,9 @@ from hexa_worker.core.outcome import DUPLICATE, DeadLetter, Interrupted, Outcome
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, settle
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import ConfigError, HandlerCancelled
-from hexa_worker.handlers.api import Event
-from hexa_worker.handlers.plan import Plan
-from hexa_worker.handlers.transactions import Transactions
+from hexa_worker.subscriptions.api import Event
+from hexa_worker.subscriptions.plan import Plan
+from hexa_worker.subscriptions.transactions import Transactions
 from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 from hexa_worker.telemetry.tracebacks import format_error
@@ -372,7 +372,7 @@ class Worker:
         running = any(delivery.source in sources for lane in self._lanes for delivery in lane.current)
         return running or self._settler.holds(sources)
 
-    # -- what a handler's context asks for (`hexa_worker.handlers.api.Runtime`)
+    # -- what a handler's context asks for (`hexa_worker.subscriptions.api.Runtime`)
 
     async def emit(self, event: Event, parent: Lineage | None) -> str:
         """Publish and return the event id once the broker has confirmed."""

@@ -16,7 +16,7 @@ from hexa_worker.errors import DriverRejected
 
 if TYPE_CHECKING:
     from hexa_worker.config.model import Config
-    from hexa_worker.handlers.plan import Plan
+    from hexa_worker.subscriptions.plan import Plan
 
 SHOWN_DELAYS = 6
 
@@ -41,7 +41,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     """
     from hexa_worker.app import specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
-    from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
+    from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     path = only_config(config_path, arguments)
     config = load_config(path)

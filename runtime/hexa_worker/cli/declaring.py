@@ -50,7 +50,7 @@ class Declaring:
     def _specs(self) -> "tuple[SubscriptionSpec, ...]":
         if self._known is None:
             from hexa_worker.app import specs  # noqa: PLC0415 - lazy by design
-            from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
+            from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
             try:
                 self._known = specs(load_plans(self._config))

@@ -17,10 +17,10 @@ from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import run_async
 from hexa_worker.cli.terminal import fail, note, plural
 from hexa_worker.errors import DriverError
-from hexa_worker.handlers.api import Event
+from hexa_worker.subscriptions.api import Event
 
 if TYPE_CHECKING:
-    from hexa_worker.emitter import Emitter
+    from hexa_worker.event_encoder import Emitter
 
 NAMED_REJECTIONS = 5
 """Rejected lines that are named one by one; the others are counted."""
@@ -38,7 +38,7 @@ async def open_emitter(path: Path) -> "AsyncIterator[tuple[Emitter, int | None]]
     from hexa_worker.codecs import encode  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
-    from hexa_worker.emitter import Emitter  # noqa: PLC0415 - lazy by design
+    from hexa_worker.event_encoder import Emitter  # noqa: PLC0415 - lazy by design
 
     config = load_config(path)
     async with opened(make_driver(config)) as driver:

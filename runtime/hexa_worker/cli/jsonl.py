@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from hexa_worker.core.lineage import PREFIX
-from hexa_worker.handlers.api import Event
+from hexa_worker.subscriptions.api import Event
 
 BATCH = 500
 BATCH_BYTES = 4 * 1024 * 1024

@@ -12,7 +12,7 @@ from hexa_worker.cli.terminal import clean, console, write
 if TYPE_CHECKING:
     from hexa_worker.config.model import Config
     from hexa_worker.drivers.base import Finding
-    from hexa_worker.handlers.plan import Loaded
+    from hexa_worker.subscriptions.plan import Loaded
 
 
 class Look(NamedTuple):

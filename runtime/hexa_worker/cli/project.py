@@ -79,7 +79,7 @@ async def open_project(path: Path, *, declare: bool = True) -> AsyncIterator[Pro
     from hexa_worker.app import opened, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
-    from hexa_worker.handlers.loader import load_plans  # noqa: PLC0415 - lazy by design
+    from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     config = load_config(path)
     declared = specs(load_plans(config))

@@ -10,7 +10,7 @@ import click
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import Project, config_option, find_config, json_option, open_project, run_async
 from hexa_worker.cli.terminal import fail, note, write, write_json
-from hexa_worker.desk.tracer import Traced, Tracer
+from hexa_worker.dead_letters.tracer import Traced, Tracer
 from hexa_worker.errors import ConfigError
 
 _IN_OUTBOX = {
@@ -112,7 +112,7 @@ async def _traced(project: Project, event_id: str) -> Traced:
 
 async def _follow(path: Path, event_id: str, until_done: bool, as_json: bool) -> int:  # noqa: FBT001 - called by anyio.run, which passes no keywords
     from hexa_worker.cli import tree  # noqa: PLC0415 - lazy by design
-    from hexa_worker.desk.following import follow  # noqa: PLC0415 - lazy by design
+    from hexa_worker.dead_letters.following import follow  # noqa: PLC0415 - lazy by design
     from hexa_worker.lineage.opening import open_store  # noqa: PLC0415 - lazy by design
 
     async with open_project(path) as project:

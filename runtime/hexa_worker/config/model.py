@@ -18,7 +18,7 @@ from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.restart import ProcessRestartPolicy, RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.wire.form import Wire
+from hexa_worker.record_formats.form import Wire
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]

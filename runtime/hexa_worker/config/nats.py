@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from hexa_worker.config.addresses import is_ambiguous
 from hexa_worker.config.secret import Secret
-from hexa_worker.wire.form import Wire
+from hexa_worker.record_formats.form import Wire
 
 Duration = Annotated[float, Meta(gt=0)]
 StreamName = Annotated[str, Meta(pattern=r"^[^\s.*>/\\]{1,200}$")]

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from hexa_worker.config.addresses import require_no_login
 from hexa_worker.config.secret import Secret
-from hexa_worker.wire.form import Wire
+from hexa_worker.record_formats.form import Wire
 
 Positive = Annotated[int, Meta(ge=1)]
 Duration = Annotated[float, Meta(gt=0)]

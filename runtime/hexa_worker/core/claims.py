@@ -1,6 +1,6 @@
 """Claims: who may carry out an effect now, and whether it was carried out before. Pure.
 
-An effect is named by a key (see `hexa_worker.core.effects`). The life of its claim:
+An effect is named by a key (see `hexa_worker.core.idempotency`). The life of its claim:
 
     nothing  --claim-->  held by an owner, until its lease ends  --done-->      done, until it is forgotten
                                        |    ^

@@ -7,7 +7,7 @@ still refused keeps only what names the event and its failure. So every delivery
 from msgspec.structs import replace
 
 from hexa_worker.core import lineage
-from hexa_worker.core.history import FAILURES
+from hexa_worker.core.failure_log import FAILURES
 from hexa_worker.core.message import Headers, Message, header
 from hexa_worker.core.settlement import (
     CUT_CHANNEL,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from hexa_worker.core import lineage
 from hexa_worker.core.channels import dead_letter_channel, is_retry_channel, retry_channel
-from hexa_worker.core.history import FAILURES, with_failure
+from hexa_worker.core.failure_log import FAILURES, with_failure
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.core.ordering import OrderBy, order_key
 from hexa_worker.core.outcome import (

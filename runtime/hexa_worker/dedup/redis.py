@@ -33,7 +33,7 @@ from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.dedup import scripts
 from hexa_worker.dedup.clients import Client, make_client, send
-from hexa_worker.drivers.island import Island, on_asyncio
+from hexa_worker.drivers.asyncio_bridge import Island, on_asyncio
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 BATCH = 500

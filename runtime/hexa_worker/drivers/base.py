@@ -26,7 +26,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.errors import DriverError, DriverUnavailable
-from hexa_worker.wire.form import Wire
+from hexa_worker.record_formats.form import Wire
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
         order_by: which deliveries may not overtake each other.
         start: ``earliest`` or ``latest``: where a subscription without progress begins.
         options: the driver's own options table for this subscription, already typed; None: its defaults.
-        wire: what its records look like, see `hexa_worker.wire`; None: as in the rest of the broker.
+        wire: what its records look like, see `hexa_worker.record_formats`; None: as in the rest of the broker.
         retry_delays_ms: how long the records of each retry channel wait when they do not say it themselves
             (hexa-event writes such records); without it they are due at once.
         mailbox_bytes: how many bytes of payload its worker holds at most; what a driver fetches ahead follows it.
@@ -327,7 +327,7 @@ class Driver(Protocol):
         """What of the things that a subscription needs is there, and what stands in its way. Changes nothing.
 
         For ``check --connect``, and for warnings soon after the start of a worker (which looks for `LIMIT_S` of
-        `hexa_worker.actors.surveyor` at most). Raises DriverUnavailable.
+        `hexa_worker.actors.inspector` at most). Raises DriverUnavailable.
         """
         ...
 

@@ -16,7 +16,7 @@ from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.clients import require_client
 
 if TYPE_CHECKING:
-    from hexa_worker.drivers.wired import Forms
+    from hexa_worker.drivers.formats import Forms
 
 
 def make_driver(config: Config, clock: Clock | None = None) -> Driver:
@@ -29,7 +29,7 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
     subscriptions = config.file.subscriptions
     if all(one in ("plain", None) for one in (config.file.broker.wire, *[one.wire for one in subscriptions.values()])):
         return driver
-    from hexa_worker.drivers.wired import WiredDriver  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.formats import WiredDriver  # noqa: PLC0415 - lazy by design
 
     return WiredDriver(driver, forms_of(config))
 
@@ -41,8 +41,8 @@ def driver_name(config: Config) -> str:
 
 def forms_of(config: Config) -> "Forms":
     """What records look like in each channel, as far as worker.toml says it; `Driver.declare` tells the rest."""
-    from hexa_worker.drivers.wired import Forms  # noqa: PLC0415 - lazy by design
-    from hexa_worker.wire.form import Form  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.formats import Forms  # noqa: PLC0415 - lazy by design
+    from hexa_worker.record_formats.form import Form  # noqa: PLC0415 - lazy by design
 
     broker = config.file.broker
     default = Form(broker.wire, driver_name(config), config.file.worker.name)
@@ -72,7 +72,7 @@ def without_wire(driver: Driver) -> Driver:
 
 def record_form(config: Config) -> Callable[[Message], Message]:
     """What puts a record into the form that its channel has in the broker, as `make_driver` would when publishing."""
-    from hexa_worker.wire.convert import to_wire  # noqa: PLC0415 - lazy by design
+    from hexa_worker.record_formats.convert import to_wire  # noqa: PLC0415 - lazy by design
 
     of = forms_of(config).of
     return lambda message: to_wire(message, of(message.channel))

@@ -16,13 +16,13 @@ from anyio.abc import TaskGroup
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
-from hexa_worker.core.carried import User
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers, Message
+from hexa_worker.core.propagated import User
 from hexa_worker.drivers.base import Driver
-from hexa_worker.emitter import Preparer
 from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
-from hexa_worker.handlers.api import Event
+from hexa_worker.event_encoder import Preparer
+from hexa_worker.subscriptions.api import Event
 
 MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 1024 * 1024

@@ -19,11 +19,11 @@ from typing import Any, Self
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from hexa_worker.core.carried import User
 from hexa_worker.core.lineage import Lineage
+from hexa_worker.core.propagated import User
 from hexa_worker.emitting.emitter import MAX_PENDING, Emitter
 from hexa_worker.errors import ConfigError, DriverError
-from hexa_worker.handlers.api import Event
+from hexa_worker.subscriptions.api import Event
 
 log = logging.getLogger("hexa_worker.emitting")
 

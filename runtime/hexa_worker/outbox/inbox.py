@@ -12,12 +12,12 @@ from msgspec.structs import replace
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers
 from hexa_worker.core.outcome import Ack, Drop, Duplicate
-from hexa_worker.handlers.api import Event
-from hexa_worker.handlers.transactions import Block
 from hexa_worker.outbox.connections import AsyncConnection, SyncConnection, async_connection, sync_connection
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.outbox import Outbox
 from hexa_worker.outbox.statements import Statement, claim
+from hexa_worker.subscriptions.api import Event
+from hexa_worker.subscriptions.transactions import Block
 
 
 class HandlerOutbox:
@@ -40,7 +40,7 @@ class HandlerOutbox:
 
 
 class ChildWriter:
-    """See `hexa_worker.handlers.transactions.EventWriter`."""
+    """See `hexa_worker.subscriptions.transactions.EventWriter`."""
 
     def __init__(self, outbox: Outbox, connection: Any, parent: Lineage, carried: Headers) -> None:
         self._outbox = outbox
@@ -61,7 +61,7 @@ class ChildWriter:
 
 
 class ClaimingTransaction:
-    """See `hexa_worker.handlers.transactions.Transaction`.
+    """See `hexa_worker.subscriptions.transactions.Transaction`.
 
     It begins a transaction, or takes the one that the connection has begun by itself, and ends it: by a commit when
     the block ends as it should (also with `Ack` or `Drop`), otherwise by a rollback, claim included. Entering it for

@@ -11,13 +11,13 @@ from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Message
 from hexa_worker.core.naming import channel_problem
 from hexa_worker.drivers.opening import driver_name, record_form
-from hexa_worker.emitter import Preparer
 from hexa_worker.errors import ConfigError
-from hexa_worker.handlers.api import Event
+from hexa_worker.event_encoder import Preparer
 from hexa_worker.outbox.connections import Connection, async_connection, sync_connection
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.records import Prepared
 from hexa_worker.outbox.statements import Statement, insert
+from hexa_worker.subscriptions.api import Event
 
 ToWire = Callable[[Message], Message]
 

@@ -8,7 +8,7 @@ from hexa_worker.processes.journal import Journal
 
 
 class Blocked:
-    """Answers the parent that asks, see `hexa_worker.processes.lifeline`.
+    """Answers the parent that asks, see `hexa_worker.processes.parent_watch`.
 
     Attributes:
         journal: where the delivery is accused, once there is one.

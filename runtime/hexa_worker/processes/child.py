@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.errors import ConfigError, DriverBroken, DriverRejected, only_error
-from hexa_worker.processes import lifeline
+from hexa_worker.processes import parent_watch
 from hexa_worker.processes.arguments import (
     CANCEL_SIGNAL,
     DESCRIPTOR,
@@ -40,11 +40,11 @@ from hexa_worker.processes.arguments import (
     receive,
 )
 from hexa_worker.processes.blocked import Blocked
+from hexa_worker.processes.child_context import Program, Serve, Session
 from hexa_worker.processes.forked import let_forks_go
 from hexa_worker.processes.journal import Journal
-from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.private import write_private
-from hexa_worker.processes.session import Program, Serve, Session
+from hexa_worker.processes.state_files import Layout
 from hexa_worker.processes.suspects import Suspects
 from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
@@ -89,7 +89,7 @@ def main(program: Program | None = None) -> None:
     except EOFError:
         os._exit(EXIT_FAILED)
     blocked = Blocked()
-    lifeline.hold(connection, arguments.parent, blocked.accuse)
+    parent_watch.hold(connection, arguments.parent, blocked.accuse)
     link = Link(connection)
     code = EXIT_FAILED
     try:
@@ -111,7 +111,7 @@ def main(program: Program | None = None) -> None:
 
 def _app() -> Program:
     """The real one; importing it may find a mistake in the environment (`hexa_worker.faults`)."""
-    from hexa_worker.processes.program import AppProgram  # noqa: PLC0415 - tests bring their own
+    from hexa_worker.processes.child_program import AppProgram  # noqa: PLC0415 - tests bring their own
 
     return AppProgram()
 

@@ -23,7 +23,7 @@ from mmap import ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hexa_worker.core.blame import Hand
+from hexa_worker.core.crash_attribution import Hand
 
 MAGIC: Final = b"hexaJ1\0\0"
 FREE: Final = 0

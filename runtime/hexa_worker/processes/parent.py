@@ -18,11 +18,11 @@ from hexa_worker.errors import ConfigError
 from hexa_worker.processes import lock
 from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.journal import read_journal
-from hexa_worker.processes.layout import Layout
 from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.private import private_folder
 from hexa_worker.processes.reloading import Reloader, rules_of
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
+from hexa_worker.processes.state_files import Layout
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup

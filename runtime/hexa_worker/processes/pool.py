@@ -15,13 +15,13 @@ import msgspec
 
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL
-from hexa_worker.processes.autopsy import Death, Finding, examine, how
-from hexa_worker.processes.layout import Layout
+from hexa_worker.processes.exit_analysis import Death, Finding, examine, how
 from hexa_worker.processes.overview import Overview, overview
 from hexa_worker.processes.reaping import reap, reap_orphans
 from hexa_worker.processes.rolling import Done, GiveUp, Reload, Replace, Retire, Rolling
 from hexa_worker.processes.slot import OVER, Move, Phase, Rules, Slot
 from hexa_worker.processes.spawn import Spawned, instruct, spawn
+from hexa_worker.processes.state_files import Layout
 from hexa_worker.processes.suspects import SuspectsBook
 from hexa_worker.processes.totals import Totals
 from hexa_worker.processes.wire import Frame, Misconfigured, Settled, Told, WireError

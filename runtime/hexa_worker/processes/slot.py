@@ -194,7 +194,7 @@ class Slot:
                 self.move(Move.BOOTED)
 
     def ask_who_blocks(self) -> None:
-        """Let its process say which delivery blocks its loop, if it can, see `hexa_worker.processes.lifeline`."""
+        """Let its process say which delivery blocks its loop, if it can, see `hexa_worker.processes.parent_watch`."""
         if self.connection is not None:
             with suppress(OSError):
                 self.connection.send(WHO_BLOCKS)

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from hexa_worker.core.blame import MAX_AGE_S, Hand, Suspicion, blame, convict
+from hexa_worker.core.crash_attribution import MAX_AGE_S, Hand, Suspicion, blame, convict
 from hexa_worker.processes.journal import Remains
 from hexa_worker.processes.private import open_private, write_private
 

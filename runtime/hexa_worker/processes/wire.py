@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from hexa_worker.core.blame import Hand
+from hexa_worker.core.crash_attribution import Hand
 from hexa_worker.telemetry.report import Report
 
 _LENGTH = struct.Struct("<I")

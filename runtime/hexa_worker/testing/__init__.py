@@ -3,7 +3,7 @@
 - `Harness`: a user's handlers in virtual time, for their own tests.
 - `simulate`: the same while processes crash and the broker goes away; replayed by its seed.
 - `check_driver`, `claims`, `DriverUnderTest`: does a driver do what the runtime relies on?
-- `hexa_worker.testing.ledger` and `hexa_worker.testing.check`: what really happened, and whether it may.
+- `hexa_worker.testing.ledger` and `hexa_worker.testing.judge`: what really happened, and whether it may.
 """
 
 from hexa_worker.testing.conformance import Bench, Claim, DriverUnderTest, check_driver, claim, claims

@@ -26,12 +26,12 @@ from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt,
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
-from hexa_worker.emitter import Emitter
 from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError, only_error
-from hexa_worker.handlers.api import Event
-from hexa_worker.handlers.loader import load_plans, plans_in
-from hexa_worker.handlers.plan import Loaded
+from hexa_worker.event_encoder import Emitter
 from hexa_worker.stop import CANCEL, StopSignals
+from hexa_worker.subscriptions.api import Event
+from hexa_worker.subscriptions.loader import load_plans, plans_in
+from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.telemetry.report import Report
 from hexa_worker.testing.outbox import Crashes, CrashingSource, HarnessOutbox
 from hexa_worker.testing.records import Emitted, Settled, emitted, settled

@@ -2,7 +2,7 @@
 
 Each process of a test appends to a file of its own, one `write` per line, so that a line that was written
 survives ``kill -9``. The times are `time.monotonic`, which all processes of a machine share. What a ledger
-and a final look at the broker say together is judged by `hexa_worker.testing.check`.
+and a final look at the broker say together is judged by `hexa_worker.testing.judge`.
 
 `middleware` writes the handler's side: name ``hexa_worker.testing.ledger:middleware`` in worker.toml and set
 `HEXA_WORKER_LEDGER` to a folder.
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from hexa_worker.core.outcome import Ack, Drop, Retry
-from hexa_worker.handlers.api import BatchContext, Context, Middleware, Next
+from hexa_worker.subscriptions.api import BatchContext, Context, Middleware, Next
 
 VARIABLE = "HEXA_WORKER_LEDGER"
 CANCELLED = "cancelled"

@@ -8,7 +8,7 @@ import msgspec
 from hexa_worker.core.lineage import PREFIX, Lineage, lineage_of
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
-from hexa_worker.handlers.plan import Decode
+from hexa_worker.subscriptions.plan import Decode
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):

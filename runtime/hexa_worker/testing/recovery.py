@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from hexa_worker.testing.causes import Fault
+from hexa_worker.testing.explanations import Fault
 
 Span = tuple[float, float]
 """Since when an event was ready, and when it was first started."""

@@ -26,14 +26,14 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
-from hexa_worker.emitter import Emitter
 from hexa_worker.errors import DriverError, HexaWorkerError
-from hexa_worker.handlers.api import Event, Next
-from hexa_worker.handlers.plan import Loaded
+from hexa_worker.event_encoder import Emitter
 from hexa_worker.stop import StopSignals
+from hexa_worker.subscriptions.api import Event, Next
+from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.telemetry.report import Report
-from hexa_worker.testing.check import Expected, Fault, Scan, Subscribed, Violation, check, stored
 from hexa_worker.testing.harness import complete, load_handlers
+from hexa_worker.testing.judge import Expected, Fault, Scan, Subscribed, Violation, check, stored
 from hexa_worker.testing.ledger import Entry, LedgerLines, recording
 from hexa_worker.testing.virtual import VirtualTime
 
@@ -108,7 +108,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice
         source: makes the broker's side of a subscription; a broken one shows that it is found.
 
     Raises:
-        SimulationFailed: an invariant of `hexa_worker.testing.check` is violated.
+        SimulationFailed: an invariant of `hexa_worker.testing.judge` is violated.
         ConfigError: handlers or settings cannot work.
     """
     simulation = _Simulation(handlers, settings, seed, troubles, source)

@@ -9,9 +9,9 @@ import click
 
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.terminal import fail, note, plural, write_json
-from hexa_worker.desk.desk import Tally, Told
-from hexa_worker.desk.filters import Filters
-from hexa_worker.desk.reading import Chosen
+from hexa_worker.dead_letters.dead_letters import Tally, Told
+from hexa_worker.dead_letters.filters import Filters
+from hexa_worker.dead_letters.reading import Chosen
 from hexa_worker.errors import DriverUnavailable
 
 NAMED_FAILURES = 5

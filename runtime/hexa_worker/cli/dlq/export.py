@@ -16,9 +16,9 @@ from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import config_option, find_config, run_async
 from hexa_worker.cli.terminal import fail, note, plural
 from hexa_worker.clock import SystemClock
-from hexa_worker.desk.desk import Desk
-from hexa_worker.desk.filters import Filters
-from hexa_worker.desk.jsonl import line_of
+from hexa_worker.dead_letters.dead_letters import Desk
+from hexa_worker.dead_letters.filters import Filters
+from hexa_worker.dead_letters.jsonl import line_of
 from hexa_worker.errors import ConfigError
 
 TOLD_EVERY = 100

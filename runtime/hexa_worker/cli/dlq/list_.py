@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from hexa_worker.cli import letters as show
+from hexa_worker.cli import dead_letter_view as show
 from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import filtered, filters, no_more
 from hexa_worker.cli.exits import EXIT_FAILED
@@ -12,7 +12,7 @@ from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail
 from hexa_worker.clock import SystemClock
-from hexa_worker.desk.desk import Desk
+from hexa_worker.dead_letters.dead_letters import Desk
 from hexa_worker.errors import DriverError
 
 HUMAN_ROWS = 20

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from hexa_worker.desk.filters import Filters
-from hexa_worker.desk.parse import parse_duration, parse_rate
+from hexa_worker.dead_letters.filters import Filters
+from hexa_worker.dead_letters.parse import parse_duration, parse_rate
 
 
 class Seconds(click.ParamType[float]):

@@ -10,8 +10,8 @@ from hexa_worker.cli.dlq.options import certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.clock import SystemClock
-from hexa_worker.desk.desk import Desk, Tally, Told, nothing_noted
-from hexa_worker.desk.noting import noted
+from hexa_worker.dead_letters.dead_letters import Desk, Tally, Told, nothing_noted
+from hexa_worker.dead_letters.noting import noted
 from hexa_worker.lineage.opening import recording
 
 

@@ -15,14 +15,14 @@ from hexa_worker.cli.project import Project, config_option, find_config, json_op
 from hexa_worker.cli.terminal import clean, iso, local, note, plural
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Config
-from hexa_worker.desk.desk import Tally, Told, nothing_noted
-from hexa_worker.desk.editing import Hook
-from hexa_worker.desk.noting import noted
-from hexa_worker.desk.redriving import Copy, Handled, Plan, Redriver, Withheld
+from hexa_worker.dead_letters.dead_letters import Tally, Told, nothing_noted
+from hexa_worker.dead_letters.editing import Hook
+from hexa_worker.dead_letters.noting import noted
+from hexa_worker.dead_letters.redriving import Copy, Handled, Plan, Redriver, Withheld
 from hexa_worker.errors import ConfigError
-from hexa_worker.handlers.modules import named_function
 from hexa_worker.lineage.finding import handled_redrives
 from hexa_worker.lineage.opening import StoreError, open_store, recording
+from hexa_worker.subscriptions.modules import named_function
 
 
 class How(NamedTuple):

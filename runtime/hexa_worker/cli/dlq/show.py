@@ -2,14 +2,14 @@
 
 import click
 
-from hexa_worker.cli import letters as show
+from hexa_worker.cli import dead_letter_view as show
 from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail, write_json
 from hexa_worker.clock import SystemClock
-from hexa_worker.desk.desk import Desk
-from hexa_worker.desk.letters import DeadLetter
+from hexa_worker.dead_letters.dead_letter import DeadLetter
+from hexa_worker.dead_letters.dead_letters import Desk
 
 
 @click.command("show", short_help="Show one dead letter, whole.")

@@ -7,7 +7,7 @@ go. Only what is due now is counted, up to `DUE_LIMIT`; beyond that the rest sho
 import sqlite3
 
 from hexa_worker.drivers.base import Backlog
-from hexa_worker.drivers.embedded.claiming import next_due_ms
+from hexa_worker.drivers.embedded.leasing.leasing import next_due_ms
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 DUE_LIMIT = 10_000

@@ -15,14 +15,15 @@ from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.embedded import declaring, desk, forgetting, looking, owners
-from hexa_worker.drivers.embedded.append import append
-from hexa_worker.drivers.embedded.janitor import BATCH, trim
-from hexa_worker.drivers.embedded.place import FileGone
-from hexa_worker.drivers.embedded.records import MAX_PAYLOAD, check_place
+from hexa_worker.drivers.embedded import browsing, forgetting, inspection, provisioning
+from hexa_worker.drivers.embedded.leasing import members
+from hexa_worker.drivers.embedded.loop.thread import TICK_S, BrokerThread
 from hexa_worker.drivers.embedded.source import EmbeddedSource
+from hexa_worker.drivers.embedded.storage.append import append
+from hexa_worker.drivers.embedded.storage.place import FileGone
+from hexa_worker.drivers.embedded.storage.records import MAX_PAYLOAD, check_place
+from hexa_worker.drivers.embedded.storage.retention import BATCH, trim
 from hexa_worker.drivers.embedded.subscriber import Subscriber
-from hexa_worker.drivers.embedded.thread import TICK_S, BrokerThread
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 CAPABILITIES = Capabilities(
@@ -91,7 +92,7 @@ class EmbeddedDriver:
     async def stall(self) -> None:
         """Lose all leases while living on, as a process does that stood still for too long. For tests."""
         thread = self._running
-        await thread.write(lambda connection: owners.remove(connection, thread.owner), wakes=lambda: True)
+        await thread.write(lambda connection: members.remove(connection, thread.owner), wakes=lambda: True)
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
@@ -132,9 +133,9 @@ class EmbeddedDriver:
     async def _declare(self, spec: SubscriptionSpec) -> tuple[int, int, bool]:
         thread = await self._up()
         self._declared[spec.group] = spec
-        declared: tuple[int, int, bool] = await thread.write(lambda connection: declaring.declare(connection, spec))
+        declared: tuple[int, int, bool] = await thread.write(lambda connection: provisioning.declare(connection, spec))
         if declared[2]:
-            for channel, first in await thread.read(lambda connection: declaring.unstriped_after(connection, spec)):
+            for channel, first in await thread.read(lambda connection: provisioning.unstriped_after(connection, spec)):
                 await _stripe(thread, channel, first)
         return declared
 
@@ -149,30 +150,30 @@ class EmbeddedDriver:
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
         found: list[Delivery] = await (await self._up()).read(
-            lambda connection: desk.browse(connection, channel, after, limit, since_ms)
+            lambda connection: browsing.browse(connection, channel, after, limit, since_ms)
         )
         return found
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
-        removed: int = await (await self._up()).write(lambda connection: desk.remove(connection, channel, offsets))
+        removed: int = await (await self._up()).write(lambda connection: browsing.remove(connection, channel, offsets))
         return removed
 
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
-        names: list[str] = await (await self._up()).read(desk.channels)
+        names: list[str] = await (await self._up()).read(browsing.channels)
         return names
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
         thread = await self._up()
         now_ms = thread.clock.now_ms()
-        found: Backlog = await thread.read(lambda connection: looking.standing(connection, spec, now_ms))
+        found: Backlog = await thread.read(lambda connection: inspection.standing(connection, spec, now_ms))
         return found
 
     async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         """See `hexa_worker.drivers.base.Driver.survey`."""
-        found: list[Finding] = await (await self._up()).read(lambda connection: looking.survey(connection, spec))
+        found: list[Finding] = await (await self._up()).read(lambda connection: inspection.survey(connection, spec))
         return found
 
     async def inspect(self) -> Mapping[str, str]:
@@ -226,7 +227,7 @@ class EmbeddedDriver:
 
         def declare_all(connection: sqlite3.Connection) -> None:
             for spec in specs:
-                declaring.declare(connection, spec)
+                provisioning.declare(connection, spec)
 
         with suppress(DriverRejected):  # told to the subscription that it concerns, when it subscribes
             await thread.write(declare_all)
@@ -243,7 +244,7 @@ async def _stripe(thread: BrokerThread, channel: int, first: int) -> None:
     start: int | None = first
 
     def some(connection: sqlite3.Connection) -> int | None:
-        return declaring.stripe_some(connection, channel, start or 0)
+        return provisioning.stripe_some(connection, channel, start or 0)
 
     while start is not None:
         start = await thread.write(some, wakes=lambda: True)

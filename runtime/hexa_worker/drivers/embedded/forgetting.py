@@ -3,8 +3,8 @@
 import sqlite3
 from typing import NamedTuple
 
-from hexa_worker.drivers.embedded.leases import free_delayed
-from hexa_worker.drivers.embedded.schema import NOBODY
+from hexa_worker.drivers.embedded.leasing.leases import free_delayed
+from hexa_worker.drivers.embedded.storage.schema import NOBODY
 from hexa_worker.errors import DriverRejected
 
 _GROUPS = """

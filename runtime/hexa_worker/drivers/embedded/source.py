@@ -7,12 +7,12 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Unsettled
 from hexa_worker.drivers.embedded.backlog import backlog
-from hexa_worker.drivers.embedded.jobs import Job
-from hexa_worker.drivers.embedded.leases import Lease, give_back
-from hexa_worker.drivers.embedded.place import FileGone
-from hexa_worker.drivers.embedded.settling import Settling
+from hexa_worker.drivers.embedded.leasing.leases import Lease, give_back
+from hexa_worker.drivers.embedded.leasing.settling import Settling
+from hexa_worker.drivers.embedded.loop.commands import Job
+from hexa_worker.drivers.embedded.loop.thread import BrokerThread
+from hexa_worker.drivers.embedded.storage.place import FileGone
 from hexa_worker.drivers.embedded.subscriber import Subscriber
-from hexa_worker.drivers.embedded.thread import BrokerThread
 from hexa_worker.errors import DriverError, DriverRejected, LeaseLost
 
 

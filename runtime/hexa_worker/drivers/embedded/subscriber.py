@@ -5,7 +5,7 @@ from collections import deque
 
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.embedded.leases import Lease
+from hexa_worker.drivers.embedded.leasing.leases import Lease
 
 
 class Subscriber:

@@ -7,9 +7,9 @@ from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import Book, CommitPoint, read_progress
+from hexa_worker.drivers.kafka.topic_ids import Books
 
 log = logging.getLogger("hexa_worker.kafka")
 Origins = MutableMapping[TopicPartition, int]

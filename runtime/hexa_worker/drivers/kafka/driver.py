@@ -26,10 +26,11 @@ from hexa_worker.drivers.base import (
     confirmed,
     nothing_revoked,
 )
-from hexa_worker.drivers.kafka.books import Books
+from hexa_worker.drivers.error_context import placed
+from hexa_worker.drivers.kafka.browsing import Desk
 from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
-from hexa_worker.drivers.kafka.desk import Desk
+from hexa_worker.drivers.kafka.inspection import survey
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import Publisher
@@ -37,9 +38,8 @@ from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.source import KafkaSource
 from hexa_worker.drivers.kafka.succession import inheritance
-from hexa_worker.drivers.kafka.survey import survey
+from hexa_worker.drivers.kafka.topic_ids import Books
 from hexa_worker.drivers.kafka.topics import Topics
-from hexa_worker.drivers.placing import placed
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")

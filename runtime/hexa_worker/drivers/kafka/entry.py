@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.kafka import Kafka
-from hexa_worker.drivers.island import OnAsyncio
+from hexa_worker.drivers.asyncio_bridge import OnAsyncio
 from hexa_worker.drivers.kafka.driver import AsyncioKafkaDriver, capabilities
 
 CAPABILITIES = capabilities(Kafka())

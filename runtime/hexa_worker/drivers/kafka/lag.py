@@ -6,15 +6,15 @@ import msgspec
 from aiokafka import TopicPartition
 
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.channels import channels_of
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import Book, read_progress
 from hexa_worker.drivers.kafka.reader import Reader
 from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
+from hexa_worker.drivers.kafka.topic_ids import Books
 from hexa_worker.drivers.kafka.topics import Topics
-from hexa_worker.drivers.runs import Finished
+from hexa_worker.drivers.offset_ranges import Finished
 
 PEEK = 500
 """So many records at the front of a retry partition are looked at for their due time; the others count as delayed."""

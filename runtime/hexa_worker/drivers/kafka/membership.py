@@ -29,10 +29,10 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import bounded, cut
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.progress import Book
+from hexa_worker.drivers.kafka.topic_ids import Books
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 
 Identity = tuple[int, str]

@@ -16,17 +16,17 @@ from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.holding import Holding
+from hexa_worker.drivers.delay_queue import Holding
 from hexa_worker.drivers.kafka.assignment import Origins
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import Connection
+from hexa_worker.drivers.kafka.consumer import BrokenClient, GroupConsumer
 from hexa_worker.drivers.kafka.errors import driver_error
-from hexa_worker.drivers.kafka.group import BrokenClient, GroupConsumer
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import Publisher
 from hexa_worker.drivers.kafka.records import timed
+from hexa_worker.drivers.kafka.topic_ids import Books
 from hexa_worker.drivers.kafka.unreadable import recover
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 

@@ -12,9 +12,9 @@ from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.progress import Book, read_progress
 from hexa_worker.drivers.kafka.reader import Reader
+from hexa_worker.drivers.kafka.topic_ids import Books
 from hexa_worker.drivers.kafka.topics import Topics
 from hexa_worker.errors import DriverRejected
 

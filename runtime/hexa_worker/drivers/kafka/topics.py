@@ -10,12 +10,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
-from hexa_worker.drivers.kafka.books import Books
 from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.progress import Book
 from hexa_worker.drivers.kafka.rights import FETCH, LookAtGroup, LookAtTopics, rights_of
 from hexa_worker.drivers.kafka.settings import NAMES, Settings
+from hexa_worker.drivers.kafka.topic_ids import Books
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 T = TypeVar("T")

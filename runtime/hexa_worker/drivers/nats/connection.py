@@ -21,7 +21,7 @@ from nats.aio.client import Client, Srv
 from nats.errors import Error as NatsError
 
 from hexa_worker.config.nats import Nats
-from hexa_worker.drivers.nats import failures
+from hexa_worker.drivers.nats import errors
 from hexa_worker.drivers.nats.client_internals import (
     KnowingClient,
     close_client,
@@ -30,7 +30,7 @@ from hexa_worker.drivers.nats.client_internals import (
     server_info,
     writer_of,
 )
-from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, Subscribed, status_of
 from hexa_worker.drivers.nats.requests import REFUSED, Answers, RequestMux
 from hexa_worker.drivers.nats.security import connect_options
@@ -80,7 +80,7 @@ class Connection:
         self._subscribed: dict[bytes, Subscribed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[bool], None]] = []
-        self._requests = RequestMux(options.timeout_s, failures.addresses(options.servers))
+        self._requests = RequestMux(options.timeout_s, errors.addresses(options.servers))
         self._requests.inbox = self.subscribe(self._requests.deliver).inbox
 
     # -- its life
@@ -187,7 +187,7 @@ class Connection:
             if isinstance(error, asyncio.CancelledError) and _asked_to_cancel():
                 raise
             cause = next((one for one in reversed(seen) if not isinstance(one, TimeoutError)), error)
-            self._failure = failures.connecting(cause, self.options.servers, first=not self.generation)
+            self._failure = errors.connecting(cause, self.options.servers, first=not self.generation)
             raise self._failure from cause
         self._adopt(client, parser)
 
@@ -195,7 +195,7 @@ class Connection:
         self._client, self._parser = client, parser
         self.info = server_info(client)
         if not self.info.get("jetstream", False):
-            log.warning("the nats server at %s runs without JetStream", failures.addresses(self.options.servers))
+            log.warning("the nats server at %s runs without JetStream", errors.addresses(self.options.servers))
         self._writer = writer_of(client, READ_BUFFER)
         parser.sinks = {sid: one.sink for sid, one in self._subscribed.items()}
         parser.refused = self._refused
@@ -227,7 +227,7 @@ class Connection:
     def _lost(self, client: Client, error: Exception | None) -> None:
         if client is not self._client or self._closed:
             return
-        failure = failures.connecting(error or ConnectionResetError(0, "the connection ended"), self.options.servers)
+        failure = errors.connecting(error or ConnectionResetError(0, "the connection ended"), self.options.servers)
         log.warning("connection lost: %s", failure)
         self._drop(failure)
         self._start(close_client(client))
@@ -350,7 +350,7 @@ class Connection:
             self._requests.refuse(found["subject"].encode())
         elif found["subject"].startswith(self._inbox):
             self._deaf = DriverRejected(
-                f"nats at {failures.addresses(self.options.servers)}: this login may not subscribe to _INBOX.>"
+                f"nats at {errors.addresses(self.options.servers)}: this login may not subscribe to _INBOX.>"
             )
 
     async def request(self, subject: str, payload: bytes) -> Frame:
@@ -368,7 +368,7 @@ class Connection:
         assert frame is not None  # noqa: S101 - gather returned
         if frame is REFUSED:
             raise DriverRejected(
-                f"nats at {failures.addresses(self.options.servers)}: this login may not publish to {subject!r}"
+                f"nats at {errors.addresses(self.options.servers)}: this login may not publish to {subject!r}"
             )
         return frame
 
@@ -383,10 +383,10 @@ class Connection:
         if status_of(frame[2])[0] == NO_RESPONDERS:
             if not self.info.get("jetstream", False) and not self._served:
                 raise DriverRejected(
-                    f"nats at {failures.addresses(self.options.servers)}: JetStream is not enabled (jetstream {{}} in "
+                    f"nats at {errors.addresses(self.options.servers)}: JetStream is not enabled (jetstream {{}} in "
                     "the server's configuration)"
                 )
-            raise DriverUnavailable(f"nats at {failures.addresses(self.options.servers)}: JetStream does not answer")
+            raise DriverUnavailable(f"nats at {errors.addresses(self.options.servers)}: JetStream does not answer")
         answer: dict[str, Any] = json.loads(frame[3])
         if "error" in answer:
             raise ApiError(answer["error"], served=self._served)

@@ -7,7 +7,7 @@ from typing import Any
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected
 

@@ -14,15 +14,15 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.nats import consumers, desk, failures, names, ordered_consumer, positions
+from hexa_worker.drivers.error_context import placed
+from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.inspection import Looking, account_of, used
 from hexa_worker.drivers.nats.leases import lease_of
-from hexa_worker.drivers.nats.looking import Looking, account_of, used
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
 from hexa_worker.drivers.nats.source import NatsSource, Part
 from hexa_worker.drivers.nats.streams import Life, Streams, life_of
-from hexa_worker.drivers.placing import placed
 from hexa_worker.errors import DriverError, DriverRejected
 
 SERVERS_MAX_PAYLOAD = 1024 * 1024
@@ -106,7 +106,7 @@ class AsyncioNatsDriver:
         """See `hexa_worker.drivers.base.Driver.open`."""
         await self._connection.open()
         if self._connection.version < OLDEST:
-            found, where = self._connection.info.get("version"), failures.addresses(self._options.servers)
+            found, where = self._connection.info.get("version"), errors.addresses(self._options.servers)
             await self._connection.close()
             raise DriverRejected(f"nats at {where}: server {found} is too old, 2.9 or newer is needed")
 
@@ -233,7 +233,7 @@ class AsyncioNatsDriver:
         if spec.pattern is None:
             return spec.channels
         wanted = re.compile(spec.pattern)
-        kept = await desk.channels(self._connection, ladders=False)
+        kept = await browsing.channels(self._connection, ladders=False)
         return [channel for channel in kept if wanted.fullmatch(channel)]
 
     def _own(self, spec: SubscriptionSpec) -> NatsSubscription:
@@ -274,15 +274,15 @@ class AsyncioNatsDriver:
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        return await desk.browse(self._connection, self._streams, channel, after, limit, since_ms)
+        return await browsing.browse(self._connection, self._streams, channel, after, limit, since_ms)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
-        return await desk.remove(self._connection, self._streams, channel, offsets)
+        return await browsing.remove(self._connection, self._streams, channel, offsets)
 
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
-        return sorted({*await desk.channels(self._connection), *self._retry_channels})
+        return sorted({*await browsing.channels(self._connection), *self._retry_channels})
 
     async def _looking(self, spec: SubscriptionSpec) -> Looking:
         return Looking(self._connection, self._streams, self._options, spec, await self._channels(spec))
@@ -300,7 +300,7 @@ class AsyncioNatsDriver:
         await self._connection.wait_up(self._options.timeout_s)
         info, account = self._connection.info, await account_of(self._connection)
         return {
-            "address": failures.addresses(self._options.servers),
+            "address": errors.addresses(self._options.servers),
             "versions": f"nats-py {version('nats-py')}, server {info.get('version', '')}",
             "server": str(info.get("server_name", "")),
             "jetstream": used(account) if account else "yes" if info.get("jetstream") else "no",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.nats import Nats
+from hexa_worker.drivers.asyncio_bridge import OnAsyncio
 from hexa_worker.drivers.base import Capabilities
-from hexa_worker.drivers.island import OnAsyncio
 from hexa_worker.drivers.nats.driver import AsyncioNatsDriver, capabilities
 
 CAPABILITIES = capabilities(Nats())

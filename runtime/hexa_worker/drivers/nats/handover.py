@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from hexa_worker.drivers.nats.ack_subjects import stored_at
-from hexa_worker.drivers.runs import Finished, Run, merged, read_runs, write_runs
+from hexa_worker.drivers.offset_ranges import Finished, Run, merged, read_runs, write_runs
 
 NOTE_LIMIT = 64 * 1024
 """Of its characters; what does not fit is run again."""
@@ -25,7 +25,7 @@ class Done(msgspec.Struct, frozen=True):
     """Settled messages.
 
     Attributes:
-        runs: their sequences, see `hexa_worker.drivers.runs`.
+        runs: their sequences, see `hexa_worker.drivers.offset_ranges`.
         until: when the newest of them was stored, in nanoseconds since 1970.
     """
 

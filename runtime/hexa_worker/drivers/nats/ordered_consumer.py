@@ -24,10 +24,10 @@ from msgspec import structs
 
 from hexa_worker.drivers.nats import consumers, names
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.consumer import PullConsumer
+from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
 from hexa_worker.drivers.nats.leases import Lease, lease_of
-from hexa_worker.drivers.nats.pull_consumer import PullConsumer
 from hexa_worker.drivers.nats.streams import Life, life_of
 from hexa_worker.errors import DriverError, DriverUnavailable
 

@@ -7,7 +7,7 @@ from typing import Any
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.nats.ack_subjects import SEQUENCE, STORED, parts_of
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, status_of
 from hexa_worker.drivers.nats.streams import NANOSECONDS

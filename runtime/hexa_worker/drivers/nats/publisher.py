@@ -15,7 +15,7 @@ from hexa_worker.core.message import Message, header
 from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.nats import headers, names
 from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, Connection
-from hexa_worker.drivers.nats.failures import ApiError
+from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, status_of
 from hexa_worker.drivers.nats.streams import StreamAway, Streams
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge

@@ -13,7 +13,7 @@ import msgspec
 
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
-from hexa_worker.drivers.nats.failures import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.errors import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.protocol import status_of
 from hexa_worker.drivers.nats.requests import REFUSED
 from hexa_worker.errors import DriverRejected, DriverUnavailable

@@ -15,14 +15,14 @@ from hexa_worker.config.nats import Acknowledge
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.nats import desk, names
+from hexa_worker.drivers.nats import browsing, names
 from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.consumer import PullConsumer
 from hexa_worker.drivers.nats.consumers import floor_of
-from hexa_worker.drivers.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.ordered_consumer import OrderedConsumer
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import Publisher
-from hexa_worker.drivers.nats.pull_consumer import PullConsumer
 from hexa_worker.drivers.nats.pull_window import ACTIVE_S, SILENCE_S
 from hexa_worker.drivers.nats.streams import life_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
@@ -461,7 +461,7 @@ class NatsSource:
             ready += pending
             if feed.channel is None:
                 waiting = feed.delayed.dues_ms()
-                scheduled = await desk.schedules(self._connection, feed.stream, self._spec.retry_base)
+                scheduled = await browsing.schedules(self._connection, feed.stream, self._spec.retry_base)
                 due += waiting
                 due += scheduled
                 delayed += len(scheduled) + min(len(waiting), in_hand)

@@ -9,7 +9,7 @@ from hexa_worker.config.nats import Nats, NatsStream
 from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.failures import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
+from hexa_worker.drivers.nats.errors import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.errors import DriverRejected, DriverUnavailable, UnknownChannel
 
 NANOSECONDS = 1_000_000_000

@@ -16,7 +16,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Backlog
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.failures import translate
+from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.drivers.pulsar.wire import due_of
 

@@ -18,7 +18,7 @@ import pulsar
 
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.drivers.pulsar.client_internals import ask_partitions
-from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.names import Topics
 from hexa_worker.drivers.pulsar.security import Security
 from hexa_worker.errors import DriverError, DriverUnavailable

@@ -16,21 +16,21 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.placing import placed
-from hexa_worker.drivers.pulsar import letters
+from hexa_worker.drivers.error_context import placed
+from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
+from hexa_worker.drivers.pulsar.browsing import Desk
 from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.desk import Desk
+from hexa_worker.drivers.pulsar.consumer_settings import Terms
+from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.expiry import Expiry
-from hexa_worker.drivers.pulsar.failures import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home, Threads
-from hexa_worker.drivers.pulsar.looking import Looking
+from hexa_worker.drivers.pulsar.inspection import Looking
 from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.publisher import Publisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
-from hexa_worker.drivers.pulsar.terms import Terms
+from hexa_worker.drivers.pulsar.source_builder import Wiring
 from hexa_worker.drivers.pulsar.unread import Unread
-from hexa_worker.drivers.pulsar.wiring import Wiring
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 
@@ -197,7 +197,7 @@ class PulsarDriver:
         if channel in self._kept:
             return
         topic = self._connection.topics.topic(channel)
-        self._touch(spec, partial(letters.keep, self._connection.client, topic))
+        self._touch(spec, partial(dead_letter_reader.keep, self._connection.client, topic))
         self._kept.add(channel)
 
     def _make_partitioned(self, topic: str) -> None:

@@ -27,7 +27,7 @@ from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.pulsar.client_internals import raw_producer
 from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.failures import name_of, translate
+from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.names import place
 from hexa_worker.drivers.pulsar.unread import LOOK_S, Unread

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.drivers.pulsar.entries import Acknowledgements, Entry
+from hexa_worker.drivers.pulsar.batch_acks import Acknowledgements, Entry
 from hexa_worker.drivers.pulsar.names import BATCH_BITS, BATCHES, ENTRIES, LEDGER_SHIFT, LEDGERS, place
 from hexa_worker.drivers.pulsar.wire import Origin, due_of, headers_of, key_of, said_of
 

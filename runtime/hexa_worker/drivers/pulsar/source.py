@@ -11,13 +11,13 @@ from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.holding import Holding
+from hexa_worker.drivers.delay_queue import Holding
 from hexa_worker.drivers.pulsar.backlog import InHand
-from hexa_worker.drivers.pulsar.entries import Place, Token
+from hexa_worker.drivers.pulsar.batch_acks import Place, Token
+from hexa_worker.drivers.pulsar.consumer import Inlet
+from hexa_worker.drivers.pulsar.consumer_settings import own_options
 from hexa_worker.drivers.pulsar.home import Home, Threads
-from hexa_worker.drivers.pulsar.inlet import Inlet
 from hexa_worker.drivers.pulsar.publisher import Call
-from hexa_worker.drivers.pulsar.terms import own_options
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 LOOK_S = 5.0

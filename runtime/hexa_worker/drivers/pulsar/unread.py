@@ -14,8 +14,8 @@ import pulsar
 
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.failures import name_of, translate
-from hexa_worker.drivers.pulsar.letters import keep
+from hexa_worker.drivers.pulsar.dead_letter_reader import keep
+from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 

@@ -3,7 +3,7 @@
 
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Source, SubscriptionSpec
-from hexa_worker.testing.conformance.bench import Bench, expect
+from hexa_worker.testing.conformance.context import Bench, expect
 from hexa_worker.testing.conformance.suite import claim
 
 BEHIND_MS = -20_000

@@ -2,7 +2,7 @@
 # ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.core.message import Message
-from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 

@@ -10,7 +10,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.base import Capabilities, Driver, Source
-from hexa_worker.testing.conformance.bench import PLENTY, Bench, expect, expect_equal
+from hexa_worker.testing.conformance.context import PLENTY, Bench, expect, expect_equal
 from hexa_worker.testing.conformance.suite import claim
 
 Group = Callable[[Delivery], object]

@@ -8,7 +8,7 @@ import anyio
 from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Source, Unsettled
 from hexa_worker.errors import DriverUnavailable
-from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 

@@ -6,7 +6,7 @@ import anyio
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.errors import RecordTooLarge
-from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 

@@ -5,7 +5,7 @@ import anyio
 
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Capabilities, Source
-from hexa_worker.testing.conformance.bench import PLENTY, Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import PLENTY, Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 

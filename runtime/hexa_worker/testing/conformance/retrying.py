@@ -9,7 +9,7 @@ from hexa_worker.core.lineage import EVENT_ID
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.base import Source, SubscriptionSpec
-from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 

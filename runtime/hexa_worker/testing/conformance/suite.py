@@ -7,7 +7,7 @@ from typing import Any, Literal
 import anyio
 
 from hexa_worker.drivers.base import Capabilities
-from hexa_worker.testing.conformance.bench import Bench, DriverUnderTest
+from hexa_worker.testing.conformance.context import Bench, DriverUnderTest
 
 Hook = Literal["kill", "stall", "away", "clocked"]
 Needs = Callable[[Capabilities], bool]

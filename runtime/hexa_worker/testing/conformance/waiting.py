@@ -12,7 +12,7 @@ from hexa_worker.core.outcome import Retry
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Postponed, Route, settle
 from hexa_worker.drivers.base import Capabilities, Driver, Source, SubscriptionSpec
-from hexa_worker.testing.conformance.bench import Bench, expect, expect_equal
+from hexa_worker.testing.conformance.context import Bench, expect, expect_equal
 from hexa_worker.testing.conformance.ordering import KEY
 from hexa_worker.testing.conformance.suite import claim
 

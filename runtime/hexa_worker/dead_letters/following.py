@@ -1,0 +1,71 @@
+"""Watches a tree grow: tells each thing that happens once, until everything in it has come to an end."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import anyio
+
+from hexa_worker.dead_letters.tracer import Traced
+from hexa_worker.lineage.base import Store
+from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.finding import find
+from hexa_worker.lineage.tree import Node
+
+POLL_S = 0.3
+QUIET_S = 1.2
+"""A tree is finished when for so long nothing happened: what a worker did is stored within a fraction of a second."""
+_ENDS = frozenset({"done", "dropped", "dead-lettered", "purged"})
+
+
+async def follow(
+    event_id: str,
+    open_store: Callable[[], Store | None],
+    trace: Callable[[], Awaitable[Traced]] | None,
+) -> AsyncGenerator[Entry, None]:
+    """Everything that is and will be known of the tree of `event_id`, each once, as it becomes known.
+
+    Args:
+        event_id: any event of the tree; it need not be known yet.
+        open_store: opens what is remembered; None while nothing ever was.
+        trace: looks for the whole tree; with it the end is reached when everything in the tree has ended.
+
+    Raises:
+        StoreError: the lineage store cannot be read.
+        DriverUnavailable: the broker went away.
+
+    Cancellation: safe.
+    """
+    store: Store | None = None
+    told: set[Entry] = set()
+    quiet_s = 0.0
+    ended = False
+    try:
+        while True:
+            store = store or open_store()
+            fresh = [entry for entry in find(store, event_id) if entry not in told] if store is not None else []
+            told.update(fresh)
+            for entry in fresh:
+                yield entry
+            quiet_s = 0.0 if fresh else quiet_s + POLL_S
+            if trace is not None and told and quiet_s >= QUIET_S:
+                traced, before = await trace(), ended
+                ended = traced.tree is not None and not traced.unread and finished(traced.tree)
+                if ended and before:
+                    return
+                quiet_s = 0.0
+            elif fresh:
+                ended = False
+            await anyio.sleep(POLL_S)
+    finally:
+        if store is not None:
+            store.close()
+
+
+def finished(tree: Node) -> bool:
+    """Whether nothing more is going to happen in a tree by itself."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if not node.branches or any(branch.state not in _ENDS for branch in node.branches):
+            return False
+        nodes += node.children
+    return True

@@ -1,0 +1,1 @@
+"""Who has which deliveries in hand, and what becomes of them."""

@@ -1,0 +1,1 @@
+"""The broker thread: the one place where this process touches the file."""

@@ -1,0 +1,1 @@
+"""The file: its tables, its records, its place on the disk."""

@@ -1,0 +1,77 @@
+"""What a child really runs: the app, its lineage recorded beside it."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from hexa_worker.app import serve, specs
+from hexa_worker.config.load import load_config
+from hexa_worker.config.model import Config
+from hexa_worker.core.settlement import Postponed, Released, Settlement
+from hexa_worker.lineage.opening import recording
+from hexa_worker.processes.child_context import Serve, Session
+from hexa_worker.processes.ladders import file_of, orphans, remember
+from hexa_worker.processes.parked import ParkedFiles, folder_of
+from hexa_worker.subscriptions.lifespans import telling
+from hexa_worker.subscriptions.loader import load_plans
+from hexa_worker.subscriptions.plan import Loaded
+
+log = logging.getLogger("hexa_worker.processes")
+
+
+class AppProgram:
+    """The program of a child."""
+
+    def load(self, path: Path) -> Config:
+        """Read worker.toml. Raises ConfigError."""
+        return load_config(path)
+
+    def prepare(self, session: Session) -> Serve:
+        """Import the handlers. Raises ConfigError."""
+        loaded = load_plans(session.config)
+        _remember_ladders(session, loaded)
+        if loaded.lifespan is not None:
+            loaded = replace(loaded, lifespan=telling(loaded.lifespan))
+        return partial(_serve, session, loaded)
+
+
+async def _serve(session: Session, loaded: Loaded) -> int:
+    suspects = session.suspects
+    with recording(session.config) as recorder:
+
+        def record(action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
+            if recorder is not None:
+                recorder.record(action, settlements, now_ms)
+            if suspects.any():
+                done = (one.delivery for one in settlements if not isinstance(one, Released | Postponed))
+                suspects.settled(action, ((delivery.source, delivery.offset) for delivery in done))
+
+        return await serve(
+            session.config,
+            loaded,
+            stop=session.stop,
+            until_idle=session.arguments.until_idle,
+            journal=session.journal,
+            suspects=session.suspects,
+            stuck=session.stuck,
+            report=session.report,
+            record=record,
+            survey=session.arguments.survey,
+            proven=session.arguments.proven,
+            beside=ParkedFiles(
+                folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot
+            ).run,
+        )
+
+
+def _remember_ladders(session: Session, loaded: Loaded) -> None:
+    """Note whose retries and dead letters these are; the first process says what nobody reads any more."""
+    path = file_of(session.arguments.state_dir, session.arguments.name)
+    wanted = specs(loaded)
+    if session.arguments.survey:
+        for text in orphans(path, wanted):
+            log.warning("%s", text)
+    remember(path, wanted)

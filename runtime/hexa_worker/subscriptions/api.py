@@ -1,0 +1,160 @@
+"""The public face for handler modules: `subscribe`, `lifespan`, and the types that handlers are written with.
+
+Decorators only mark; there is no registry. The loader imports the modules that worker.toml names and
+collects the marks, so a handler stays an ordinary function that a unit test may call.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeAlias, overload
+
+import msgspec
+from typing_extensions import TypeVar
+
+from hexa_worker.core.outcome import Verdict
+from hexa_worker.errors import ConfigError
+from hexa_worker.subscriptions.context import AnyContext, BatchContext, Context, Event, Runtime
+
+__all__ = [
+    "LIFESPAN_MARK",
+    "MARKS",
+    "AnyContext",
+    "BatchContext",
+    "BatchResult",
+    "Context",
+    "Event",
+    "HandlerFunction",
+    "Mark",
+    "Middleware",
+    "Next",
+    "Result",
+    "Returned",
+    "Runtime",
+    "lifespan",
+    "subscribe",
+]
+
+F = TypeVar("F", bound="HandlerFunction")
+
+MARKS = "__hexa_worker_subscriptions__"
+LIFESPAN_MARK = "__hexa_worker_lifespan__"
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What one `subscribe` decorator said; None where it said nothing (worker.toml and defaults fill in)."""
+
+    action: str
+    channels: tuple[str, ...] = ()
+    pattern: str | None = None
+    concurrency: int | None = None
+    order_by: str | None = None
+    timeout_s: float | None = None
+    batch: int | None = None
+    batch_wait_s: float | None = None
+    threads: int | None = None
+    middlewares: tuple["Middleware", ...] = ()
+
+
+def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
+    *channels: str,
+    action: str | None = None,
+    pattern: str | None = None,
+    concurrency: int | None = None,
+    order_by: Literal["none", "key", "channel"] | None = None,
+    timeout_s: float | None = None,
+    batch: int | None = None,
+    batch_wait_s: float | None = None,
+    threads: int | None = None,
+    middlewares: Sequence["Middleware"] = (),
+) -> Callable[[F], F]:
+    """Mark a function as the handler of a subscription. The function itself is returned unchanged.
+
+    Args:
+        channels: the channels to read; or use `pattern`.
+        action: the subscription's name, unique in a worker; default: the function's name with ``-`` for ``_``.
+        pattern: a regular expression that whole channel names must match.
+        concurrency: how many handler calls may run at once in one process.
+        order_by: ``none``, ``key`` or ``channel``: what keeps its order, across all processes.
+        timeout_s: seconds a handler may run; `Context.extend` gives it more.
+        batch: hand over up to this many deliveries at once; the handler takes ``list[T]`` and `BatchContext`.
+        batch_wait_s: how long a batch may wait to fill.
+        threads: the size of the thread pool of a plain ``def`` handler; default: `concurrency`.
+        middlewares: run around this handler, inside the worker's own middlewares.
+
+    A plain ``def`` handler runs in a thread of a pool of its own and never blocks the loop.
+
+    Raises:
+        ConfigError: it was used without its parentheses, or what it marks cannot be marked.
+    """
+    for bare in filter(callable, channels):
+        raise ConfigError(f"@subscribe without a channel: {bare.__name__}", hint='write @subscribe("channel")')
+
+    def mark(function: F) -> F:
+        made = Mark(
+            action=action or _name_of(function),
+            channels=channels,
+            pattern=pattern,
+            concurrency=concurrency,
+            order_by=order_by,
+            timeout_s=timeout_s,
+            batch=batch,
+            batch_wait_s=batch_wait_s,
+            threads=threads,
+            middlewares=tuple(middlewares),
+        )
+        return _marked(function, made)
+
+    return mark
+
+
+def _marked(function: F, made: Mark) -> F:
+    try:
+        setattr(function, MARKS, (*getattr(function, MARKS, ()), made))
+    except (AttributeError, TypeError) as error:  # a bound method, a builtin, an object with slots
+        raise ConfigError(f"{function!r} cannot be marked", hint="mark a function of a module") from error
+    return function
+
+
+def _name_of(function: Any) -> str:
+    """The action of a function that was given none."""
+    name = getattr(function, "__name__", None)
+    if name is None:
+        raise ConfigError(f"{function!r} has no name", hint="give one: @subscribe(…, action=…)")
+    return str(name).replace("_", "-")
+
+
+L = TypeVar("L", bound=Callable[[], AsyncIterator[Any]])
+
+
+@overload
+def lifespan(function: L, /) -> L: ...
+@overload
+def lifespan() -> Callable[[L], L]: ...
+def lifespan(function: L | None = None, /) -> L | Callable[[L], L]:
+    """Mark an async generator function as the worker's lifespan: one per process.
+
+    What it yields is `Context.state` in every handler; what follows the ``yield`` runs after the drain.
+    An error before the ``yield`` ends the process and a new one tries again; a `ConfigError` ends the worker.
+    """
+
+    def mark(function: L) -> L:
+        setattr(function, LIFESPAN_MARK, True)
+        return function
+
+    return mark if function is None else mark(function)
+
+
+Result: TypeAlias = Verdict | None
+"""What a handler may return. A batch handler returns None (all done) or one result or exception per item."""
+BatchResult: TypeAlias = Sequence[Verdict | Exception | None] | None
+
+Returned: TypeAlias = Result | BatchResult
+HandlerFunction: TypeAlias = (
+    Callable[[Any], Awaitable[Returned] | Returned]
+    | Callable[[Any, Context[Any]], Awaitable[Returned] | Returned]
+    | Callable[[Any, BatchContext[Any]], Awaitable[Returned] | Returned]
+)
+"""What `subscribe` may mark; the payload is whatever its annotation says."""
+
+Next = Callable[[Any, Any], Awaitable[Any]]
+Middleware = Callable[[Any, Any, Next], Awaitable[Any]]
+"""``async def middleware(event, ctx, call_next): return await call_next(event, ctx)``"""

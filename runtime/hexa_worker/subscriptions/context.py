@@ -1,0 +1,377 @@
+"""What a handler holds of its delivery: `Context`, `BatchContext`, and the `Event` that it may emit."""
+
+import logging
+from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeAlias
+
+import msgspec
+from typing_extensions import TypeVar
+
+from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
+from hexa_worker.core.message import Delivery, Headers, header
+from hexa_worker.core.propagated import LOCALE, USER, User, carried_from, read_user
+from hexa_worker.errors import ConfigError, EmitUnconfirmed
+from hexa_worker.subscriptions.transactions import Block, EventWriter, Transaction, Transactions
+
+S = TypeVar("S", default=Any)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999."""
+
+
+class Runtime(Protocol):
+    """What a context needs of the worker that runs it."""
+
+    action: str
+    state: Any
+
+    async def emit(self, event: "Event", parent: Lineage | None) -> str:
+        """Publish and return the event id once the broker has confirmed."""
+        ...
+
+    def extend(self, delivery: Delivery, seconds: float) -> None:
+        """Move the deadline of a running delivery to `seconds` from now."""
+        ...
+
+    def logger(self, delivery: Delivery, lineage: Lineage, items: int = 1) -> "logging.LoggerAdapter[logging.Logger]":
+        """A logger bound to a delivery, or to a batch of so many `items` by its first one."""
+        ...
+
+    def fence(self, delivery: Delivery) -> int | None:
+        """The fence of a delivery's claim; None without one."""
+        ...
+
+    @property
+    def transactions(self) -> Transactions:
+        """The outbox. Raises ConfigError when worker.toml has none."""
+        ...
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user emits.
+
+    Attributes:
+        channel: where to.
+        payload: bytes and str go out as they are, anything else as JSON.
+        key: keeps its order among events of the same key, where a subscription asks for it.
+        headers: names and values of your own; names that start with ``hexa-`` are reserved.
+        id: the event id; None makes a new one. Emitting twice with one id is one event to deduplication.
+        correlation_id: joins everything that one request or one process of the business made happen.
+        user: on whose behalf.
+        locale: the user's language, ``de-DE``.
+        carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
+    """
+
+    channel: str
+    payload: Any = None
+    key: str | bytes | None = None
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    id: str | None = None
+    correlation_id: str | None = None
+    user: User | None = None
+    locale: str | None = None
+    carried: Headers = ()
+
+
+class _Running(Generic[S]):
+    """What the contexts of one delivery and of a batch have in common.
+
+    Attributes:
+        unconfirmed: channels of emits that were begun and are not confirmed; None as long as nothing was emitted.
+    """
+
+    __slots__ = ("__dict__", "_runtime", "unconfirmed")
+
+    _runtime: Runtime
+    unconfirmed: dict[object, str] | None
+
+    @property
+    def items(self) -> tuple["Context[S]", ...]:
+        """The contexts of all deliveries in hand."""
+        raise NotImplementedError
+
+    @property
+    def action(self) -> str:
+        """The subscription's name."""
+        return self._runtime.action
+
+    @property
+    def state(self) -> S:
+        """What the lifespan yielded."""
+        return self._runtime.state  # type: ignore[no-any-return]  # the loader cannot know the user's type
+
+    @cached_property
+    def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
+        """A logger whose lines carry action, channel, message id, root id and attempt; of a batch its first item's."""
+        first = self.items[0]
+        return self._runtime.logger(first.delivery, first.lineage, len(self.items))
+
+    def emit(
+        self,
+        channel: str,
+        payload: Any = None,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, str]:
+        """Emit a child event: same root, correlation id, user and trace; this event as parent. Returns its event id.
+
+        To be awaited: a delivery whose handler returns before its emits are confirmed has failed. Returns after the
+        broker confirmed it. If this handler fails afterwards the child stays emitted, and a retry emits it again: give
+        the effect a key of its own where that matters. What a batch emits is a child of its first item.
+
+        Raises:
+            ConfigError: the event itself is wrong.
+            DriverUnavailable: not confirmed in time; it may have been stored.
+            DriverRejected: the broker refuses it (too large, a name it does not allow).
+        """
+        if self.unconfirmed is None:
+            self.unconfirmed = {}
+        place = object()
+        self.unconfirmed[place] = channel
+        return self._emit(place, channel, payload, key, headers)
+
+    async def _emit(
+        self, place: object, channel: str, payload: Any, key: str | bytes | None, headers: Mapping[str, str] | None
+    ) -> str:
+        try:
+            first = self.items[0]
+            event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=first.carried)
+            return await self._runtime.emit(event, first.lineage)
+        finally:
+            assert self.unconfirmed is not None  # noqa: S101 - `emit` made it
+            del self.unconfirmed[place]
+
+    def emit_sync(
+        self,
+        channel: str,
+        payload: Any = None,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """`emit` for a plain ``def`` handler, from its own thread.
+
+        Raises:
+            ConfigError: as `emit`, or it was called in an async handler.
+        """
+        from anyio import from_thread  # noqa: PLC0415 - this module stays importable without an event loop
+
+        if _on_a_loop():
+            raise ConfigError("emit_sync is for plain functions", hint="in an async handler write await ctx.emit(…)")
+        first = self.items[0]
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=first.carried)
+        return from_thread.run(self._runtime.emit, event, first.lineage)
+
+    def left_unconfirmed(self) -> EmitUnconfirmed | None:
+        """The error of a handler that has returned before its emits were confirmed; None when all were."""
+        if not self.unconfirmed:
+            return None
+        channels = ", ".join(f'"{one}"' for one in dict.fromkeys(map(str, list(self.unconfirmed.values()))))
+        return EmitUnconfirmed(
+            f"{self.action} returned before its ctx.emit to {channels} was confirmed, event {self.items[0].event_id} "
+            "(write await ctx.emit(…); in a plain def ctx.emit_sync(…))"
+        )
+
+    def extend(self, seconds: float) -> None:
+        """Give this handler `seconds` from now until its deadline."""
+        self._runtime.extend(self.items[0].delivery, seconds)
+
+
+class Context(_Running[S]):
+    """One delivery, seen from its handler. Valid only while the handler runs.
+
+    Attributes:
+        delivery: the record as it came from the broker, for what this class does not show.
+    """
+
+    __slots__ = ("delivery",)
+
+    def __init__(self, delivery: Delivery, runtime: Runtime) -> None:
+        self.delivery = delivery
+        self._runtime = runtime
+        self.unconfirmed = None
+
+    @property
+    def items(self) -> tuple["Context[S]", ...]:
+        """Itself alone: a middleware finds the deliveries in hand here, whether it runs around a batch or not."""
+        return (self,)
+
+    @property
+    def channel(self) -> str:
+        """The channel the event was emitted to: the same on every retry."""
+        return self.delivery.channel if not self.delivery.attempt else self.origin.channel
+
+    @property
+    def read_from(self) -> str:
+        """The channel this delivery was read from: a retry channel when it is a retry."""
+        return self.delivery.channel
+
+    @property
+    def message_id(self) -> str:
+        """The broker's name for this record; a retry is a new record, the first one's is ``origin.message_id``."""
+        return self.delivery.message_id
+
+    @cached_property
+    def origin(self) -> Origin:
+        """The record the event was emitted as: its channel, message id and time stamp, the same on every retry."""
+        return origin_of(self.delivery)
+
+    @property
+    def emitted_at(self) -> datetime | None:
+        """When the event was emitted, in UTC, the same on every retry; None when its record does not say it."""
+        timestamp_ms = self.origin.timestamp_ms
+        return _EPOCH + timedelta(milliseconds=timestamp_ms) if 0 < timestamp_ms <= _LAST_MS else None
+
+    @property
+    def attempt(self) -> int:
+        """0 on the first delivery, n on retry n."""
+        return self.delivery.attempt
+
+    @cached_property
+    def lineage(self) -> Lineage:
+        """All ids of the event."""
+        return lineage_of(self.delivery)
+
+    @property
+    def event_id(self) -> str:
+        """The event's id: the same on every retry, and after a redrive."""
+        return self.lineage.event_id
+
+    @property
+    def root_id(self) -> str:
+        """The id of the first event of the tree this event belongs to; its own id if nobody emitted it."""
+        return self.lineage.root_id
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the event whose handler emitted this one, or None."""
+        return self.lineage.parent_id
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The correlation id that came with the event, or None."""
+        value = header(self.delivery.headers, CORRELATION_ID)
+        return None if value is None else value.decode("utf-8", errors="replace")
+
+    @property
+    def fence(self) -> int | None:
+        """A number that is higher than that of everybody who had this event in hand before; None without deduplication.
+
+        Write it beside what the handler writes, and refuse to overwrite a higher one: then a process that was
+        taken for dead cannot undo what its successor did.
+        """
+        return self._runtime.fence(self.delivery)
+
+    @property
+    def user(self) -> User | None:
+        """On whose behalf the event happened, or None when nobody said it."""
+        return read_user(header(self.delivery.headers, USER))
+
+    @property
+    def locale(self) -> str | None:
+        """The locale that came with the event, or None."""
+        value = header(self.delivery.headers, LOCALE)
+        return None if value is None else value.decode("utf-8", errors="replace")
+
+    @property
+    def key(self) -> str | None:
+        """The event's key; bytes that are not UTF-8 show as replacement characters."""
+        key = self.delivery.key
+        return None if key is None else key.decode("utf-8", errors="replace")
+
+    @cached_property
+    def carried(self) -> Headers:
+        """What child events take over from this one as it is: correlation id, user, locale, trace.
+
+        A middleware may replace it.
+        """
+        return carried_from(self.delivery.headers)
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The event's own headers as text, without control headers; of a repeated name the last one wins.
+
+        Raw bytes and repeated names are in ``delivery.headers``.
+        """
+        return MappingProxyType(
+            {
+                name: value.decode("utf-8", errors="replace")
+                for name, value in self.delivery.headers
+                if not name.startswith(PREFIX)
+            }
+        )
+
+    def outbox(self, connection: Any) -> EventWriter:
+        """Write child events in the transaction of `connection`: ``await ctx.outbox(connection).emit(Event(…), …)``.
+
+        They are sent once it is committed; until then, and if it is rolled back, nobody hears of them.
+
+        Args:
+            connection: one that `hexa_worker.outbox.Outbox` takes.
+
+        Raises:
+            ConfigError: worker.toml has no ``[outbox]``.
+        """
+        return self._runtime.transactions.writer(connection, self.lineage, self.carried)
+
+    def transaction(self, connection: Any) -> Transaction:
+        """A transaction in which this event is marked as done: ``async with ctx.transaction(connection): …``.
+
+        What the block writes, and emits by `outbox`, takes effect once, however often the event is delivered: the
+        transaction is committed when the block ends, rolled back when it fails. Entering it for an event that is done
+        raises `Duplicate`, and the delivery is acknowledged as a duplicate; also if an earlier attempt failed after
+        its commit. In a plain function, ``with``. One block of a handler can be committed: a second one raises
+        `OutboxError`.
+
+        Args:
+            connection: one that `hexa_worker.outbox.Outbox` takes, in no transaction of its own.
+
+        Raises:
+            ConfigError: worker.toml has no ``[outbox]``.
+        """
+        return self._runtime.transactions.transaction(connection, self.action, self.event_id, self._block)
+
+    @cached_property
+    def _block(self) -> Block:
+        return Block()
+
+
+def _on_a_loop() -> bool:
+    """Whether this thread runs an event loop just now."""
+    from anyio import get_current_task  # noqa: PLC0415 - as in emit_sync
+
+    try:
+        get_current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+class BatchContext(_Running[S]):
+    """A batch of deliveries, seen from its handler. What names one event is in the contexts of its `items`."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: tuple[Context[S], ...], runtime: Runtime) -> None:
+        self._items = items
+        self._runtime = runtime
+        self.unconfirmed = None
+
+    @property
+    def items(self) -> tuple[Context[S], ...]:
+        """The context of each payload, in the same order."""
+        return self._items
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(Context, name):
+            raise AttributeError(f"a batch has no {name} of its own: each of ctx.items has one")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+AnyContext: TypeAlias = Context[S] | BatchContext[S]
+"""What a middleware gets: `items` of both are the contexts of the deliveries in hand."""

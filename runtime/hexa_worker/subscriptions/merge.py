@@ -1,0 +1,266 @@
+"""Puts one subscription together: worker.toml over decorator over defaults."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from hexa_worker.codecs.either import json_or
+from hexa_worker.config.check import Check
+from hexa_worker.config.mistakes import key_path
+from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
+from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
+from hexa_worker.config.rules import check_channels
+from hexa_worker.core.channels import dead_letter_channel
+from hexa_worker.core.idempotency import EffectKey, by_event, by_field, by_header
+from hexa_worker.core.naming import channel_problem
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.errors import ConfigError
+from hexa_worker.record_formats.form import Wire
+from hexa_worker.subscriptions.api import Middleware
+from hexa_worker.subscriptions.collect import Marked
+from hexa_worker.subscriptions.plan import (
+    DEFAULT_BATCH_WAIT_S,
+    DEFAULT_CONCURRENCY,
+    DEFAULT_MAILBOX,
+    DEFAULT_MAILBOX_BYTES,
+    DEFAULT_TIMEOUT_S,
+    Handler,
+    Plan,
+)
+from hexa_worker.subscriptions.signature import place_of, short_path, understand
+
+_CHANNELS = ("channel", "channels", "pattern")
+_KEEPS_ORDER = {"key": ("key_shared", "exclusive", "failover"), "channel": ("exclusive", "failover")}
+"""Which of pulsar's subscription types keep an order."""
+_SETTINGS = ("concurrency", "order_by", "timeout_s", "batch", "batch_wait_s", "threads")
+
+
+def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...]) -> Plan:
+    """The plan of one subscription.
+
+    Args:
+        config: the loaded worker.toml.
+        marked: the function and what its decorator said.
+        middlewares: the ones worker.toml names for it.
+
+    Raises:
+        ConfigError: decorator, function and worker.toml do not fit together.
+    """
+    mark = marked.mark
+    written = config.file.subscriptions.get(mark.action, Subscription())
+    said = _said_by(marked)
+    settings = _merged(said, written)
+    wire = written.wire or config.file.broker.wire
+    handler = _handler(marked, written, wire, batch=settings["batch"] is not None)
+    where = _Places(config, mark.action, handler, written)
+    _check_channel(settings, handler, mark.action)
+    _check_settings(settings, handler, where)
+    _check_retry_order(settings, handler, written, where)
+    if isinstance(config.file.broker, Pulsar) and written.pulsar is not None:
+        _check_pulsar(settings, written.pulsar, where)
+    channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
+    group = written.group or mark.action
+    concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
+    timeout_s = DEFAULT_TIMEOUT_S if settings["timeout_s"] is None else settings["timeout_s"]
+    batch_wait_s = settings["batch_wait_s"]
+    retry_base = written.retry_channel or group
+    _check_names(driver_name(config), channels, retry_base, where)
+    return Plan(
+        action=mark.action,
+        handler=handler,
+        middlewares=(*middlewares, *mark.middlewares),
+        channels=channels,
+        pattern=settings["pattern"],
+        group=group,
+        retry_base=retry_base,
+        start=written.start,
+        concurrency=concurrency,
+        mailbox=written.mailbox or DEFAULT_MAILBOX,
+        mailbox_bytes=written.mailbox_bytes or DEFAULT_MAILBOX_BYTES,
+        order_by=OrderBy(settings["order_by"] or "none"),
+        timeout_s=timeout_s or None,
+        batch=settings["batch"] or 1,
+        batch_wait_s=DEFAULT_BATCH_WAIT_S if batch_wait_s is None else batch_wait_s,
+        threads=settings["threads"] or concurrency,
+        retry=written.retry,
+        effect_key=_effect_key(config, mark.action, written),
+        options=getattr(written, driver_name(config), None),
+        wire=wire,
+    )
+
+
+def _check_channel(settings: Mapping[str, Any], handler: Handler, action: str) -> None:
+    if not (settings["channel"] or settings["channels"] or settings["pattern"]):
+        raise ConfigError(
+            f"subscription {action} has no channel",
+            where=handler.where,
+            hint=f'write @subscribe("channel"), or channel = "…" under [{key_path(("subscriptions", action))}]',
+        )
+
+
+def _effect_key(config: Config, action: str, written: Subscription) -> EffectKey | None:
+    """Names the effects of a subscription among all that share the claim store; None without deduplication."""
+    dedup = config.file.dedup
+    if dedup.store == "none" or not written.dedup:
+        return None
+    kind, _, name = (written.idempotency_key or "").partition(":")
+    key: EffectKey
+    match kind:
+        case "header":
+            key = by_header(name)
+        case "payload":
+            key = by_field(name, written.codec)
+        case _:
+            key = by_event
+    prefix = f"{dedup.namespace or config.file.worker.name}:{action}:"
+    return lambda delivery: prefix + key(delivery)
+
+
+def _handler(marked: Marked, written: Subscription, wire: Wire, *, batch: bool) -> Handler:
+    """The handler of a subscription; where hexa-event writes, JSON is understood beside a binary codec."""
+    handler = understand(marked.function, batch=batch, codec=written.codec)
+    if wire != "hexa" or written.codec not in ("msgpack", "protobuf"):
+        return handler
+    json = understand(marked.function, batch=batch, codec="json")
+    errors = tuple({*handler.decode_errors, *json.decode_errors})
+    return msgspec.structs.replace(handler, decode=json_or(json.decode, handler.decode), decode_errors=errors)
+
+
+def driver_name(config: Config) -> str:
+    """The name of the configured driver; `Subscription` has a field of that name if it has options."""
+    return str(config.file.broker.__struct_config__.tag)
+
+
+class _Places:
+    """Where a setting was said: in worker.toml, or at the function."""
+
+    def __init__(self, config: Config, action: str, handler: Handler, written: Subscription) -> None:
+        self._config = config
+        self._action = action
+        self._handler = handler
+        self._written = written
+
+    def of(self, key: str) -> str:
+        return self.in_file(key) if self.wrote(key) else self._handler.where
+
+    def wrote(self, key: str) -> bool:
+        """Whether worker.toml says it."""
+        return getattr(self._written, key) is not None
+
+    def in_file(self, *keys: str) -> str:
+        return f"{short_path(str(self._config.path))}: {key_path(('subscriptions', self._action, *keys))}"
+
+
+def _check_names(driver: str, channels: Sequence[str], retry_base: str, where: _Places) -> None:
+    """What no broker of this kind could have, told before one is asked."""
+    for channel in channels:
+        problem = channel_problem(driver, channel)
+        if problem:
+            key = "channel" if where.wrote("channel") else "channels"
+            raise ConfigError(problem, where=where.of(key), hint=f"the driver is {driver}")
+    problem = channel_problem(driver, dead_letter_channel(retry_base))
+    if problem:
+        key = "retry_channel" if where.wrote("retry_channel") else "group"
+        raise ConfigError(
+            problem, where=where.of(key), hint="its retries and dead letters are named so: set retry_channel"
+        )
+
+
+def _said_by(marked: Marked) -> Subscription:
+    """The decorator's arguments, checked by the rules of worker.toml.
+
+    Raises:
+        ConfigError: an argument is none that worker.toml would take.
+    """
+    mark = marked.mark
+    data: dict[str, Any] = {
+        key: getattr(mark, key) for key in (*_SETTINGS, "pattern") if getattr(mark, key) is not None
+    }
+    if mark.channels:
+        data["channels"] = list(mark.channels)
+    check = Check(place_of(marked.function), None)
+    said: Subscription | None = check.table(data, Subscription)
+    if re.search(NAME_PATTERN, mark.action) is None:
+        check.report(("action",), f'must be {NAME_DESCRIPTION}, not "{mark.action}"', "give it with action=…")
+    if said is not None:
+        check_channels(said, check, ())
+    for error in check.mistakes:
+        raise error
+    return said or Subscription()
+
+
+def _merged(said: Subscription, written: Subscription) -> Mapping[str, Any]:
+    merged: dict[str, Any] = {}
+    for key in _SETTINGS:
+        value = getattr(written, key)
+        merged[key] = getattr(said, key) if value is None else value
+    # Where to read is one decision: worker.toml replaces all of it or none of it.
+    source = written if any(getattr(written, key) is not None for key in _CHANNELS) else said
+    return merged | {key: getattr(source, key) for key in _CHANNELS}
+
+
+def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Places) -> None:
+    if settings["batch_wait_s"] is not None and settings["batch"] is None:
+        raise ConfigError(
+            "batch_wait_s without batch", where=where.of("batch_wait_s"), hint="set batch, or leave it out"
+        )
+    if settings["threads"] is not None and handler.style == "async":
+        raise ConfigError(
+            "threads, but the handler is async",
+            where=where.of("threads"),
+            hint="an async handler runs on the loop: leave threads out, or make it a plain def",
+        )
+
+
+def _check_retry_order(settings: Mapping[str, Any], handler: Handler, written: Subscription, where: _Places) -> None:
+    """A retry in its place: something must keep its order, one event at a time, and leave room for others."""
+    retry = written.retry
+    if retry.order == "free":
+        if retry.maximum_waiting_keys is not None:
+            raise ConfigError(
+                'maximum_waiting_keys without order = "key"',
+                where=where.in_file("retry", "maximum_waiting_keys"),
+                hint='no key waits with order = "free": leave it out, or set order',
+            )
+        return
+    place = where.in_file("retry", "order")
+    order_by = settings["order_by"] or "none"
+    if order_by == "none":
+        raise ConfigError(
+            'must be "free" while order_by is "none", not "key"',
+            where=place,
+            hint='without an order there is none to keep: set order_by = "key" (or "channel")',
+        )
+    if handler.batch:
+        raise ConfigError(
+            'must be "free" for a batch handler, not "key"',
+            where=place,
+            hint="events of one batch are handled at once, so none can wait for another: leave batch out",
+        )
+    mailbox = written.mailbox or DEFAULT_MAILBOX
+    if retry.maximum_waiting_keys is not None and retry.maximum_waiting_keys >= max(mailbox, 2):
+        raise ConfigError(
+            f"must be less than mailbox ({mailbox}), not {retry.maximum_waiting_keys}",
+            where=where.in_file("retry", "maximum_waiting_keys"),
+            hint="what waits is in the mailbox: raise mailbox, or lower it",
+        )
+
+
+def _check_pulsar(settings: Mapping[str, Any], own: PulsarSubscription, where: _Places) -> None:
+    """A type that is named keeps the order that is asked for, and can do what else is."""
+    kind, order_by = own.type, settings["order_by"] or "none"
+    keeps = _KEEPS_ORDER.get(order_by, ())
+    if kind is not None and keeps and kind not in keeps:
+        raise ConfigError(
+            f'"{kind}" does not keep order_by = "{order_by}"',
+            where=where.in_file("pulsar", "type"),
+            hint=f"leave it out, or use {' or '.join(keeps)}",
+        )
+    if own.read_compacted and kind not in ("exclusive", "failover") and order_by != "channel":
+        raise ConfigError(
+            "needs one reader of each channel",
+            where=where.in_file("pulsar", "read_compacted"),
+            hint='set type = "exclusive" or "failover" beside it',
+        )

@@ -1,0 +1,106 @@
+"""A subscription as it will run: decorator, worker.toml and defaults put together, handler understood."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal
+
+import msgspec
+
+from hexa_worker.core.idempotency import EffectKey
+from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.settlement import Route
+from hexa_worker.errors import DecodeError
+from hexa_worker.record_formats.form import Wire
+from hexa_worker.subscriptions.api import Middleware
+
+Style = Literal["async", "sync"]
+Decode = Callable[[bytes], Any]
+"""Payload bytes to what the annotation asks for. For bad bytes it raises one of the handler's `decode_errors`."""
+
+DEFAULT_CONCURRENCY = 16
+DEFAULT_MAILBOX = 2_000
+DEFAULT_MAILBOX_BYTES = 64 * 1024 * 1024
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_BATCH_WAIT_S = 0.05
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's function, understood.
+
+    Attributes:
+        function: the function as the user wrote it.
+        where: ``file:line name``, for errors and tables.
+        style: whether it runs on the loop or in a thread.
+        takes_context: whether it has a second parameter.
+        batch: whether it takes a list of payloads and a `BatchContext`.
+        payload_type: the annotation's payload (the item type of a batch handler), as text for tables.
+        state_type: what its context's annotation says of the state, as text; empty when it says nothing or admits None.
+        ignored: what its annotation says it returns and nobody gets, as text; empty when there is nothing of that kind.
+        decode: see `Decode`.
+        decode_errors: what `decode` raises for bad bytes; so it can be a bare C method without a frame around it.
+    """
+
+    function: Callable[..., Any]
+    where: str
+    style: Style
+    takes_context: bool
+    batch: bool
+    payload_type: str
+    state_type: str = ""
+    ignored: str = ""
+    decode: Decode
+    decode_errors: tuple[type[BaseException], ...] = (DecodeError,)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is decided about one subscription before it runs.
+
+    Attributes: as in `hexa_worker.config.model.Subscription`, with nothing left open; `timeout_s` None means
+    without limit; `batch` 1 for handlers that take one payload; `effect_key` None means without deduplication.
+    """
+
+    action: str
+    handler: Handler
+    middlewares: tuple[Middleware, ...]
+    channels: tuple[str, ...]
+    pattern: str | None
+    group: str
+    retry_base: str
+    start: Literal["earliest", "latest"]
+    concurrency: int
+    mailbox: int
+    mailbox_bytes: int
+    order_by: OrderBy
+    timeout_s: float | None
+    batch: int
+    batch_wait_s: float
+    threads: int
+    retry: RetryPolicy
+    effect_key: EffectKey | None = None
+    options: Any = None
+    wire: Wire = "plain"
+
+    @property
+    def route(self) -> Route:
+        """Where its failures go."""
+        return Route(action=self.action, retry_base=self.retry_base, policy=self.retry, in_place=self.in_place)
+
+    @property
+    def in_place(self) -> OrderBy:
+        """What a retry keeps its order with, waiting in its place; nothing where retry channels are used."""
+        return self.order_by if self.retry.order == "key" else OrderBy.NONE
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loader found: everything user-written that a process runs.
+
+    Attributes:
+        plans: one per subscription, in order of their actions.
+        lifespan: makes the context manager that lives as long as the process; None: nobody wrote one.
+        middlewares: the worker's own, outermost first.
+    """
+
+    plans: tuple[Plan, ...]
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    middlewares: tuple[Middleware, ...] = ()

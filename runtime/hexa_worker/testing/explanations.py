@@ -1,0 +1,151 @@
+"""What explains that something ran again: faults, and what they may have hit. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from hexa_worker.testing.ledger import CANCELLED, Entry
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Something the test did.
+
+    Attributes:
+        at: when it began, seconds of the monotonic clock.
+        until: when it was over; a kill is over at once.
+        pid: the process it was done to; None: all of them (the broker was away).
+        forgets_s: the broker may forget acknowledgements that are so much older than the fault; what they
+            repeat is allowed and does not count as in hand.
+        lingers_s: claims may still be lost to it so long after it was over (a session that ran out meanwhile).
+        destroys: channels whose records an operator removed: what was emitted there before it was over may be lost.
+    """
+
+    at: float
+    until: float
+    pid: int | None = None
+    forgets_s: float = 0.0
+    lingers_s: float = 0.0
+    destroys: frozenset[str] = frozenset()
+
+    def touches(self, start: float, end: float, settle_s: float) -> bool:
+        """Whether it may have hit what went on from `start` to `end` and was settled within `settle_s`."""
+        return self.at <= end + max(settle_s, self.forgets_s) and self.until + self.lingers_s >= start
+
+
+class Run(NamedTuple):
+    """One run of a handler: its start, and how and when it ended, as far as the ledger knows."""
+
+    start: Entry
+    end: str
+    ended_at: float | None
+
+    @property
+    def attempt(self) -> int:
+        """As the handler saw it."""
+        return self.start.attempt
+
+
+def runs_of(entries: Sequence[Entry]) -> list[Run]:
+    """The runs of one (event, action), in the order of (attempt, start)."""
+    open_runs: dict[tuple[int, int], list[int]] = defaultdict(list)
+    runs: list[Run] = []
+    for entry in entries:
+        mine = open_runs[entry.pid, entry.attempt]
+        if entry.what == "handle_start":
+            mine.append(len(runs))
+            runs.append(Run(entry, "", None))
+        elif mine:
+            place = mine.pop(0)
+            runs[place] = Run(runs[place].start, entry.error or "ok", entry.at)
+    return sorted(runs, key=lambda run: (run.attempt, run.start.at))
+
+
+class Repeat(NamedTuple):
+    """A run that was not the first of its attempt.
+
+    Attributes:
+        run: the later one.
+        fault: the fault that explains it; None: none does.
+        copied: it is explained by a second copy of its record.
+        in_hand: it counts as something a process had in hand.
+    """
+
+    run: Run
+    fault: Fault | None
+    copied: bool = False
+    in_hand: bool = True
+
+
+class Causes:
+    """The faults of a run, asked what they explain.
+
+    Args:
+        faults: all of them.
+        settle_s: within this time a finished handler's settlement has taken effect, faults aside.
+        republishes: see `hexa_worker.testing.judge.Expected`.
+    """
+
+    def __init__(self, faults: Iterable[Fault], settle_s: float, *, republishes: bool = False) -> None:
+        self._settle_s = settle_s
+        self._republishes = republishes
+        self._of: dict[int | None, list[Fault]] = defaultdict(list)
+        for fault in sorted(faults, key=lambda fault: fault.at):
+            self._of[fault.pid].append(fault)
+
+    def disturbed(self, pid: int, start: float, end: float) -> bool:
+        """Whether a fault may have hit what a process did from `start` to `end` (and settling it)."""
+        return any(fault.touches(start, end, self._settle_s) for fault in (*self._of[pid], *self._of[None]))
+
+    def repeats(self, runs: Sequence[Run], emitted: tuple[float, float] | None) -> list[Repeat]:
+        """Every run of one (event, action) that repeats its attempt, with what explains it.
+
+        Args:
+            runs: from `runs_of`.
+            emitted: when its emit began and was confirmed, if that is known.
+        """
+        found: list[Repeat] = []
+        count = Counter(run.attempt for run in runs)
+        copies: Counter[int] = Counter()
+        for earlier, later in pairwise(runs):
+            if earlier.attempt != later.attempt or earlier.end == CANCELLED:
+                continue
+            fault = self._explains(earlier, later.start)
+            copied = False
+            if fault is None and self._republishes:
+                spare = count[later.attempt - 1] - 1 if later.attempt else 0
+                copied = copies[later.attempt] < spare or self.written_twice(runs, later.attempt, emitted)
+                copies[later.attempt] += copied
+            found.append(Repeat(later, fault, copied, in_hand=not _forgotten(earlier, fault)))
+        return found
+
+    def _explains(self, earlier: Run, before: Entry) -> Fault | None:
+        """The first fault that explains why `earlier` was run again by `before`."""
+        start = earlier.start.at
+        end = before.at if earlier.ended_at is None else earlier.ended_at
+        # A process that stood still goes on with what is somebody else's by now: the fault is the later one's.
+        pids = dict.fromkeys((earlier.start.pid, before.pid, None))
+        mine = (fault for pid in pids for fault in self._of[pid])
+        causes = (fault for fault in mine if fault.at <= before.at and fault.touches(start, end, self._settle_s))
+        return min(causes, key=lambda fault: fault.at, default=None)
+
+    def written_twice(self, runs: Sequence[Run], attempt: int, emitted: tuple[float, float] | None) -> bool:
+        """Whether the broker was away while the record of an attempt was written, so that there may be two."""
+        if not attempt:
+            spans = [] if emitted is None else [emitted]
+        else:
+            before = [run for run in runs if run.attempt == attempt - 1]
+            ends = [run.start.at if run.ended_at is None else run.ended_at for run in before]
+            spans = [(end, end + self._settle_s) for end in ends]
+        return any(
+            fault.at <= end and fault.until + fault.lingers_s >= start
+            for start, end in spans
+            for fault in self._of[None]
+        )
+
+
+def _forgotten(earlier: Run, fault: Fault | None) -> bool:
+    """Whether a run was over and its acknowledgement is what the fault may have made the broker forget."""
+    return fault is not None and earlier.ended_at is not None and 0 < fault.at - earlier.ended_at <= fault.forgets_s
