@@ -11,7 +11,7 @@ from bench.memory import drain
 from bench.runtime import Order
 from hexa_worker import Context, subscribe
 from hexa_worker.config.dedup import Dedup
-from hexa_worker.config.outbox import Outbox
+from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.config.secret import Secret
 
 COUNT = 5_000
@@ -41,7 +41,7 @@ def measure(url: str, redis: str) -> list[Figure]:
     """
     os.environ[_URL] = url
     claims = Dedup(store="redis", url=Secret(redis), namespace=f"bench-inbox-{os.getpid()}", timeout_s=5.0)
-    outbox = Outbox(url=Secret(url), relay=False)
+    outbox = OutboxConfig(url=Secret(url), relay=False)
     took: list[float] = []
     for own_claims, dedup in ((False, None), (False, None), (True, None), (False, claims)):  # the first one warms up
         _claims[0] = own_claims
@@ -56,7 +56,7 @@ def measure(url: str, redis: str) -> list[Figure]:
     ]
 
 
-async def _drain(dedup: Dedup | None, outbox: Outbox) -> float:
+async def _drain(dedup: Dedup | None, outbox: OutboxConfig) -> float:
     try:
         return await drain(COUNT, dedup, handlers=__name__, outbox=outbox)
     finally:

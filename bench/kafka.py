@@ -37,7 +37,7 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.kafka import KafkaDriver
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.subscriptions.api import Event
 
 COUNT = 300_000
@@ -130,7 +130,7 @@ async def our_single_emits(ours: Ours, topic: str) -> float:
     """A few tasks that emit one event at a time; seconds for all."""
     driver = ours.driver()
     await driver.open()
-    emitter = Emitter(driver, SystemClock(), msgspec.json.encode)
+    emitter = EventEncoder(driver, SystemClock(), msgspec.json.encode)
     event = Event(channel=topic, payload=order())
 
     async def emit() -> None:

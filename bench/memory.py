@@ -14,12 +14,12 @@ from bench.figures import Figure, rate
 from bench.runtime import PAYLOAD, Order, decode
 from hexa_worker import Context, app, subscribe
 from hexa_worker.config.dedup import Dedup
-from hexa_worker.config.model import Config, File, Memory, Worker
-from hexa_worker.config.outbox import Outbox
+from hexa_worker.config.model import Config, File, Memory, WorkerConfig
+from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
-from hexa_worker.processes.journal import Journal
+from hexa_worker.processes.journal import MappedJournal
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.telemetry.report import Report
@@ -69,10 +69,14 @@ async def _bare() -> float:
 
 
 async def drain(
-    count: int = COUNT, dedup: Dedup | None = None, *, handlers: str = "bench.memory", outbox: Outbox | None = None
+    count: int = COUNT,
+    dedup: Dedup | None = None,
+    *,
+    handlers: str = "bench.memory",
+    outbox: OutboxConfig | None = None,
 ) -> float:
     """Seconds from the first delivery received to the last one settled, with crash journal and metrics on."""
-    worker = Worker(name="bench", handlers=(handlers,))
+    worker = WorkerConfig(name="bench", handlers=(handlers,))
     file = File(worker=worker, broker=Memory(), dedup=dedup or Dedup(), outbox=outbox)
     config = Config(path=Path(__file__).parent.parent / "worker.toml", file=file)
     loaded = load_plans(config)
@@ -94,7 +98,7 @@ async def drain(
 
     left = [count]
     with TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "journal")
+        journal = MappedJournal(Path(folder) / "journal")
         begin = time.perf_counter()
         await app.serve(
             config, loaded, stop=stop, driver=MemoryDriver(store), journal=journal, record=settled, report=report

@@ -18,10 +18,10 @@ import msgspec
 from bench.figures import Figure, milliseconds, rate
 from hexa_worker import Context, app, subscribe
 from hexa_worker.clock import SystemClock
-from hexa_worker.config.model import Broker, Config, File, Subscription, Worker
+from hexa_worker.config.model import Broker, Config, File, Subscription, WorkerConfig
 from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Driver
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.api import Event
 from hexa_worker.subscriptions.loader import load_plans
@@ -85,7 +85,7 @@ class Ours:
         return Config(
             path=Path(__file__).parent.parent / "worker.toml",
             file=File(
-                worker=Worker(name="bench", handlers=("bench.runtime",)),
+                worker=WorkerConfig(name="bench", handlers=("bench.runtime",)),
                 broker=self.broker,
                 subscriptions={
                     name: Subscription(channel=channel, group=group, enabled=name == action)
@@ -113,10 +113,10 @@ class Ours:
         return marks[-1] - marks[0]
 
     async def emit(self, channel: str, keys: int = 0) -> float:
-        """Seconds that `Emitter.emit_many` takes for `EMITTED` events, `BATCH` at a time, each confirmed."""
+        """Seconds that `EventEncoder.emit_many` takes for `EMITTED` events, `BATCH` at a time, each confirmed."""
         driver = self.driver()
         await driver.open()
-        emitter = Emitter(driver, SystemClock(), msgspec.json.encode)
+        emitter = EventEncoder(driver, SystemClock(), msgspec.json.encode)
         events = [
             Event(channel=channel, payload=order(), key=f"customer-{number % keys}" if keys else None)
             for number in range(BATCH)
@@ -137,7 +137,7 @@ class Ours:
         latencies.clear()
         driver = self.driver()
         await driver.open()
-        emitter = Emitter(driver, SystemClock(), msgspec.json.encode)
+        emitter = EventEncoder(driver, SystemClock(), msgspec.json.encode)
 
         async def emit_one() -> None:
             await emitter.emit(Event(channel=channel, payload=order(time.perf_counter())))

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from msgspec.structs import replace
 
-from hexa_worker.actors.dedup_stage import Claiming
+from hexa_worker.actors.dedup_stage import DedupSettings
 from hexa_worker.actors.inspector import warn
-from hexa_worker.actors.isolation import Gate
-from hexa_worker.actors.services import Environment, Journal, Suspects
+from hexa_worker.actors.isolation import Isolation
+from hexa_worker.actors.services import CrashJournal, KnownSuspects, WorkerServices
 from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.supervisor import LONGEST_REFUSAL_S, Supervisor
 from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.model import Config
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.drivers.opening import driver_name, make_driver, record_form, without_wire
 from hexa_worker.errors import DriverRejected, DriverUnavailable
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.telemetry.log import AWAY_REPEAT_S, SubscriptionLog, reason_of
@@ -146,8 +146,8 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     until_idle: bool = False,
     driver: Driver | None = None,
     clock: Clock | None = None,
-    journal: Journal | None = None,
-    suspects: Suspects | None = None,
+    journal: CrashJournal | None = None,
+    suspects: KnownSuspects | None = None,
     record: Callable[[str, Sequence[Settlement], int], None] | None = None,
     stuck: Callable[[Delivery], None] | None = None,
     report: Callable[[Report], None] | None = None,
@@ -191,13 +191,13 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         except DriverUnavailable:
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
-        env = Environment(
+        env = WorkerServices(
             driver=driver,
             clock=clock,
-            gate=Gate(),
+            gate=Isolation(),
             state=state,
             middlewares=loaded.middlewares,
-            emit=Emitter(driver, clock, encode).emit,
+            emit=EventEncoder(driver, clock, encode).emit,
             record=record,
             claiming=await _claiming(stack, config, clock, claims),
             journal=journal,
@@ -241,7 +241,9 @@ def _relay(config: Config, driver: Driver) -> "Relay | None":
     return Relay(make_store(config), without_wire(driver), options)
 
 
-async def _claiming(stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None) -> Claiming | None:
+async def _claiming(
+    stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None
+) -> DedupSettings | None:
     """The claim store, open until the end of `stack`; None where deduplication is off.
 
     Raises:
@@ -256,7 +258,9 @@ async def _claiming(stack: AsyncExitStack, config: Config, clock: Clock, store: 
     breaker = Breaker(store or make_claims(config, clock), clock)
     stack.push_async_callback(_close_shielded, breaker)
     await breaker.open()
-    return Claiming(store=breaker, lease_s=options.lease_s, ttl_s=options.ttl_s, on_failure=options.on_store_failure)
+    return DedupSettings(
+        store=breaker, lease_s=options.lease_s, ttl_s=options.ttl_s, on_failure=options.on_store_failure
+    )
 
 
 async def _close_shielded(store: ClaimStore) -> None:
@@ -271,7 +275,7 @@ def _ignore(_delivery: Delivery) -> None:
 async def _supervise(  # noqa: PLR0913 - as `serve`
     config: Config,
     loaded: Loaded,
-    env: Environment,
+    env: WorkerServices,
     stop: StopSignals,
     *,
     relay: "Relay | None",
@@ -307,7 +311,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     if report is not None:
         report(supervisor.report())
     unsent = until_idle and relay is not None and relay.failure is not None
-    return 1 if unsent or any(one.state is State.FAILED for one in supervisor.subscriptions) else 0
+    return 1 if unsent or any(one.state is WorkerState.FAILED for one in supervisor.subscriptions) else 0
 
 
 def _report_outbox(report: Callable[[Report], None], relay: "Relay", one: Report) -> None:
@@ -322,7 +326,7 @@ async def _report(supervisor: Supervisor, report: Callable[[Report], None]) -> N
 
 
 async def _until_booted(supervisor: Supervisor) -> None:
-    while any(one.state is State.STARTING for one in supervisor.subscriptions):
+    while any(one.state is WorkerState.STARTING for one in supervisor.subscriptions):
         await supervisor.wait_changed()
 
 
@@ -352,7 +356,7 @@ async def _stop_when_idle(supervisor: Supervisor, relay: "Relay | None") -> None
 
 async def _all_idle(supervisor: Supervisor) -> bool:
     for one in supervisor.subscriptions:
-        if one.state is State.FAILED:
+        if one.state is WorkerState.FAILED:
             continue
         source = one.source
         if source is None or one.held:

@@ -58,7 +58,7 @@ class Publishing(Protocol):
         ...
 
 
-class Emitter(Preparer):
+class EventEncoder(Preparer):
     """Publishes events through a driver.
 
     Args:

@@ -11,13 +11,13 @@ from hexa_worker.core import settlement
 from hexa_worker.core.message import header
 from hexa_worker.core.retry import RetryPolicy
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_batch_handler_answers_for_each_item() -> None:
-    stage, sizes = Stage(), list[int]()
+    stage, sizes = WorkerFixture(), list[int]()
 
     async def handle(numbers: list[int], _ctx: Any) -> list[Any]:
         sizes.append(len(numbers))
@@ -32,7 +32,7 @@ async def test_a_batch_handler_answers_for_each_item() -> None:
 
 
 async def test_a_batch_that_raises_fails_each_of_its_items() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_numbers: list[int], _ctx: Any) -> None:
         raise ValueError("all of them")
@@ -44,7 +44,7 @@ async def test_a_batch_that_raises_fails_each_of_its_items() -> None:
 
 
 async def test_a_batch_handler_that_answers_for_too_few_items_fails_the_batch() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_numbers: list[int], _ctx: Any) -> list[None]:
         return [None]
@@ -58,7 +58,7 @@ async def test_a_batch_handler_that_answers_for_too_few_items_fails_the_batch() 
 
 
 async def test_a_batch_does_not_wait_longer_than_it_may() -> None:
-    stage, sizes = Stage(), list[int]()
+    stage, sizes = WorkerFixture(), list[int]()
 
     async def handle(numbers: list[int], _ctx: Any) -> None:
         sizes.append(len(numbers))
@@ -72,7 +72,7 @@ async def test_a_batch_does_not_wait_longer_than_it_may() -> None:
 async def test_lanes_that_wait_for_their_batches_to_fill_do_not_keep_each_other_awake(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stage, waits = Stage(), list[int]()
+    stage, waits = WorkerFixture(), list[int]()
     wait_work = Mailbox.wait_work
 
     async def counted(self: Mailbox, lane: int, *args: Any) -> bool:

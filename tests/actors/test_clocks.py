@@ -9,12 +9,12 @@ import pytest
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.testing.virtual import Backend
 from tests.actors.conftest import plan_of
-from tests.actors.virtual_worker import Theatre, in_place
+from tests.actors.virtual_worker import VirtualWorker, in_place
 
 HOUR_MS = 3_600_000
 
 
-def jump(theatre: Theatre, milliseconds: int) -> None:
+def jump(theatre: VirtualWorker, milliseconds: int) -> None:
     theatre.time._start_ms += milliseconds
 
 
@@ -28,7 +28,7 @@ def free(function: Callable[..., None]) -> object:
 def test_a_waiting_retry_keeps_its_delay(
     backend: Backend, plan: Callable[..., object], jump_ms: int, limit: int
 ) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1", "b1")
     how = {} if plan is free else {"limit": limit}
 

@@ -14,7 +14,7 @@ import pytest
 from hexa_worker import BatchContext, Context, Next
 from hexa_worker.errors import DecodeError
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ class Seen:
             raise ValueError("no luck")
 
 
-def emitted(stage: Stage) -> Stage:
+def emitted(stage: WorkerFixture) -> WorkerFixture:
     for number in range(EVENTS):
         stage.emit(number)
     return stage
@@ -57,7 +57,7 @@ def emitted(stage: Stage) -> Stage:
 @pytest.mark.parametrize("pause", [None, anyio.lowlevel.checkpoint, lambda: anyio.sleep(0.001)])
 async def test_no_event_sees_what_another_one_set(pause: Callable[[], Any] | None) -> None:
     seen = Seen(pause)
-    await emitted(Stage()).run(plan_of(seen.handle, concurrency=2))
+    await emitted(WorkerFixture()).run(plan_of(seen.handle, concurrency=2))
     assert seen.found == [None] * (EVENTS + EVENTS // 5)
 
 
@@ -68,7 +68,7 @@ async def test_no_batch_sees_what_another_one_set() -> None:
         found.append(tenant.get())
         tenant.set(numbers[0])
 
-    await emitted(Stage()).run(plan_of(handle, batch=3, concurrency=2))
+    await emitted(WorkerFixture()).run(plan_of(handle, batch=3, concurrency=2))
     assert len(found) > 5
     assert set(found) == {None}
 
@@ -90,7 +90,7 @@ async def test_what_a_middleware_sets_is_seen_by_its_own_handler_only() -> None:
         tenant.set(-1)
 
     plans = plan_of(handle, concurrency=2), plan_of(plain, "plain", style="sync", concurrency=2)
-    await emitted(Stage()).run(*plans, middlewares=(bind,))
+    await emitted(WorkerFixture()).run(*plans, middlewares=(bind,))
     assert found == [None] * 2 * EVENTS
     assert len(pairs) == 2 * EVENTS
     assert all(bound == number for bound, number in pairs)
@@ -106,7 +106,7 @@ async def test_what_decoding_an_event_sets_does_not_reach_the_next() -> None:
         tenant.set(1)
         raise DecodeError("no")
 
-    stage = emitted(Stage())
+    stage = emitted(WorkerFixture())
     await stage.run(plan_of(handle, "bad", concurrency=1, decode=decode), plan_of(handle))
     assert found == [None] * EVENTS
 
@@ -124,7 +124,7 @@ async def test_what_the_lifespan_set_is_seen_by_every_event() -> None:
         yield
         tenant.reset(token)
 
-    await emitted(Stage()).run(plan_of(handle, concurrency=2), lifespan=lifespan)
+    await emitted(WorkerFixture()).run(plan_of(handle, concurrency=2), lifespan=lifespan)
     assert found == [-1] * EVENTS
 
 
@@ -141,7 +141,7 @@ async def test_values_that_cannot_be_compared_do_no_harm() -> None:
         value.set(first)
         yield
 
-    assert await emitted(Stage()).run(plan_of(handle, concurrency=1), lifespan=lifespan) == 0
+    assert await emitted(WorkerFixture()).run(plan_of(handle, concurrency=1), lifespan=lifespan) == 0
     assert len(found) == EVENTS
     assert all(one is first for one in found)
 
@@ -153,7 +153,7 @@ async def test_a_decimal_precision_is_over_with_its_event() -> None:
         found.append(decimal.getcontext().prec)
         decimal.setcontext(decimal.Context(prec=3))
 
-    await emitted(Stage()).run(plan_of(handle, concurrency=1))
+    await emitted(WorkerFixture()).run(plan_of(handle, concurrency=1))
     assert found == [decimal.DefaultContext.prec] * EVENTS
 
 
@@ -166,7 +166,7 @@ async def test_a_handler_that_is_cancelled_late_leaves_nothing_behind() -> None:
         if not ctx.attempt:
             await anyio.sleep(30)
 
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(1)
     await stage.run(plan_of(handle, concurrency=1, timeout_s=0.05))
     assert found == [None, None]
@@ -188,5 +188,5 @@ async def test_tasks_of_a_handler_see_what_it_set(anyio_backend: Any) -> None:
         else:
             await note()
 
-    await emitted(Stage()).run(plan_of(handle, concurrency=1))
+    await emitted(WorkerFixture()).run(plan_of(handle, concurrency=1))
     assert found == [number for number in range(EVENTS) for _ in range(2)]

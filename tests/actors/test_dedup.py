@@ -12,9 +12,9 @@ from anyio.lowlevel import checkpoint
 from hexa_worker import Context, DeadLetter, Retry
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.core import lineage
-from hexa_worker.core.claims import Answer, Ask, Ending, Held, Run
+from hexa_worker.core.claims import Answer, Ask, Ending, Granted, GrantedClaim
 from hexa_worker.core.idempotency import by_event
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import DUPLICATE
@@ -27,7 +27,7 @@ from hexa_worker.errors import DriverUnavailable
 from hexa_worker.subscriptions.plan import Plan
 from tests.actors.conftest import plan_of
 from tests.actors.weak_drivers import RevokingDriver
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
@@ -39,21 +39,21 @@ def claims(request: pytest.FixtureRequest, tmp_path: Path) -> ClaimStore:
     return EmbeddedClaims(tmp_path / "claims.db", lease_s=5.0)
 
 
-def stage_of(claims: ClaimStore, **options: Any) -> Stage:
-    return Stage(dedup=Dedup(store="memory", **options), claims=claims)
+def stage_of(claims: ClaimStore, **options: Any) -> WorkerFixture:
+    return WorkerFixture(dedup=Dedup(store="memory", **options), claims=claims)
 
 
 def dedup_plan(function: Callable[..., Any], **settings: Any) -> Plan:
     return plan_of(function, effect_key=lambda delivery: "act:" + by_event(delivery), **settings)
 
 
-def emit(stage: Stage, payload: Any, event_id: str, key: bytes | None = None) -> None:
+def emit(stage: WorkerFixture, payload: Any, event_id: str, key: bytes | None = None) -> None:
     headers = ((lineage.EVENT_ID, event_id.encode()),)
     stage.store.append(Message(channel="events", payload=msgspec.json.encode(payload), key=key, headers=headers))
     stage.store.wake()
 
 
-def duplicates(stage: Stage) -> int:
+def duplicates(stage: WorkerFixture) -> int:
     return sum(isinstance(one, Acked) and one.dropped == DUPLICATE for one in stage.settled)
 
 
@@ -139,12 +139,12 @@ async def test_a_delivery_waits_for_a_live_owner_without_an_attempt(claims: Clai
     stage, seen = stage_of(claims), list[int]()
     await claims.open()
     (granted,) = await claims.claim([Ask("act:e:event-1", "somebody:1", 0)])
-    assert isinstance(granted, Run)
+    assert isinstance(granted, Granted)
 
     async def handle(number: int, ctx: Context) -> None:
         seen.append(number)
         if number == 2:
-            held = Held("act:e:event-1", "somebody:1", granted.fence, 0)
+            held = GrantedClaim("act:e:event-1", "somebody:1", granted.fence, 0)
             await claims.end([Ending(held, 0, 1_000)])  # the other owner gives it back
         else:
             assert ctx.attempt == 0
@@ -182,19 +182,19 @@ async def test_a_handler_longer_than_the_lease_keeps_its_claim() -> None:
 
     emit(stage, 1, "event-1")
     assert await stage.run(dedup_plan(handle)) == 0
-    assert not any(isinstance(one, Run) for one in other)
+    assert not any(isinstance(one, Granted) for one in other)
 
 
 async def test_what_follows_a_waiting_delivery_of_its_key_waits_too(claims: ClaimStore) -> None:
     stage, seen = stage_of(claims), list[int]()
     await claims.open()
     (granted,) = await claims.claim([Ask("act:e:event-1", "somebody:1", 0)])
-    assert isinstance(granted, Run)
+    assert isinstance(granted, Granted)
 
     async def handle(number: int, _ctx: Context) -> None:
         seen.append(number)
         if number == 3:
-            await claims.end([Ending(Held("act:e:event-1", "somebody:1", granted.fence, 0), 0, 1_000)])
+            await claims.end([Ending(GrantedClaim("act:e:event-1", "somebody:1", granted.fence, 0), 0, 1_000)])
 
     emit(stage, 1, "event-1", b"k")
     emit(stage, 2, "event-2", b"k")
@@ -263,7 +263,7 @@ class Flaky:
         self._look()
         return await self.inner.end(endings)
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         self._look()
         return await self.inner.extend(held)
 
@@ -294,7 +294,7 @@ async def test_with_hold_nothing_is_handled_or_received_until_the_store_is_back(
 
     emit(stage, 1, "event-1")
     async with stage.running(dedup_plan(handle)) as stop:
-        while not any(one.subscriptions[0].state is State.WAITING for one in stage.reports):
+        while not any(one.subscriptions[0].state is WorkerState.WAITING for one in stage.reports):
             await anyio.sleep(0.01)
         emit(stage, 2, "event-2")
         await anyio.sleep(0.1)
@@ -318,7 +318,7 @@ async def test_with_hold_a_subscription_that_lost_all_it_held_goes_on_when_the_s
 
     emit(stage, 1, "event-1")
     async with stage.running(dedup_plan(handle), driver=driver) as stop:
-        while not any(one.subscriptions[0].state is State.WAITING for one in stage.reports):
+        while not any(one.subscriptions[0].state is WorkerState.WAITING for one in stage.reports):
             await anyio.sleep(0.01)
         await driver.revoke("events")
         flaky.away = False
@@ -338,7 +338,7 @@ async def test_held_events_are_released_at_a_stop_while_the_store_is_away() -> N
 
     emit(stage, 1, "event-1")
     async with stage.running(dedup_plan(handle)) as stop:
-        while not any(one.subscriptions[0].state is State.WAITING for one in stage.reports):
+        while not any(one.subscriptions[0].state is WorkerState.WAITING for one in stage.reports):
             await anyio.sleep(0.01)
         stop.ask()
     assert stage.kinds() == ["Released"]

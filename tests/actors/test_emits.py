@@ -15,15 +15,15 @@ from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.subscriptions.plan import Plan
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")]
 ONCE = RetryPolicy(maximum_attempts=0)
 
 
-async def run_once(plan: Plan) -> tuple[Stage, list[Delivery]]:
+async def run_once(plan: Plan) -> tuple[WorkerFixture, list[Delivery]]:
     """The stage after one event, 7, and its dead letters."""
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(7)
     await stage.run(plan)
     return stage, await stage.dead()
@@ -83,7 +83,7 @@ async def test_an_emit_that_is_under_way_when_its_handler_returns_fails_the_deli
             group.start_soon(ctx.emit, "children", 1)
             await anyio.sleep(0.01)
 
-        stage = Stage()
+        stage = WorkerFixture()
         stage.emit(7)
         slow = SlowDriver(stage.store)
         await stage.run(plan_of(handle, retry=ONCE, timeout_s=5), driver=slow)
@@ -145,7 +145,7 @@ async def test_in_a_batch_only_the_item_whose_emit_was_forgotten_fails() -> None
                 await item.emit("children", number)
         return [None] * len(numbers)
 
-    stage = Stage()
+    stage = WorkerFixture()
     for number in range(3):
         stage.emit(number)
     await stage.run(plan_of(handle, batch=3, batch_wait_s=1.0, concurrency=1, retry=ONCE))
@@ -160,7 +160,7 @@ async def test_a_batch_whose_own_emit_was_forgotten_fails_as_a_whole(raises: boo
         if raises:
             raise Drop("stale")
 
-    stage = Stage()
+    stage = WorkerFixture()
     for number in range(3):
         stage.emit(number)
     await stage.run(plan_of(handle, batch=3, batch_wait_s=1.0, concurrency=1, retry=ONCE))
@@ -179,7 +179,7 @@ async def test_one_middleware_serves_handlers_of_one_event_and_of_batches(caplog
     async def one(_payload: Any, _ctx: Context) -> None: ...
     async def many(_payloads: list[Any], _ctx: BatchContext) -> None: ...
 
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(1)
     stage.emit(2)
     with caplog.at_level(logging.INFO, "hexa_worker.handler"):

@@ -15,7 +15,7 @@ from hexa_worker.core.message import header
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import RetryAt
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 OTHERS = 4
@@ -159,7 +159,7 @@ def name_of(value: object) -> str:
 async def test_whatever_a_handler_ends_with_is_the_failure_of_its_own_delivery(
     style: str, end: Callable[[], Any], error: str
 ) -> None:
-    stage, seen = Stage(), list[int]()
+    stage, seen = WorkerFixture(), list[int]()
 
     async def handle(number: int, _ctx: Context) -> Any:
         if number == 0:
@@ -194,7 +194,7 @@ async def test_whatever_a_handler_ends_with_is_the_failure_of_its_own_delivery(
     assert_never_restarted(stage)
 
 
-def assert_never_restarted(stage: Stage) -> None:
+def assert_never_restarted(stage: WorkerFixture) -> None:
     assert sum(one.counters.restarts for one in stage.reports[-1].subscriptions) == 0
 
 
@@ -202,7 +202,7 @@ def assert_never_restarted(stage: Stage) -> None:
 async def test_a_handler_that_cancels_the_task_it_runs_in_disturbs_nobody(anyio_backend: Any, style: str) -> None:
     if anyio_backend[0] == "trio":
         pytest.skip("a task of trio cannot be cancelled so")
-    stage, seen = Stage(), list[Any]()
+    stage, seen = WorkerFixture(), list[Any]()
 
     async def handle(number: Any, _ctx: Any) -> None:
         seen.append(number)
@@ -221,7 +221,7 @@ async def test_a_handler_that_cancels_the_task_it_runs_in_disturbs_nobody(anyio_
 
 @pytest.mark.parametrize("style", ["one", "batch"])
 async def test_a_model_that_exits_while_it_is_read_dead_letters_its_payload(style: str) -> None:
-    stage, seen = Stage(), list[Any]()
+    stage, seen = WorkerFixture(), list[Any]()
 
     def decode(payload: bytes) -> Any:
         if payload == b"0":
@@ -246,7 +246,7 @@ async def test_a_handler_may_run_an_event_loop_of_its_own_in_its_thread() -> Non
         asyncio.run(asyncio.sleep(0))
         asyncio.set_event_loop(None)
 
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(1)
     assert await stage.run(plan_of(handle, style="sync")) == 0
     assert stage.kinds() == ["Acked"]
@@ -265,7 +265,7 @@ async def test_a_payload_that_exits_while_it_is_written_fails_its_delivery() -> 
     async def handle(number: int, ctx: Context) -> None:
         await ctx.emit("children", [Hostile(), Fields()][number])
 
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(0)
     stage.emit(1)
     assert await stage.run(plan_of(handle, retry=RetryPolicy(maximum_attempts=0))) == 0
@@ -279,7 +279,7 @@ async def test_a_deadline_that_is_no_number_is_refused() -> None:
             ctx.extend(float("nan"))
         await anyio.sleep(10)
 
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(0)
     await stage.run(plan_of(handle, timeout_s=0.05, retry=RetryPolicy(maximum_attempts=0)))
     [letter] = await stage.dead()
@@ -291,7 +291,7 @@ async def test_a_retry_may_say_its_delay_as_a_timedelta() -> None:
         if not ctx.attempt:
             raise Retry(after=timedelta(milliseconds=20))
 
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(0)
     await stage.run(plan_of(handle))
     [retry] = [one for one in stage.settled if isinstance(one, RetryAt)]

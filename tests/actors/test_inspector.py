@@ -14,7 +14,7 @@ from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.telemetry.log import FIELDS
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ async def succeed(_payload: Any, _ctx: Context) -> None: ...
 
 async def said_by(caplog: pytest.LogCaptureFixture, *found: Finding | Exception | None) -> list[tuple[str, str]]:
     """Run two subscriptions; the level and text of each line about the broker."""
-    stage = Stage()
+    stage = WorkerFixture()
     driver = Surveyed(stage.store, *found)
     with caplog.at_level(logging.INFO):
         async with stage.running(plan_of(succeed, "act"), plan_of(succeed, "other"), driver=driver, survey=True):
@@ -83,7 +83,7 @@ async def test_a_slow_broker_is_not_waited_for(
 
 
 async def test_nobody_looks_who_was_not_asked_to(caplog: pytest.LogCaptureFixture) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     driver = Surveyed(stage.store, EXPIRES)
     await stage.run(plan_of(succeed), driver=driver)
     assert not driver.asked.is_set()

@@ -8,13 +8,13 @@ import pytest
 from hexa_worker import Context
 from hexa_worker.core.settlement import RetryAt
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_late_handler_is_cancelled_and_retried() -> None:
-    stage, tries = Stage(), list[int]()
+    stage, tries = WorkerFixture(), list[int]()
 
     async def handle(_payload: Any, ctx: Context) -> None:
         tries.append(ctx.attempt)
@@ -30,7 +30,7 @@ async def test_a_late_handler_is_cancelled_and_retried() -> None:
 
 
 async def test_whoever_follows_a_late_handler_has_all_of_its_time() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(number: int, ctx: Context) -> None:
         if number == 1 and not ctx.attempt:
@@ -44,7 +44,7 @@ async def test_whoever_follows_a_late_handler_has_all_of_its_time() -> None:
 
 
 async def test_a_lane_goes_on_after_a_late_handler() -> None:
-    stage, seen = Stage(), list[int]()
+    stage, seen = WorkerFixture(), list[int]()
 
     async def handle(number: int, ctx: Context) -> None:
         if number % 2 and ctx.attempt == 0:
@@ -58,7 +58,7 @@ async def test_a_lane_goes_on_after_a_late_handler() -> None:
 
 
 async def test_extending_gives_a_handler_more_time() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, ctx: Context) -> None:
         ctx.extend(5)
@@ -71,7 +71,7 @@ async def test_extending_gives_a_handler_more_time() -> None:
 
 async def test_a_handler_that_ignores_its_cancellation_is_reported_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hexa_worker.app.STUCK_AFTER_S", 0.05)
-    stage = Stage()
+    stage = WorkerFixture()
     done = anyio.Event()
 
     async def handle(_payload: Any, _ctx: Context) -> None:

@@ -15,7 +15,7 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.telemetry.format import JsonFormatter
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ def lines() -> Iterator[Lines]:
     root.removeHandler(handler)
 
 
-def emitted(stage: Stage) -> Stage:
+def emitted(stage: WorkerFixture) -> WorkerFixture:
     for number in range(EVENTS):
         stage.store.append(Message(channel="events", payload=str(number).encode(), headers=((CORRELATION_ID, b"c"),)))
     return stage
@@ -67,7 +67,7 @@ def in_thread(number: int, ctx: Context) -> None:
 @pytest.mark.parametrize("handler", [in_task, in_thread])
 async def test_a_line_of_a_library_names_the_delivery_in_hand(lines: Lines, handler: Any) -> None:
     style = "async" if handler is in_task else "thread"
-    await emitted(Stage()).run(plan_of(handler, style=style, concurrency=4))
+    await emitted(WorkerFixture()).run(plan_of(handler, style=style, concurrency=4))
     found = lines.of("some.library")
     assert {one["number"] for one in found} == set(range(EVENTS))
     for one in found:
@@ -79,7 +79,7 @@ async def test_a_batch_is_named_by_its_action_and_size(lines: Lines) -> None:
     async def handle(_numbers: list[int], _ctx: BatchContext) -> None:
         library.info("x")
 
-    await emitted(Stage()).run(plan_of(handle, batch=EVENTS, batch_wait_s=5.0, concurrency=1))
+    await emitted(WorkerFixture()).run(plan_of(handle, batch=EVENTS, batch_wait_s=5.0, concurrency=1))
     [one] = lines.of("some.library")
     assert (one["action"], one["in_hand"]) == ("act", EVENTS)
     assert "event_id" not in one
@@ -97,7 +97,7 @@ async def test_a_task_that_outlives_its_delivery_names_no_other_one(lines: Lines
         tasks.append(asyncio.create_task(later()))
         await asyncio.sleep(0.002)
 
-    await emitted(Stage()).run(plan_of(handle, concurrency=1))
+    await emitted(WorkerFixture()).run(plan_of(handle, concurrency=1))
     await asyncio.gather(*tasks)
     assert len(lines.of("some.library")) == EVENTS
     assert not [one for one in lines.of("some.library") if "event_id" in one]
@@ -107,7 +107,7 @@ async def test_a_failure_names_its_event_and_a_dead_letter_says_where_it_failed(
     async def handle(_number: int, _ctx: Context) -> None:
         raise DeadLetter("hopeless") from KeyError("the cause")
 
-    await emitted(Stage()).run(plan_of(handle))
+    await emitted(WorkerFixture()).run(plan_of(handle))
     first, *more = lines.of("hexa_worker.delivery")
     assert (first["next"], first["correlation_id"]) == ("dead letter", "c")
     assert first["event_id"] == first["root_id"]

@@ -11,11 +11,11 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.lineage.entries import entry_of
 from hexa_worker.testing import Harness
 from hexa_worker.testing.virtual import Backend
-from tests.actors.virtual_worker import Theatre, in_place, of_key
+from tests.actors.virtual_worker import VirtualWorker, in_place, of_key
 
 
 def test_while_an_event_waits_its_key_waits_behind_it_and_the_other_keys_go_on(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1", "b1", "a2", "b2", "a3")
     theatre.run(in_place(theatre.failing({"a1": 2}), concurrency=1))
     assert theatre.runs == [
@@ -34,7 +34,7 @@ def test_while_an_event_waits_its_key_waits_behind_it_and_the_other_keys_go_on(b
 
 
 def test_a_retry_is_never_early_and_takes_the_delay_its_handler_asked_for(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
 
     async def handle(text: str, ctx: Context) -> None:
         theatre.note(text, ctx)
@@ -49,7 +49,7 @@ def test_a_retry_is_never_early_and_takes_the_delay_its_handler_asked_for(backen
 def test_after_the_last_failure_the_event_is_dead_lettered_with_its_story_and_its_key_goes_on(
     backend: Backend,
 ) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1", "a2")
     theatre.run(in_place(theatre.failing({"a1": 99}), attempts=2))
     assert theatre.runs == [("a1", 0), ("a1", 1), ("a1", 2), ("a2", 0)]
@@ -64,7 +64,7 @@ def test_after_the_last_failure_the_event_is_dead_lettered_with_its_story_and_it
 
 
 def test_an_event_that_is_given_up_at_once_does_not_hold_its_key_up(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
 
     async def handle(text: str, ctx: Context) -> None:
         theatre.note(text, ctx)
@@ -77,7 +77,7 @@ def test_an_event_that_is_given_up_at_once_does_not_hold_its_key_up(backend: Bac
 
 
 def test_late_handlers_and_blocking_handlers_wait_in_their_place_too(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
 
     async def handle(text: str, ctx: Context) -> None:
         theatre.note(text, ctx)
@@ -88,7 +88,7 @@ def test_late_handlers_and_blocking_handlers_wait_in_their_place_too(backend: Ba
     theatre.run(in_place(handle, timeout_s=1.0))
     assert theatre.runs == [("a1", 0), ("a1", 1), ("a2", 0)]
 
-    blocking = Theatre(backend)
+    blocking = VirtualWorker(backend)
 
     def block(text: str, ctx: Context) -> None:
         blocking.note(text, ctx)
@@ -101,7 +101,7 @@ def test_late_handlers_and_blocking_handlers_wait_in_their_place_too(backend: Ba
 
 
 def test_no_lane_is_occupied_by_waiting(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     keys = [chr(ord("A") + number) for number in range(40)]
     theatre.emit(*[f"{key}1" for key in keys], "z1")
     theatre.run(in_place(theatre.failing({f"{key}1": 1 for key in keys}), concurrency=1))
@@ -110,7 +110,7 @@ def test_no_lane_is_occupied_by_waiting(backend: Backend) -> None:
 
 
 def test_what_waits_does_not_take_the_place_of_what_could_run(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     waiting = [f"{key}{number}" for key in "abcdefgh" for number in range(1, 11)]
     others = [f"z{number}" for number in range(1, 201)]
     theatre.emit(*waiting, *others)
@@ -122,7 +122,7 @@ def test_what_waits_does_not_take_the_place_of_what_could_run(backend: Backend) 
 
 
 def test_more_keys_than_may_wait_press_back_and_nothing_is_lost_or_overtaken(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     keys = "abcdefghij"
     texts = [f"{key}{number}" for number in range(1, 6) for key in keys]
 
@@ -143,14 +143,14 @@ def test_more_keys_than_may_wait_press_back_and_nothing_is_lost_or_overtaken(bac
 
 
 def test_events_without_a_key_keep_no_order_and_use_retry_channels(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.stage.store.append(Message(channel="events", payload=b'"n1"'))
     theatre.run(in_place(theatre.failing({"n1": 1})))
     assert theatre.stage.kinds() == ["RetryAt", "Acked"]
 
 
 def test_what_was_read_from_a_retry_channel_goes_on_there(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.stage.store.declare(_spec())
     theatre.stage.store.append(Message(channel="act.retry.1", payload=b'"a1"', key=b"a"))
     theatre.run(in_place(theatre.failing({"a1": 2})))
@@ -163,7 +163,7 @@ def _spec() -> SubscriptionSpec:
 
 
 def test_by_channel_everything_of_the_channel_waits(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1", "b1")
     theatre.stage.store.append(Message(channel="others", payload=b'"c1"', key=b"c"))
     theatre.run(
@@ -174,7 +174,7 @@ def test_by_channel_everything_of_the_channel_waits(backend: Backend) -> None:
 
 
 def test_lineage_tells_the_attempts_of_a_retry_in_its_place(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1")
     theatre.run(in_place(theatre.failing({"a1": 2})))
     entries = [entry_of("act", one, 0) for one in theatre.stage.settled]

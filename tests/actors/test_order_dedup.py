@@ -14,12 +14,12 @@ from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend
-from tests.actors.virtual_worker import Theatre, in_place
+from tests.actors.virtual_worker import VirtualWorker, in_place
 from tests.actors.weak_drivers import AmnesiacDriver, ForgetfulDriver
 
 
-def dedup_theatre(backend: Backend, lease_s: float = 5.0) -> Theatre:
-    theatre = Theatre(backend, dedup=Dedup(store="memory", lease_s=lease_s))
+def dedup_theatre(backend: Backend, lease_s: float = 5.0) -> VirtualWorker:
+    theatre = VirtualWorker(backend, dedup=Dedup(store="memory", lease_s=lease_s))
     theatre.stage.claims = MemoryClaims(lease_s=lease_s, clock=theatre.time)
     return theatre
 

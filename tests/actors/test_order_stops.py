@@ -16,7 +16,7 @@ from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.errors import DriverRejected
 from hexa_worker.stop import StopSignals
 from hexa_worker.testing.virtual import Backend
-from tests.actors.virtual_worker import Theatre, in_place, of_key
+from tests.actors.virtual_worker import VirtualWorker, in_place, of_key
 from tests.actors.weak_drivers import ForgetfulDriver, LosingDriver, RevokingDriver, SlowToStop
 
 
@@ -26,7 +26,7 @@ from tests.actors.weak_drivers import ForgetfulDriver, LosingDriver, RevokingDri
 def test_a_drain_hands_back_what_waits_and_the_next_process_goes_on_in_order(
     backend: Backend, driver: type[MemoryDriver], attempts: list[int]
 ) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1", "a2", "a3")
     plan = in_place(theatre.failing({"a1": 2}))
 
@@ -48,7 +48,7 @@ def test_a_drain_hands_back_what_waits_and_the_next_process_goes_on_in_order(
 
 
 def test_a_failure_during_a_drain_is_kept_and_released(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     stop = StopSignals()
 
     async def handle(text: str, ctx: Context) -> None:
@@ -67,7 +67,7 @@ def test_a_failure_during_a_drain_is_kept_and_released(backend: Backend) -> None
 
 
 def test_nothing_overtakes_a_failure_between_the_wish_to_stop_and_the_end_of_receiving(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     stop = StopSignals()
 
     async def handle(text: str, ctx: Context) -> None:
@@ -87,7 +87,7 @@ def test_nothing_overtakes_a_failure_between_the_wish_to_stop_and_the_end_of_rec
 
 
 def test_a_stop_does_not_wait_for_a_retry_that_all_of_a_full_mailbox_waits_behind(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit(*[f"a{number}" for number in range(30)])
 
     async def handle(text: str, ctx: Context) -> None:
@@ -105,7 +105,7 @@ def test_a_stop_does_not_wait_for_a_retry_that_all_of_a_full_mailbox_waits_behin
 
 
 def test_when_a_process_dies_another_one_goes_on_in_order(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     theatre.emit("a1", "a2", "b1")
     plan = in_place(theatre.failing({"a1": 2}))
     doomed = MemoryDriver(theatre.stage.store)
@@ -123,7 +123,7 @@ def test_when_a_process_dies_another_one_goes_on_in_order(backend: Backend) -> N
 
 
 def test_a_revocation_hands_back_what_waits_and_what_fails_meanwhile(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     driver = RevokingDriver(theatre.stage.store)
     settled: list[Settlement] = []
 
@@ -150,7 +150,7 @@ def test_a_revocation_hands_back_what_waits_and_what_fails_meanwhile(backend: Ba
 
 
 def test_what_stood_behind_a_revoked_retry_goes_on_at_once(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     driver = RevokingDriver(theatre.stage.store)
 
     async def handle(text: str, ctx: Context) -> None:
@@ -174,7 +174,7 @@ def test_what_stood_behind_a_revoked_retry_goes_on_at_once(backend: Backend) -> 
 
 
 def test_what_was_postponed_with_a_lost_lease_is_not_run_again_here(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
 
     async def handle(text: str, ctx: Context) -> None:
         theatre.note(text, ctx)
@@ -209,7 +209,7 @@ class Cells:
 
 
 def test_what_waits_is_not_in_hand_when_its_process_dies(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     cells = Cells()
     hands: list[dict[int, tuple[str, int]]] = []
 
@@ -226,7 +226,7 @@ def test_what_waits_is_not_in_hand_when_its_process_dies(backend: Backend) -> No
 
 
 def test_claims_of_others_in_the_headers_of_a_resumed_delivery_are_not_believed(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     forged = (
         (lineage.EVENT_ID, b"a1"),
         (lineage.ORIGIN_CHANNEL, b"somewhere"),
@@ -250,7 +250,7 @@ def test_claims_of_others_in_the_headers_of_a_resumed_delivery_are_not_believed(
 
 
 def test_released_is_what_becomes_of_all_that_waits_when_its_worker_breaks(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     driver = MemoryDriver(theatre.stage.store)
     theatre.emit("a1", "a2")
     plan = in_place(theatre.failing({"a1": 1}))
@@ -273,7 +273,7 @@ def test_what_was_refused_once_is_tried_again_though_other_refusals_go_on(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parking, "PARKED_RETRY_S", 3.0)
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     refused = ["a", "b"]
     append = theatre.stage.store.append
 

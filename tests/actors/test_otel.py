@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from hexa_worker import BatchContext, Context, DeadLetter, Drop, Retry, otel
 from hexa_worker.core.message import Message, header
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -28,7 +28,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider.shutdown()
 
 
-def emit_traced(stage: Stage, traceparent: bytes = COME) -> None:
+def emit_traced(stage: WorkerFixture, traceparent: bytes = COME) -> None:
     headers = (("traceparent", traceparent), ("tracestate", b"vendor=1"))
     stage.store.append(Message(channel="events", payload=b"1", headers=headers))
 
@@ -41,7 +41,7 @@ def trace_id(span: ReadableSpan) -> str:
 async def test_a_span_continues_the_trace_of_its_event_and_children_continue_the_span(
     spans: InMemorySpanExporter,
 ) -> None:
-    stage, seen = Stage(), dict[str, bytes | None]()
+    stage, seen = WorkerFixture(), dict[str, bytes | None]()
 
     async def parent(_payload: Any, ctx: Context) -> None:
         await ctx.emit("children", {"n": 1})
@@ -80,7 +80,7 @@ async def test_a_span_continues_the_trace_of_its_event_and_children_continue_the
 async def test_an_outcome_that_is_no_success_is_an_error(
     spans: InMemorySpanExporter, outcome: Retry | DeadLetter | Drop, status: trace.StatusCode, how: str
 ) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, ctx: Context) -> Retry | DeadLetter | Drop | None:
         if ctx.attempt:
@@ -98,7 +98,7 @@ async def test_an_outcome_that_is_no_success_is_an_error(
 
 
 async def test_what_a_handler_raises_is_recorded(spans: InMemorySpanExporter) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
         raise ValueError("no luck")
@@ -113,7 +113,7 @@ async def test_what_a_handler_raises_is_recorded(spans: InMemorySpanExporter) ->
 
 
 async def test_a_batch_is_one_span_with_a_link_to_each_trace(spans: InMemorySpanExporter) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(numbers: list[int], _ctx: BatchContext) -> None:
         assert len(numbers) == 3
@@ -130,7 +130,7 @@ async def test_a_batch_is_one_span_with_a_link_to_each_trace(spans: InMemorySpan
 
 
 async def test_without_a_tracer_provider_children_take_the_trace_over_as_it_is() -> None:
-    stage, seen = Stage(), list[bytes | None]()
+    stage, seen = WorkerFixture(), list[bytes | None]()
 
     async def parent(_payload: Any, ctx: Context) -> None:
         await ctx.emit("children", {"n": 1})

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from hexa_worker import Context
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, Unsettled, nothing_revoked
@@ -16,7 +16,7 @@ from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 READY_WITHIN_S = 2.0
 
@@ -29,14 +29,14 @@ class Scene:
 
     def __init__(self, backend: Backend) -> None:
         self.time = VirtualTime()
-        self.stage = Stage(store=MemoryStore(self.time))
+        self.stage = WorkerFixture(store=MemoryStore(self.time))
         self._backend = backend
 
     @property
-    def state(self) -> State:
-        return self.stage.reports[-1].subscriptions[0].state if self.stage.reports else State.STARTING
+    def state(self) -> WorkerState:
+        return self.stage.reports[-1].subscriptions[0].state if self.stage.reports else WorkerState.STARTING
 
-    async def within(self, seconds: float, state: State) -> None:
+    async def within(self, seconds: float, state: WorkerState) -> None:
         with anyio.fail_after(seconds):
             while self.state is not state:
                 await anyio.sleep(0.01)
@@ -44,7 +44,7 @@ class Scene:
     def play(self, act: Callable[[], Any], plan: Plan, driver: MemoryDriver | None = None) -> None:
         async def run() -> None:
             async with self.stage.running(plan, driver=driver, clock=self.time):
-                await self.within(READY_WITHIN_S, State.RUNNING)
+                await self.within(READY_WITHIN_S, WorkerState.RUNNING)
                 await act()
 
         self.time.run(run, backend=self._backend)
@@ -56,11 +56,11 @@ def test_an_idle_subscription_runs_again_two_seconds_after_its_broker_is_back(ba
     async def act() -> None:
         for seconds in (0.5, 8.0):
             scene.stage.store.away = True
-            await scene.within(1.1, State.WAITING)
+            await scene.within(1.1, WorkerState.WAITING)
             await anyio.sleep(seconds)
-            assert scene.state is State.WAITING
+            assert scene.state is WorkerState.WAITING
             scene.stage.store.away = False
-            await scene.within(READY_WITHIN_S, State.RUNNING)
+            await scene.within(READY_WITHIN_S, WorkerState.RUNNING)
 
     scene.play(act, plan_of(succeed))
 
@@ -71,11 +71,11 @@ def test_a_short_outage_after_a_long_one_is_over_as_soon_as_any(backend: Backend
     async def act() -> None:
         for seconds in (8.0, 0.1):
             scene.stage.store.away = True
-            await scene.within(1.1, State.WAITING)
+            await scene.within(1.1, WorkerState.WAITING)
             await anyio.sleep(seconds)
             scene.stage.store.away = False
             if seconds > 1:  # nothing comes that would show that it is back
-                await scene.within(READY_WITHIN_S, State.RUNNING)
+                await scene.within(READY_WITHIN_S, WorkerState.RUNNING)
         scene.stage.emit(1)
         await anyio.sleep(0.4)
         assert scene.stage.kinds() == ["Acked"]
@@ -91,7 +91,7 @@ def test_a_broker_that_is_away_when_a_worker_starts_is_found_in_two_seconds(back
         async with scene.stage.running(plan_of(succeed), clock=scene.time):
             await anyio.sleep(15)
             scene.stage.store.away = False
-            await scene.within(READY_WITHIN_S, State.RUNNING)
+            await scene.within(READY_WITHIN_S, WorkerState.RUNNING)
 
     scene.time.run(run, backend=backend)
 
@@ -106,11 +106,11 @@ def test_a_subscription_without_room_notices_that_it_cannot_settle(backend: Back
         scene.stage.emit(1)
         await anyio.sleep(0.1)
         scene.stage.store.away = True
-        await scene.within(1.1, State.WAITING)
+        await scene.within(1.1, WorkerState.WAITING)
         await anyio.sleep(10)
-        assert scene.state is State.WAITING
+        assert scene.state is WorkerState.WAITING
         scene.stage.store.away = False
-        await scene.within(READY_WITHIN_S, State.RUNNING)
+        await scene.within(READY_WITHIN_S, WorkerState.RUNNING)
 
     scene.play(act, plan_of(slow, concurrency=1, mailbox=1))
 
@@ -131,10 +131,10 @@ def test_what_cannot_be_settled_is_told_until_it_is(backend: Backend) -> None:
 
     async def act() -> None:
         scene.stage.emit(1)
-        await scene.within(1, State.WAITING)
+        await scene.within(1, WorkerState.WAITING)
         assert scene.stage.reports[-1].subscriptions[0].error == "its partition has no leader"
         refusing[0] = False
-        await scene.within(READY_WITHIN_S, State.RUNNING)
+        await scene.within(READY_WITHIN_S, WorkerState.RUNNING)
 
     scene.play(act, plan_of(succeed), Driver(scene.stage.store))
 
@@ -158,12 +158,12 @@ def test_a_broker_that_answers_nothing_is_not_back_because_receive_waits(
 
     async def act() -> None:
         scene.stage.store.away = True
-        await scene.within(1.1, State.WAITING)
+        await scene.within(1.1, WorkerState.WAITING)
         scene.stage.store.away = False
         await anyio.sleep(10)
-        assert scene.state is State.WAITING
+        assert scene.state is WorkerState.WAITING
         silent[0] = False
-        await scene.within(READY_WITHIN_S, State.RUNNING)
+        await scene.within(READY_WITHIN_S, WorkerState.RUNNING)
 
     scene.play(act, plan_of(succeed), Driver(scene.stage.store))
 
@@ -196,12 +196,12 @@ def test_what_a_broker_took_before_and_refuses_for_a_while_is_waited_for(backend
     async def act() -> None:
         await anyio.sleep(6)
         driver.refuses = True
-        await scene.within(1, State.WAITING)
+        await scene.within(1, WorkerState.WAITING)
         assert scene.stage.reports[-1].subscriptions[0].error == "no such channel"
         await anyio.sleep(2.5)
-        assert scene.state in (State.WAITING, State.STARTING)
+        assert scene.state in (WorkerState.WAITING, WorkerState.STARTING)
         driver.refuses = False
-        await scene.within(6, State.RUNNING)
+        await scene.within(6, WorkerState.RUNNING)
         assert scene.stage.reports[-1].subscriptions[0].counters.restarts == 0
 
     scene.play(act, plan_of(succeed), driver)
@@ -213,6 +213,6 @@ def test_what_a_broker_refuses_soon_after_the_start_is_given_up(backend: Backend
 
     async def act() -> None:
         driver.refuses = True
-        await scene.within(18, State.FAILED)
+        await scene.within(18, WorkerState.FAILED)
 
     scene.play(act, plan_of(succeed), driver)

@@ -12,7 +12,7 @@ from hexa_worker import Context
 from hexa_worker.actors import parking
 from hexa_worker.actors.worker import HURRIED_FLUSH_S
 from hexa_worker.core.cutting import KEPT_PAYLOAD
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import CUT_SIZE, Acked, DeadLettered
@@ -22,7 +22,7 @@ from hexa_worker.stop import CANCEL, StopSignals
 from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
 from tests.actors.weak_drivers import RevokingDriver
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 from tests.deadlines import until
 
 pytestmark = pytest.mark.anyio
@@ -52,20 +52,20 @@ async def fail_the_long(payload: str, _ctx: Context) -> None:
         raise ValueError("too long")
 
 
-def acked(stage: Stage) -> int:
+def acked(stage: WorkerFixture) -> int:
     return sum(isinstance(one, Acked) and one.dropped is None for one in stage.settled)
 
 
-def states(stage: Stage) -> list[State]:
+def states(stage: WorkerFixture) -> list[WorkerState]:
     return [one.state for report in stage.reports for one in report.subscriptions]
 
 
-def parked(stage: Stage) -> int:
+def parked(stage: WorkerFixture) -> int:
     return stage.reports[-1].subscriptions[0].counters.parked
 
 
 async def test_what_is_parked_does_not_stop_what_comes_behind_it() -> None:
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
     stage.store.refuses = no_dead_letters  # type: ignore[attr-defined]
     for _ in range(90):
         stage.emit("long")
@@ -73,20 +73,20 @@ async def test_what_is_parked_does_not_stop_what_comes_behind_it() -> None:
         stage.emit("x")
     async with stage.running(plan_of(fail_the_long, retry=NO_RETRY, concurrency=2, mailbox=100)):
         await until(lambda: acked(stage) == 300)
-    assert State.WAITING not in states(stage), "there was room"
+    assert WorkerState.WAITING not in states(stage), "there was room"
 
 
 async def test_when_the_room_of_the_parked_is_full_nothing_is_received_and_it_is_not_ready(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parking, "PARKED_RETRY_S", 0.05)
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
     stage.store.refuses = no_dead_letters  # type: ignore[attr-defined]
     for _ in range(500):
         stage.emit("long")
     async with stage.running(plan_of(fail_the_long, retry=NO_RETRY, concurrency=2, mailbox=40)):
-        await until(lambda: State.WAITING in states(stage))
-        full = next(one for one in stage.reports if one.subscriptions[0].state is State.WAITING).subscriptions[0]
+        await until(lambda: WorkerState.WAITING in states(stage))
+        full = next(one for one in stage.reports if one.subscriptions[0].state is WorkerState.WAITING).subscriptions[0]
         assert 40 <= full.counters.parked <= 80, "what was in hand came on top"
         assert "parked" in full.error
         assert not stage.reports[-1].ready
@@ -100,18 +100,18 @@ async def test_when_the_room_of_the_parked_is_full_nothing_is_received_and_it_is
 
 
 async def test_the_bytes_of_the_parked_are_bounded_too() -> None:
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
     stage.store.refuses = no_dead_letters  # type: ignore[attr-defined]
     for _ in range(100):
         stage.emit("x" * 1000)
     async with stage.running(plan_of(fail_the_long, retry=NO_RETRY, concurrency=1, mailbox_bytes=10_000)):
-        await until(lambda: State.WAITING in states(stage))
+        await until(lambda: WorkerState.WAITING in states(stage))
         assert parked(stage) <= 25
 
 
 async def test_a_run_until_idle_does_not_end_before_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parking, "PARKED_RETRY_S", 0.05)
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
     refused: list[Message] = []
 
     def refuse_some(message: Message) -> DriverError | None:
@@ -127,7 +127,7 @@ async def test_a_run_until_idle_does_not_end_before_what_is_parked(monkeypatch: 
 
 @pytest.mark.parametrize("attempts", [0, 1])
 async def test_what_is_too_large_for_its_dead_letter_ends_cut(attempts: int) -> None:
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
 
     def small_ones_only(message: Message) -> DriverError | None:
         return RecordTooLarge("over 20000") if len(message.payload) > 20_000 and "." in message.channel else None
@@ -144,7 +144,7 @@ async def test_what_is_too_large_for_its_dead_letter_ends_cut(attempts: int) -> 
 
 
 async def test_a_retry_that_is_too_large_is_dead_lettered_whole_where_that_takes_more() -> None:
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
 
     def small_retries_only(message: Message) -> DriverError | None:
         return RecordTooLarge("over 20000") if ".retry." in message.channel else None
@@ -159,7 +159,7 @@ async def test_a_retry_that_is_too_large_is_dead_lettered_whole_where_that_takes
 
 
 async def test_what_no_cutting_helps_is_parked() -> None:
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
 
     def nothing(message: Message) -> DriverError | None:
         return RecordTooLarge("over 0") if message.channel.endswith(".dlq") else None
@@ -174,7 +174,7 @@ async def test_what_no_cutting_helps_is_parked() -> None:
 async def test_once_the_broker_takes_one_the_others_are_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parking, "PARKED_RETRY_S", 0.5)
     monkeypatch.setattr(parking, "TRIED_AT_ONCE", 1)
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
     stage.store.refuses = no_dead_letters  # type: ignore[attr-defined]
     for _ in range(50):
         stage.emit("long")
@@ -188,7 +188,7 @@ async def test_once_the_broker_takes_one_the_others_are_not_kept_waiting(monkeyp
 def test_what_is_refused_at_the_last_moment_is_handed_back(backend: Backend) -> None:
     time, stop = VirtualTime(), StopSignals()
     store = Refusing()
-    stage = Stage(store=store)
+    stage = WorkerFixture(store=store)
 
     def away_then_refusing(message: Message) -> DriverError | None:
         late = time.monotonic() > HURRIED_FLUSH_S + 0.1
@@ -205,7 +205,7 @@ def test_what_is_refused_at_the_last_moment_is_handed_back(backend: Backend) -> 
 
 
 async def test_what_is_refused_while_its_source_is_revoked_is_handed_back() -> None:
-    stage = Stage(store=Refusing())
+    stage = WorkerFixture(store=Refusing())
     stage.store.refuses = no_dead_letters  # type: ignore[attr-defined]
     driver = RevokingDriver(stage.store)
     begun, revoking = anyio.Event(), anyio.Event()

@@ -16,13 +16,13 @@ from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend
 from tests.actors.conftest import plan_of
 from tests.actors.test_order_dedup import dedup_theatre, with_dedup
-from tests.actors.virtual_worker import Theatre
+from tests.actors.virtual_worker import VirtualWorker
 
 LANES = 16
 SLOW_S = 12.0
 
 
-def emit(theatre: Theatre, keys: int, rounds: int) -> None:
+def emit(theatre: VirtualWorker, keys: int, rounds: int) -> None:
     """One event of the slow key, then `rounds` of each of the others."""
     names = [b"slow", *[b"k%d" % number for number in range(keys)] * rounds]
     for place, key in enumerate(names):
@@ -32,12 +32,12 @@ def emit(theatre: Theatre, keys: int, rounds: int) -> None:
         theatre.stage.store.append(message)
 
 
-async def handle(theatre: Theatre, key: str, ctx: Context) -> None:
+async def handle(theatre: VirtualWorker, key: str, ctx: Context) -> None:
     await anyio.sleep(SLOW_S if key == "slow" else 0.05)
     theatre.note(key, ctx)
 
 
-async def handle_batch(theatre: Theatre, keys: list[str], _ctx: Any) -> None:
+async def handle_batch(theatre: VirtualWorker, keys: list[str], _ctx: Any) -> None:
     await anyio.sleep(SLOW_S if "slow" in keys else 0.05)
     theatre.seen += [(theatre.time.monotonic(), key, 0) for key in keys]
 
@@ -49,7 +49,7 @@ def others(keys: int) -> set[str]:
     return {name.decode() for name in names if stripe_of(name, 0, LANES) != slow}
 
 
-def plan(theatre: Theatre, **settings: Any) -> Plan:
+def plan(theatre: VirtualWorker, **settings: Any) -> Plan:
     function = handle_batch if "batch" in settings else handle
     defaults = {"order_by": OrderBy.KEY, "concurrency": LANES, "mailbox": 1000, "timeout_s": 0.0}
     return plan_of(partial(function, theatre), **{**defaults, **settings})
@@ -61,7 +61,7 @@ def plan(theatre: Theatre, **settings: Any) -> Plan:
     ids=["one by one", "batches", "retries in their place"],
 )
 def test_what_stands_behind_a_slow_key_keeps_no_other_lane_waiting(backend: Backend, settings: dict[str, Any]) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     emit(theatre, 250, 6)
     theatre.time.run(partial(theatre.stage.run, clock=theatre.time), plan(theatre, **settings), backend=backend)
     early = [key for at, key, _ in theatre.seen if at < SLOW_S - 1 and key in others(250)]
@@ -70,7 +70,7 @@ def test_what_stands_behind_a_slow_key_keeps_no_other_lane_waiting(backend: Back
 
 
 def test_the_mailbox_bounds_what_stands_behind_a_slow_key(backend: Backend) -> None:
-    theatre = Theatre(backend)
+    theatre = VirtualWorker(backend)
     emit(theatre, 250, 6)
     held: list[int] = []
 

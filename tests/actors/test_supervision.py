@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from hexa_worker import Context
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Released, Settlement
@@ -16,7 +16,7 @@ from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.stop import CANCEL
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ class BrokenDriver(MemoryDriver):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, BaseException])
 async def test_a_source_that_raises_is_restarted_and_never_disturbs_a_sibling(error: type[BaseException]) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     for number in range(10):
         stage.emit(number)
     driver = BrokenDriver(stage.store, "bad", [error("one"), error("two")])
@@ -63,19 +63,19 @@ async def test_a_source_that_raises_is_restarted_and_never_disturbs_a_sibling(er
 
 
 async def test_a_subscription_that_keeps_breaking_is_failed_while_its_sibling_runs_on() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     for number in range(10):
         stage.emit(number)
     driver = BrokenDriver(stage.store, "bad", [ValueError(str(number)) for number in range(99)])
     assert await stage.run(plan_of(succeed, "good"), plan_of(succeed, "bad"), driver=driver) == 1
     last = {one.action: one for one in stage.reports[-1].subscriptions}
-    assert last["bad"].state is State.FAILED
+    assert last["bad"].state is WorkerState.FAILED
     assert "ValueError" in last["bad"].error
     assert last["good"].counters.acked == 10
 
 
 async def test_a_broker_that_is_away_is_no_failure_however_often() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     stage.emit(1)
     driver = BrokenDriver(stage.store, "act", [DriverUnavailable("away") for _ in range(4)])
     assert await stage.run(plan_of(succeed), driver=driver) == 0
@@ -83,7 +83,7 @@ async def test_a_broker_that_is_away_is_no_failure_however_often() -> None:
 
 
 async def test_a_settlement_is_tried_until_the_broker_takes_it() -> None:
-    stage, failures = Stage(), [3]
+    stage, failures = WorkerFixture(), [3]
 
     class Flaky(MemorySource):
         async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
@@ -103,7 +103,7 @@ async def test_a_settlement_is_tried_until_the_broker_takes_it() -> None:
 
 
 async def test_a_refused_dead_letter_keeps_its_original_unacknowledged() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     class Refusing(MemoryStore):
         def append(self, message: Any) -> str:
@@ -128,7 +128,7 @@ async def test_a_refused_dead_letter_keeps_its_original_unacknowledged() -> None
 
 
 async def test_a_revocation_before_anything_was_received_is_no_failure() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     class Hasty(MemoryDriver):
         async def subscribe(self, spec: Any, revoked: Revoked = nothing_revoked) -> MemorySource:
@@ -142,7 +142,7 @@ async def test_a_revocation_before_anything_was_received_is_no_failure() -> None
 
 
 async def test_a_drain_finishes_what_runs_and_releases_what_waits() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     started, go_on = anyio.Event(), anyio.Event()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
@@ -162,7 +162,7 @@ async def test_a_drain_finishes_what_runs_and_releases_what_waits() -> None:
 
 
 async def test_a_second_stop_cancels_and_releases_without_consuming_an_attempt() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     started = anyio.Event()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
@@ -181,7 +181,7 @@ async def test_a_second_stop_cancels_and_releases_without_consuming_an_attempt()
 
 
 async def test_handlers_that_outlast_the_grace_are_released() -> None:
-    stage = Stage(grace_s=0.05)
+    stage = WorkerFixture(grace_s=0.05)
     started = anyio.Event()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
@@ -196,7 +196,7 @@ async def test_handlers_that_outlast_the_grace_are_released() -> None:
 
 
 async def test_a_stop_before_anything_started_ends_at_once() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     async with stage.running(plan_of(succeed)) as stop:
         stop.ask()
     assert stage.kinds() == []
@@ -219,7 +219,7 @@ class Known:
 
 
 async def test_a_delivery_over_the_crash_limit_is_dead_lettered_without_running() -> None:
-    stage, ran = Stage(suspects=Known({1: 3})), list[int]()
+    stage, ran = WorkerFixture(suspects=Known({1: 3})), list[int]()
 
     async def handle(number: int, _ctx: Context) -> None:
         ran.append(number)
@@ -233,7 +233,7 @@ async def test_a_delivery_over_the_crash_limit_is_dead_lettered_without_running(
 
 
 async def test_a_suspect_on_its_last_chance_runs_alone_in_its_process() -> None:
-    stage = Stage(suspects=Known({3: 2, 4: 2, 5: 1}))
+    stage = WorkerFixture(suspects=Known({3: 2, 4: 2, 5: 1}))
     running, beside = set[tuple[str, int]](), dict[int, int]()
 
     async def handle(number: int, ctx: Context) -> None:
@@ -252,7 +252,7 @@ async def test_a_suspect_on_its_last_chance_runs_alone_in_its_process() -> None:
 
 
 async def test_suspects_of_a_batch_handler_come_alone() -> None:
-    stage, batches = Stage(suspects=Known({2: 1})), list[list[int]]()
+    stage, batches = WorkerFixture(suspects=Known({2: 1})), list[list[int]]()
 
     async def handle(numbers: list[int], _ctx: Any) -> None:
         batches.append(numbers)
@@ -266,7 +266,7 @@ async def test_suspects_of_a_batch_handler_come_alone() -> None:
 
 @pytest.mark.parametrize("batch", [{}, {"batch": 2}])
 async def test_a_suspect_on_its_last_chance_sees_the_end_of_a_handler_that_is_late(batch: dict[str, int]) -> None:
-    stage = Stage(suspects=Known({1: 2}))
+    stage = WorkerFixture(suspects=Known({1: 2}))
 
     async def late(_payload: object, _ctx: object) -> None:
         stage.emit("suspect", "others")

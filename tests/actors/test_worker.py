@@ -21,13 +21,13 @@ from hexa_worker.dead_letters.dead_letter import read_letter
 from hexa_worker.drivers.memory import MemoryStore
 from hexa_worker.errors import DecodeError, RecordTooLarge
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_handler_that_returns_acknowledges_every_event_once() -> None:
-    stage, seen = Stage(), list[int]()
+    stage, seen = WorkerFixture(), list[int]()
 
     async def handle(number: int, _ctx: Context) -> None:
         seen.append(number)
@@ -40,7 +40,7 @@ async def test_a_handler_that_returns_acknowledges_every_event_once() -> None:
 
 
 async def test_a_failing_handler_is_retried_and_then_dead_lettered_with_its_story() -> None:
-    stage, attempts = Stage(), list[tuple[int, str, str]]()
+    stage, attempts = WorkerFixture(), list[tuple[int, str, str]]()
 
     async def handle(_payload: Any, ctx: Context) -> None:
         attempts.append((ctx.attempt, ctx.read_from, ctx.event_id))
@@ -62,7 +62,7 @@ async def test_a_failing_handler_is_retried_and_then_dead_lettered_with_its_stor
 
 
 async def test_a_retry_tells_where_and_when_its_event_was_emitted() -> None:
-    stage, told = Stage(), list[tuple[Any, ...]]()
+    stage, told = WorkerFixture(), list[tuple[Any, ...]]()
     claims = ((lineage.ORIGIN_CHANNEL, b"forged"), (lineage.ORIGIN_AT, b"1"), (lineage.ORIGIN_ID, b"forged-1"))
 
     async def handle(_payload: Any, ctx: Context) -> None:
@@ -90,7 +90,7 @@ async def test_a_retry_tells_where_and_when_its_event_was_emitted() -> None:
     ],
 )
 async def test_an_explicit_outcome_means_the_same_returned_or_raised(how: str, verdict: Any, kinds: list[str]) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, _ctx: Context) -> Any:
         if how == "raise":
@@ -103,7 +103,7 @@ async def test_an_explicit_outcome_means_the_same_returned_or_raised(how: str, v
 
 
 async def test_bytes_that_do_not_decode_are_dead_lettered_at_once_and_kept() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, _ctx: Context) -> None: ...
 
@@ -118,7 +118,7 @@ async def test_bytes_that_do_not_decode_are_dead_lettered_at_once_and_kept() -> 
 
 @pytest.mark.parametrize("error", [BaseException, KeyboardInterrupt, SystemExit, GeneratorExit, Exception])
 async def test_whatever_a_handler_raises_fails_only_its_delivery(error: type[BaseException]) -> None:
-    stage, seen = Stage(), list[int]()
+    stage, seen = WorkerFixture(), list[int]()
 
     async def handle(number: int, _ctx: Context) -> None:
         if number == 3:
@@ -133,7 +133,7 @@ async def test_whatever_a_handler_raises_fails_only_its_delivery(error: type[Bas
 
 
 async def test_an_exception_group_fails_only_its_delivery() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(number: int, _ctx: Context) -> None:
         if number == 0:
@@ -149,7 +149,7 @@ async def test_an_exception_group_fails_only_its_delivery() -> None:
 async def test_a_foreign_cancellation_is_a_failure_not_a_stop() -> None:
     if sniffio.current_async_library() != "asyncio":
         pytest.skip("only asyncio lets others cancel what one awaits")
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(number: int, _ctx: Context) -> None:
         if number == 0:
@@ -166,7 +166,7 @@ async def test_a_foreign_cancellation_is_a_failure_not_a_stop() -> None:
 
 
 async def test_plain_functions_run_in_threads_of_their_own_pool() -> None:
-    stage, threads = Stage(), set[str]()
+    stage, threads = WorkerFixture(), set[str]()
     barrier = threading.Barrier(3, timeout=10)
 
     def handle(_payload: Any, _ctx: Context) -> None:
@@ -181,7 +181,7 @@ async def test_plain_functions_run_in_threads_of_their_own_pool() -> None:
 
 
 async def test_a_plain_function_can_emit_from_its_thread() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     def handle(_payload: Any, ctx: Context) -> None:
         ctx.emit_sync("children", {"n": 1})
@@ -192,7 +192,7 @@ async def test_a_plain_function_can_emit_from_its_thread() -> None:
 
 
 async def test_emitting_from_a_thread_is_refused_on_the_loop_with_what_to_write() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, ctx: Context) -> None:
         ctx.emit_sync("children", {"n": 1})
@@ -204,7 +204,7 @@ async def test_emitting_from_a_thread_is_refused_on_the_loop_with_what_to_write(
 
 
 async def test_a_coroutine_that_nobody_awaited_is_a_failure_for_the_handler_never_ran() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
         raise AssertionError("it runs")
@@ -219,7 +219,7 @@ async def test_a_coroutine_that_nobody_awaited_is_a_failure_for_the_handler_neve
 
 
 async def test_a_task_that_nobody_awaited_is_a_failure_for_the_work_is_not_done() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     class Task:
         def __await__(self) -> Any:
@@ -235,7 +235,7 @@ async def test_a_task_that_nobody_awaited_is_a_failure_for_the_work_is_not_done(
 
 
 async def test_children_share_the_root_and_name_their_parent() -> None:
-    stage, seen = Stage(), dict[str, tuple[str, str, str | None]]()
+    stage, seen = WorkerFixture(), dict[str, tuple[str, str, str | None]]()
 
     async def parent(_payload: Any, ctx: Context) -> None:
         seen["parent"] = (ctx.event_id, ctx.root_id, ctx.parent_id)
@@ -253,7 +253,7 @@ async def test_children_share_the_root_and_name_their_parent() -> None:
 
 
 async def test_one_event_fans_out_to_every_action_and_each_ends_by_itself() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def good(_payload: Any, _ctx: Context) -> None: ...
 
@@ -267,7 +267,7 @@ async def test_one_event_fans_out_to_every_action_and_each_ends_by_itself() -> N
 
 
 async def test_middlewares_run_outermost_first_and_may_change_the_outcome() -> None:
-    stage, order = Stage(), list[str]()
+    stage, order = WorkerFixture(), list[str]()
 
     async def outer(payload: Any, ctx: Any, call_next: Any) -> Any:
         order.append("outer")
@@ -291,7 +291,7 @@ async def test_middlewares_run_outermost_first_and_may_change_the_outcome() -> N
 
 
 async def test_what_the_lifespan_yields_is_the_state_of_every_handler() -> None:
-    stage, events = Stage(), list[str]()
+    stage, events = WorkerFixture(), list[str]()
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[list[str]]:
@@ -308,7 +308,7 @@ async def test_what_the_lifespan_yields_is_the_state_of_every_handler() -> None:
 
 
 async def test_order_by_key_keeps_each_keys_order_across_lanes() -> None:
-    stage, seen = Stage(), dict[str, list[int]]()
+    stage, seen = WorkerFixture(), dict[str, list[int]]()
 
     async def handle(number: int, ctx: Context) -> None:
         await anyio.sleep(0.001 * (number % 3))
@@ -323,7 +323,7 @@ async def test_order_by_key_keeps_each_keys_order_across_lanes() -> None:
 
 
 async def test_order_by_channel_runs_one_at_a_time_in_order() -> None:
-    stage, seen, running = Stage(), list[int](), [0, 0]
+    stage, seen, running = WorkerFixture(), list[int](), [0, 0]
 
     async def handle(number: int, _ctx: Context) -> None:
         running[0] += 1
@@ -340,7 +340,7 @@ async def test_order_by_channel_runs_one_at_a_time_in_order() -> None:
 
 
 async def test_a_handler_that_never_suspends_does_not_starve_its_siblings() -> None:
-    stage, progress = Stage(), list[str]()
+    stage, progress = WorkerFixture(), list[str]()
 
     async def greedy(_payload: Any, _ctx: Context) -> None:
         progress.append("greedy")
@@ -356,7 +356,7 @@ async def test_a_handler_that_never_suspends_does_not_starve_its_siblings() -> N
 
 
 async def test_the_mailbox_bounds_what_a_process_holds() -> None:
-    stage, most = Stage(), [0]
+    stage, most = WorkerFixture(), [0]
     release = anyio.Event()
     groups = stage.store.groups
 
@@ -377,7 +377,7 @@ async def test_the_mailbox_bounds_what_a_process_holds() -> None:
 
 
 async def test_a_mailbox_is_bounded_by_bytes_too() -> None:
-    stage, most = Stage(), [0]
+    stage, most = WorkerFixture(), [0]
 
     async def handle(_payload: Any, _ctx: Context) -> None:
         most[0] = max(most[0], stage.store.groups["act"].leased)
@@ -391,7 +391,7 @@ async def test_a_mailbox_is_bounded_by_bytes_too() -> None:
 
 
 async def test_a_dead_letter_is_only_written_once_its_original_is_let_go() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
         raise DeadLetter("no")
@@ -405,7 +405,7 @@ async def test_a_dead_letter_is_only_written_once_its_original_is_let_go() -> No
 
 
 async def test_the_grace_of_a_stop_begins_at_once_also_while_the_mailbox_is_full() -> None:
-    stage, began = Stage(grace_s=0.1), anyio.Event()
+    stage, began = WorkerFixture(grace_s=0.1), anyio.Event()
 
     async def handle(_payload: Any, _ctx: Context) -> None:
         began.set()
@@ -425,7 +425,7 @@ async def test_what_is_refused_for_good_or_undecodable_runs_once() -> None:
                 raise RecordTooLarge("over the limit")
             return super().append(message)
 
-    stage = Stage(store=NoChildren())
+    stage = WorkerFixture(store=NoChildren())
     runs: list[str] = []
 
     async def emit(payload: str, ctx: Context) -> None:
@@ -448,7 +448,7 @@ async def test_what_is_refused_for_good_or_undecodable_runs_once() -> None:
 
 
 async def test_the_cause_of_a_dead_letter_is_told() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def give_up(_payload: str, _ctx: Context) -> None:
         try:
@@ -464,7 +464,7 @@ async def test_the_cause_of_a_dead_letter_is_told() -> None:
 
 
 async def test_a_result_that_means_nothing_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def total(_payload: Any, _ctx: Context) -> float:
         return 1.5

@@ -16,7 +16,7 @@ from hexa_worker.drivers.memory import MemoryStore
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing.virtual import Backend, VirtualTime
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 
 def in_place(function: Callable[..., Any], *, limit: int | None = None, attempts: int = 3, **settings: Any) -> Plan:
@@ -24,12 +24,12 @@ def in_place(function: Callable[..., Any], *, limit: int | None = None, attempts
     return plan_of(function, **{"order_by": OrderBy.KEY, "retry": policy, "timeout_s": 60.0, **settings})
 
 
-class Theatre:
+class VirtualWorker:
     """A stage in virtual time, and what its handler saw."""
 
     def __init__(self, backend: Backend, **stage: Any) -> None:
         self.time = VirtualTime()
-        self.stage = Stage(store=MemoryStore(self.time), **stage)
+        self.stage = WorkerFixture(store=MemoryStore(self.time), **stage)
         self.seen: list[tuple[float, str, int]] = []
         self._backend = backend
 

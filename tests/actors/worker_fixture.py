@@ -11,7 +11,7 @@ import msgspec
 
 from hexa_worker import app
 from hexa_worker.config.dedup import Dedup
-from hexa_worker.config.model import Config, File, Memory, Worker
+from hexa_worker.config.model import Config, File, Memory, WorkerConfig
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.core.settlement import Settlement
@@ -22,7 +22,7 @@ from hexa_worker.telemetry.report import Report
 
 
 @dataclass
-class Stage:
+class WorkerFixture:
     """One broker, and what became of the events on it."""
 
     store: MemoryStore = field(default_factory=MemoryStore)
@@ -48,7 +48,7 @@ class Stage:
             return await self.serve(plans, StopSignals(), until_idle=True, driver=driver, **how)
 
     async def serve(self, plans: Sequence[Plan], stop: StopSignals, *, driver: Any = None, **how: Any) -> int:
-        worker = Worker(
+        worker = WorkerConfig(
             name="test",
             handlers=(),
             shutdown_grace_s=self.grace_s,

@@ -14,7 +14,7 @@ from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.drivers.opening import make_driver
 from hexa_worker.errors import DriverError, DriverUnavailable
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.testing.ledger import Ledger
 
@@ -68,7 +68,7 @@ class Emitting:
         async with opened(make_driver(config)) as driver:
             await driver.declare(specs(load_plans(config)))
             self.declared.set()
-            emitter = Emitter(driver, SystemClock(), encode)
+            emitter = EventEncoder(driver, SystemClock(), encode)
             while self.emitted < self._events or not self.hurry.is_set():
                 events = [self._event(self.emitted + number) for number in range(BATCH)]
                 self.emitted += BATCH
@@ -83,7 +83,7 @@ class Emitting:
         payload = {"number": number, "does": does}
         return Event(channel=self._channel, payload=payload, key=f"k{number % KEYS}", id=f"{self._channel}-{number}")
 
-    async def _emit(self, emitter: Emitter, ledger: Ledger, events: list[Event]) -> bool:
+    async def _emit(self, emitter: EventEncoder, ledger: Ledger, events: list[Event]) -> bool:
         tokens = [
             ledger.emit_begin(one.channel or "", msgspec.json.encode(one.payload), str(one.key), one.id or "")
             for one in events

@@ -31,7 +31,7 @@ from tests.chaos.operations import operations
 from tests.chaos.plan import SIZES, Amounts, Blow, Round, expected_s, make_plan
 from tests.chaos.stages import Stage
 from tests.chaos.watch import Watch
-from tests.chaos.worker_group import Fleet
+from tests.chaos.worker_group import WorkerGroup
 
 ACTIONS = ("work", "ordered", "spread")
 MAILBOX = 200
@@ -145,7 +145,7 @@ class Chaos:
             stack.callback(emitting.hurry.set)
             self._wait_declared(emitting, emitted)
             environment = {VARIABLE: str(self.folder / "ledger"), "HEXA_CHAOS_CHILDREN": f"{self.name}.children"}
-            self._fleet = Fleet(self.folder, self.processes, environment)
+            self._fleet = WorkerGroup(self.folder, self.processes, environment)
             stack.callback(self._fleet.end)
             self._storm(plan, pool)
             emitting.hurry.set()
@@ -321,10 +321,10 @@ class Chaos:
         stage = self.stage
         channels = frozenset({f"{self.name}.jobs"})
         judged = {
-            "work": judge.Subscribed(channels=channels, policy=POLICY),
-            "ordered": judge.Subscribed(channels=channels, policy=RetryPolicy(), order_by="key"),
-            "steady": judge.Subscribed(channels=channels, policy=STEADY, order_by="key"),
-            "spread": judge.Subscribed(channels=channels, policy=RetryPolicy()),
+            "work": judge.JudgedSubscription(channels=channels, policy=POLICY),
+            "ordered": judge.JudgedSubscription(channels=channels, policy=RetryPolicy(), order_by="key"),
+            "steady": judge.JudgedSubscription(channels=channels, policy=STEADY, order_by="key"),
+            "spread": judge.JudgedSubscription(channels=channels, policy=RetryPolicy()),
         }
         expected = judge.Expected(
             actions={action: judged[action] for action in self._actions},

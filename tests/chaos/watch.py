@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from hexa_worker.testing.ledger import Entry
+from hexa_worker.testing.ledger import LedgerEntry
 
 _START = b'"handle_start"'
 
@@ -21,7 +21,7 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[Path, int] = {}
-        self._decode = msgspec.json.Decoder(Entry).decode
+        self._decode = msgspec.json.Decoder(LedgerEntry).decode
         self._starts: dict[str, list[float]] = {}
 
     def wait_consuming(self, actions: Iterable[str], since: float, within_s: float) -> float | None:

@@ -25,7 +25,7 @@ MISTAKES: Sequence[Callable[[str], str]] = (
 """What may be wrong with a worker.toml."""
 
 
-class Fleet:
+class WorkerGroup:
     """One worker, parent and children.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hexa_worker.testing import Claim, claims
+from hexa_worker.testing import ConformanceCheck, claims
 from tests.conformance.under_test import DRIVERS
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -15,7 +15,7 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def keep(one: Claim, backend: str) -> None:
+def keep(one: ConformanceCheck, backend: str) -> None:
     """Run a claim on an event loop."""
     if one.skip is not None:
         pytest.skip(one.skip)
@@ -27,5 +27,5 @@ def keep(one: Claim, backend: str) -> None:
 @pytest.mark.parametrize(
     "one", [pytest.param(one, id=f"{driver.name}-{one.name}") for driver in DRIVERS for one in claims(driver)]
 )
-def test_the_driver_keeps_its_promise(one: Claim, backend: str) -> None:
+def test_the_driver_keeps_its_promise(one: ConformanceCheck, backend: str) -> None:
     keep(one, backend)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hexa_worker.testing import Claim, claims
+from hexa_worker.testing import ConformanceCheck, claims
 from tests.conformance.test_drivers import BACKENDS, keep
 from tests.conformance.under_nats import NATS, NatsBroker
 from tests.lab.base import Broker
@@ -25,5 +25,5 @@ def server(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) 
     indirect=["server"],
 )
 @pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in claims(NATS)])
-def test_the_driver_keeps_its_promise(one: Claim, server: None, backend: str) -> None:
+def test_the_driver_keeps_its_promise(one: ConformanceCheck, server: None, backend: str) -> None:
     keep(one, backend)

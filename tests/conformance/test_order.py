@@ -21,7 +21,7 @@ from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 from tests.conformance.proxied import Proxied
 from tests.conformance.under_kafka import KAFKA, KafkaBroker
 from tests.conformance.under_nats import NATS, NatsBroker
@@ -103,7 +103,7 @@ class Company:
 
     def start(self) -> Callable[[End], Awaitable[None]]:
         """Start a worker in the background; returns what ends it."""
-        stage, stop, scope = Stage(settled=self.settled), StopSignals(), anyio.CancelScope()
+        stage, stop, scope = WorkerFixture(settled=self.settled), StopSignals(), anyio.CancelScope()
         driver: Driver = self._under_test.driver(self._broker)
         ended = anyio.Event()
 

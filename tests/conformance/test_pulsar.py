@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hexa_worker.testing import Claim, claims
+from hexa_worker.testing import ConformanceCheck, claims
 from tests.conformance.test_drivers import BACKENDS, keep
 from tests.conformance.under_pulsar import PULSAR, PulsarBroker
 from tests.lab.base import Broker
@@ -22,5 +22,5 @@ def node(pulsar: Broker) -> Iterator[Any]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in claims(PULSAR)])
-def test_the_driver_keeps_its_promise(one: Claim, backend: str, node: None) -> None:
+def test_the_driver_keeps_its_promise(one: ConformanceCheck, backend: str, node: None) -> None:
     keep(one, backend)

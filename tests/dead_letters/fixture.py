@@ -7,8 +7,8 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, DeadLettered, Route, settle
-from hexa_worker.dead_letters.dead_letter import DeadLetter
-from hexa_worker.dead_letters.dead_letters import Desk, Tally
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
+from hexa_worker.dead_letters.dead_letters import DeadLetters, Tally
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
@@ -76,8 +76,8 @@ def ignore(_tally: Tally) -> None:
     """Nobody watches."""
 
 
-async def letters(driver: Driver, filters: Filters | None = None) -> list[DeadLetter]:
-    desk = Desk(driver, SPECS, Stopped())
+async def letters(driver: Driver, filters: Filters | None = None) -> list[StoredDeadLetter]:
+    desk = DeadLetters(driver, SPECS, Stopped())
     return [letter async for letter in desk.letters(filters or Filters())]
 
 

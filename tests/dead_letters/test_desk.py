@@ -9,12 +9,12 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, settle
-from hexa_worker.dead_letters.dead_letters import Desk
+from hexa_worker.dead_letters.dead_letters import DeadLetters
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.dead_letters.tracer import Tracer
 from hexa_worker.errors import DriverError, DriverUnavailable
 from hexa_worker.lineage.recorder import Recorder
-from hexa_worker.lineage.store import LineageStore
+from hexa_worker.lineage.store import SqliteLineageStore
 from tests.dead_letters.fixture import SPECS, Stopped, Weak, dead, ignore, letters
 
 pytestmark = pytest.mark.anyio
@@ -32,13 +32,13 @@ async def test_letters_of_one_subscription_that_cannot_be_read_hide_no_others(dr
     await driver.publish([dead(1), dead(3, "more")])
     driver.unreadable |= {"do.dlq"}
     unread: dict[str, DriverError] = {}
-    listed = [one.event_id async for one in Desk(driver, SPECS, Stopped()).letters(Filters(), unread)]
+    listed = [one.event_id async for one in DeadLetters(driver, SPECS, Stopped()).letters(Filters(), unread)]
     assert (listed, list(unread)) == (["e-3"], ["do"])
 
 
 async def test_a_letter_is_found_by_its_id(driver: Weak) -> None:
     await driver.publish([dead(1), dead(2)])
-    desk = Desk(driver, SPECS, Stopped())
+    desk = DeadLetters(driver, SPECS, Stopped())
     found = await desk.find("do.dlq-1")
     assert found is not None
     assert found.event_id == "e-2"
@@ -48,7 +48,7 @@ async def test_a_letter_is_found_by_its_id(driver: Weak) -> None:
 
 async def test_a_limit_takes_the_oldest(driver: Weak) -> None:
     await driver.publish([dead(number) for number in range(5)])
-    desk = Desk(driver, SPECS, Stopped())
+    desk = DeadLetters(driver, SPECS, Stopped())
     assert (await desk.purge(await desk.choose(Filters(), limit=2), ignore)).done == 2
     assert [letter.event_id for letter in await letters(driver)] == ["e-2", "e-3", "e-4"]
 
@@ -57,13 +57,13 @@ async def test_a_trace_tells_what_is_remembered_and_what_waits(driver: Weak, tmp
     clock = Stopped()
     root = Delivery(channel="work", payload=b"", headers=((EVENT_ID, b"r"),), source="work", offset=0)
     child = ((EVENT_ID, b"c"), (ROOT_ID, b"r"), (PARENT_ID, b"r"))
-    recorder = Recorder(lambda: LineageStore(tmp_path / "lineage.db"), clock)
+    recorder = Recorder(lambda: SqliteLineageStore(tmp_path / "lineage.db"), clock)
     recorder.record("more", [Acked(root)], clock.ms)
     failed = settle(Raised(ValueError("no")), root, Route(action="do", retry_base="do", policy=RetryPolicy()), now_ms=1)
     recorder.record("do", [failed], clock.ms)
     await driver.publish([failed.record, Message(channel="work", payload=b"", headers=child)])  # type: ignore[union-attr]
     recorder.close()
-    store = LineageStore(tmp_path / "lineage.db", create=False)
+    store = SqliteLineageStore(tmp_path / "lineage.db", create=False)
     for asked in ("r", "c"):
         traced = await Tracer(driver, SPECS, store, remembers=True).trace(asked)
         assert traced.tree is not None

@@ -12,7 +12,7 @@ from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import CUT_CHANNEL, CUT_ID, CUT_SIZE, Acked, Route, settle
 from hexa_worker.dead_letters.dead_letter import Cut
-from hexa_worker.dead_letters.dead_letters import Desk, Tally
+from hexa_worker.dead_letters.dead_letters import DeadLetters, Tally
 from hexa_worker.dead_letters.editing import Draft, Hook
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.dead_letters.noting import noted
@@ -20,7 +20,7 @@ from hexa_worker.dead_letters.redriving import Redriver
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.lineage.finding import handled_redrives
 from hexa_worker.lineage.recorder import Recorder
-from hexa_worker.lineage.store import LineageStore
+from hexa_worker.lineage.store import SqliteLineageStore
 from tests.dead_letters.fixture import SPECS, Stopped, Weak, dead, handle, ignore, letters
 
 pytestmark = pytest.mark.anyio
@@ -96,10 +96,10 @@ async def test_a_copy_that_is_remembered_as_handled_is_not_sent_again(driver: We
     await driver.publish([dead(1), dead(2)])
     await cut_short(driver)
     handled = await handle(driver, None)
-    recorder = Recorder(lambda: LineageStore(tmp_path / "lineage.db"), Stopped())
+    recorder = Recorder(lambda: SqliteLineageStore(tmp_path / "lineage.db"), Stopped())
     recorder.record("do", [Acked(one) for one in handled if one.payload == b"1"], 1_000_500)
     recorder.close()
-    store = LineageStore(tmp_path / "lineage.db", create=False)
+    store = SqliteLineageStore(tmp_path / "lineage.db", create=False)
     remembering = Redriver(driver, SPECS, Stopped(), handled=lambda *asked: handled_redrives(store, *asked))
     tally = await remembering.run(await remembering.plan(Filters()), ignore)
     assert (tally.done, tally.already) == (1, 1)  # of 2 nothing was remembered: better twice than never
@@ -152,13 +152,13 @@ async def test_letters_that_somebody_else_took_are_passed_over(driver: Weak) -> 
 
 async def test_redrives_and_purges_are_part_of_the_lineage(driver: Weak, tmp_path: Path) -> None:
     await driver.publish([dead(1), dead(2)])
-    recorder = Recorder(lambda: LineageStore(tmp_path / "lineage.db"), Stopped())
+    recorder = Recorder(lambda: SqliteLineageStore(tmp_path / "lineage.db"), Stopped())
     redriver = Redriver(driver, SPECS, Stopped(), noted(recorder))
     await redriver.run(await redriver.plan(Filters(ids=frozenset({"do.dlq-0"}))), ignore)
-    desk = Desk(driver, SPECS, Stopped(), noted(recorder))
+    desk = DeadLetters(driver, SPECS, Stopped(), noted(recorder))
     await desk.purge(await desk.choose(Filters()), ignore)
     recorder.close()
-    store = LineageStore(tmp_path / "lineage.db", create=False)
+    store = SqliteLineageStore(tmp_path / "lineage.db", create=False)
     assert [(entry.outcome, entry.next) for entry in store.find("e-1")] == [("redriven", "do.retry.1")]
     assert [(entry.outcome, entry.next) for entry in store.find("e-2")] == [("purged", None)]
     store.close()

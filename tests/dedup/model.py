@@ -8,7 +8,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
+from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Granted, GrantedClaim
 from hexa_worker.dedup.base import ClaimStore
 
 LEASE_S = 1_000.0
@@ -41,7 +41,7 @@ class World(Protocol):
     def crash(self, portal: BlockingPortal, worker: int) -> None:
         """A worker's process is gone; another one begins in its place."""
 
-    def expire_leases(self, portal: BlockingPortal, dead: str, alive: Sequence[Held]) -> None:
+    def expire_leases(self, portal: BlockingPortal, dead: str, alive: Sequence[GrantedClaim]) -> None:
         """The leases of owners whose names begin with `dead` run out; those of `alive` are extended in time."""
 
     def flush(self, portal: BlockingPortal) -> None:
@@ -73,11 +73,11 @@ class Model:
         if now is not None and now.owner is not None and now.owner != ask.owner:
             assert answer is WAIT, "a claim that another owner holds was given away"
         elif now is not None and now.owner == ask.owner:
-            assert answer == Run(now.fence), "asking twice changed the answer"
+            assert answer == Granted(now.fence), "asking twice changed the answer"
         elif now is not None and (now.attempt is None or ask.attempt < now.attempt):
             assert answer is SKIP, "a duplicate was not recognised"
         else:
-            assert isinstance(answer, Run), "an event that nobody has handled was held back"
+            assert isinstance(answer, Granted), "an event that nobody has handled was held back"
             assert answer.fence > self.fences.get(ask.key, 0), "a fence did not rise"
             self.fences[ask.key] = answer.fence
             self.known[ask.key] = Known(ask.owner, answer.fence, ask.attempt)
@@ -93,7 +93,7 @@ class Model:
         self.known[held.key] = Known(None, held.fence, ending.following)
         return True
 
-    def extend(self, held: Held) -> bool:
+    def extend(self, held: GrantedClaim) -> bool:
         """What the store should say to an extension."""
         now = self.known.get(held.key)
         if now is not None and now.owner != held.owner:
@@ -101,10 +101,10 @@ class Model:
         self.known[held.key] = Known(held.owner, held.fence, held.attempt)
         return True
 
-    def held(self, but: str) -> list[Held]:
+    def held(self, but: str) -> list[GrantedClaim]:
         """What owners hold whose names do not begin with `but`."""
         return [
-            Held(key, one.owner, one.fence, one.attempt or 0)
+            GrantedClaim(key, one.owner, one.fence, one.attempt or 0)
             for key, one in self.known.items()
             if one.owner is not None and not one.owner.startswith(but)
         ]
@@ -123,7 +123,7 @@ asks = st.tuples(st.sampled_from(KEYS), st.integers(0, 2))
 class ClaimsMachine(RuleBasedStateMachine):
     """Two workers that do what they like with their stores, and a model that says what the stores should answer."""
 
-    granted: Bundle[Held] = Bundle("granted")
+    granted: Bundle[GrantedClaim] = Bundle("granted")
 
     @initialize()
     def begin(self) -> None:
@@ -136,7 +136,7 @@ class ClaimsMachine(RuleBasedStateMachine):
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         return self.portal.call(function, *args)
 
-    def store_of(self, held: Held) -> ClaimStore:
+    def store_of(self, held: GrantedClaim) -> ClaimStore:
         return self.world.stores[int(held.owner[0])]
 
     @rule(target=granted, worker=workers, wanted=st.lists(asks, min_size=1, max_size=6))
@@ -150,14 +150,14 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.model.claim(ask, answer)
         return multiple(
             *(
-                Held(ask.key, ask.owner, answer.fence, ask.attempt)
+                GrantedClaim(ask.key, ask.owner, answer.fence, ask.attempt)
                 for ask, answer in zip(batch, answers, strict=True)
-                if isinstance(answer, Run)
+                if isinstance(answer, Granted)
             )
         )
 
     @rule(held=granted)
-    def claim_again(self, held: Held) -> None:
+    def claim_again(self, held: GrantedClaim) -> None:
         ask = Ask(held.key, held.owner, held.attempt)
         now = self.model.known.get(held.key)
         if now is not None and now.owner == held.owner:
@@ -168,19 +168,19 @@ class ClaimsMachine(RuleBasedStateMachine):
         worker=workers,  # whoever says it
         batch=st.lists(st.tuples(granted, st.sampled_from((None, 0, 1, 2, 3))), min_size=1, max_size=3),
     )
-    def end(self, worker: int, batch: Sequence[tuple[Held, int | None]]) -> None:
+    def end(self, worker: int, batch: Sequence[tuple[GrantedClaim, int | None]]) -> None:
         endings = [Ending(held, following, KEEP_MS) for held, following in batch]
         answers = self.call(self.world.stores[worker].end, endings)
         assert list(answers) == [self.model.end(one) for one in endings]
 
     @rule(held=consumes(granted))
-    def succeed(self, held: Held) -> None:
+    def succeed(self, held: GrantedClaim) -> None:
         ending = Ending(held, None, KEEP_MS)
         for _ in range(2):  # the first answer may be lost
             assert list(self.call(self.store_of(held).end, [ending])) == [self.model.end(ending)]
 
     @rule(held=granted)
-    def extend(self, held: Held) -> None:
+    def extend(self, held: GrantedClaim) -> None:
         assert list(self.call(self.store_of(held).extend, [held])) == [self.model.extend(held)]
 
     @rule(worker=workers)

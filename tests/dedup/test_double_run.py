@@ -22,7 +22,7 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.drivers.opening import make_driver
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.subscriptions.loader import load_plans
 from tests.dedup.effects import EFFECTS
 from tests.lab.base import Broker
@@ -69,7 +69,7 @@ async def emit_twice(config_path: Path) -> None:
     events = [Event(channel="jobs", payload=number, id=f"job-{number}") for number in range(EVENTS)]
     async with opened(make_driver(config)) as driver:
         await driver.declare(specs(load_plans(config)))
-        emitter = Emitter(driver, SystemClock(), encode)
+        emitter = EventEncoder(driver, SystemClock(), encode)
         for start in range(0, EVENTS, BATCH):
             for _ in range(2):
                 answers = await emitter.emit_many(events[start : start + BATCH])

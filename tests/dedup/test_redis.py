@@ -15,7 +15,7 @@ import redis as redis_client
 
 from hexa_worker.config.dedup import Dedup, DedupTls
 from hexa_worker.config.secret import Secret
-from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
+from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Granted, GrantedClaim
 from hexa_worker.dedup.redis import RedisClaims
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.lab.base import Broker
@@ -48,8 +48,8 @@ async def claim(store: RedisClaims, key: str, owner: str = "me:1", attempt: int 
 
 
 async def finish(store: RedisClaims, key: str, answer: Answer, owner: str = "me:1") -> bool:
-    assert isinstance(answer, Run)
-    (own,) = await store.end([Ending(Held(key, owner, answer.fence, 0), None, 60_000)])
+    assert isinstance(answer, Granted)
+    (own,) = await store.end([Ending(GrantedClaim(key, owner, answer.fence, 0), None, 60_000)])
     return own
 
 
@@ -58,10 +58,10 @@ async def test_a_thousand_claims_of_one_batch_keep_their_order(redis: Broker, un
         name = unique_name()
         asks = [Ask(f"{name}-{number // 2}", f"me:{number}", 0) for number in range(2_000)]
         answers = await store.claim(asks)
-        assert all(isinstance(one, Run) for one in answers[::2])
+        assert all(isinstance(one, Granted) for one in answers[::2])
         assert all(one is WAIT for one in answers[1::2])
-        runs = [(ask, one) for ask, one in zip(asks, answers, strict=True) if isinstance(one, Run)]
-        held = [Held(ask.key, ask.owner, one.fence, 0) for ask, one in runs]
+        runs = [(ask, one) for ask, one in zip(asks, answers, strict=True) if isinstance(one, Granted)]
+        held = [GrantedClaim(ask.key, ask.owner, one.fence, 0) for ask, one in runs]
         assert all(await store.end([Ending(one, None, 60_000) for one in held]))
         assert all(one is SKIP for one in await store.claim(asks))
 
@@ -130,7 +130,7 @@ async def test_a_frozen_server_costs_no_more_than_the_timeout(redis: Broker, uni
         redis.thaw()
         with anyio.fail_after(5):
             answer = await _until_back(lambda: claim(store, name))
-        assert isinstance(answer, Run), "asking again under the same name is harmless"
+        assert isinstance(answer, Granted), "asking again under the same name is harmless"
 
 
 async def _until_back(call: Callable[[], Any]) -> Any:
@@ -151,8 +151,8 @@ async def test_a_flushed_server_has_forgotten_but_its_fences_still_rise(
             admin.flushall()
             admin.script_flush()
         second = await claim(store, name, "other:1")
-        assert isinstance(first, Run)
-        assert isinstance(second, Run)
+        assert isinstance(first, Granted)
+        assert isinstance(second, Granted)
         assert second.fence > first.fence
         assert not await finish(store, name, first), "somebody else has it by now"
         assert await finish(store, name, second, "other:1")
@@ -170,7 +170,7 @@ async def test_a_slow_server_counts_as_away_and_its_late_answers_confuse_nobody(
         for _ in range(20):
             name = unique_name()
             answer = await _until_back(lambda name=name: claim(store, name))  # type: ignore[misc]  # mypy and defaults
-            assert isinstance(answer, Run)
+            assert isinstance(answer, Granted)
             assert await claim(store, name, "other:1") is WAIT
 
 
@@ -180,7 +180,7 @@ async def test_a_cancelled_call_leaves_the_connection_in_step(redis: Broker, uni
             with anyio.move_on_after(number * 0.00002):
                 await claim(store, unique_name())
         name = unique_name()
-        assert isinstance(await claim(store, name), Run)
+        assert isinstance(await claim(store, name), Granted)
         assert await claim(store, name, "other:1") is WAIT
 
 
@@ -196,7 +196,7 @@ async def test_a_master_that_becomes_a_replica_is_asked_again_until_it_may_write
                     await claim(store, name)
             finally:
                 admin.replicaof("NO", "ONE")
-        assert isinstance(await claim(store, name), Run)
+        assert isinstance(await claim(store, name), Granted)
 
 
 # -- security
@@ -210,7 +210,7 @@ def secure(get_broker: Callable[[str], Broker]) -> Any:
 async def test_tls_with_a_password_works(secure: Any, unique_name: Callable[..., str]) -> None:
     tls = DedupTls(ca_file=str(secure.certificates.ca))
     async with opened(secure.tls_address, password=Secret(PASSWORD), tls=tls) as store:
-        assert isinstance(await claim(store, unique_name()), Run)
+        assert isinstance(await claim(store, unique_name()), Granted)
 
 
 @pytest.mark.parametrize("password", ["wrong-5e1f", None])
@@ -305,11 +305,11 @@ async def test_a_cluster_keeps_the_claims_of_a_batch_on_all_its_nodes(
     async with opened(f"redis://127.0.0.1:{cluster[0]}", cluster=True) as store:
         asks = [Ask(f"{name}-{number}", f"me:{number}", 0) for number in range(300)]
         answers = await store.claim(asks)
-        assert all(isinstance(one, Run) for one in answers)
+        assert all(isinstance(one, Granted) for one in answers)
         held = [
-            Held(ask.key, ask.owner, one.fence, 0)
+            GrantedClaim(ask.key, ask.owner, one.fence, 0)
             for ask, one in zip(asks, answers, strict=True)
-            if isinstance(one, Run)
+            if isinstance(one, Granted)
         ]
         assert all(await store.extend(held))
         assert all(await store.end([Ending(one, None, 60_000) for one in held[:150]]))

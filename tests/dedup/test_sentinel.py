@@ -14,13 +14,13 @@ from hexa_worker import Context
 from hexa_worker.config.dedup import Dedup, DedupTls
 from hexa_worker.config.secret import Secret
 from hexa_worker.core import lineage
-from hexa_worker.core.claims import SKIP, Run
+from hexa_worker.core.claims import SKIP, Granted
 from hexa_worker.core.idempotency import by_event
 from hexa_worker.core.message import Message
 from hexa_worker.dedup.redis import RedisClaims
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 from tests.dedup.sentinels import MASTER, WATCH_PASSWORD, Watched
 from tests.dedup.test_redis import claim, finish
 from tests.lab.base import Broker
@@ -93,8 +93,8 @@ async def test_after_a_failover_the_replica_knows_what_was_done(watched: Watched
         await anyio.to_thread.run_sync(watched.wait_for_another, old)  # the Sentinel that is asked may hear it last
         assert await finish(store, "held", held)
         again = await claim(store, "new", "other:1")
-        assert isinstance(again, Run)
-        assert isinstance(held, Run)
+        assert isinstance(again, Granted)
+        assert isinstance(held, Granted)
         assert again.fence > held.fence
 
 
@@ -103,10 +103,10 @@ async def test_a_frozen_master_is_left_for_its_successor_and_asked_no_more_when_
     async with opened(options(watched)) as store:
         old = watched.master
         watched.freeze(watched.sentinels[0])  # the first that is asked: the others are asked within the same call
-        assert isinstance(await first_answer(store, "before", "me:1"), Run)
+        assert isinstance(await first_answer(store, "before", "me:1"), Granted)
         watched.freeze(old)
         answer = await first_answer(store, "event", "me:1")
-        assert isinstance(answer, Run)
+        assert isinstance(answer, Granted)
         new = await anyio.to_thread.run_sync(watched.wait_for_another, old)
         watched.thaw(old)
         assert await finish(store, "event", answer)
@@ -120,7 +120,7 @@ async def test_during_a_failover_events_are_held_or_handled_as_configured(
     watched: Watched, failure: Literal["hold", "process"], unique_name: Callable[..., str]
 ) -> None:
     name, seen = unique_name(), list[tuple[int, bool]]()
-    stage = Stage(dedup=options(watched, on_store_failure=failure))
+    stage = WorkerFixture(dedup=options(watched, on_store_failure=failure))
 
     async def handle(number: int, ctx: Context) -> None:
         seen.append((number, ctx.fence is not None))
@@ -164,7 +164,7 @@ async def test_servers_and_sentinels_are_reached_over_tls(redis: Broker, tmp_pat
     try:
         tls = DedupTls(ca_file=str(certificates.ca))
         async with opened(options(watched, url=Secret("rediss://nobody"), tls=tls)) as store:
-            assert isinstance(await claim(store, "event"), Run)
+            assert isinstance(await claim(store, "event"), Granted)
         with pytest.raises(DriverRejected, match="certificate"):
             async with opened(options(watched, url=Secret("rediss://nobody"))):
                 pass

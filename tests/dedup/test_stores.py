@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.secret import Secret
-from hexa_worker.core.claims import Held
+from hexa_worker.core.claims import GrantedClaim
 from hexa_worker.dedup.embedded import EmbeddedClaims
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.dedup.redis import RedisClaims
@@ -30,7 +30,7 @@ class Clocked:
     stores: list[Any]
     clock: FakeClock
 
-    def expire_leases(self, portal: BlockingPortal, _dead: str, alive: Sequence[Held]) -> None:
+    def expire_leases(self, portal: BlockingPortal, _dead: str, alive: Sequence[GrantedClaim]) -> None:
         self.clock.ms += round(LEASE_S * 600)
         if alive:
             assert all(portal.call(self.stores[0].extend, alive))
@@ -99,7 +99,7 @@ class RedisWorld:
         portal.call(self.stores[worker].close)
         self.stores[worker] = self._opened(portal)
 
-    def expire_leases(self, portal: BlockingPortal, dead: str, alive: Sequence[Held]) -> None:
+    def expire_leases(self, portal: BlockingPortal, dead: str, alive: Sequence[GrantedClaim]) -> None:
         if alive:
             assert all(portal.call(self.stores[0].extend, alive))
         for key in self.admin.keys("hexa:dedup:*"):

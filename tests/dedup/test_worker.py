@@ -16,7 +16,7 @@ from hexa_worker.core.idempotency import by_event
 from hexa_worker.core.message import Message
 from hexa_worker.testing import Harness
 from tests.actors.conftest import BACKENDS, plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 from tests.lab.base import Broker
 
 
@@ -31,7 +31,7 @@ async def test_a_worker_holds_its_events_while_redis_is_gone_and_goes_on_when_it
     redis: Broker, unique_name: Callable[..., str]
 ) -> None:
     name, seen = unique_name(), list[int]()
-    stage = Stage(dedup=Dedup(store="redis", url=Secret(redis.address), on_store_failure="hold"))
+    stage = WorkerFixture(dedup=Dedup(store="redis", url=Secret(redis.address), on_store_failure="hold"))
 
     async def handle(number: int, ctx: Context) -> None:
         assert ctx.fence

@@ -23,7 +23,7 @@ async def handle(payload: int, ctx: Context) -> None:
 NO_SIGNALS: Mapping[int, signal.Signals] = MappingProxyType({})
 
 
-class Doomed:
+class KilledWorker:
     """One project, and one worker of it at a time.
 
     Args:

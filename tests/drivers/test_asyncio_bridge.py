@@ -8,7 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.asyncio_bridge import Island, OnAsyncio
+from hexa_worker.drivers.asyncio_bridge import AsyncioDriverAdapter, AsyncioThread
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import CAPABILITIES, MemoryDriver, MemorySource
 from hexa_worker.errors import DriverUnavailable
@@ -28,8 +28,8 @@ def only_trio(anyio_backend: str) -> None:
         pytest.skip("islands are for trio")
 
 
-def make() -> OnAsyncio[MemoryDriver]:
-    return OnAsyncio(MemoryDriver, CAPABILITIES)
+def make() -> AsyncioDriverAdapter[MemoryDriver]:
+    return AsyncioDriverAdapter(MemoryDriver, CAPABILITIES)
 
 
 async def test_what_is_published_is_received_on_either_loop() -> None:
@@ -73,7 +73,7 @@ async def test_before_open_and_after_close_the_driver_is_unavailable() -> None:
 
 
 async def test_a_cancelled_call_ends_over_there_before_it_ends_here(only_trio: None) -> None:
-    island = Island()
+    island = AsyncioThread()
     ended: list[str] = []
 
     async def call() -> None:
@@ -90,7 +90,7 @@ async def test_a_cancelled_call_ends_over_there_before_it_ends_here(only_trio: N
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_an_error(only_trio: None) -> None:
-    island = Island()
+    island = AsyncioThread()
 
     async def call() -> None:
         raise asyncio.CancelledError
@@ -101,7 +101,7 @@ async def test_a_cancellation_that_nobody_asked_for_is_an_error(only_trio: None)
 
 
 async def test_a_call_while_the_island_ends_is_answered(only_trio: None) -> None:
-    island, ending = Island(), threading.Event()
+    island, ending = AsyncioThread(), threading.Event()
 
     async def reluctant() -> None:
         try:
@@ -128,7 +128,7 @@ async def test_a_call_while_the_island_ends_is_answered(only_trio: None) -> None
 
 
 async def test_errors_come_home_as_they_are(only_trio: None) -> None:
-    island = Island()
+    island = AsyncioThread()
 
     async def call() -> None:
         raise KeyError("k")
@@ -139,7 +139,7 @@ async def test_errors_come_home_as_they_are(only_trio: None) -> None:
 
 
 async def test_a_hop_takes_far_less_than_a_millisecond(only_trio: None) -> None:
-    island = Island()
+    island = AsyncioThread()
 
     async def call() -> None:
         return None
@@ -170,7 +170,7 @@ async def test_the_revoked_callback_runs_on_the_loop_of_the_runtime() -> None:
         await anyio.lowlevel.checkpoint()
         told.append((sources, threading.current_thread() is home))
 
-    driver = OnAsyncio(Losing, CAPABILITIES)
+    driver = AsyncioDriverAdapter(Losing, CAPABILITIES)
     await driver.open()
     await driver.subscribe(SPEC, revoked)
     assert told == [(frozenset({"in"}), True)]
@@ -179,7 +179,7 @@ async def test_the_revoked_callback_runs_on_the_loop_of_the_runtime() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_a_call_that_is_cancelled_before_it_began_over_there_ends(anyio_backend: str) -> None:
-    island = Island()
+    island = AsyncioThread()
     try:
         for _ in range(50):
             with anyio.fail_after(5), anyio.CancelScope() as scope:

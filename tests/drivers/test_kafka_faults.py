@@ -11,12 +11,12 @@ from aiokafka.admin import NewTopic
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
-from hexa_worker.drivers.kafka.connection import Connection
-from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.kafka.connection import KafkaConnection
+from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.drivers.consuming import ack, patiently, publish, subscribed, take
 from tests.drivers.kafka_tools import opened, options, spec
-from tests.drivers.killed_worker import Doomed
+from tests.drivers.killed_worker import KilledWorker
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.lab.base import Broker
 from tests.lab.kafka import Kafka
@@ -89,7 +89,7 @@ async def test_while_a_thawed_node_is_not_let_in_yet_topics_wait_for_it(kafka: B
     thawed = anyio.Event()
 
     async def make_topics() -> None:
-        topics = Topics(Connection(options(kafka.address, timeout_s=20.0), Path()))
+        topics = TopicAdmin(KafkaConnection(options(kafka.address, timeout_s=20.0), Path()))
         while not thawed.is_set():
             await topics.create([NewTopic(unique_name(), 1, 1)])
         await topics.create([NewTopic(unique_name(), 1, 1)])
@@ -194,7 +194,7 @@ heartbeat_s = 0.2
 async def test_killed_workers_lose_nothing(
     kafka: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str
 ) -> None:
-    doomed = Doomed(tmp_path, unique_name(), anyio_backend, BROKER.format(kafka.address))
+    doomed = KilledWorker(tmp_path, unique_name(), anyio_backend, BROKER.format(kafka.address))
     async with opened(kafka.address) as driver:
         await doomed.lose_nothing(driver)
 

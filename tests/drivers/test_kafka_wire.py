@@ -15,8 +15,8 @@ from hexa_worker.core.message import header
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route, settle
-from hexa_worker.drivers.formats import Forms, WiredDriver
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.drivers.formats import ChannelFormats, FormattingDriver
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.record_formats.form import Form
 from hexa_worker.subscriptions.api import Event
 from tests.drivers.consuming import take
@@ -51,7 +51,7 @@ async def test_a_ladder_that_go_began_goes_on_here_at_its_attempt_and_in_its_tim
     one = spec(unique_name(), wire="hexa", retry_delays_ms=DELAYS_MS)
     gos = golden(of("go-retry", "go-action.retry.1", 1))
     async with opened(kafka.address) as inner, raw_producer(kafka.address) as producer:
-        driver = WiredDriver(inner, Forms(Form("plain", "kafka", "shop")))
+        driver = FormattingDriver(inner, ChannelFormats(Form("plain", "kafka", "shop")))
         await driver.declare([one])
         sent = await producer.send_and_wait(one.retry_channels[0], gos.payload, gos.key, headers=list(gos.headers))
         source = await driver.subscribe(one)
@@ -75,8 +75,8 @@ async def test_a_ladder_that_go_began_goes_on_here_at_its_attempt_and_in_its_tim
 async def test_what_is_emitted_is_complete_for_a_go_consumer(kafka: Broker, unique_name: Name) -> None:
     channel = unique_name()
     async with opened(kafka.address) as inner:
-        driver = WiredDriver(inner, Forms(Form("hexa", "kafka", "shop")))
-        emitter = Emitter(driver, SystemClock(), encode)
+        driver = FormattingDriver(inner, ChannelFormats(Form("hexa", "kafka", "shop")))
+        emitter = EventEncoder(driver, SystemClock(), encode)
         await emitter.emit(Event(channel=channel, payload={"id": 1}, key="k", correlation_id="cid"))
         record = await raw_record(kafka.address, channel)
     headers = dict(record.headers)

@@ -19,7 +19,7 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.drivers.consuming import ack, patiently, publish, spec, subscribed, take
-from tests.drivers.killed_worker import Doomed
+from tests.drivers.killed_worker import KilledWorker
 from tests.drivers.nats_tools import opened
 from tests.lab.base import Broker
 from tests.lab.nats import Nats
@@ -189,7 +189,7 @@ async def test_a_process_that_begins_while_jetstream_is_off_waits_where_another_
 ) -> None:
     broker, project = own(), tmp_path / "project"
     project.mkdir()
-    worker = Doomed(project, unique_name(), anyio_backend, f'driver = "nats"\nservers = ["{broker.address}"]\n')
+    worker = KilledWorker(project, unique_name(), anyio_backend, f'driver = "nats"\nservers = ["{broker.address}"]\n')
     process = worker.start()
 
     async def wait_for(reached: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from hexa_worker.clock import SystemClock
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.consumer import PullConsumer
 from tests.drivers.nats_tools import options
 from tests.lab.base import Broker
@@ -50,7 +50,7 @@ async def test_when_the_only_server_that_was_named_dies_another_of_its_cluster_s
     cluster: tuple[Nats, Nats],
 ) -> None:
     seed, other = cluster
-    connection = Connection(options(seed.address), Path())
+    connection = NatsConnection(options(seed.address), Path())
     await connection.open()
     try:
         with anyio.fail_after(10):
@@ -74,7 +74,7 @@ async def test_when_the_only_server_that_was_named_dies_another_of_its_cluster_s
 async def test_what_servers_say_of_pulls_is_not_said_at_every_pull(
     caplog: pytest.LogCaptureFixture, text: str, lines: int
 ) -> None:
-    connection = Connection(options("nats://127.0.0.1:1"), Path())
+    connection = NatsConnection(options("nats://127.0.0.1:1"), Path())
     heard: Callable[[], None] = anyio.Event().set
     feed = PullConsumer(0, connection, "stream", "durable", "channel", "", 30.0, SystemClock(), heard)
     with caplog.at_level(logging.INFO):

@@ -14,7 +14,7 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.nats import NatsDriver
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.drivers.consuming import PLENTY, ack, confirmed, patiently, publish, spec, subscribed, take
-from tests.drivers.killed_worker import Doomed
+from tests.drivers.killed_worker import KilledWorker
 from tests.drivers.nats_tools import opened
 from tests.drivers.outages import Consumer, Outage, crawl, outlive
 from tests.lab.base import Broker
@@ -222,7 +222,7 @@ async def test_one_slow_key_keeps_the_other_lanes_from_nothing(
 ) -> None:
     action, count, lanes = unique_name(), 5_000, 16
     settings = f"{BROKER.format(nats.address, action, 'key')}concurrency = {lanes}\n"
-    worker = Doomed(tmp_path, action, anyio_backend, settings, SLOW)
+    worker = KilledWorker(tmp_path, action, anyio_backend, settings, SLOW)
     keys = [b"slow", *[b"k%d" % (number % 500) for number in range(1, count)]]
     free = {number for number, key in enumerate(keys) if stripe_of(key, 0, lanes) != stripe_of(b"slow", 0, lanes)}
     async with opened(nats.address) as driver:
@@ -246,6 +246,6 @@ async def test_killed_workers_lose_nothing(
     nats: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str, order_by: str
 ) -> None:
     action = unique_name()
-    doomed = Doomed(tmp_path, action, anyio_backend, BROKER.format(nats.address, action, order_by))
+    doomed = KilledWorker(tmp_path, action, anyio_backend, BROKER.format(nats.address, action, order_by))
     async with opened(nats.address) as driver:
         await doomed.lose_nothing(driver)

@@ -15,7 +15,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Failure, Postponed, Released
 from hexa_worker.drivers.base import Source, SubscriptionSpec
 from hexa_worker.drivers.nats import NatsDriver
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.errors import DriverUnavailable
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
 from tests.drivers.nats_tools import opened, options
@@ -153,15 +153,15 @@ async def test_a_term_that_could_not_begin_begins_again(
         await fill(driver, one, 3)
         async with subscribed(driver, one) as source:
             await ack(source, await take(source, 3))
-            asked, failed = Connection.api, anyio.Event()
+            asked, failed = NatsConnection.api, anyio.Event()
 
-            async def api(connection: Connection, action: str, **body: Any) -> dict[str, Any]:
+            async def api(connection: NatsConnection, action: str, **body: Any) -> dict[str, Any]:
                 if action.startswith(step) and not failed.is_set():
                     failed.set()
                     raise DriverUnavailable("no answer")
                 return await asked(connection, action, **body)
 
-            monkeypatch.setattr(Connection, "api", api)  # one answer is lost, and the connection stays
+            monkeypatch.setattr(NatsConnection, "api", api)  # one answer is lost, and the connection stays
             proxy.cut()  # a new connection needs a new term
             proxy.heal()
             with anyio.fail_after(10):

@@ -15,7 +15,7 @@ from hexa_worker.core.outcome import DeadLetter, Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Released, Route, settle
 from hexa_worker.drivers.nats import names
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.source import NatsSource
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
@@ -115,13 +115,13 @@ async def test_a_stop_while_something_is_made_again_is_not_overlooked(
     one = spec(unique_name())
     async with opened(nats.address) as driver, subscribed(driver, one) as source:
         assert isinstance(source, NatsSource)
-        asked = Connection.api
+        asked = NatsConnection.api
 
-        async def api(connection: Connection, action: str, **body: Any) -> dict[str, Any]:
+        async def api(connection: NatsConnection, action: str, **body: Any) -> dict[str, Any]:
             source.stop()
             return await asked(connection, action, **body)
 
-        monkeypatch.setattr(Connection, "api", api)
+        monkeypatch.setattr(NatsConnection, "api", api)
         source.feeds[0].missing = True
         with anyio.fail_after(3):
             assert await source.receive(1, PLENTY) == []
@@ -161,7 +161,7 @@ async def test_what_keeps_claims_alive_does_not_die_unnoticed(
         def broken(*_: Any) -> Any:
             raise KeyError("a mistake of ours")
 
-        monkeypatch.setattr(Connection, "expect", broken)
+        monkeypatch.setattr(NatsConnection, "expect", broken)
         with pytest.raises(KeyError, match="mistake"), anyio.fail_after(5):
             await source.receive(1, PLENTY)
         monkeypatch.undo()

@@ -10,7 +10,7 @@ from hexa_worker.core.message import Message, header
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route, settle
-from hexa_worker.drivers.formats import Forms, WiredDriver
+from hexa_worker.drivers.formats import ChannelFormats, FormattingDriver
 from hexa_worker.record_formats.form import Form, Wire
 from tests.drivers.consuming import publish, spec, take
 from tests.drivers.nats_tools import opened
@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 async def test_an_event_and_its_retry_keep_payload_key_and_id(nats: Broker, unique_name: Name, wire: Wire) -> None:
     one = spec(unique_name(), wire=wire)
     async with opened(nats.address) as inner:
-        driver = WiredDriver(inner, Forms(Form("plain", "nats", "a shöp")))
+        driver = FormattingDriver(inner, ChannelFormats(Form("plain", "nats", "a shöp")))
         await driver.declare([one])
         headers = (*origin_headers("e1"), ("own", "grün".encode()))
         await driver.publish([Message(channel=one.channels[0], payload=b"\x00\xff", key=b"k", headers=headers)])
@@ -50,7 +50,7 @@ async def test_a_value_of_go_is_opened(nats: Broker, unique_name: Name) -> None:
     one = spec(unique_name(), wire="hexa")
     value = next(line["text"]["value"] for line in LINES if line["case"] == "go-raw-value").encode()
     async with opened(nats.address) as inner:
-        driver = WiredDriver(inner, Forms(Form("plain", "nats", "shop")))
+        driver = FormattingDriver(inner, ChannelFormats(Form("plain", "nats", "shop")))
         await driver.declare([one])
         await publish(inner, one.channels[0], value)
         source = await driver.subscribe(one)

@@ -14,7 +14,7 @@ from hexa_worker.core.ordering import stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.pulsar import PulsarDriver
 from tests.drivers.consuming import confirmed, patiently, publish, spec, subscribed
-from tests.drivers.killed_worker import Doomed
+from tests.drivers.killed_worker import KilledWorker
 from tests.drivers.outages import Consumer, Outage, crawl, keyed, outlive
 from tests.drivers.pulsar_tools import opened, options
 from tests.lab.base import Broker
@@ -94,19 +94,19 @@ TROUBLE = """    if payload % 100 == 7 and ctx.attempt == 0:
 
 
 @pytest.fixture
-def doomed(pulsar: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str) -> Doomed:
+def doomed(pulsar: Broker, unique_name: Name, tmp_path: Path, anyio_backend: str) -> KilledWorker:
     action = unique_name()
     broker = BROKER.format(pulsar.address, pulsar.admin_address, action)
-    return Doomed(tmp_path, action, anyio_backend, broker, TROUBLE)
+    return KilledWorker(tmp_path, action, anyio_backend, broker, TROUBLE)
 
 
 @pytest.mark.timeout(180)
-async def test_killed_and_frozen_workers_lose_nothing(pulsar: Broker, doomed: Doomed) -> None:
+async def test_killed_and_frozen_workers_lose_nothing(pulsar: Broker, doomed: KilledWorker) -> None:
     async with opened(options(pulsar)) as driver:
         await doomed.lose_nothing(driver, also={1_700: signal.SIGSTOP, 1_900: signal.SIGCONT})
 
 
-async def test_until_idle_ends_when_everything_is_done_retries_included(pulsar: Broker, doomed: Doomed) -> None:
+async def test_until_idle_ends_when_everything_is_done_retries_included(pulsar: Broker, doomed: KilledWorker) -> None:
     count = 500
     async with opened(options(pulsar)) as driver:
         await publish(driver, doomed.channel, *[b"%d" % number for number in range(count)])
@@ -128,7 +128,7 @@ async def test_one_slow_key_keeps_the_other_lanes_from_nothing(
 ) -> None:
     action, count, lanes = unique_name(), 5_000, 16
     settings = f"{BROKER.format(pulsar.address, pulsar.admin_address, action)}[subscriptions.{action}]\n"
-    worker = Doomed(tmp_path, action, anyio_backend, f'{settings}order_by = "key"\nconcurrency = {lanes}\n', SLOW)
+    worker = KilledWorker(tmp_path, action, anyio_backend, f'{settings}order_by = "key"\nconcurrency = {lanes}\n', SLOW)
     keys = [b"slow", *[b"k%d" % (number % 500) for number in range(1, count)]]
     free = {number for number, key in enumerate(keys) if stripe_of(key, 0, lanes) != stripe_of(b"slow", 0, lanes)}
     async with opened(options(pulsar)) as driver:

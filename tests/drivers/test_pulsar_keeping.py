@@ -12,7 +12,7 @@ from hexa_worker.config.pulsar import PulsarSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
-from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION, Topics
+from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION, TopicNames
 from hexa_worker.drivers.pulsar.unread import MOST, Unread
 from hexa_worker.errors import DriverRejected
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
@@ -55,7 +55,7 @@ class Nobody:
 class Everywhere:
     """A connection on which everything can be subscribed to."""
 
-    topics = Topics("persistent://public/default/{}")
+    topics = TopicNames("persistent://public/default/{}")
 
     @property
     def client(self) -> Any:

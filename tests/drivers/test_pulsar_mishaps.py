@@ -18,10 +18,10 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked, DeadLettered, Failure
 from hexa_worker.drivers.base import Source
 from hexa_worker.drivers.pulsar import PulsarDriver
-from hexa_worker.drivers.pulsar.batch_acks import MANY, Acknowledgements
+from hexa_worker.drivers.pulsar.batch_acks import MANY, BatchAcks
 from hexa_worker.drivers.pulsar.dead_letter_reader import LETTERS
 from hexa_worker.drivers.pulsar.reading import Reading
-from hexa_worker.drivers.pulsar.wire import Origin
+from hexa_worker.drivers.pulsar.wire import PulsarOrigin
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 from tests.drivers.consuming import PLENTY, ack, publish, spec, subscribed, take
 from tests.drivers.pulsar_tools import ask, opened, options, raw_client
@@ -208,7 +208,7 @@ async def test_what_was_read_beside_something_unreadable_comes_again(pulsar: Bro
         consumer = client.subscribe(topic, "raw")
         client.create_producer(topic).send(b"x")
         message = consumer.receive(10_000)._message
-        reading = Reading(lambda one: Origin(one, one, 0), {}, object(), Acknowledgements())
+        reading = Reading(lambda one: PulsarOrigin(one, one, 0), {}, object(), BatchAcks())
         with pytest.raises(AttributeError):
             reading.read([message, object()])
         assert [one.payload for one in reading.read([message])] == [b"x"]

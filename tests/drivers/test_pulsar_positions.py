@@ -10,7 +10,7 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Failure, RetryAt
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.pulsar import source_builder
-from hexa_worker.drivers.pulsar.names import Topics
+from hexa_worker.drivers.pulsar.names import TopicNames
 from hexa_worker.drivers.pulsar.positions import MARK, Positions
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from tests.drivers.consuming import ack, publish, spec, subscribed, take
@@ -186,7 +186,7 @@ class Store:
 
 
 def positions(store: Store) -> Positions:
-    return Positions(cast("Any", store), Topics("persistent://public/default/{}"), "work")
+    return Positions(cast("Any", store), TopicNames("persistent://public/default/{}"), "work")
 
 
 def test_what_is_noted_of_messages_that_are_not_there_skips_nothing() -> None:

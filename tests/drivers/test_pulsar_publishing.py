@@ -13,7 +13,7 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Failure, RetryAt
 from hexa_worker.drivers.pulsar.home import Home
-from hexa_worker.drivers.pulsar.publisher import Publisher
+from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.errors import DriverUnavailable
 from tests.drivers.consuming import patiently, publish, spec, subscribed, take
@@ -73,7 +73,7 @@ class _Connection:
 
 async def test_a_topic_that_nobody_serves_fails_alone() -> None:
     connection: Any = _Connection()
-    publisher = Publisher(connection, Pulsar(), SystemClock(), Unread(connection, connection, "drop"))
+    publisher = PulsarPublisher(connection, Pulsar(), SystemClock(), Unread(connection, connection, "drop"))
     publisher.open(Home())
     try:
         names = ("one", "away", "two")

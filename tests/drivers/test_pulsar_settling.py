@@ -11,7 +11,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, Failure, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
 from hexa_worker.drivers.pulsar.home import Home, Threads
-from hexa_worker.drivers.pulsar.publisher import Call
+from hexa_worker.drivers.pulsar.publisher import PublishCall
 from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.errors import LeaseLost
 from tests.drivers.consuming import spec
@@ -30,10 +30,10 @@ class _Inlet:
 
 
 async def test_a_source_that_is_closed_while_a_retry_is_written_has_settled_nothing() -> None:
-    home, calls, begun = Home(), list[Call](), anyio.Event()
+    home, calls, begun = Home(), list[PublishCall](), anyio.Event()
 
-    def begin(messages: Sequence[Message]) -> Call:
-        calls.append(Call(messages, home, 10.0))
+    def begin(messages: Sequence[Message]) -> PublishCall:
+        calls.append(PublishCall(messages, home, 10.0))
         begun.set()
         return calls[-1]
 

@@ -11,9 +11,9 @@ pytest.importorskip("pulsar")
 import _pulsar
 
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.pulsar.batch_acks import MANY, Acknowledgements, Entry
+from hexa_worker.drivers.pulsar.batch_acks import MANY, BatchAcks, BatchEntry
 from hexa_worker.drivers.pulsar.client_internals import size_of
-from hexa_worker.drivers.pulsar.names import Topics, place, place_of
+from hexa_worker.drivers.pulsar.names import TopicNames, place, place_of
 from hexa_worker.drivers.pulsar.wire import build, due_of, headers_of, key_of, properties_of
 from hexa_worker.errors import DriverRejected
 
@@ -92,7 +92,7 @@ def test_offsets_of_ordinary_places_are_reversible_and_grow(ledger: int, entry: 
 
 
 def test_topics_and_channels() -> None:
-    topics = Topics("persistent://shop/live/v1.{}")
+    topics = TopicNames("persistent://shop/live/v1.{}")
     assert topics.topic("orders") == "persistent://shop/live/v1.orders"
     assert topics.channel("persistent://shop/live/v1.orders-partition-3") == "orders"
     assert topics.source("persistent://shop/live/v1.orders-partition-3") == "orders-partition-3"
@@ -106,7 +106,7 @@ def test_topics_and_channels() -> None:
 )
 def test_a_name_that_cannot_be_a_topic_is_refused(name: str) -> None:
     with pytest.raises(DriverRejected):
-        Topics("persistent://public/default/{}").topic(name)
+        TopicNames("persistent://public/default/{}").topic(name)
 
 
 # -- acknowledging whole entries
@@ -116,8 +116,8 @@ def message_id(entry: int, index: int) -> Any:
     return _pulsar.MessageId(-1, 7, entry, index)
 
 
-def entry_of(number: int, size: int) -> Entry:
-    entry = Entry(message_id(number, 0), "persistent://public/default/t")
+def entry_of(number: int, size: int) -> BatchEntry:
+    entry = BatchEntry(message_id(number, 0), "persistent://public/default/t")
     entry.left = size
     return entry
 
@@ -126,7 +126,7 @@ def places(ids: list[Any]) -> list[tuple[int, int]]:
     return [(one.entry_id(), one.batch_index()) for one in ids]
 
 
-def settled(entry: Entry, number: int, indexes: range) -> list[Any]:
+def settled(entry: BatchEntry, number: int, indexes: range) -> list[Any]:
     return [(("t", number * 1000 + index), (message_id(number, index), entry)) for index in indexes]
 
 
@@ -140,7 +140,7 @@ def test_the_size_of_an_entry_is_read_from_an_id() -> None:
 
 
 def test_a_whole_entry_is_acknowledged_as_one() -> None:
-    acknowledgements, entry = Acknowledgements(), entry_of(1, 2 * MANY)
+    acknowledgements, entry = BatchAcks(), entry_of(1, 2 * MANY)
     assert acknowledgements.add(settled(entry, 1, range(MANY))) == []
     assert ("t", 1000) in acknowledgements.done
     assert places(acknowledgements.add(settled(entry, 1, range(MANY, 2 * MANY)))) == [(1, -1)]
@@ -149,7 +149,7 @@ def test_a_whole_entry_is_acknowledged_as_one() -> None:
 
 
 def test_an_entry_that_is_not_done_is_never_acknowledged_as_a_whole() -> None:
-    acknowledgements, entry = Acknowledgements(), entry_of(1, 2 * MANY)
+    acknowledgements, entry = BatchAcks(), entry_of(1, 2 * MANY)
     acknowledgements.add(settled(entry, 1, range(2 * MANY - 1)))
     assert acknowledgements.overdue() == []
     late = places(acknowledgements.overdue(everything=True))
@@ -159,7 +159,7 @@ def test_an_entry_that_is_not_done_is_never_acknowledged_as_a_whole() -> None:
 
 
 def test_few_are_acknowledged_at_once_and_with_them_what_waited() -> None:
-    acknowledgements, entry = Acknowledgements(), entry_of(1, 3 * MANY)
+    acknowledgements, entry = BatchAcks(), entry_of(1, 3 * MANY)
     acknowledgements.add(settled(entry, 1, range(MANY)))
     now = places(acknowledgements.add(settled(entry, 1, range(MANY, MANY + 2))))
     assert sorted(now) == [(1, index) for index in range(MANY + 2)]
@@ -170,7 +170,7 @@ def test_each_is_acknowledged_exactly_once(batches: list[list[int]], hurry: bool
     sizes = dict.fromkeys(range(4), 100)
     entries = {number: entry_of(number, size) for number, size in sizes.items()}
     given_out = dict.fromkeys(entries, 0)
-    acknowledgements = Acknowledgements()
+    acknowledgements = BatchAcks()
     acked: list[tuple[int, int]] = []
     for batch in batches:
         items: list[Any] = []

@@ -16,8 +16,8 @@ from hexa_worker.core.outcome import Raised
 from hexa_worker.core.propagated import GUEST
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Route, settle
-from hexa_worker.drivers.formats import Forms, WiredDriver
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.drivers.formats import ChannelFormats, FormattingDriver
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.record_formats.form import Form, Wire
 from hexa_worker.subscriptions.api import Event
 from tests.drivers.consuming import spec, take
@@ -41,7 +41,7 @@ async def test_an_event_its_retry_and_its_dead_letter_keep_payload_key_and_id(
 ) -> None:
     one = spec(unique_name(), wire=wire)
     async with opened(options(pulsar)) as inner:
-        driver = WiredDriver(inner, Forms(Form("plain", "pulsar", "a shöp")))
+        driver = FormattingDriver(inner, ChannelFormats(Form("plain", "pulsar", "a shöp")))
         await driver.declare([one])
         source = await driver.subscribe(one)
         headers = (*origin_headers("e1"), ("own", "grün".encode()))
@@ -68,7 +68,7 @@ async def test_an_event_its_retry_and_its_dead_letter_keep_payload_key_and_id(
 async def test_a_value_of_go_is_opened(pulsar: Broker, unique_name: Name, line: dict[str, Any]) -> None:
     one = spec(unique_name(), wire="hexa")
     async with opened(options(pulsar)) as inner:
-        driver = WiredDriver(inner, Forms(Form("plain", "pulsar", "shop")))
+        driver = FormattingDriver(inner, ChannelFormats(Form("plain", "pulsar", "shop")))
         await driver.declare([one])
         source = await driver.subscribe(one)
         with raw_client(pulsar) as client:
@@ -88,7 +88,9 @@ async def test_what_is_emitted_is_a_value_that_go_opens_with_key_and_event_time(
     with raw_client(pulsar) as client:
         consumer = client.subscribe(channel, "go", initial_position=client_library.InitialPosition.Earliest)
         async with opened(options(pulsar)) as inner:
-            emitter = Emitter(WiredDriver(inner, Forms(Form("hexa", "pulsar", "shop"))), SystemClock(), encode)
+            emitter = EventEncoder(
+                FormattingDriver(inner, ChannelFormats(Form("hexa", "pulsar", "shop"))), SystemClock(), encode
+            )
             await emitter.emit(Event(channel=channel, payload={"id": 1}, key="ada", correlation_id="cid"))
         found = consumer.receive(timeout_millis=20_000)
     value = json.loads(found.data())

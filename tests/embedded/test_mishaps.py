@@ -16,7 +16,7 @@ from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.loop.commands import Job, Receive
+from hexa_worker.drivers.embedded.loop.commands import Command, Receive
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.errors import DriverError, DriverUnavailable
 from tests.deadlines import in_time, until
@@ -193,10 +193,10 @@ async def test_a_lease_of_vanished_records_whose_end_could_not_be_written_bars_t
 async def test_a_job_that_comes_as_the_thread_ends_is_not_waited_for(driver: EmbeddedDriver) -> None:
     thread = driver._running
 
-    class Late(deque[Job | Receive]):
+    class Late(deque[Command | Receive]):
         """The thread ends between the question whether it runs and the handing over."""
 
-        def append(self, job: Job | Receive) -> None:
+        def append(self, job: Command | Receive) -> None:
             thread._stopping = True
             thread._bell.ring()
             thread._thread.join(10)

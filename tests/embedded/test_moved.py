@@ -14,7 +14,7 @@ from hexa_worker.drivers.embedded import EmbeddedDriver
 from hexa_worker.drivers.embedded.loop.thread import BrokerThread
 from hexa_worker.errors import DriverBroken, DriverRejected, LeaseLost
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 from tests.deadlines import until
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
@@ -63,7 +63,7 @@ async def test_a_worker_goes_on_with_the_file_that_is_there(
     path: Path, happens: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     await prepare_another(path)
-    stage = Stage()
+    stage = WorkerFixture()
     seen: list[int] = []
 
     async def handle(payload: int, _ctx: Context) -> None:
@@ -145,7 +145,7 @@ async def test_no_subscription_misses_what_another_one_finishes_before_it_comes_
 
 
 async def test_a_thread_that_ends_ends_the_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage()
+    stage = WorkerFixture()
     turn, dying = BrokerThread._turn, False
 
     def die(thread: BrokerThread) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from hexa_worker.drivers.embedded.leasing.members import Owners
+from hexa_worker.drivers.embedded.leasing.members import Members
 from hexa_worker.drivers.embedded.storage.schema import migrate
 
 
@@ -17,7 +17,7 @@ def new_file(path: Path) -> sqlite3.Connection:
 def test_an_owner_lives_on_when_one_of_the_file_before_goes(tmp_path: Path) -> None:
     locks = tmp_path / "hexa.db-owners"
     with closing(new_file(tmp_path / "old.db")) as old, closing(new_file(tmp_path / "new.db")) as new:
-        before, owner, other = (Owners(locks, 60.0) for _ in range(3))
+        before, owner, other = (Members(locks, 60.0) for _ in range(3))
         before.register(old)
         owner.register(new)
         other.register(new)

@@ -11,9 +11,9 @@ from hexa_worker.core.lineage import CORRELATION_ID
 from hexa_worker.core.message import header
 from hexa_worker.core.propagated import carried_from
 from hexa_worker.drivers.memory import MemoryDriver
-from hexa_worker.event_encoder import Emitter as Preparer
+from hexa_worker.event_encoder import EventEncoder as Preparer
 from tests.actors.conftest import plan_of
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 USER = User(type="_regular", identifier="u-1", name="Ada", is_active=True, roles=("admin",))
@@ -24,7 +24,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def run(stage: Stage, handle: Any, **settings: Any) -> None:
+async def run(stage: WorkerFixture, handle: Any, **settings: Any) -> None:
     preparer = Preparer(MemoryDriver(stage.store), SystemClock(), encode)
     headers = {"traceparent": TRACE, "tracestate": "a=b", "own": "stays behind"}
     await preparer.emit(
@@ -36,7 +36,7 @@ async def run(stage: Stage, handle: Any, **settings: Any) -> None:
 
 @pytest.mark.anyio
 async def test_a_child_takes_over_correlation_id_user_locale_and_trace() -> None:
-    stage, seen = Stage(), list[Any]()
+    stage, seen = WorkerFixture(), list[Any]()
 
     async def handle(_payload: int, ctx: Context) -> None:
         seen.append((ctx.correlation_id, ctx.user, ctx.locale))
@@ -55,7 +55,7 @@ async def test_a_child_takes_over_correlation_id_user_locale_and_trace() -> None
 
 @pytest.mark.anyio
 async def test_what_a_child_says_itself_wins() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     async def handle(_payload: int, ctx: Context) -> None:
         await ctx.emit("children", 2, headers={"traceparent": "mine"})
@@ -67,7 +67,7 @@ async def test_what_a_child_says_itself_wins() -> None:
 
 @pytest.mark.anyio
 async def test_a_child_of_a_plain_function_takes_the_same() -> None:
-    stage = Stage()
+    stage = WorkerFixture()
 
     def handle(_payload: int, ctx: Context) -> None:
         ctx.emit_sync("children", 2)

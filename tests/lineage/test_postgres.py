@@ -16,7 +16,7 @@ from hexa_worker.lineage import recorder as recording
 from hexa_worker.lineage.base import StoreError
 from hexa_worker.lineage.finding import find
 from hexa_worker.lineage.packs import Gathering
-from hexa_worker.lineage.postgres import PostgresStore
+from hexa_worker.lineage.postgres import PostgresLineageStore
 from hexa_worker.lineage.recorder import Recorder
 from tests.lab.base import Broker
 from tests.lab.logins import PASSWORD
@@ -41,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def recorder(url: str) -> Iterator[Recorder]:
-    made = Recorder(lambda: PostgresStore(Secret(url)), SystemClock())
+    made = Recorder(lambda: PostgresLineageStore(Secret(url)), SystemClock())
     yield made
     made.close()
 
@@ -58,7 +58,7 @@ def record(recorder: Recorder, *ids: str) -> None:
 def known(url: str, ids: Sequence[str]) -> set[str]:
     """Those of `ids` that are in the store; none where nothing was recorded yet."""
     try:
-        store = PostgresStore(Secret(url), create=False)
+        store = PostgresLineageStore(Secret(url), create=False)
     except StoreError:
         return set()
     with closing(store):
@@ -73,13 +73,13 @@ def wait_known(url: str, *ids: str) -> None:
 
 
 def test_a_tree_that_several_services_wrote_is_found_by_any_of_its_events(url: str) -> None:
-    recorders = [Recorder(lambda: PostgresStore(Secret(url)), SystemClock()) for _ in range(4)]
+    recorders = [Recorder(lambda: PostgresLineageStore(Secret(url)), SystemClock()) for _ in range(4)]
     for number, one in enumerate(recorders):
         one.record(f"service-{number}", [Acked(delivery("r"))], 1_000_000)
         one.record(f"service-{number}", [Acked(delivery(f"c-{number}", root="r"))] * 2, 1_000_000)
     for one in recorders:
         one.close()
-    with closing(PostgresStore(Secret(url), create=False)) as store:
+    with closing(PostgresLineageStore(Secret(url), create=False)) as store:
         for asked in ("r", "c-3"):
             entries = find(store, asked)
             assert sorted((entry.event_id, entry.action) for entry in entries) == [
@@ -103,7 +103,7 @@ def test_a_recorder_outlives_a_restart_and_loses_nothing(postgres: Broker, url: 
 
 def test_a_database_that_is_away_at_the_start_is_waited_for_without_waiting(postgres: Broker, url: str) -> None:
     postgres.stop()
-    recorder = Recorder(lambda: PostgresStore(Secret(url)), SystemClock())
+    recorder = Recorder(lambda: PostgresLineageStore(Secret(url)), SystemClock())
     record(recorder, "e")
     postgres.start()
     wait_known(url, "e")  # nothing else has to happen for it
@@ -135,7 +135,7 @@ def test_a_frozen_database_does_not_keep_a_worker_from_ending(
 
 
 def test_what_is_too_old_is_forgotten_by_any_process(url: str) -> None:
-    with closing(PostgresStore(Secret(url))) as store, closing(PostgresStore(Secret(url))) as other:
+    with closing(PostgresLineageStore(Secret(url))) as store, closing(PostgresLineageStore(Secret(url))) as other:
         for at_ms in range(1, 1201):
             gathering = Gathering()
             gathering.add("do", [Acked(delivery(f"e{at_ms}"))], at_ms)
@@ -147,23 +147,23 @@ def test_what_is_too_old_is_forgotten_by_any_process(url: str) -> None:
 
 
 def test_a_store_of_a_newer_version_is_left_alone(url: str) -> None:
-    PostgresStore(Secret(url)).close()
+    PostgresLineageStore(Secret(url)).close()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE hexa_lineage_schema SET version = 99")
     with pytest.raises(StoreError, match="its version is 99, this release knows 1"):
-        PostgresStore(Secret(url))
+        PostgresLineageStore(Secret(url))
 
 
 def test_an_empty_database_is_told_when_it_is_only_read(url: str) -> None:
     with pytest.raises(StoreError, match="nothing was recorded yet"):
-        PostgresStore(Secret(url), create=False)
+        PostgresLineageStore(Secret(url), create=False)
 
 
 def test_tls_is_checked_and_the_password_is_never_told(get_broker: Callable[[str], Broker]) -> None:
     broker = get_broker("postgres-secure")
     login = broker.address.replace("postgres@", f"postgres:{PASSWORD}@")
     trusted = f"{login}?sslmode=verify-full&sslrootcert={broker.certificates.ca}"
-    PostgresStore(Secret(trusted)).close()
+    PostgresLineageStore(Secret(trusted)).close()
     for wrong in (
         f"{login}?sslmode=verify-full&sslrootcert=system",
         trusted.replace(PASSWORD, "other-canary"),
@@ -171,7 +171,7 @@ def test_tls_is_checked_and_the_password_is_never_told(get_broker: Callable[[str
         f"postgresql://alice:{PASSWORD}",
     ):
         with pytest.raises(StoreError) as caught:
-            PostgresStore(Secret(wrong))
+            PostgresLineageStore(Secret(wrong))
         assert PASSWORD not in str(caught.value)
         assert "canary" not in str(caught.value)
 
@@ -180,4 +180,4 @@ def test_a_certificate_for_another_host_is_refused(get_broker: Callable[[str], B
     broker = get_broker("postgres-wrong-host")
     login = broker.address.replace("postgres@", f"postgres:{PASSWORD}@")
     with pytest.raises(StoreError, match="does not match host name"):
-        PostgresStore(Secret(f"{login}?sslmode=verify-full&sslrootcert={broker.certificates.ca}"))
+        PostgresLineageStore(Secret(f"{login}?sslmode=verify-full&sslrootcert={broker.certificates.ca}"))

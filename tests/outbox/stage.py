@@ -11,7 +11,7 @@ from hexa_worker import Event
 from hexa_worker.config.load import parse_config
 from hexa_worker.config.model import Config
 from hexa_worker.outbox import Outbox
-from hexa_worker.outbox.base import Store
+from hexa_worker.outbox.base import OutboxStore
 from hexa_worker.outbox.initialising import initialise
 from hexa_worker.outbox.opening import make_store, outbox_options
 from tests.deadlines import wait_until
@@ -75,7 +75,7 @@ class Place:
         path = self.options.sqlite_path(self.config.folder)
         return psycopg.connect(self.options.url.reveal()) if path is None else sqlite3.connect(path, timeout=30)
 
-    def store(self, *, leading: bool = True) -> Store:
+    def store(self, *, leading: bool = True) -> OutboxStore:
         """A relay's store; open."""
         made = make_store(self.config)
         made.open()
@@ -101,7 +101,7 @@ class Place:
             one.close()
 
 
-def lead(store: Store) -> None:
+def lead(store: OutboxStore) -> None:
     """Lead, as soon as whoever led before is gone: the server lets go of a lock a moment after its owner has left."""
     wait_until(store.lead)
 
@@ -111,7 +111,7 @@ def payloads(records: Sequence[Any]) -> list[int]:
     return [int(one.message.payload) for one in records]
 
 
-def fetch_all(store: Store, limit: int = 100) -> list[int]:
+def fetch_all(store: OutboxStore, limit: int = 100) -> list[int]:
     """The numbers of everything that is to be sent now; noted as sent."""
     found: list[int] = []
     while (batch := store.fetch(limit)) is not None:

@@ -16,15 +16,15 @@ from msgspec.structs import replace
 
 from hexa_worker import Event
 from hexa_worker.config.secret import Secret
-from hexa_worker.outbox.base import Store
+from hexa_worker.outbox.base import OutboxStore
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise, restore
 from hexa_worker.outbox.postgres import schema
 from hexa_worker.outbox.postgres.connecting import connect
 from hexa_worker.outbox.postgres.statements import Statements
-from hexa_worker.outbox.postgres.store import PostgresStore
-from hexa_worker.outbox.records import Held
+from hexa_worker.outbox.postgres.store import PostgresOutboxStore
+from hexa_worker.outbox.records import HeldRecord
 from hexa_worker.subscriptions.transactions import Block
 from tests.lab.pgbouncer import PgBouncer
 from tests.outbox.stage import Place, fetch_all, make_config, payloads
@@ -123,7 +123,7 @@ class Interleaving:
         store: the relay's.
     """
 
-    def __init__(self, place: Place, store: Store) -> None:
+    def __init__(self, place: Place, store: OutboxStore) -> None:
         self._place = place
         self._store = store
         self._connections = [place.connect() for _ in range(4)]
@@ -285,12 +285,12 @@ def test_two_that_clean_at_once_do_not_set_the_ids_back(postgres_place: Place, m
 
 
 @pytest.fixture
-def pooled(request: pytest.FixtureRequest, postgres_place: Place, tmp_path: Path) -> Iterator[PostgresStore]:
+def pooled(request: pytest.FixtureRequest, postgres_place: Place, tmp_path: Path) -> Iterator[PostgresOutboxStore]:
     """A store of a relay by way of a pooler in the mode of the parameter."""
     server = postgres_place.options.url.reveal()
     pooler = PgBouncer(tmp_path / "pooler", server=server, mode=request.param)
     pooler.start()
-    store = PostgresStore(replace(postgres_place.options, url=Secret(pooler.address)))
+    store = PostgresOutboxStore(replace(postgres_place.options, url=Secret(pooler.address)))
     yield store
     store.close()
     pooler.close()
@@ -298,7 +298,7 @@ def pooled(request: pytest.FixtureRequest, postgres_place: Place, tmp_path: Path
 
 @pytest.mark.parametrize("pooled", ["transaction"], indirect=True)
 def test_a_pooler_that_shares_connections_is_found_out_before_a_lock_is_left_with_it(
-    postgres_place: Place, pooled: PostgresStore
+    postgres_place: Place, pooled: PostgresOutboxStore
 ) -> None:
     pooled.open()
     with pytest.raises(OutboxError, match="pooler in session mode"):
@@ -308,7 +308,7 @@ def test_a_pooler_that_shares_connections_is_found_out_before_a_lock_is_left_wit
 
 @pytest.mark.parametrize("pooled", ["session"], indirect=True)
 def test_a_pooler_that_gives_each_client_a_connection_serves_a_relay(
-    postgres_place: Place, pooled: PostgresStore
+    postgres_place: Place, pooled: PostgresOutboxStore
 ) -> None:
     pooled.open()
     assert pooled.lead()
@@ -319,7 +319,7 @@ def test_a_pooler_that_gives_each_client_a_connection_serves_a_relay(
 
 def test_one_leads_a_table_however_it_is_named(postgres_place: Place) -> None:
     place, _ = postgres_place, postgres_place.store()
-    other = PostgresStore(replace(place.options, table="public.hexa_outbox"))
+    other = PostgresOutboxStore(replace(place.options, table="public.hexa_outbox"))
     other.open()
     assert not other.lead()
     other.close()
@@ -341,7 +341,7 @@ def test_tables_of_one_name_in_two_schemas_have_a_leader_each(postgres_place: Pl
     apart = Secret(f"{place.options.url.reveal()}?options=-csearch_path%3Dother")
     with connect(apart) as second:
         schema.migrate(second, "hexa_outbox")
-    other = PostgresStore(replace(place.options, url=apart))
+    other = PostgresOutboxStore(replace(place.options, url=apart))
     other.open()
     assert other.status(0).leader is None
     assert other.lead()
@@ -434,8 +434,8 @@ def test_a_backlog_is_not_read_to_tell_how_long_it_is(postgres_place: Place, mon
     store: Any = place.store()
     batch = store.fetch(1_000)
     first, *rest = batch.records
-    behind = [Held(record=one, state="behind") for one in rest]
-    store.advance(batch.place, [Held(record=first, state="refused"), *behind])
+    behind = [HeldRecord(record=one, state="behind") for one in rest]
+    store.advance(batch.place, [HeldRecord(record=first, state="refused"), *behind])
     store._db = explaining = Explaining(store._db)
     assert store.status(0).pending > 3_000
     assert store.busy()
@@ -553,7 +553,7 @@ def test_a_login_of_few_rights_is_told_whose_transaction_is_open(
     )
     owner.commit()
     url = place.options.url.reveal().replace("postgres@", f"{looker}@")
-    store = PostgresStore(replace(place.options, url=Secret(url)))
+    store = PostgresOutboxStore(replace(place.options, url=Secret(url)))
     store.open()
     assert store.status(0).blocked_by is None
     emit(place, writer, 1, "a")
@@ -576,14 +576,14 @@ def test_the_rights_that_the_page_names_are_enough(postgres_place: Place, unique
         emit(place, connection, 1, "a")
         with HandlerOutbox(place.outbox).transaction(connection, "do", "e", Block()):
             emit(place, connection, 2, "a")
-    store = PostgresStore(replace(place.options, url=Secret(url.replace("postgres@", f"{relay}@"))))
+    store = PostgresOutboxStore(replace(place.options, url=Secret(url.replace("postgres@", f"{relay}@"))))
     store.open()
     assert store.lacking() == []
     assert store.lead()
     batch = store.fetch(10)
     assert batch is not None
     assert payloads(batch.records) == [1, 2]
-    store.advance(batch.place, [Held(record=batch.records[1], state="refused")])
+    store.advance(batch.place, [HeldRecord(record=batch.records[1], state="refused")])
     store.settle([batch.records[1].id], [])
     assert store.status(0).pending == 0
     assert store.clean(2**52) == 1

@@ -5,11 +5,11 @@ import traceback
 import pytest
 
 from hexa_worker import Event
-from hexa_worker.config.outbox import Outbox as OutboxOptions
+from hexa_worker.config.outbox import OutboxConfig as OutboxOptions
 from hexa_worker.config.secret import Secret
 from hexa_worker.outbox.errors import Fenced, OutboxError
-from hexa_worker.outbox.postgres.store import PostgresStore
-from hexa_worker.outbox.records import Held, State
+from hexa_worker.outbox.postgres.store import PostgresOutboxStore
+from hexa_worker.outbox.records import HeldRecord, State
 from tests.outbox.stage import Place, fetch_all, lead, payloads
 
 
@@ -97,9 +97,9 @@ def test_held_records_are_kept_in_lines_until_they_are_settled(place: Place) -> 
     store.advance(
         batch.place,
         [
-            Held(record=one, state="refused", attempts=1, reason="no", due_ms=50),
-            Held(record=two, state="behind"),
-            Held(record=three, state="parked", attempts=9, reason="never"),
+            HeldRecord(record=one, state="refused", attempts=1, reason="no", due_ms=50),
+            HeldRecord(record=two, state="behind"),
+            HeldRecord(record=three, state="parked", attempts=9, reason="never"),
         ],
     )
     line = ("orders", b"k")
@@ -141,7 +141,7 @@ def test_of_many_events_is_told_about_how_many_they_are(place: Place, monkeypatc
     batch = store.fetch(20)
     assert batch is not None
     assert (store.status(0).pending, store.status(0).exact) == (30, False)
-    store.advance(batch.place, [Held(record=one, state="behind") for one in batch.records])
+    store.advance(batch.place, [HeldRecord(record=one, state="behind") for one in batch.records])
     connection = place.connect()
     connection.execute("ANALYZE")
     connection.commit()
@@ -159,7 +159,7 @@ def test_the_lines_in_which_something_waits_are_found_one_by_one(place: Place) -
     batch = store.fetch(10)
     assert batch is not None
     states: dict[int, State] = {0: "parked", 10: "behind", 1: "refused", 11: "behind", 2: "behind", 12: "behind"}
-    held = [Held(record=one, state=states.get(int(one.message.payload), "refused")) for one in batch.records]
+    held = [HeldRecord(record=one, state=states.get(int(one.message.payload), "refused")) for one in batch.records]
     store.advance(batch.place, held)
     a, b, c = (("orders", key) for key in (b"a", b"b", b"c"))
     assert store.blocked(parked=True) == store.blocked(parked=False) == {a, b, c}
@@ -196,7 +196,7 @@ def test_tables_that_are_missing_are_an_error_that_says_what_to_do(place: Place)
 
 def test_a_url_that_cannot_be_read_is_an_error_that_does_not_show_it() -> None:
     for url in ("postgresql://me:50%secret@127.0.0.1/shop", "postgresql://me@127.0.0.1/shop?passwrd=secret"):
-        store = PostgresStore(OutboxOptions(url=Secret(url)))
+        store = PostgresOutboxStore(OutboxOptions(url=Secret(url)))
         with pytest.raises(OutboxError, match="no connection string") as caught:
             store.open()
         assert "secret" not in "".join(traceback.format_exception(caught.value))

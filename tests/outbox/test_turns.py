@@ -4,14 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hexa_worker.core.message import Message
-from hexa_worker.outbox.records import Held, Record
+from hexa_worker.outbox.records import HeldRecord, OutboxRecord
 from hexa_worker.outbox.turns import first_of_lines
 
 keys = st.lists(st.sampled_from([None, b"a", b"b"]))
 
 
-def held(number: int, key: bytes | None) -> Held:
-    return Held(record=Record(number, str(number), Message(channel="c", payload=b"", key=key)), state="refused")
+def held(number: int, key: bytes | None) -> HeldRecord:
+    return HeldRecord(
+        record=OutboxRecord(number, str(number), Message(channel="c", payload=b"", key=key)), state="refused"
+    )
 
 
 @given(keys)

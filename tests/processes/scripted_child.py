@@ -13,16 +13,16 @@ import anyio
 
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.child import main
-from hexa_worker.processes.child_context import Serve, Session
+from hexa_worker.processes.child_context import ChildContext, Serve
 from hexa_worker.telemetry.report import Report, SubscriptionReport
 from hexa_worker.telemetry.stats import Counters
 
 
-class StandIn:
+class ScriptedChild:
     """Performs the orders; what it does it says in the file ``said``."""
 
     def load(self, path: Path) -> Config:
@@ -31,7 +31,7 @@ class StandIn:
             raise ConfigError("mailbox is no number", where="worker.toml: subscriptions.do.mailbox", hint="1 or more")
         return load_config(path)
 
-    def prepare(self, session: Session) -> Serve:
+    def prepare(self, session: ChildContext) -> Serve:
         self.session = session
         self.acked = 0
         self.write("loading")
@@ -43,7 +43,7 @@ class StandIn:
         if orders[:1] == ["early"]:  # they are performed before it is ready
             del orders[0]
         else:
-            self.tell(State.RUNNING)
+            self.tell(WorkerState.RUNNING)
         slot = self.session.arguments.slot
         for line in orders:
             wanted, _, order = line.rpartition(":")
@@ -53,7 +53,7 @@ class StandIn:
                     return code
         await self.session.stop.wait(1)
         self.write("drained")
-        self.tell(State.STOPPED)
+        self.tell(WorkerState.STOPPED)
         return 0
 
     async def perform(self, order: str, *words: str) -> int | None:
@@ -71,10 +71,10 @@ class StandIn:
         self.write(f"holding {offset}")
 
     async def do_failed(self) -> None:
-        self.tell(State.FAILED, "no rights")
+        self.tell(WorkerState.FAILED, "no rights")
 
     async def do_waiting(self) -> None:
-        self.tell(State.WAITING, "broker away")
+        self.tell(WorkerState.WAITING, "broker away")
 
     async def do_where(self) -> None:
         """Say which folder this is, and which one worker.toml is in."""
@@ -86,7 +86,7 @@ class StandIn:
 
     async def do_ack(self, count: str) -> None:
         self.acked += int(count)
-        self.tell(State.RUNNING)
+        self.tell(WorkerState.RUNNING)
 
     async def do_once(self, name: str, *rest: str) -> int | None:
         """Perform the rest in the first process that comes here."""
@@ -113,7 +113,7 @@ class StandIn:
             await anyio.sleep(0.01)
 
     async def do_run(self) -> None:
-        self.tell(State.RUNNING)
+        self.tell(WorkerState.RUNNING)
 
     async def do_block(self) -> None:
         """Block the loop and the interpreter lock for ever."""
@@ -163,7 +163,7 @@ class StandIn:
         with (self.folder / "said").open("a") as out:
             out.write(f"{self.session.arguments.slot} {os.getpid()} {text}\n")
 
-    def tell(self, state: State, error: str = "") -> None:
+    def tell(self, state: WorkerState, error: str = "") -> None:
         """Report first, then say so: who hears it may rely on the report's being under way."""
         counters = Counters(acked=self.acked)
         one = SubscriptionReport(
@@ -185,4 +185,4 @@ def _is_zombie(process: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main(StandIn())
+    main(ScriptedChild())

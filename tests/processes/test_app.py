@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from hexa_worker.processes.state_files import Layout
-from hexa_worker.processes.suspects import SuspectsBook
+from hexa_worker.processes.state_files import StateFiles
+from hexa_worker.processes.suspects import CrashCounter
 
 LIMIT_S = 60.0
 
@@ -108,7 +108,7 @@ def test_what_is_settled_is_no_suspect_any_more(tmp_path: Path) -> None:
     run = project.call("run", "--until-idle")
     assert run.returncode == 0, run.stderr
     assert [one["origin_id"] for one in project.dead()] == ["work-5"]
-    assert SuspectsBook(Layout.of(tmp_path / "var", "real").folder).suspicions == {}
+    assert CrashCounter(StateFiles.of(tmp_path / "var", "real").folder).suspicions == {}
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hexa_worker.core.crash_attribution import Hand
-from hexa_worker.processes.journal import NOTHING, SEGMENT_SIZE, Journal, Remains, read_journal
-from hexa_worker.processes.suspects import Suspects, SuspectsBook
+from hexa_worker.core.crash_attribution import InFlightId
+from hexa_worker.processes.journal import NOTHING, SEGMENT_SIZE, MappedJournal, Remains, read_journal
+from hexa_worker.processes.suspects import CrashCounter, SuspectsFile
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ places = st.tuples(names, st.integers(-(2**63), 2**63 - 1))
 def test_what_has_begun_and_not_ended_is_in_hand(
     scratch: Path, calls: list[tuple[str, int, tuple[str, int], bool]]
 ) -> None:
-    journal = Journal(scratch)
-    expected: dict[tuple[str, int], Hand] = {}
+    journal = MappedJournal(scratch)
+    expected: dict[tuple[str, int], InFlightId] = {}
     for action, lane, (source, offset), ends in calls:
         (cell,) = journal.cells(action, lane, 1)
         cell.begin(source, offset)
-        expected[action, lane] = Hand(action, source, offset)
+        expected[action, lane] = InFlightId(action, source, offset)
         if ends:
             cell.end()
             del expected[action, lane]
@@ -40,18 +40,18 @@ def test_what_has_begun_and_not_ended_is_in_hand(
 
 
 def test_it_grows_with_lanes_and_sources(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "slot-0")
+    journal = MappedJournal(tmp_path / "slot-0")
     cells = journal.cells("do", 0, 10_000)
     for number, cell in enumerate(cells):
         cell.begin(f"source-{number}", number)
     assert (tmp_path / "slot-0").stat().st_size > 4 * SEGMENT_SIZE
     assert set(read_journal(tmp_path / "slot-0").in_hand) == {
-        Hand("do", f"source-{number}", number) for number in range(10_000)
+        InFlightId("do", f"source-{number}", number) for number in range(10_000)
     }
 
 
 def test_a_lane_that_is_made_anew_gets_the_same_cells(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "slot-0")
+    journal = MappedJournal(tmp_path / "slot-0")
     first = journal.cells("do", 3, 2)
     assert journal.cells("do", 3, 2) == first
     assert journal.cells("do", 3, 4)[:2] == first
@@ -59,15 +59,15 @@ def test_a_lane_that_is_made_anew_gets_the_same_cells(tmp_path: Path) -> None:
 
 def test_a_clean_end_is_told_from_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "slot-0"
-    journal = Journal(path)
+    journal = MappedJournal(path)
     journal.cells("do", 0, 1)[0].begin("work", 7)
     journal.close_cleanly(1)
-    assert read_journal(path) == Remains(code=1, in_hand=(Hand("do", "work", 7),), accused=())
+    assert read_journal(path) == Remains(code=1, in_hand=(InFlightId("do", "work", 7),), accused=())
 
 
 def test_only_what_is_in_hand_can_be_accused(tmp_path: Path) -> None:
     path = tmp_path / "slot-0"
-    journal = Journal(path)
+    journal = MappedJournal(path)
     first, second, third = journal.cells("do", 0, 3)
     for cell, offset in ((first, 1), (second, 2), (third, 3)):
         cell.begin("work", offset)
@@ -75,21 +75,21 @@ def test_only_what_is_in_hand_can_be_accused(tmp_path: Path) -> None:
     journal.accuse("work", 2)
     journal.accuse("work", 3)
     journal.accuse("elsewhere", 1)
-    assert read_journal(path).accused == (Hand("do", "work", 2),)
+    assert read_journal(path).accused == (InFlightId("do", "work", 2),)
     second.end()
     second.begin("work", 4)
     assert read_journal(path).accused == ()
 
 
 def test_a_journal_is_for_its_owner_only(tmp_path: Path) -> None:
-    Journal(tmp_path / "slot-0")
+    MappedJournal(tmp_path / "slot-0")
     assert (tmp_path / "slot-0").stat().st_mode & 0o777 == 0o600
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_journal_is_read_as_far_as_it_goes(scratch: Path, data: st.DataObject) -> None:
-    journal = Journal(scratch)
+    journal = MappedJournal(scratch)
     for lane in range(3):
         journal.cells("do", lane, 1)[0].begin("work", lane)
     content = bytearray(scratch.read_bytes())
@@ -105,14 +105,14 @@ def test_a_missing_journal_says_nothing(tmp_path: Path) -> None:
 
 
 def crash(*offsets: int) -> Remains:
-    return Remains(code=None, in_hand=tuple(Hand("do", "work", offset) for offset in offsets), accused=())
+    return Remains(code=None, in_hand=tuple(InFlightId("do", "work", offset) for offset in offsets), accused=())
 
 
 def test_children_see_crashes_as_soon_as_they_are_counted(tmp_path: Path) -> None:
-    book = SuspectsBook(tmp_path)
-    suspects = Suspects(tmp_path, lambda _hands: None)
+    book = CrashCounter(tmp_path)
+    suspects = SuspectsFile(tmp_path, lambda _hands: None)
     assert not suspects.any()
-    assert book.record(crash(1, 2)) == {Hand("do", "work", 1): 1, Hand("do", "work", 2): 1}
+    assert book.record(crash(1, 2)) == {InFlightId("do", "work", 1): 1, InFlightId("do", "work", 2): 1}
     assert suspects.any()
     assert suspects.crashes("do", "work", 1) == 1
     assert suspects.crashes("do", "work", 3) == 0
@@ -125,15 +125,15 @@ def test_children_see_crashes_as_soon_as_they_are_counted(tmp_path: Path) -> Non
 
 def test_suspects_outlive_the_parent_but_not_a_day(tmp_path: Path) -> None:
     now = 1_000_000.0
-    SuspectsBook(tmp_path, lambda: now).record(crash(1))
-    assert SuspectsBook(tmp_path, lambda: now + 3600).suspicions
-    assert not SuspectsBook(tmp_path, lambda: now + 25 * 3600).suspicions
+    CrashCounter(tmp_path, lambda: now).record(crash(1))
+    assert CrashCounter(tmp_path, lambda: now + 3600).suspicions
+    assert not CrashCounter(tmp_path, lambda: now + 25 * 3600).suspicions
 
 
 def test_a_settled_suspect_is_forgotten_by_all(tmp_path: Path) -> None:
-    book = SuspectsBook(tmp_path)
+    book = CrashCounter(tmp_path)
     book.record(crash(1, 2))
-    one, two = Suspects(tmp_path, book.forget), Suspects(tmp_path, book.forget)
+    one, two = SuspectsFile(tmp_path, book.forget), SuspectsFile(tmp_path, book.forget)
     assert one.any()
     assert two.any()
     one.settled("do", [("work", 1), ("work", 3)])
@@ -144,4 +144,4 @@ def test_a_settled_suspect_is_forgotten_by_all(tmp_path: Path) -> None:
 @given(st.binary(max_size=200))
 def test_a_damaged_file_of_suspects_says_nothing(scratch: Path, content: bytes) -> None:
     (scratch.parent / "suspects").write_bytes(content)
-    assert isinstance(SuspectsBook(scratch.parent).suspicions, dict)
+    assert isinstance(CrashCounter(scratch.parent).suspicions, dict)

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hexa_worker.processes.overview import Overview, Process
-from hexa_worker.processes.slot import Phase
+from hexa_worker.processes.slot import SlotPhase
 from hexa_worker.telemetry.report import Report
 from tests.processes.conftest import MakeStage
 from tests.processes.stage import LIMIT_S, Stage
@@ -119,7 +119,7 @@ def test_a_port_in_use_is_a_configuration_error(make_stage: MakeStage) -> None:
 
 @pytest.mark.parametrize(("standing_s", "ready", "alive"), [(1, True, True), (11, False, True), (61, False, False)])
 def test_a_parent_that_stands_is_not_ready_and_later_not_alive(standing_s: float, ready: bool, alive: bool) -> None:
-    process = Process(slot=0, pid=1, phase=Phase.UP, ready=True, retiring=False, restarts=0, report=Report())
+    process = Process(slot=0, pid=1, phase=SlotPhase.UP, ready=True, retiring=False, restarts=0, report=Report())
     found = Overview(name="w", processes=(process,), totals={}, suspects=0, stopping=False, standing_s=standing_s)
     assert (found.ready, found.alive) == (ready, alive)
 

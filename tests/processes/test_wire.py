@@ -7,15 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.core.crash_attribution import Hand
-from hexa_worker.processes.wire import MAX_FRAME, Beat, Frame, Inbox, Link, Misconfigured, Settled, Told, WireError
+from hexa_worker.core.crash_attribution import InFlightId
+from hexa_worker.processes.wire import (
+    MAX_FRAME,
+    Frame,
+    Heartbeat,
+    Inbox,
+    Link,
+    Misconfigured,
+    SettledFrame,
+    StatusFrame,
+    WireError,
+)
 from hexa_worker.telemetry.report import Report
 
 FRAMES: list[Frame] = [
-    Beat(),
-    Told(Report(system="memory", booted=True)),
+    Heartbeat(),
+    StatusFrame(Report(system="memory", booted=True)),
     Misconfigured("m", "w", "h"),
-    Settled([Hand("do", "work", 1)]),
+    SettledFrame([InFlightId("do", "work", 1)]),
 ]
 
 
@@ -55,15 +65,15 @@ def test_a_parent_that_does_not_read_never_blocks_a_child_and_gets_whole_frames_
     ours, theirs = socket.socketpair()
     with ours, theirs:
         link = Link(theirs)
-        big = Told(Report(system="x" * 50_000))
+        big = StatusFrame(Report(system="x" * 50_000))
         sent = 0
         while link.send(big):
             sent += 1
         inbox = Inbox()
         found = drained(ours, inbox)
-        assert link.send(Beat())
+        assert link.send(Heartbeat())
         found += drained(ours, inbox)
-        assert found == [*[big] * sent, Beat()]
+        assert found == [*[big] * sent, Heartbeat()]
 
 
 def drained(connection: socket.socket, inbox: Inbox) -> list[Frame]:
@@ -81,4 +91,4 @@ def test_last_words_to_a_dead_parent_do_not_matter() -> None:
     ours, theirs = socket.socketpair()
     ours.close()
     with theirs:
-        Link(theirs).last_words(Beat())
+        Link(theirs).last_words(Heartbeat())

@@ -11,17 +11,17 @@ import msgspec
 from hexa_worker import Context, DeadLetter, Event, subscribe
 from hexa_worker.app import serve
 from hexa_worker.codecs import encode
-from hexa_worker.config.model import Config, File, Memory, Worker
+from hexa_worker.config.model import Config, File, Memory, WorkerConfig
 from hexa_worker.config.model import Subscription as SubscriptionTable
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.collect import Marked
 from hexa_worker.subscriptions.merge import make_plan
 from hexa_worker.subscriptions.plan import Loaded, Plan
-from hexa_worker.testing.judge import Expected, Fault, Scan, Subscribed, Violation, check, stored
+from hexa_worker.testing.judge import Expected, Fault, JudgedSubscription, Scan, Violation, check, stored
 from hexa_worker.testing.ledger import Ledger, read, recording
 from hexa_worker.testing.virtual import VirtualTime
 
@@ -92,7 +92,7 @@ class Stage:
         self._faults: list[Fault] = []
         self._pid = 100
         table = SubscriptionTable(mailbox=MAILBOX, order_by=order_by, retry=POLICY)  # type: ignore[arg-type]
-        file = File(worker=Worker(name="stage", handlers=()), broker=Memory(), subscriptions={"do": table})
+        file = File(worker=WorkerConfig(name="stage", handlers=()), broker=Memory(), subscriptions={"do": table})
         self._config = Config(path=Path("worker.toml"), file=file)
         self._plan: Plan = make_plan(self._config, Marked(do, do.__hexa_worker_subscriptions__[0]), ())  # type: ignore[attr-defined]
 
@@ -109,7 +109,7 @@ class Stage:
         entries = read(self._folder)
         expected = Expected(
             actions={
-                "do": Subscribed(channels=frozenset({"work"}), policy=POLICY, order_by=self._order_by)  # type: ignore[arg-type]
+                "do": JudgedSubscription(channels=frozenset({"work"}), policy=POLICY, order_by=self._order_by)  # type: ignore[arg-type]
             },
             faults=self._faults,
             in_hand=MAILBOX,
@@ -121,7 +121,7 @@ class Stage:
 
     async def _emit(self, count: int) -> None:
         ledger = Ledger(self._folder, pid=1, monotonic=self.time.monotonic)
-        emitter = Emitter(MemoryDriver(self.store), self.time, encode)
+        emitter = EventEncoder(MemoryDriver(self.store), self.time, encode)
         for number in range(count):
             payload = {"n": number}
             token = ledger.emit_begin("work", encode(payload), key=f"k{number % 5}")

@@ -54,7 +54,11 @@ def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def properties() -> list[tuple[Any, ...]]:
     """Every key of every table that `GOOD` has, said or not."""
     found: list[tuple[Any, ...]] = []
-    for name, table in (("Worker", ("worker",)), ("Embedded", ("broker",)), ("Subscription", ("subscriptions", "a"))):
+    for name, table in (
+        ("WorkerConfig", ("worker",)),
+        ("Embedded", ("broker",)),
+        ("Subscription", ("subscriptions", "a")),
+    ):
         found.extend((*table, key) for key in SCHEMA["$defs"][name]["properties"])
     return [*found, ("worker", "nonsense"), ("subscriptions", "a", "retry", "jitter")]
 
@@ -93,7 +97,7 @@ def test_the_schema_is_one() -> None:
 
 
 def test_every_key_is_described() -> None:
-    worker = SCHEMA["$defs"]["Worker"]["properties"]
+    worker = SCHEMA["$defs"]["WorkerConfig"]["properties"]
     assert worker["processes"]["description"] == "how many worker processes run."
     undescribed = [
         key for key, one in SCHEMA["$defs"]["Subscription"]["properties"].items() if "description" not in one

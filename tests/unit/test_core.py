@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hexa_worker.core import lineage
 from hexa_worker.core.ids import IdSource
-from hexa_worker.core.lifecycle import TRANSITIONS, Change, State, advance
+from hexa_worker.core.lifecycle import TRANSITIONS, StateChange, WorkerState, advance
 from hexa_worker.core.lineage import Lineage, child_headers, lineage_of, origin_headers
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.ordering import stripe_of
@@ -80,20 +80,20 @@ def test_giving_up_means_more_failures_in_the_window_than_allowed(gaps: list[flo
 
 
 def test_every_state_has_a_row_and_every_row_leads_somewhere() -> None:
-    assert set(TRANSITIONS) == set(State)
+    assert set(TRANSITIONS) == set(WorkerState)
     reached = {state for row in TRANSITIONS.values() for state in row.values()}
-    assert reached | {State.STARTING} == set(State)
+    assert reached | {WorkerState.STARTING} == set(WorkerState)
 
 
 def test_a_stop_is_understood_in_every_living_state() -> None:
     for state, row in TRANSITIONS.items():
-        if state is not State.STOPPED:
-            assert Change.STOP_ASKED in row
+        if state is not WorkerState.STOPPED:
+            assert StateChange.STOP_ASKED in row
 
 
-@given(st.lists(st.sampled_from(list(Change)), max_size=30))
-def test_nothing_leaves_stopped_or_failed(changes: list[Change]) -> None:
-    state, ended = State.STARTING, None
+@given(st.lists(st.sampled_from(list(StateChange)), max_size=30))
+def test_nothing_leaves_stopped_or_failed(changes: list[StateChange]) -> None:
+    state, ended = WorkerState.STARTING, None
     for change in changes:
         try:
             state = advance(state, change)
@@ -101,13 +101,13 @@ def test_nothing_leaves_stopped_or_failed(changes: list[Change]) -> None:
             continue
         if ended is not None:
             assert state is ended
-        if state in (State.STOPPED, State.FAILED):
+        if state in (WorkerState.STOPPED, WorkerState.FAILED):
             ended = state
 
 
 def test_a_change_the_table_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="DRAINED cannot happen in STOPPED"):
-        advance(State.STOPPED, Change.DRAINED)
+        advance(WorkerState.STOPPED, StateChange.DRAINED)
 
 
 # -- ordering, window, ids

@@ -11,10 +11,10 @@ from hexa_worker.cli.terminal import clean, iso, local, plural
 from hexa_worker.config.model import Name
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import ERROR_MESSAGE
-from hexa_worker.dead_letters.dead_letter import DeadLetter, read_letter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter, read_letter
 
 
-def letter(payload: bytes = b"{}", message: bytes = b"", key: bytes | None = None) -> DeadLetter:
+def letter(payload: bytes = b"{}", message: bytes = b"", key: bytes | None = None) -> StoredDeadLetter:
     headers = ((ERROR_MESSAGE, message), ("mine", b"\x1b[2J"))
     return read_letter(
         Delivery(channel="do.dlq", payload=payload, key=key, headers=headers, source="do.dlq", offset=0), "do"

@@ -9,7 +9,7 @@ from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.outcome import Outcome, Raised, Retry, Undecodable
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DEAD_AT, ERROR, FAILURE_HEADERS, DeadLettered, Route, settle
-from hexa_worker.dead_letters.dead_letter import REDRIVEN_FROM, DeadLetter, read_letter, redriven
+from hexa_worker.dead_letters.dead_letter import REDRIVEN_FROM, StoredDeadLetter, read_letter, redriven
 from hexa_worker.dead_letters.filters import Filters, count_into
 from hexa_worker.dead_letters.parse import parse_duration, parse_rate
 
@@ -24,7 +24,7 @@ def stored(headers: Headers = (), offset: int = 17, payload: bytes = b"{}") -> D
     )
 
 
-def died(outcome: Outcome, attempt: int = 0, retries: int = 0) -> DeadLetter:
+def died(outcome: Outcome, attempt: int = 0, retries: int = 0) -> StoredDeadLetter:
     """The letter that the runtime itself writes."""
     delivery = Delivery(
         channel="work" if not attempt else f"do.retry.{attempt}",

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from hexa_worker.actors.retry_timer import Waits
+from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.delay_queue import Holding, left_ms
+from hexa_worker.drivers.delay_queue import DelayQueue, left_ms
 from hexa_worker.drivers.nats.early_retries import KEPT, EarlyRetries
 from hexa_worker.drivers.nats.headers import Decoded, encode
 from hexa_worker.telemetry.stats import Counters
@@ -55,7 +55,7 @@ def test_a_record_that_does_not_say_when_it_was_written_is_due_by_the_wall_clock
 @pytest.mark.parametrize("jump_ms", [-20_000, -2_000, 2_000, 20_000])
 def test_a_retry_that_tells_its_delay_waits_for_it_whatever_the_brokers_clock_says(jump_ms: int) -> None:
     clocks = Clocks()
-    holding = Holding(clocks)
+    holding = DelayQueue(clocks)
     stamped = structs.replace(retry(WRITTEN_MS + 5_000, written_ms=WRITTEN_MS + jump_ms), delay_ms=5_000)
     assert holding.hold(stamped)
     clocks.wait(4_999)
@@ -73,7 +73,7 @@ def test_nats_is_told_how_long_a_retry_waits_because_its_server_stamps_by_its_ow
 
 def test_what_is_read_after_the_wall_clock_was_put_forward_is_not_due_early() -> None:
     clocks = Clocks()
-    holding = Holding(clocks)
+    holding = DelayQueue(clocks)
     clocks.wait(1_000)
     clocks.wall_ms += 3_600_000
     assert holding.hold(retry(WRITTEN_MS + 5_000))
@@ -85,7 +85,7 @@ def test_what_is_read_after_the_wall_clock_was_put_forward_is_not_due_early() ->
 
 def test_what_is_due_comes_in_the_order_of_due_times() -> None:
     clocks = Clocks()
-    holding = Holding(clocks)
+    holding = DelayQueue(clocks)
     late, soon = retry(WRITTEN_MS + 200, number=1), retry(WRITTEN_MS + 100, number=2)
     assert holding.hold(late)
     assert holding.hold(soon)
@@ -102,7 +102,7 @@ def test_what_is_due_comes_in_the_order_of_due_times() -> None:
 @pytest.mark.parametrize("jump_ms", [-3_600_000, 3_600_000, -315_360_000_000])
 def test_what_is_held_when_the_clock_is_put_elsewhere_keeps_its_delay(jump_ms: int) -> None:
     clocks = Clocks()
-    holding = Holding(clocks)
+    holding = DelayQueue(clocks)
     assert holding.hold(retry(WRITTEN_MS + 500))
     clocks.wall_ms += jump_ms
     clocks.wait(499)
@@ -114,7 +114,7 @@ def test_what_is_held_when_the_clock_is_put_elsewhere_keeps_its_delay(jump_ms: i
 def test_what_comes_after_the_clock_went_back_waits_no_longer_than_its_delay() -> None:
     clocks = Clocks()
     clocks.wall_ms -= 3_600_000
-    holding = Holding(clocks)
+    holding = DelayQueue(clocks)
     assert holding.hold(retry(WRITTEN_MS + 500))
     assert holding.patience_s(60.0) == pytest.approx(0.5)
 
@@ -189,13 +189,13 @@ def waits_of_nats(clocks: Clocks) -> Callable[[], bool]:
 
 
 def waits_of_others(clocks: Clocks) -> Callable[[], bool]:
-    holding = Holding(clocks)
+    holding = DelayQueue(clocks)
     assert holding.hold(retry(WRITTEN_MS + 100))
     return lambda: bool(holding.take_due())
 
 
 def waits_in_place(clocks: Clocks) -> Callable[[], bool]:
-    waits = Waits(order_by=OrderBy.KEY, lanes=1, maximum_keys=10, clock=clocks, stats=Counters())
+    waits = RetryTimer(order_by=OrderBy.KEY, lanes=1, maximum_keys=10, clock=clocks, stats=Counters())
     waits.put(0, structs.replace(retry(WRITTEN_MS + 100), key=b"k"))
     return lambda: bool(waits.lines[0].wake(int(clocks.monotonic() * 1000)))
 

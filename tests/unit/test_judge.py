@@ -7,23 +7,23 @@ import pytest
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.testing.judge import Expected, Fault, Scan, Stored, Subscribed, Violation, check, stored
-from hexa_worker.testing.ledger import CANCELLED, Entry, payload_hash
+from hexa_worker.testing.judge import Expected, Fault, JudgedSubscription, Scan, Stored, Violation, check, stored
+from hexa_worker.testing.ledger import CANCELLED, LedgerEntry, payload_hash
 
 POLICY = RetryPolicy(initial_interval_s=1.0, maximum_attempts=2)
-ACTIONS = {"do": Subscribed(channels=frozenset({"in"}), policy=POLICY)}
+ACTIONS = {"do": JudgedSubscription(channels=frozenset({"in"}), policy=POLICY)}
 
 
 class History:
     """Writes a ledger line by line; time goes on by 0.1 s with each."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LedgerEntry] = []
         self.now = 0.0
 
     def line(self, what: Any, pid: int = 1, after: float = 0.1, **fields: Any) -> "History":
         self.now += after
-        self.entries.append(Entry(what=what, at=self.now, pid=pid, **fields))
+        self.entries.append(LedgerEntry(what=what, at=self.now, pid=pid, **fields))
         return self
 
     def emit(self, event: str, *, key: str | None = None) -> "History":
@@ -171,7 +171,7 @@ def test_an_attempt_beyond_the_policy_is_a_broken_chain() -> None:
 
 
 def test_order_is_judged_within_a_key_only() -> None:
-    keyed = {"do": Subscribed(channels=frozenset({"in"}), policy=POLICY, order_by="key")}
+    keyed = {"do": JudgedSubscription(channels=frozenset({"in"}), policy=POLICY, order_by="key")}
     history = History().emit("a", key="x").emit("b", key="y").emit("c", key="x")
     for event, key in (("b", "y"), ("a", "x"), ("c", "x")):
         history.handle("start", event, key=key).handle("ok", event, key=key)
@@ -179,21 +179,23 @@ def test_order_is_judged_within_a_key_only() -> None:
 
 
 def test_runs_of_one_key_must_not_overlap() -> None:
-    keyed = {"do": Subscribed(channels=frozenset({"in"}), policy=POLICY, order_by="key")}
+    keyed = {"do": JudgedSubscription(channels=frozenset({"in"}), policy=POLICY, order_by="key")}
     history = (
         History().emit("a", key="x").emit("b", key="x").handle("start", "a", key="x").handle("start", "b", key="x")
     )
     assert history.handle("ok", "a", key="x").handle("ok", "b", key="x").judge(actions=keyed) == {"I8"}
 
 
-STEADY = Subscribed(channels=frozenset({"in"}), policy=msgspec.structs.replace(POLICY, order="key"), order_by="key")
+STEADY = JudgedSubscription(
+    channels=frozenset({"in"}), policy=msgspec.structs.replace(POLICY, order="key"), order_by="key"
+)
 
 
 @pytest.mark.parametrize(("subscribed", "broken"), [(STEADY, {"I8"}), (None, set())], ids=["in-place", "free"])
 def test_where_retries_keep_their_place_nothing_of_a_key_starts_before_the_last_attempt(
-    subscribed: Subscribed | None, broken: set[str]
+    subscribed: JudgedSubscription | None, broken: set[str]
 ) -> None:
-    free = Subscribed(channels=frozenset({"in"}), policy=POLICY, order_by="key")
+    free = JudgedSubscription(channels=frozenset({"in"}), policy=POLICY, order_by="key")
     history = History().emit("a", key="x").emit("b", key="x")
     history.handle("start", "a", key="x").handle("error", "a", key="x", error="ValueError")
     history.handle("start", "b", key="x").handle("ok", "b", key="x")

@@ -11,10 +11,10 @@ from aiokafka import TopicPartition
 
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.kafka.connection import Connection
+from hexa_worker.drivers.kafka.connection import KafkaConnection
 from hexa_worker.drivers.kafka.consumer import GroupConsumer
 from hexa_worker.drivers.kafka.progress import Book
-from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -28,11 +28,11 @@ async def test_a_topic_may_turn_out_to_be_another_one_while_the_topics_of_a_patt
     """The client has no assignment then, and has not said so yet."""
     found = {"orders": Book("second", "cluster")}
 
-    async def look(_books: Books, _topics: Iterable[str], _seconds: float) -> Mapping[str, Book]:
+    async def look(_books: TopicIds, _topics: Iterable[str], _seconds: float) -> Mapping[str, Book]:
         return found
 
-    connection = Connection(Kafka(servers=("localhost:1",)), Path())
-    group = GroupConsumer(connection, SPEC, KafkaSubscription(), Books(), {}, nothing_revoked, lambda: None)
+    connection = KafkaConnection(Kafka(servers=("localhost:1",)), Path())
+    group = GroupConsumer(connection, SPEC, KafkaSubscription(), TopicIds(), {}, nothing_revoked, lambda: None)
     subscription = group.consumer._subscription
     group.consumer._fetcher = SimpleNamespace(seek_to=subscription.seek)
     member: Any = SimpleNamespace(books=look, doubtful=True)

@@ -20,8 +20,8 @@ from hexa_worker.drivers.kafka.progress import (
     read_progress,
     write_note,
 )
-from hexa_worker.drivers.kafka.topic_ids import Books
-from hexa_worker.drivers.offset_ranges import Finished, Run
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
+from hexa_worker.drivers.offset_ranges import RangeSet, Run
 
 HERE = Book("0a1b2c3d4e5f6g7h8i9j0k", "1x2y3z")
 
@@ -62,7 +62,7 @@ def test_a_note_brings_back_exactly_what_was_finished(offsets: list[int], data: 
     watermark.deliver(offsets, offsets[-1] + 1)
     watermark.finish(finished)
     position = watermark.position
-    again = Finished(read_note(position, write_note(position, watermark.beyond)))
+    again = RangeSet(read_note(position, write_note(position, watermark.beyond)))
     assert {offset for offset in offsets if offset < position or offset in again} == finished
 
 
@@ -156,7 +156,7 @@ def test_a_note_is_never_longer_than_brokers_take_it(position: int, limit: int, 
 
 
 def test_brokers_that_take_no_notes_get_none_in_the_end() -> None:
-    books = Books()
+    books = TopicIds()
     limits = [books.note_limit]
     while books.shorten_notes():
         limits.append(books.note_limit)
@@ -172,7 +172,7 @@ def test_brokers_that_tell_no_topic_ids_are_asked_once(caplog: pytest.LogCapture
         for _ in range(2):
             assert await books.look(ask, ["events"]) == {"events": Book()}
 
-    books = Books()
+    books = TopicIds()
     anyio.run(look_twice)
     assert caplog.text.count("these brokers tell no topic ids") == 1
 

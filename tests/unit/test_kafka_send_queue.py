@@ -12,7 +12,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.kafka.producer import Answer, Sending
-from hexa_worker.drivers.kafka.send_queue import Call, SendQueue
+from hexa_worker.drivers.kafka.send_queue import SendCall, SendQueue
 from hexa_worker.errors import DriverUnavailable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -63,7 +63,7 @@ async def test_an_id_that_a_leader_has_forgotten_is_not_used_again_while_there_i
     queue = SendQueue(PLACE, producer, REGISTRY, CONNECTION, SystemClock())
     calls = []
     for payload in (b"a", b"b"):
-        calls.append(call := Call(1))
+        calls.append(call := SendCall(1))
         queue.add(call, 0, Message(channel="orders", payload=payload))
         await call.done
     assert [call.answers for call in calls] == [["orders-0-0"], ["orders-0-1"]]

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hexa_worker.core.keyed_queue import Allowance, Line
+from hexa_worker.core.keyed_queue import KeyedQueue, KeyLimit
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 
@@ -24,11 +24,11 @@ def later(one: Delivery, due_ms: int) -> Delivery:
     return msgspec.structs.replace(one, attempt=one.attempt + 1, due_ms=due_ms)
 
 
-def line(limit: int = 10, order_by: OrderBy = OrderBy.KEY) -> Line:
-    return Line(order_by, Allowance(limit))
+def line(limit: int = 10, order_by: OrderBy = OrderBy.KEY) -> KeyedQueue:
+    return KeyedQueue(order_by, KeyLimit(limit))
 
 
-def offsets(one: Line) -> list[int]:
+def offsets(one: KeyedQueue) -> list[int]:
     return [ready.offset for ready in one.ready]
 
 
@@ -95,9 +95,9 @@ def test_a_key_whose_retry_is_taken_back_goes_on_with_what_is_left() -> None:
     assert one.next_due_ms is None
 
 
-def stopped_line(allowance: Allowance) -> Line:
+def stopped_line(allowance: KeyLimit) -> KeyedQueue:
     """A line that stands still for ``b`` until 200, in which ``a`` has come to its retry meanwhile."""
-    one = Line(OrderBy.KEY, allowance)
+    one = KeyedQueue(OrderBy.KEY, allowance)
     one.put(delivery(0, b"a"), 0)
     one.put(delivery(1, b"b"), 0)
     one.postpone(later(one.ready.popleft(), 100), 0)
@@ -110,7 +110,7 @@ def stopped_line(allowance: Allowance) -> Line:
 
 
 def test_a_key_that_fails_again_while_its_line_stands_still_keeps_what_came_meanwhile_in_order() -> None:
-    one = stopped_line(Allowance(1))
+    one = stopped_line(KeyLimit(1))
     one.postpone(later(one.ready.popleft(), 300), 100)
     one.put(delivery(4, b"a"), 100)
     one.wake(200)
@@ -120,8 +120,8 @@ def test_a_key_that_fails_again_while_its_line_stands_still_keeps_what_came_mean
 
 
 def test_a_line_that_has_to_stand_still_twice_keeps_each_key_in_order() -> None:
-    allowance = Allowance(1)
-    one, other = stopped_line(allowance), Line(OrderBy.KEY, allowance)
+    allowance = KeyLimit(1)
+    one, other = stopped_line(allowance), KeyedQueue(OrderBy.KEY, allowance)
     other.postpone(later(delivery(9, b"x"), 900), 100)
     one.postpone(later(one.ready.popleft(), 150), 100)
     one.wake(150)
@@ -139,8 +139,8 @@ class Worker(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_ms = 0
-        self.allowance = Allowance(LIMIT)
-        self.lines = [Line(OrderBy.KEY, self.allowance) for _ in range(LANES)]
+        self.allowance = KeyLimit(LIMIT)
+        self.lines = [KeyedQueue(OrderBy.KEY, self.allowance) for _ in range(LANES)]
         self.hands: list[Delivery | None] = [None] * LANES
         self.unfinished: dict[bytes, list[int]] = defaultdict(list)
         self.loose: set[int] = set()

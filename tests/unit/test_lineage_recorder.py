@@ -12,7 +12,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked
 from hexa_worker.lineage import recorder as recording
 from hexa_worker.lineage.base import StoreError
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.packs import unpack
 from hexa_worker.lineage.recorder import Recorder
 
@@ -44,7 +44,7 @@ class Shelf:
     def expire(self, _before_ms: int) -> int:
         return 0
 
-    def mentioning(self, _text: str, _since_ms: int) -> Iterator[Entry]:
+    def mentioning(self, _text: str, _since_ms: int) -> Iterator[LineageEntry]:
         return iter(())
 
     def close(self) -> None:

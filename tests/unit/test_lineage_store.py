@@ -18,10 +18,10 @@ from hexa_worker.core.outcome import DeadLetter, Drop, Interrupted, Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, Settlement, settle
 from hexa_worker.lineage.base import StoreError
-from hexa_worker.lineage.entries import Entry, emitted_ms, entry_of
+from hexa_worker.lineage.entries import LineageEntry, emitted_ms, entry_of
 from hexa_worker.lineage.packs import Gathering, unpack
 from hexa_worker.lineage.recorder import Recorder
-from hexa_worker.lineage.store import LineageStore
+from hexa_worker.lineage.store import SqliteLineageStore
 
 ROUTE = Route(action="do", retry_base="do", policy=RetryPolicy())
 IDS = st.text(alphabet="ab1-", min_size=1, max_size=6).map(str.encode) | st.sampled_from(
@@ -60,7 +60,7 @@ def test_a_pack_holds_every_settlement_with_its_lineage(settlements: list[Settle
     assert unpacked == sorted(told(entry_of("do", one, 42)) for one in settlements)
 
 
-def told(entry: Entry) -> tuple[str, ...]:
+def told(entry: LineageEntry) -> tuple[str, ...]:
     """All that an entry says, less the message id of a first delivery that succeeded: that is not kept."""
     if entry.outcome == "acked" and not entry.attempt:
         entry = replace(entry, message_id=None)
@@ -84,7 +84,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recorder(path: Path) -> Iterator[Recorder]:
-    made = Recorder(lambda: LineageStore(path), SystemClock())
+    made = Recorder(lambda: SqliteLineageStore(path), SystemClock())
     yield made
     made.close()
 
@@ -100,7 +100,7 @@ def test_a_tree_is_found_by_any_of_its_events(path: Path, recorder: Recorder) ->
     recorder.record("do", [Acked(delivery(root)), Acked(delivery(other))], now_ms)
     recorder.record("more", [Acked(child(first, root, root)), Acked(child(second, first, root))], now_ms)
     recorder.close()
-    store = LineageStore(path, create=False)
+    store = SqliteLineageStore(path, create=False)
     expected = {root.decode(), first.decode(), second.decode()}
     for one in (root, first, second):
         assert {entry.event_id for entry in store.find(one.decode())} == expected
@@ -115,7 +115,7 @@ def test_the_file_belongs_to_its_owner_alone(path: Path, recorder: Recorder) -> 
 
 
 def test_several_writers_share_a_file(path: Path) -> None:
-    recorders = [Recorder(lambda: LineageStore(path), SystemClock()) for _ in range(3)]
+    recorders = [Recorder(lambda: SqliteLineageStore(path), SystemClock()) for _ in range(3)]
     now_ms = SystemClock().now_ms()
     for number, one in enumerate(recorders):
         for round_ in range(50):
@@ -124,7 +124,7 @@ def test_several_writers_share_a_file(path: Path) -> None:
             )
     for one in recorders:
         one.close()
-    store = LineageStore(path, create=False)
+    store = SqliteLineageStore(path, create=False)
     assert len(store.find("e")) == 1  # the same thing said 150 times is one thing
     assert all(len(store.find(f"e{number}-{round_}")) == 1 for number in range(3) for round_ in range(50))
     store.close()
@@ -151,32 +151,32 @@ def test_a_broken_store_is_said_once_and_disturbs_nobody(
     path.parent.mkdir()
     breaks(path)  # type: ignore[operator]
     before = path.read_bytes() if path.is_file() else b""
-    recorder = Recorder(lambda: LineageStore(path), SystemClock())
+    recorder = Recorder(lambda: SqliteLineageStore(path), SystemClock())
     for number in range(3):
         recorder.record("do", [Acked(delivery(b"e%d" % number))], 1)
     recorder.close()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert (path.read_bytes() if path.is_file() else b"") == before
     with pytest.raises(StoreError, match=r"lineage\.db"):
-        LineageStore(path, create=False)
+        SqliteLineageStore(path, create=False)
 
 
 def test_a_store_that_is_locked_for_a_while_loses_nothing(path: Path) -> None:
-    LineageStore(path).close()
+    SqliteLineageStore(path).close()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    recorder = Recorder(lambda: LineageStore(path), SystemClock())
+    recorder = Recorder(lambda: SqliteLineageStore(path), SystemClock())
     recorder.record("do", [Acked(delivery(b"e"))], SystemClock().now_ms())
     other.execute("COMMIT")
     other.close()
     recorder.close()
-    store = LineageStore(path, create=False)
+    store = SqliteLineageStore(path, create=False)
     assert len(store.find("e")) == 1
     store.close()
 
 
 def test_what_is_too_old_or_too_much_is_forgotten_oldest_first(path: Path) -> None:
-    store = LineageStore(path)
+    store = SqliteLineageStore(path)
     for at_ms in range(1, 2001):
         gathering = Gathering()
         gathering.add("do", [Acked(delivery(b"e%d" % at_ms, headers=(("mine", b""),)))], at_ms)
@@ -185,7 +185,7 @@ def test_what_is_too_old_or_too_much_is_forgotten_oldest_first(path: Path) -> No
         pass
     assert (store.find("e1000"), len(store.find("e1001"))) == ([], 1)
     store.close()
-    store = LineageStore(path, maximum_bytes=20 * 1024)
+    store = SqliteLineageStore(path, maximum_bytes=20 * 1024)
     while store.expire(before_ms=0):
         pass
     assert (store.find("e1001"), len(store.find("e2000"))) == ([], 1)

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hexa_worker.cli.tree import draw, plain
-from hexa_worker.lineage.entries import Entry, Happening
-from hexa_worker.lineage.tree import Branch, Node, Waiting, build
+from hexa_worker.lineage.entries import Happening, LineageEntry
+from hexa_worker.lineage.tree import Branch, Node, WaitingRecord, build
 
 IDS = st.sampled_from(["root", "a", "b", "c", "d"])
 HAPPENINGS: list[Happening] = ["acked", "dropped", "retried", "dead-lettered", "released", "redriven", "purged"]
 ENTRIES = st.lists(
     st.builds(
-        Entry,
+        LineageEntry,
         event_id=IDS,
         root_id=st.just("root"),
         action=st.sampled_from(["do", "more"]),
@@ -30,7 +30,7 @@ ENTRIES = st.lists(
 )
 WAITING = st.lists(
     st.builds(
-        Waiting,
+        WaitingRecord,
         event_id=IDS,
         root_id=st.just("root"),
         parent_id=st.none() | IDS,
@@ -50,7 +50,7 @@ def walk(node: Node) -> list[Node]:
 
 @given(ENTRIES, WAITING)
 def test_every_event_is_in_the_tree_once_with_all_that_happened_to_it(
-    entries: list[Entry], waiting: list[Waiting]
+    entries: list[LineageEntry], waiting: list[WaitingRecord]
 ) -> None:
     nodes = walk(build("root", entries, waiting))
     ids = [node.event_id for node in nodes]
@@ -61,7 +61,7 @@ def test_every_event_is_in_the_tree_once_with_all_that_happened_to_it(
 
 
 @given(ENTRIES)
-def test_steps_are_in_order_of_time_and_a_branch_is_one_action_of_one_event(entries: list[Entry]) -> None:
+def test_steps_are_in_order_of_time_and_a_branch_is_one_action_of_one_event(entries: list[LineageEntry]) -> None:
     for node in walk(build("root", entries)):
         assert len({branch.action for branch in node.branches}) == len(node.branches)
         for branch in node.branches:
@@ -70,8 +70,10 @@ def test_steps_are_in_order_of_time_and_a_branch_is_one_action_of_one_event(entr
             assert {(step.event_id, step.action) for step in branch.steps} == {(node.event_id, branch.action)}
 
 
-def entry(event_id: str, outcome: Happening, at_ms: int = 1, parent_id: str | None = None, attempt: int = 0) -> Entry:
-    return Entry(event_id, "root", "do", attempt, outcome, at_ms, "work", parent_id)
+def entry(
+    event_id: str, outcome: Happening, at_ms: int = 1, parent_id: str | None = None, attempt: int = 0
+) -> LineageEntry:
+    return LineageEntry(event_id, "root", "do", attempt, outcome, at_ms, "work", parent_id)
 
 
 def test_children_hang_under_their_parent_and_orphans_under_the_root() -> None:
@@ -99,8 +101,8 @@ def test_a_long_chain_of_events_is_a_long_branch() -> None:
     assert depth == 300
 
 
-def wait(attempt: int = 0, dead: bool = False) -> Waiting:
-    return Waiting(
+def wait(attempt: int = 0, dead: bool = False) -> WaitingRecord:
+    return WaitingRecord(
         event_id="a",
         root_id="root",
         parent_id=None,
@@ -143,7 +145,9 @@ def test_a_long_chain_is_written_as_json() -> None:
 
 
 @given(ENTRIES, WAITING)
-def test_a_tree_is_json_with_every_event_at_its_place(entries: list[Entry], waiting: list[Waiting]) -> None:
+def test_a_tree_is_json_with_every_event_at_its_place(
+    entries: list[LineageEntry], waiting: list[WaitingRecord]
+) -> None:
     def shape(node: Any) -> Any:
         children = node["children"] if isinstance(node, dict) else node.children
         return (node["event_id"] if isinstance(node, dict) else node.event_id), [shape(one) for one in children]

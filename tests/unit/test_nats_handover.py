@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hexa_worker.drivers.nats.handover import NOTE_LIMIT, NOTHING, Done, HandedOver
+from hexa_worker.drivers.nats.handover import NOTE_LIMIT, NOTHING, HandedOver, SettledAhead
 from hexa_worker.drivers.offset_ranges import merged, read_runs, write_runs
 
 SEQUENCES = st.integers(min_value=1, max_value=200)
@@ -17,12 +17,12 @@ def reply(sequence: int, born: int = 0) -> bytes:
     return b"$JS.ACK.stream.consumer.1.%d.1.%d.0" % (sequence, born + 10 * sequence)
 
 
-def noted(done: Done) -> set[int]:
+def noted(done: SettledAhead) -> set[int]:
     handed_over = HandedOver(done)
     return {sequence for sequence in range(1, 300) if sequence in handed_over}
 
 
-def note(settled: set[int], floor: int, before: Done = NOTHING, limit: int = NOTE_LIMIT) -> Done:
+def note(settled: set[int], floor: int, before: SettledAhead = NOTHING, limit: int = NOTE_LIMIT) -> SettledAhead:
     return HandedOver(before).with_settled({one: reply(one) for one in settled}, floor, limit)
 
 

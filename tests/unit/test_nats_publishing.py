@@ -8,7 +8,7 @@ import pytest
 
 from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.nats.publisher import Publisher
+from hexa_worker.drivers.nats.publisher import NatsPublisher
 from hexa_worker.drivers.nats.streams import StreamAway
 from hexa_worker.errors import DriverUnavailable
 
@@ -56,10 +56,10 @@ class Server:
         """They are there."""
 
 
-def publisher(away: str) -> Publisher:
+def publisher(away: str) -> NatsPublisher:
     """Of a server that lacks one stream."""
     server: Any = Server(away)
-    return Publisher(server, server, OPTIONS, SystemClock())
+    return NatsPublisher(server, server, OPTIONS, SystemClock())
 
 
 async def test_a_stream_that_is_away_keeps_no_other_channels_messages_from_being_stored() -> None:

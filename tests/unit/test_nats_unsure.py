@@ -9,8 +9,8 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, RetryAt
 from hexa_worker.drivers.base import SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.nats.protocol import Subscribed
-from hexa_worker.drivers.nats.source import NatsSource, Part
+from hexa_worker.drivers.nats.protocol import SubjectSubscription
+from hexa_worker.drivers.nats.source import ChannelPart, NatsSource
 from hexa_worker.errors import LeaseLost
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -37,15 +37,15 @@ class Server:
         """Whom to tell of a lost connection."""
         self._changed = changed
 
-    def subscribe(self, sink: Callable[[list[Any]], None]) -> Subscribed:
+    def subscribe(self, sink: Callable[[list[Any]], None]) -> SubjectSubscription:
         """Where deliveries go."""
         self.sink = sink
-        return Subscribed("inbox", 1, sink)
+        return SubjectSubscription("inbox", 1, sink)
 
-    def unsubscribe(self, subscribed: Subscribed) -> None:
+    def unsubscribe(self, subscribed: SubjectSubscription) -> None:
         """Nothing comes by itself."""
 
-    def forget_sink(self, subscribed: Subscribed) -> None:
+    def forget_sink(self, subscribed: SubjectSubscription) -> None:
         """As above."""
 
     def write(self, data: bytes) -> None:
@@ -76,7 +76,7 @@ async def test_a_stream_that_was_made_anew_while_a_retry_was_stored_is_not_ackno
     server: Any = Server(made_anew=made_anew)
     nothing: Any = None
     source = NatsSource(server, server, nothing, SPEC, "fast", SystemClock(), nothing, nothing_revoked)
-    source.add_feed(Part(stream="orders", durable="check", channel="orders", born="first"), 30.0)
+    source.add_feed(ChannelPart(stream="orders", durable="check", channel="orders", born="first"), 30.0)
     server.sink([(b"orders", REPLY, None, b"x")])
     (delivery,) = await source.receive(1, 1000)
     retry = RetryAt(delivery, Message(channel="check.retry.1", payload=b"x", due_ms=1), 1.0, nothing)
@@ -89,7 +89,7 @@ async def test_a_channel_that_is_gone_is_asked_about_no_more_and_leaves_its_plac
     server: Any = Server(made_anew=False)
     nothing: Any = None
     source = NatsSource(server, server, nothing, SPEC, "fast", SystemClock(), nothing, nothing_revoked)
-    part = Part(stream="orders", durable="check", channel="orders", born="first")
+    part = ChannelPart(stream="orders", durable="check", channel="orders", born="first")
     source.add_feed(part, 30.0)
     server.sink([(b"orders", REPLY, None, b"x")])
     (old,) = await source.receive(1, 1000)

@@ -13,8 +13,8 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.pulsar import publisher as publishing
 from hexa_worker.drivers.pulsar.home import Home
-from hexa_worker.drivers.pulsar.names import Topics, place
-from hexa_worker.drivers.pulsar.publisher import Publisher
+from hexa_worker.drivers.pulsar.names import TopicNames, place
+from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.errors import DriverUnavailable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -41,7 +41,7 @@ class Broker:
     """A connection to a broker that works."""
 
     generation = 0
-    topics = Topics("persistent://public/default/{}")
+    topics = TopicNames("persistent://public/default/{}")
 
     def __init__(self) -> None:
         self.client: Any = SimpleNamespace(create_producer=self._producer)
@@ -82,7 +82,7 @@ async def test_an_admin_api_that_lets_everybody_wait_holds_up_nothing_that_is_pu
     monkeypatch.setattr(publishing, "LOOK_S", 0.01)
     broker: Any = Broker()
     admin: Any = Admin()
-    publisher = Publisher(broker, Pulsar(url="pulsar://localhost:6650"), SystemClock(), admin)
+    publisher = PulsarPublisher(broker, Pulsar(url="pulsar://localhost:6650"), SystemClock(), admin)
     publisher.open(Home())
     try:
         await publisher.publish([MESSAGE])

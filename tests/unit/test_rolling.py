@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from hexa_worker.core.lifecycle import State
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.restart import RestartPolicy
 from hexa_worker.processes.rolling import READY_LIMIT_S, GiveUp, Replace, Rolling
-from hexa_worker.processes.slot import Phase, Slot
+from hexa_worker.processes.slot import Slot, SlotPhase
 from hexa_worker.telemetry.report import Report, SubscriptionReport
 
 RULES: Any = SimpleNamespace(restart=RestartPolicy())
@@ -17,13 +17,17 @@ RULES: Any = SimpleNamespace(restart=RestartPolicy())
 @pytest.mark.parametrize(
     ("phase", "reason"),
     [
-        (Phase.BOOTING, "it has not started to consume"),
-        (Phase.UP, "do is waiting: broker away"),
+        (SlotPhase.BOOTING, "it has not started to consume"),
+        (SlotPhase.UP, "do is waiting: broker away"),
     ],
 )
-def test_a_successor_that_is_not_ready_in_time_is_given_up_with_what_it_waits_for(phase: Phase, reason: str) -> None:
+def test_a_successor_that_is_not_ready_in_time_is_given_up_with_what_it_waits_for(
+    phase: SlotPhase, reason: str
+) -> None:
     slots = {number: Slot(number, RULES, 0.0) for number in (0, 1)}
-    waiting = SubscriptionReport(action="do", state=State.WAITING, error="broker away", destination="work", mailbox=10)
+    waiting = SubscriptionReport(
+        action="do", state=WorkerState.WAITING, error="broker away", destination="work", mailbox=10
+    )
     slots[1].phase, slots[1].report = phase, Report(system="embedded", booted=True, subscriptions=(waiting,))
     rolling = Rolling()
     rolling.begin([0])

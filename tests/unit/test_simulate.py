@@ -11,7 +11,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
 from hexa_worker.drivers.memory import MemorySource
-from hexa_worker.testing import Simulated, SimulationFailed, Troubles, simulate
+from hexa_worker.testing import FaultRates, Simulated, SimulationFailed, simulate
 
 
 class Order(msgspec.Struct):
@@ -51,7 +51,7 @@ def test_nothing_is_lost_whatever_goes_wrong(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_order_by_key_holds_whatever_goes_wrong(seed: int) -> None:
-    crashes = Troubles(crash=0.08, stall=0.0, away=0.02)
+    crashes = FaultRates(crash=0.08, stall=0.0, away=0.02)
     result = run(seed, settings={"check": {"order_by": "key"}, "charge": {"order_by": "key"}}, troubles=crashes)
     assert result.violations == []
 
@@ -61,7 +61,7 @@ IN_PLACE = {"order_by": "key", "retry": {"order": "key", "maximum_waiting_keys":
 
 @pytest.mark.parametrize("seed", range(8))
 def test_order_by_key_holds_across_retries_whatever_goes_wrong(seed: int) -> None:
-    crashes = Troubles(crash=0.08, stall=0.0, away=0.02)
+    crashes = FaultRates(crash=0.08, stall=0.0, away=0.02)
     result = run(seed, settings={"check": IN_PLACE, "charge": IN_PLACE}, troubles=crashes)
     assert result.violations == []
     assert any(entry.attempt for entry in result.entries)

@@ -15,7 +15,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Settlement
 from hexa_worker.drivers.base import SubscriptionSpec, Unsettled
-from hexa_worker.drivers.formats import Forms, WiredDriver, WiredSource
+from hexa_worker.drivers.formats import ChannelFormats, FormattingDriver, FormattingSource
 from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.drivers.opening import forms_of, make_driver
@@ -23,12 +23,12 @@ from hexa_worker.errors import DriverUnavailable
 from hexa_worker.record_formats.form import Form, Wire
 from hexa_worker.subscriptions.api import Context
 from hexa_worker.subscriptions.loader import load_plans
-from tests.actors.worker_fixture import Stage
+from tests.actors.worker_fixture import WorkerFixture
 
 WORKER = '[worker]\nname = "shop"\nhandlers = ["h"]\n'
 
 
-def forms(more: str) -> Forms:
+def forms(more: str) -> ChannelFormats:
     return forms_of(parse_config(WORKER + more, Path("worker.toml")))
 
 
@@ -44,7 +44,7 @@ def test_a_subscription_has_its_own_form_and_the_rest_the_brokers() -> None:
 
 
 def test_channels_of_decorators_are_learned_when_they_are_declared() -> None:
-    found = Forms(Form())
+    found = ChannelFormats(Form())
     spec = SubscriptionSpec(action="a", group="a", channels=("c",), retry_base="a", retry_count=1, wire="hexa")
     found.learn([spec])
     assert (found.of("c").wire, found.of("a.dlq").wire, found.of("d").wire) == ("hexa", "hexa", "plain")
@@ -53,7 +53,7 @@ def test_channels_of_decorators_are_learned_when_they_are_declared() -> None:
 def test_without_a_form_nothing_stands_around_the_driver() -> None:
     text = WORKER + '[broker]\ndriver = "memory"\n'
     assert isinstance(make_driver(parse_config(text, Path("w"))), MemoryDriver)
-    assert isinstance(make_driver(parse_config(text + 'wire = "hexa"\n', Path("w"))), WiredDriver)
+    assert isinstance(make_driver(parse_config(text + 'wire = "hexa"\n', Path("w"))), FormattingDriver)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -88,8 +88,8 @@ async def test_an_event_is_one_event_from_its_emit_to_its_dead_letter(
     text = f'[worker]\nname = "shop"\nhandlers = ["{name}"]\n[broker]\ndriver = "memory"\nwire = "{wire}"\n'
     text += "[subscriptions.act.retry]\nmaximum_attempts = 2\ninitial_interval_s = 0.01\n"
     loaded = load_plans(parse_config(text, tmp_path / "worker.toml"))
-    stage = Stage()
-    driver = WiredDriver(MemoryDriver(stage.store), Forms(Form(wire, broker, "shop")))
+    stage = WorkerFixture()
+    driver = FormattingDriver(MemoryDriver(stage.store), ChannelFormats(Form(wire, broker, "shop")))
     payload = b'{"fail": true, "child": true}'
     await driver.publish([Message(channel="events", payload=payload, headers=origin_headers("e1"), key=b"k")])
     assert await stage.run(*loaded.plans, driver=driver) == 0
@@ -121,7 +121,7 @@ async def test_what_is_not_settled_comes_back_as_it_was_given() -> None:
     record = Message(channel="a.retry.1", payload=b"{}", headers=origin_headers("e1"))
     given: list[Settlement] = [Acked(delivery), RetryAt(delivery, record, 1.0, None)]  # type: ignore[arg-type]
     source: Any = Refusing()
-    unsettled = await WiredSource(source, Form("hexa", "nats")).settle(given)
+    unsettled = await FormattingSource(source, Form("hexa", "nats")).settle(given)
     assert all(one.settlement is before for one, before in zip(unsettled, given, strict=True))
     written = source.given[1]
     assert isinstance(written, RetryAt | DeadLettered)

@@ -17,7 +17,7 @@ import anyio
 
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.backoff import Backoff
-from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
+from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Granted, GrantedClaim
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import order_key
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, keeps_place
@@ -35,12 +35,12 @@ UNENDED_LIMIT = 100_000
 """Ends of claims that are kept for a store that is away; beyond it the oldest claims just run out."""
 ENDINGS_AT_ONCE = 5_000
 """After an outage they are told in so many calls that each ends within the store's deadline."""
-UNCLAIMED = Run(0)
+UNCLAIMED = Granted(0)
 _End = tuple[Ending, Delivery]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claiming:
+class DedupSettings:
     """How a process deduplicates.
 
     Attributes:
@@ -56,7 +56,7 @@ class Claiming:
     on_failure: Literal["process", "hold"]
 
 
-class Turn:
+class PendingClaim:
     """A delivery on its way through."""
 
     __slots__ = ("answer", "ask", "asking", "delivery", "gone", "order")
@@ -70,12 +70,12 @@ class Turn:
         self.gone = False
 
 
-class Claimer:
+class Deduplicator:
     """One worker's claims.
 
     Args:
         plan: the subscription; its `effect_key` names the effects.
-        claiming: see `Claiming`.
+        claiming: see `DedupSettings`.
         mailbox: gets what may run.
         stats: counts.
         log: says it.
@@ -85,7 +85,7 @@ class Claimer:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
         plan: Plan,
-        claiming: Claiming,
+        claiming: DedupSettings,
         mailbox: Mailbox,
         stats: Counters,
         log: SubscriptionLog,
@@ -104,8 +104,8 @@ class Claimer:
         self._log = log
         self._skip = skip
         self._names = _names()
-        self._turns: list[Turn] = []
-        self._held: dict[int, tuple[Held, Delivery]] = {}  # by the id of a delivery that the tuple keeps alive
+        self._turns: list[PendingClaim] = []
+        self._held: dict[int, tuple[GrantedClaim, Delivery]] = {}  # by the id of a delivery that the tuple keeps alive
         self._endings = deque[_End](maxlen=UNENDED_LIMIT)
         self._one_at_a_time = anyio.Lock()  # an extension must not overtake the end of its claim
         self._to_end = anyio.Event()
@@ -124,7 +124,7 @@ class Claimer:
         """
         size = self._mailbox.hold(batch)
         turns = [
-            Turn(
+            PendingClaim(
                 delivery,
                 Ask(self._key(delivery), next(self._names), self._attempt(delivery)),
                 order_key(self._order_by, delivery.key, delivery.channel),
@@ -171,7 +171,7 @@ class Claimer:
 
     # -- asking
 
-    async def _ask(self, turns: Sequence[Turn]) -> None:
+    async def _ask(self, turns: Sequence[PendingClaim]) -> None:
         for turn in turns:
             turn.asking = True
         try:
@@ -187,7 +187,7 @@ class Claimer:
             for turn in turns:
                 turn.asking = False
 
-    def _store_away(self, turns: Sequence[Turn], error: DriverError) -> None:
+    def _store_away(self, turns: Sequence[PendingClaim], error: DriverError) -> None:
         if self._hold:
             self._log.withheld(error)
             self._away = error
@@ -199,13 +199,13 @@ class Claimer:
         for turn in turns:
             self._answered(turn, UNCLAIMED)
 
-    def _answered(self, turn: Turn, answer: Answer) -> None:
+    def _answered(self, turn: PendingClaim, answer: Answer) -> None:
         if answer is WAIT and turn.answer is None:
             self._log.waiting(turn.delivery)
         turn.answer = answer
-        if isinstance(answer, Run):
+        if isinstance(answer, Granted):
             ask = turn.ask
-            held = Held(ask.key, ask.owner, answer.fence, ask.attempt)
+            held = GrantedClaim(ask.key, ask.owner, answer.fence, ask.attempt)
             if not turn.gone:
                 self._held[id(turn.delivery)] = held, turn.delivery
             elif answer.fence:  # it was handed back meanwhile
@@ -215,13 +215,13 @@ class Claimer:
     def _deal(self) -> None:
         """Let go of what has its answer, in order."""
         run: list[Delivery] = []
-        rest: list[Turn] = []
+        rest: list[PendingClaim] = []
         blocked = set[object]()
         for turn in self._turns:
             if turn.answer is SKIP:
                 self._log.duplicate(turn.delivery)
                 self._skip(turn.delivery)
-            elif isinstance(turn.answer, Run) and turn.order not in blocked:
+            elif isinstance(turn.answer, Granted) and turn.order not in blocked:
                 run.append(turn.delivery)
             else:
                 rest.append(turn)
@@ -243,7 +243,7 @@ class Claimer:
                 self._ended = anyio.Event()
                 with anyio.move_on_after(backoff.next_s()):
                     await self._ended.wait()
-                again = [turn for turn in self._turns if not turn.asking and not isinstance(turn.answer, Run)]
+                again = [turn for turn in self._turns if not turn.asking and not isinstance(turn.answer, Granted)]
                 if again:
                     await self._ask(again)
                 self._deal()
@@ -304,7 +304,7 @@ class Claimer:
         if held is not None:
             self._end(held[0], delivery, following, keep_ms)
 
-    def _end(self, held: Held, delivery: Delivery, following: int | None, keep_ms: int | None = None) -> None:
+    def _end(self, held: GrantedClaim, delivery: Delivery, following: int | None, keep_ms: int | None = None) -> None:
         self._endings.append((Ending(held, following, self._ttl_ms if keep_ms is None else keep_ms), delivery))
 
     async def run_endings(self) -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 
-class Gate:
+class Isolation:
     """One per process, shared by all lanes.
 
     Attributes:

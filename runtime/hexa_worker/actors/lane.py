@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from hexa_worker.actors.contexts import in_copies, name_hand, renew
 from hexa_worker.actors.invoke import Call
-from hexa_worker.actors.isolation import Gate
+from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.mailbox import Mailbox, Queue
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
 from hexa_worker.codecs.decode import explained
@@ -95,7 +95,7 @@ class LaneParts:
         conclude: Conclude,
         stats: Counters,
         log: SubscriptionLog,
-        gate: Gate,
+        gate: Isolation,
         maximum_crashes: int,
         monotonic: Callable[[], float],
     ) -> None:
@@ -291,7 +291,7 @@ class Lane:
             if self.late:
                 return True
 
-    async def _wait_gate(self, gate: Gate) -> None:
+    async def _wait_gate(self, gate: Isolation) -> None:
         self.deadline, self.waiting = math.inf, True
         try:
             while gate.closed:

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 
 import anyio
 
-from hexa_worker.actors.retry_timer import Waits
+from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.window import next_window
@@ -31,7 +31,7 @@ class Mailbox:
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
-        self, *, limit: int, limit_bytes: int, lanes: int, order_by: OrderBy, busy: int, waits: Waits | None = None
+        self, *, limit: int, limit_bytes: int, lanes: int, order_by: OrderBy, busy: int, waits: RetryTimer | None = None
     ) -> None:
         self._limit = limit
         self._limit_bytes = limit_bytes

@@ -2,11 +2,11 @@
 
 from msgspec.structs import replace
 
-from hexa_worker.actors.dedup_stage import Claimer
+from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.lane import Conclude
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
-from hexa_worker.actors.services import Environment
+from hexa_worker.actors.services import WorkerServices
 from hexa_worker.backoff import Backoff
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
@@ -37,9 +37,9 @@ class Pump:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
         plan: Plan,
-        env: Environment,
+        env: WorkerServices,
         mailbox: Mailbox,
-        claimer: Claimer | None,
+        claimer: Deduplicator | None,
         stats: Counters,
         log: SubscriptionLog,
         *,
@@ -102,7 +102,7 @@ class Pump:
         else:
             await self._claim(batch, self._claimer)
 
-    async def _claim(self, batch: list[Delivery], claimer: Claimer) -> None:
+    async def _claim(self, batch: list[Delivery], claimer: Deduplicator) -> None:
         """Let `batch` through the claimer; wait while it withholds deliveries."""
         self._stats.received_bytes += await claimer.accept(batch)
         if claimer.withheld and not self._stopping:

@@ -10,13 +10,13 @@ from math import ceil, inf
 import anyio
 
 from hexa_worker.clock import Clock
-from hexa_worker.core.keyed_queue import Allowance, Line
+from hexa_worker.core.keyed_queue import KeyedQueue, KeyLimit
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.telemetry.stats import Counters
 
 
-class Waits:
+class RetryTimer:
     """One worker's lines.
 
     Args:
@@ -28,8 +28,8 @@ class Waits:
     """
 
     def __init__(self, *, order_by: OrderBy, lanes: int, maximum_keys: int, clock: Clock, stats: Counters) -> None:
-        self._allowance = Allowance(maximum_keys)
-        self.lines = [Line(order_by, self._allowance) for _ in range(lanes)]
+        self._allowance = KeyLimit(maximum_keys)
+        self.lines = [KeyedQueue(order_by, self._allowance) for _ in range(lanes)]
         self._clock = clock
         self._stats = stats
         self._sooner = anyio.Event()
@@ -84,7 +84,7 @@ class Waits:
         left_ms = delivery.due_ms - self._clock.now_ms()  # first: what passes before the other reading makes it late
         return ceil(self._clock.monotonic() * 1000) + left_ms
 
-    def _changed(self, line: Line) -> None:
+    def _changed(self, line: KeyedQueue) -> None:
         due_ms = line.next_due_ms
         if due_ms is not None and (self._next_due_ms is None or due_ms < self._next_due_ms):
             self._sooner.set()

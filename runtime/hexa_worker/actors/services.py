@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hexa_worker.actors.dedup_stage import Claiming
-from hexa_worker.actors.isolation import Gate
+from hexa_worker.actors.dedup_stage import DedupSettings
+from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.lane import Cell
 from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import Lineage
@@ -16,7 +16,7 @@ from hexa_worker.subscriptions.api import Event, Middleware
 from hexa_worker.subscriptions.transactions import Transactions
 
 
-class Journal(Protocol):
+class CrashJournal(Protocol):
     """Where lanes note what they have in hand, so that it is known after a crash."""
 
     def cells(self, action: str, lane: int, count: int) -> tuple[Cell, ...]:
@@ -24,7 +24,7 @@ class Journal(Protocol):
         ...
 
 
-class Suspects(Protocol):
+class KnownSuspects(Protocol):
     """Deliveries that were in hand when a process died."""
 
     def any(self) -> bool:
@@ -41,7 +41,7 @@ class Suspects(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class WorkerServices:
     """See the module.
 
     Attributes:
@@ -65,14 +65,14 @@ class Environment:
 
     driver: Driver
     clock: Clock
-    gate: Gate
+    gate: Isolation
     state: Any
     middlewares: tuple[Middleware, ...]
     emit: Callable[[Event, Lineage | None], Awaitable[str]]
     record: Callable[[str, Sequence[Settlement], int], None] | None
-    claiming: Claiming | None
-    journal: Journal | None
-    suspects: Suspects | None
+    claiming: DedupSettings | None
+    journal: CrashJournal | None
+    suspects: KnownSuspects | None
     stuck: Callable[[Delivery], None]
     grace_s: float
     stuck_after_s: float

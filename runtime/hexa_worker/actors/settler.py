@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import anyio
 
-from hexa_worker.actors.dedup_stage import Claimer
+from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.actors.parking import Parked, Parking
@@ -68,7 +68,7 @@ class Settler:
         clock: Clock,
         outage: Outage,
         record: Recorder | None = None,
-        claimer: Claimer | None = None,
+        claimer: Deduplicator | None = None,
         *,
         keeps_attempts: bool = False,
         lost: Callable[[Delivery], None] | None = None,

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio import get_current_task
 
-from hexa_worker.actors.services import Environment
+from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.worker import Worker
 from hexa_worker.backoff import Backoff
-from hexa_worker.core.lifecycle import Change, State, advance
+from hexa_worker.core.lifecycle import StateChange, WorkerState, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import (
@@ -48,13 +48,13 @@ class Supervised:
     def __init__(
         self,
         plan: Plan,
-        env: Environment,
+        env: WorkerServices,
         log: SubscriptionLog,
         policy: RestartPolicy,
         changed: Callable[[], None],
     ) -> None:
         self.plan = plan
-        self.state = State.STARTING
+        self.state = WorkerState.STARTING
         self.stats = Counters()
         self.error = ""
         self._env = env
@@ -70,7 +70,7 @@ class Supervised:
     @property
     def source(self) -> Source | None:
         """The present worker's source, while it consumes."""
-        return self._worker.source if self._worker is not None and self.state is State.RUNNING else None
+        return self._worker.source if self._worker is not None and self.state is WorkerState.RUNNING else None
 
     @property
     def worker(self) -> Worker | None:
@@ -98,8 +98,8 @@ class Supervised:
     def stop(self) -> None:
         """Drain. Idempotent."""
         self._stop.set()
-        if self.state not in (State.STOPPED, State.FAILED):
-            self._move(Change.STOP_ASKED)
+        if self.state not in (WorkerState.STOPPED, WorkerState.FAILED):
+            self._move(StateChange.STOP_ASKED)
         if self._worker is not None:
             self._worker.stop()
 
@@ -134,9 +134,9 @@ class Supervised:
                 break
             self._worker = None
             if not self._stop.is_set():
-                self._move(Change.RETRIED)
-        if self.state is not State.STOPPED:
-            self._move(Change.DRAINED)
+                self._move(StateChange.RETRIED)
+        if self.state is not WorkerState.STOPPED:
+            self._move(StateChange.DRAINED)
 
     async def _run_worker(self) -> None:
         self._worker = Worker(
@@ -157,8 +157,8 @@ class Supervised:
         """Note that the broker is away, or refuses what it has taken before, and wait before it is asked again."""
         self.error = str(error)
         self._log.broker_away(error)
-        self._move(Change.BROKER_LOST)
-        if self.state is not State.STOPPED:
+        self._move(StateChange.BROKER_LOST)
+        if self.state is not WorkerState.STOPPED:
             await self._pause(waits.wait)
 
     async def _crashed(self, error: BaseException) -> bool:
@@ -167,7 +167,7 @@ class Supervised:
         self.stats.restarts += 1
         self._intensity, delay_s = self._intensity.record(self._env.clock.monotonic())
         self._log.crashed(error, delay_s)
-        self._move(Change.CRASHED if delay_s is not None else Change.GAVE_UP)
+        self._move(StateChange.CRASHED if delay_s is not None else StateChange.GAVE_UP)
         if delay_s is None:
             return False
         await self._pause(lambda: anyio.sleep(delay_s))
@@ -186,19 +186,19 @@ class Supervised:
             group.cancel_scope.cancel()
 
     def _is_running(self) -> None:
-        if self.state is State.WAITING:
+        if self.state is WorkerState.WAITING:
             self._log.info("running again")
-            self._move(Change.RETRIED)
-        if self.state is State.STARTING:
+            self._move(StateChange.RETRIED)
+        if self.state is WorkerState.STARTING:
             self._running_since = self._env.clock.monotonic()
-            self._move(Change.STARTED)
+            self._move(StateChange.STARTED)
 
     def _is_away(self, error: str) -> None:
         self.error = error
-        if self.state is State.RUNNING:
-            self._move(Change.BROKER_LOST)
+        if self.state is WorkerState.RUNNING:
+            self._move(StateChange.BROKER_LOST)
 
-    def _move(self, change: Change) -> None:
+    def _move(self, change: StateChange) -> None:
         before, self.state = self.state, advance(self.state, change)
         if before is not self.state:
             self._changed()
@@ -217,7 +217,7 @@ class Supervisor:
     def __init__(
         self,
         plans: Sequence[Plan],
-        env: Environment,
+        env: WorkerServices,
         *,
         policy: RestartPolicy,
         log: Callable[[str], SubscriptionLog],
@@ -238,7 +238,7 @@ class Supervisor:
         """How things stand."""
         return Report(
             system=self._env.driver.capabilities.name,
-            booted=all(one.state is not State.STARTING for one in self.subscriptions),
+            booted=all(one.state is not WorkerState.STARTING for one in self.subscriptions),
             subscriptions=tuple(one.report() for one in self.subscriptions),
         )
 

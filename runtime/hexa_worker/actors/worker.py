@@ -12,15 +12,15 @@ from functools import partial
 import anyio
 from anyio import get_current_task
 
-from hexa_worker.actors.dedup_stage import Claimer
+from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
 from hexa_worker.actors.parking import Parking
 from hexa_worker.actors.pump import Pump
-from hexa_worker.actors.retry_timer import Waits
-from hexa_worker.actors.services import Environment
+from hexa_worker.actors.retry_timer import RetryTimer
+from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.sweeper import sweep
@@ -60,7 +60,7 @@ class Worker:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
         plan: Plan,
-        env: Environment,
+        env: WorkerServices,
         stats: Counters,
         log: SubscriptionLog,
         running: Callable[[], None],
@@ -81,9 +81,9 @@ class Worker:
         self._leaving = set[str]()  # sources that are being revoked
         self._drained = False  # nothing is queued any more, and nothing will be
         self.source: Source | None = None
-        self._waits: Waits | None = None
+        self._waits: RetryTimer | None = None
         if plan.in_place is not OrderBy.NONE:
-            self._waits = Waits(
+            self._waits = RetryTimer(
                 order_by=plan.order_by,
                 lanes=plan.concurrency,
                 maximum_keys=plan.retry.waiting_keys(plan.mailbox),
@@ -102,9 +102,9 @@ class Worker:
         self._parking = Parking(
             limit=plan.mailbox, limit_bytes=plan.mailbox_bytes, stats=stats, monotonic=env.clock.monotonic
         )
-        self._claimer: Claimer | None = None
+        self._claimer: Deduplicator | None = None
         if env.claiming is not None and plan.effect_key is not None:
-            self._claimer = Claimer(plan, env.claiming, self._mailbox, stats, log, self._skip)
+            self._claimer = Deduplicator(plan, env.claiming, self._mailbox, stats, log, self._skip)
         self._pump = Pump(
             plan,
             env,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hexa_worker.cli.terminal import clean, console, iso, local, note, plural, short, write, write_json
-from hexa_worker.dead_letters.dead_letter import DeadLetter
-from hexa_worker.dead_letters.filters import Group, count_into
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
+from hexa_worker.dead_letters.filters import AlikeGroup, count_into
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ HEX_ROW = 16
 _PRINTABLE = frozenset(string.printable.encode()) - frozenset(b"\t\n\r\x0b\x0c")
 
 
-def brief(letter: DeadLetter) -> dict[str, Any]:
+def brief(letter: StoredDeadLetter) -> dict[str, Any]:
     """What ``dlq list --json`` says of a letter."""
     return {
         "id": letter.id,
@@ -45,7 +45,7 @@ def brief(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def whole(letter: DeadLetter, *, with_payload: bool) -> dict[str, Any]:
+def whole(letter: StoredDeadLetter, *, with_payload: bool) -> dict[str, Any]:
     """What ``dlq show --json`` says of it. A payload that is no JSON is given in base64, and as text if it is any."""
     found = brief(letter)
     found["error_message"] = letter.error_message
@@ -71,10 +71,10 @@ def json_of(payload: bytes) -> msgspec.Raw | None:
         return None
 
 
-async def list_json(letters: AsyncIterator[DeadLetter], limit: int | None) -> None:
+async def list_json(letters: AsyncIterator[StoredDeadLetter], limit: int | None) -> None:
     """Write one JSON array, an object a line; however many there are, few are in memory."""
     if limit is not None:
-        newest: deque[DeadLetter] = deque(maxlen=limit)
+        newest: deque[StoredDeadLetter] = deque(maxlen=limit)
         async for letter in letters:
             newest.append(letter)
         write("[" + ",\n ".join(msgspec.json.encode(brief(letter)).decode() for letter in newest) + "]")
@@ -86,9 +86,9 @@ async def list_json(letters: AsyncIterator[DeadLetter], limit: int | None) -> No
     write("]" if separator != "[" else "[]")
 
 
-async def groups_json(letters: AsyncIterator[DeadLetter]) -> None:
+async def groups_json(letters: AsyncIterator[StoredDeadLetter]) -> None:
     """Write one JSON array of the groups of letters that look alike, the largest first."""
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str], AlikeGroup] = {}
     async for letter in letters:
         count_into(groups, letter)
     write_json(
@@ -107,14 +107,14 @@ async def groups_json(letters: AsyncIterator[DeadLetter]) -> None:
     )
 
 
-def _largest_first(groups: dict[tuple[str, str], Group]) -> list[Group]:
+def _largest_first(groups: dict[tuple[str, str], AlikeGroup]) -> list[AlikeGroup]:
     return sorted(groups.values(), key=lambda group: -group.count)
 
 
-async def list_human(letters: AsyncIterator[DeadLetter], limit: int) -> None:
+async def list_human(letters: AsyncIterator[StoredDeadLetter], limit: int) -> None:
     """Draw the groups of letters that look alike, then the newest letters."""
-    groups: dict[tuple[str, str], Group] = {}
-    newest: deque[DeadLetter] = deque(maxlen=limit)
+    groups: dict[tuple[str, str], AlikeGroup] = {}
+    newest: deque[StoredDeadLetter] = deque(maxlen=limit)
     async for letter in letters:
         count_into(groups, letter)
         newest.append(letter)
@@ -182,7 +182,7 @@ def _draw_table(out: "Console", columns: tuple[_Column, ...], rows: Sequence[tup
     out.print(table)
 
 
-def _draw_groups(out: "Console", groups: list[Group]) -> None:
+def _draw_groups(out: "Console", groups: list[AlikeGroup]) -> None:
     rows = [
         (
             f"{group.count:,}",
@@ -198,19 +198,19 @@ def _draw_groups(out: "Console", groups: list[Group]) -> None:
     _draw_table(out, _GROUPS, rows)
 
 
-def _draw_rows(out: "Console", letters: deque[DeadLetter]) -> None:
+def _draw_rows(out: "Console", letters: deque[StoredDeadLetter]) -> None:
     rows = [
         (letter.id, short(letter.dead_at_ms), str(letter.attempts), letter.root_id, _said(letter)) for letter in letters
     ]
     _draw_table(out, _ROWS, rows)
 
 
-def _said(letter: DeadLetter) -> str:
+def _said(letter: StoredDeadLetter) -> str:
     """Its error, and before it, where nothing cuts it off, that it is not whole."""
     return letter.error if letter.cut is None else f"(cut) {letter.error}"
 
 
-def show_human(letter: DeadLetter, *, with_payload: bool) -> None:
+def show_human(letter: StoredDeadLetter, *, with_payload: bool) -> None:
     """Draw one letter, whole."""
     from rich.table import Table  # noqa: PLC0415 - lazy by design
     from rich.text import Text  # noqa: PLC0415 - lazy by design
@@ -234,7 +234,7 @@ def show_human(letter: DeadLetter, *, with_payload: bool) -> None:
             write(line)
 
 
-def _facts(letter: DeadLetter) -> list[tuple[str, str | None, str]]:
+def _facts(letter: StoredDeadLetter) -> list[tuple[str, str | None, str]]:
     origin = letter.channel if letter.origin_id is None else f"{letter.channel} ({letter.origin_id})"
     return [
         ("dead letter", letter.id, "bold"),
@@ -258,12 +258,12 @@ def _facts(letter: DeadLetter) -> list[tuple[str, str | None, str]]:
     ]
 
 
-def _size(letter: DeadLetter) -> str:
+def _size(letter: StoredDeadLetter) -> str:
     size, cut = plural(len(letter.delivery.payload), "byte"), letter.cut
     return size if cut is None else f"{size}, cut: the whole has {cut.size:,} and was {cut.id} in {cut.channel}"
 
 
-def _attempts(letter: DeadLetter) -> str:
+def _attempts(letter: StoredDeadLetter) -> str:
     since = letter.attempts_since_redrive
     return str(letter.attempts) if since is None else f"{letter.attempts}, {since} of them since its last redrive"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from hexa_worker.cli.emit_file import Bulk, Input, open_emitter
-from hexa_worker.cli.jsonl import DEFAULT_MAX_PAYLOAD, BadLine, Line, event_of
+from hexa_worker.cli.emit_file import FileEmission, Input, open_emitter
+from hexa_worker.cli.jsonl import DEFAULT_MAX_PAYLOAD, BadLine, EventLine, event_of
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import write, write_json
 from hexa_worker.errors import ConfigError
@@ -86,7 +86,7 @@ def _channel_and_file(rest: tuple[str, ...], file: str | None, payload: str | No
     return (rest[0] if rest else None), file
 
 
-def _one_line(payload: str, key: str | None, headers: tuple[str, ...], event_id: str | None) -> Line:
+def _one_line(payload: str, key: str | None, headers: tuple[str, ...], event_id: str | None) -> EventLine:
     """The event of the command line, in the form of a file's line."""
     pairs = {}
     for header in headers:
@@ -102,10 +102,10 @@ def _one_line(payload: str, key: str | None, headers: tuple[str, ...], event_id:
     except (msgspec.DecodeError, RecursionError) as error:
         hint = "" if data[:1] in (b"{", b"[") else "; a text needs its quotes: --payload '\"text\"'"
         raise _usage(f"--payload is not JSON: {error}{hint}") from None
-    return Line(payload=msgspec.Raw(data), key=key, headers=pairs, id=event_id)
+    return EventLine(payload=msgspec.Raw(data), key=key, headers=pairs, id=event_id)
 
 
-async def _emit_one(path: Path, channel: str | None, line: Line, as_json: bool, quiet: bool) -> int:  # noqa: FBT001 - called by anyio.run, which passes no keywords
+async def _emit_one(path: Path, channel: str | None, line: EventLine, as_json: bool, quiet: bool) -> int:  # noqa: FBT001 - called by anyio.run, which passes no keywords
     async with open_emitter(path) as (emitter, max_payload):
         try:
             event = event_of(line, 1, channel, max_payload or DEFAULT_MAX_PAYLOAD)
@@ -124,7 +124,7 @@ def _emit_lines(source: Input, *, as_json: bool, quiet: bool) -> int:
         descriptor = 0 if source.file == STDIN else os.open(source.file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"cannot read {source.file}: {error.strerror}") from None
-    bulk = Bulk(source, descriptor, as_json=as_json, quiet=quiet)
+    bulk = FileEmission(source, descriptor, as_json=as_json, quiet=quiet)
     try:
         return bulk.run()
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from hexa_worker.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
-from hexa_worker.cli.jsonl import Batch, event_lines
+from hexa_worker.cli.jsonl import EventBatch, event_lines
 from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import run_async
 from hexa_worker.cli.terminal import fail, note, plural
@@ -20,14 +20,14 @@ from hexa_worker.errors import DriverError
 from hexa_worker.subscriptions.api import Event
 
 if TYPE_CHECKING:
-    from hexa_worker.event_encoder import Emitter
+    from hexa_worker.event_encoder import EventEncoder
 
 NAMED_REJECTIONS = 5
 """Rejected lines that are named one by one; the others are counted."""
 
 
 @asynccontextmanager
-async def open_emitter(path: Path) -> "AsyncIterator[tuple[Emitter, int | None]]":
+async def open_emitter(path: Path) -> "AsyncIterator[tuple[EventEncoder, int | None]]":
     """An emitter to the broker of worker.toml, and the largest payload that broker takes.
 
     Handler modules are imported only where the broker does not know a channel, see `Declaring`.
@@ -38,11 +38,11 @@ async def open_emitter(path: Path) -> "AsyncIterator[tuple[Emitter, int | None]]
     from hexa_worker.codecs import encode  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
-    from hexa_worker.event_encoder import Emitter  # noqa: PLC0415 - lazy by design
+    from hexa_worker.event_encoder import EventEncoder  # noqa: PLC0415 - lazy by design
 
     config = load_config(path)
     async with opened(make_driver(config)) as driver:
-        yield Emitter(Declaring(driver, config), SystemClock(), encode), driver.capabilities.max_payload
+        yield EventEncoder(Declaring(driver, config), SystemClock(), encode), driver.capabilities.max_payload
 
 
 class Input(NamedTuple):
@@ -66,7 +66,7 @@ class Input(NamedTuple):
         return shlex.join([part for part in parts if part is not None])
 
 
-class Bulk:
+class FileEmission:
     """One input on its way to the broker.
 
     Args:
@@ -84,7 +84,7 @@ class Bulk:
         self._emitted = 0
         self._rejected = 0
         self._done_to = source.from_line - 1
-        self._under_way: Batch[Event] | None = None
+        self._under_way: EventBatch[Event] | None = None
 
     def run(self) -> int:
         """Emit everything; returns the exit code. Says on stderr what was emitted, and how to go on."""
@@ -118,7 +118,7 @@ class Bulk:
                         return str(batch.bad)
         return None
 
-    async def _emit(self, emitter: "Emitter", batch: Batch[Event]) -> None:
+    async def _emit(self, emitter: "EventEncoder", batch: EventBatch[Event]) -> None:
         self._under_way = batch if batch.items else None
         answers = await emitter.emit_many(batch.items) if batch.items else []
         self._under_way = None

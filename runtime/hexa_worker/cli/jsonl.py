@@ -28,7 +28,7 @@ _BOM = b"\xef\xbb\xbf"
 _ID = re.compile(r"[!-~]{1,200}")
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EventLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line, as written."""
 
     payload: msgspec.Raw
@@ -38,7 +38,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     id: str | None = None
 
 
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(EventLine).decode
 
 
 class BadLine(Exception):
@@ -56,7 +56,7 @@ class BadLine(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[T]):
+class EventBatch(Generic[T]):
     """What some lines spell, the numbers of those lines, and the bad line that ended them (None: none did)."""
 
     items: list[T]
@@ -91,7 +91,7 @@ def parse_line(line: bytes, number: int, channel: str | None, max_payload: int) 
     return event_of(parsed, number, channel, max_payload)
 
 
-def event_of(line: Line, number: int, channel: str | None, max_payload: int) -> Event:
+def event_of(line: EventLine, number: int, channel: str | None, max_payload: int) -> Event:
     """As `parse_line`, for a line that is decoded."""
     name = line.channel if line.channel is not None else channel
     if not name:
@@ -154,7 +154,7 @@ class LineReader(Generic[T]):
         """Bytes of the whole input, where that is known."""
         return os.fstat(self._descriptor).st_size if self._regular else None
 
-    def read_batch(self) -> Batch[T] | None:
+    def read_batch(self) -> EventBatch[T] | None:
         """The next lines; fewer than a full batch when a pipe has no more to offer just now. None is the end.
 
         Blocks while there is nothing at all.
@@ -175,8 +175,8 @@ class LineReader(Generic[T]):
                 numbers.append(self.number)
                 size += len(line)
         except BadLine as bad:
-            return Batch(items, numbers, bad.number - 1, bad)
-        return Batch(items, numbers, self.number) if items else None
+            return EventBatch(items, numbers, bad.number - 1, bad)
+        return EventBatch(items, numbers, self.number) if items else None
 
     def _at_hand(self) -> bool:
         """Whether something can be read without waiting."""

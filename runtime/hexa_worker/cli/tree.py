@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hexa_worker.cli.terminal import clean, console, iso, local
-from hexa_worker.lineage.entries import Entry
-from hexa_worker.lineage.tree import Branch, Node, Waiting
+from hexa_worker.lineage.entries import LineageEntry
+from hexa_worker.lineage.tree import Branch, Node, WaitingRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -72,7 +72,7 @@ def _plain_branch(branch: Branch) -> dict[str, Any]:
     }
 
 
-def _plain_step(step: Entry) -> dict[str, Any]:
+def _plain_step(step: LineageEntry) -> dict[str, Any]:
     return {
         "attempt": step.attempt,
         "outcome": step.outcome,
@@ -85,7 +85,7 @@ def _plain_step(step: Entry) -> dict[str, Any]:
     }
 
 
-def _plain_waiting(one: Waiting) -> dict[str, Any]:
+def _plain_waiting(one: WaitingRecord) -> dict[str, Any]:
     return {
         "attempt": one.attempt,
         "channel": one.channel,
@@ -115,7 +115,7 @@ def draw(root: Node) -> None:
     console(wide=True).print(top, crop=False, overflow="ignore", no_wrap=True)
 
 
-def tell(entry: Entry, *, as_json: bool) -> None:
+def tell(entry: LineageEntry, *, as_json: bool) -> None:
     """Write one thing that happened, on a line of its own, at once."""
     if as_json:
         ids = {"event_id": entry.event_id, "root_id": entry.root_id, "parent_id": entry.parent_id}
@@ -155,7 +155,7 @@ def _took(branch: Branch, node: Node) -> tuple[str, str] | None:
     return f"after {_span((branch.steps[-1].at_ms - node.emitted_at_ms) / 1000)}", "dim"
 
 
-def _step(step: Entry) -> "Text":
+def _step(step: LineageEntry) -> "Text":
     attempt = "by hand" if step.outcome in {"redriven", "purged"} else f"attempt {step.attempt}"
     outcome = {"acked": ("done", "green"), "dropped": ("dropped", "dim")}.get(step.outcome)
     if step.outcome == "retried":
@@ -168,7 +168,7 @@ def _step(step: Entry) -> "Text":
     return _text((_clock(step.at_ms), "dim"), attempt, outcome, error)
 
 
-def _waits(one: Waiting, now_ms: int) -> "Text":
+def _waits(one: WaitingRecord, now_ms: int) -> "Text":
     if one.dead:
         return _text((one.message_id, "bold"), ("waits at the desk", "red"))
     if one.due_ms > now_ms:

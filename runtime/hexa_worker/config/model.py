@@ -13,7 +13,7 @@ from hexa_worker.config.addresses import require_plain_url
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.config.nats import Nats, NatsSubscription
-from hexa_worker.config.outbox import Outbox
+from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.restart import ProcessRestartPolicy, RestartPolicy
@@ -36,7 +36,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One table of worker.toml: unknown keys are errors."""
 
 
-class Log(Table, frozen=True):
+class LogConfig(Table, frozen=True):
     """How the worker logs.
 
     Attributes:
@@ -57,7 +57,7 @@ class Http(Table, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
 
 
-class Worker(Table, frozen=True):
+class WorkerConfig(Table, frozen=True):
     """The worker as a whole.
 
     Attributes:
@@ -87,7 +87,7 @@ class Worker(Table, frozen=True):
     watchdog_s: Annotated[float, Meta(gt=0)] | None = None
     middlewares: tuple[str, ...] = ()
     state_dir: str = "var"
-    log: Log = Log()
+    log: LogConfig = LogConfig()
     http: Http | None = None
     restart: RestartPolicy = RestartPolicy()
     process_restart: ProcessRestartPolicy = ProcessRestartPolicy()
@@ -182,7 +182,7 @@ class Subscription(Table, frozen=True):
     pulsar: PulsarSubscription | None = None
 
 
-class Lineage(Table, frozen=True):
+class LineageConfig(Table, frozen=True):
     """What `trace` is told from, written beside the worker: the worker never waits for it.
 
     Attributes:
@@ -214,12 +214,12 @@ class Lineage(Table, frozen=True):
 class File(Table, frozen=True):
     """worker.toml as a whole."""
 
-    worker: Worker
+    worker: WorkerConfig
     broker: Broker = Embedded()
     subscriptions: dict[str, Subscription] = msgspec.field(default_factory=dict)
-    lineage: Lineage = Lineage()
+    lineage: LineageConfig = LineageConfig()
     dedup: Dedup = Dedup()
-    outbox: Outbox | None = None
+    outbox: OutboxConfig | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ TableName = Annotated[
 ]
 
 
-class Outbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The outbox: events that are written in a transaction of the service's own database and sent later.
 
     Attributes:

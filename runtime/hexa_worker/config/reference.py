@@ -23,8 +23,8 @@ is allowed. Editors check against [worker.schema.json](worker.schema.json): begi
 This page is made from the model by `python -m hexa_worker.config.reference`.
 """
 _TITLES = {
-    "Worker": "[worker]",
-    "Log": "[worker.log]",
+    "WorkerConfig": "[worker]",
+    "LogConfig": "[worker.log]",
     "Http": "[worker.http]",
     "RestartPolicy": "[worker.restart]",
     "ProcessRestartPolicy": "[worker.process_restart]",
@@ -35,9 +35,9 @@ _TITLES = {
     "Pulsar": '[broker] driver = "pulsar"',
     "Subscription": "[subscriptions.ACTION]",
     "RetryPolicy": "[subscriptions.ACTION.retry]",
-    "Lineage": "[lineage]",
+    "LineageConfig": "[lineage]",
     "Dedup": "[dedup]",
-    "Outbox": "[outbox]",
+    "OutboxConfig": "[outbox]",
 }
 _SKIPPED = {"File", "Reference", "FileReference"}
 

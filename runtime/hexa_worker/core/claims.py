@@ -9,7 +9,7 @@ An effect is named by a key (see `hexa_worker.core.idempotency`). The life of it
                                 retrying: a record of attempt n is on its way
 
 A retry is therefore never its own duplicate, while a copy of an attempt that has ended in a retry is one. Stores keep
-`Entry`s and ask these functions; the Redis store says the same in Lua.
+`ClaimEntry`s and ask these functions; the Redis store says the same in Lua.
 """
 
 from enum import Enum
@@ -20,7 +20,7 @@ LEASE_LIMIT = 4
 """A lease that ends later than this many leases from now was written before the clock was set back: it is over."""
 
 
-class Phase(Enum):
+class ClaimPhase(Enum):
     """Where a claim is in its life."""
 
     HELD = "held"
@@ -28,18 +28,18 @@ class Phase(Enum):
     DONE = "done"
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class ClaimEntry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What is known of one effect.
 
     Attributes:
         phase: see the module.
-        fence: rises with every owner; the owner's in `Phase.HELD`.
+        fence: rises with every owner; the owner's in `ClaimPhase.HELD`.
         until_ms: the entry means nothing from then on.
         attempt: of the holder's delivery, or of the retry record that is on its way.
         owner: who holds it.
     """
 
-    phase: Phase
+    phase: ClaimPhase
     fence: int
     until_ms: int
     attempt: int = 0
@@ -60,7 +60,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     attempt: int
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class GrantedClaim(msgspec.Struct, frozen=True, gc=False):
     """A claim that was granted."""
 
     key: str
@@ -78,12 +78,12 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
         keep_ms: how long this is remembered.
     """
 
-    held: Held
+    held: GrantedClaim
     following: int | None
     keep_ms: int
 
 
-class Run(msgspec.Struct, frozen=True, gc=False):
+class Granted(msgspec.Struct, frozen=True, gc=False):
     """The effect is yours to carry out; `fence` is higher than that of anybody who had it before."""
 
     fence: int
@@ -97,59 +97,63 @@ class Wait(msgspec.Struct, frozen=True, gc=False):
     """Somebody else has it in hand now: ask again later."""
 
 
-Answer = Run | Skip | Wait
+Answer = Granted | Skip | Wait
 SKIP = Skip()
 WAIT = Wait()
 
 
-def claim(entry: Entry | None, ask: Ask, *, now_ms: int, lease_ms: int) -> tuple[Answer, Entry | None]:
+def claim(entry: ClaimEntry | None, ask: Ask, *, now_ms: int, lease_ms: int) -> tuple[Answer, ClaimEntry | None]:
     """Answer a delivery, and what is known afterwards."""
     known = _valid(entry, now_ms, lease_ms)
     if known is None:
         return _granted(entry, ask, now_ms, lease_ms)
-    if known.phase is Phase.DONE:
+    if known.phase is ClaimPhase.DONE:
         return SKIP, known
-    if known.phase is Phase.RETRYING:
+    if known.phase is ClaimPhase.RETRYING:
         return (SKIP, known) if ask.attempt < known.attempt else _granted(known, ask, now_ms, lease_ms)
     if known.owner == ask.owner:
-        return Run(known.fence), msgspec.structs.replace(known, until_ms=now_ms + lease_ms)
+        return Granted(known.fence), msgspec.structs.replace(known, until_ms=now_ms + lease_ms)
     return WAIT, known
 
 
-def end(entry: Entry | None, ending: Ending, *, now_ms: int, lease_ms: int) -> tuple[bool, Entry | None]:
+def end(entry: ClaimEntry | None, ending: Ending, *, now_ms: int, lease_ms: int) -> tuple[bool, ClaimEntry | None]:
     """End a claim, perhaps for the second time; False when somebody else has taken it over (and nothing changes)."""
     known = _valid(entry, now_ms, lease_ms)
     held = ending.held
-    if known is not None and known.phase is not Phase.HELD:
+    if known is not None and known.phase is not ClaimPhase.HELD:
         return known.fence == held.fence, known
     if known is not None and known.owner != held.owner:
         return False, known
     until_ms = now_ms + ending.keep_ms
     if ending.following is None:
-        return True, Entry(phase=Phase.DONE, fence=held.fence, until_ms=until_ms)
-    return True, Entry(phase=Phase.RETRYING, fence=held.fence, until_ms=until_ms, attempt=ending.following)
+        return True, ClaimEntry(phase=ClaimPhase.DONE, fence=held.fence, until_ms=until_ms)
+    return True, ClaimEntry(phase=ClaimPhase.RETRYING, fence=held.fence, until_ms=until_ms, attempt=ending.following)
 
 
-def extend(entry: Entry | None, held: Held, *, now_ms: int, lease_ms: int) -> tuple[bool, Entry | None]:
+def extend(
+    entry: ClaimEntry | None, held: GrantedClaim, *, now_ms: int, lease_ms: int
+) -> tuple[bool, ClaimEntry | None]:
     """Lengthen a claim's lease, also one that has run out or was forgotten; False when somebody else has taken it."""
     known = _valid(entry, now_ms, lease_ms)
-    if known is not None and (known.phase is not Phase.HELD or known.owner != held.owner):
+    if known is not None and (known.phase is not ClaimPhase.HELD or known.owner != held.owner):
         return False, known
-    return True, Entry(
-        phase=Phase.HELD, fence=held.fence, until_ms=now_ms + lease_ms, attempt=held.attempt, owner=held.owner
+    return True, ClaimEntry(
+        phase=ClaimPhase.HELD, fence=held.fence, until_ms=now_ms + lease_ms, attempt=held.attempt, owner=held.owner
     )
 
 
-def _valid(entry: Entry | None, now_ms: int, lease_ms: int) -> Entry | None:
+def _valid(entry: ClaimEntry | None, now_ms: int, lease_ms: int) -> ClaimEntry | None:
     if entry is None or entry.until_ms <= now_ms:
         return None
-    if entry.phase is Phase.HELD and entry.until_ms > now_ms + LEASE_LIMIT * lease_ms:
+    if entry.phase is ClaimPhase.HELD and entry.until_ms > now_ms + LEASE_LIMIT * lease_ms:
         return None
     return entry
 
 
-def _granted(entry: Entry | None, ask: Ask, now_ms: int, lease_ms: int) -> tuple[Answer, Entry]:
+def _granted(entry: ClaimEntry | None, ask: Ask, now_ms: int, lease_ms: int) -> tuple[Answer, ClaimEntry]:
     """A fence is made of the time, so that it rises even across a store that has forgotten everything."""
     fence = max(now_ms * 1000, 0 if entry is None else entry.fence + 1)
     until_ms = now_ms + lease_ms
-    return Run(fence), Entry(phase=Phase.HELD, fence=fence, until_ms=until_ms, attempt=ask.attempt, owner=ask.owner)
+    return Granted(fence), ClaimEntry(
+        phase=ClaimPhase.HELD, fence=fence, until_ms=until_ms, attempt=ask.attempt, owner=ask.owner
+    )

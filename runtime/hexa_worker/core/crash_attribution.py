@@ -16,7 +16,7 @@ MAX_SUSPECTS = 100_000
 """Beyond that many the oldest are forgotten."""
 
 
-class Hand(NamedTuple):
+class InFlightId(NamedTuple):
     """A delivery in hand, as far as it is known from outside of its process."""
 
     action: str
@@ -37,10 +37,12 @@ class Suspicion(msgspec.Struct, frozen=True, array_like=True):
     why: str = ""
 
 
-Suspicions = Mapping[Hand, Suspicion]
+Suspicions = Mapping[InFlightId, Suspicion]
 
 
-def blame(in_hand: Collection[Hand], accused: Collection[Hand], suspicions: Suspicions) -> frozenset[Hand]:
+def blame(
+    in_hand: Collection[InFlightId], accused: Collection[InFlightId], suspicions: Suspicions
+) -> frozenset[InFlightId]:
     """Who is blamed for the death of one process.
 
     Args:
@@ -54,7 +56,9 @@ def blame(in_hand: Collection[Hand], accused: Collection[Hand], suspicions: Susp
     return known or frozenset(in_hand)
 
 
-def convict(suspicions: Suspicions, blamed: Iterable[Hand], now_s: float, why: str = "") -> dict[Hand, Suspicion]:
+def count_crash(
+    suspicions: Suspicions, blamed: Iterable[InFlightId], now_s: float, why: str = ""
+) -> dict[InFlightId, Suspicion]:
     """`suspicions` after one more crash of each of `blamed`, of `why`; what is too old or too much is left out."""
     after = {hand: one for hand, one in suspicions.items() if now_s - one.at_s < MAX_AGE_S}
     for hand in blamed:

@@ -12,7 +12,7 @@ TIMES_LIMIT = 32
 _VALUE = re.compile(rb"([1-9][0-9]{0,8}):([0-9]{1,15}(?:,[0-9]{1,15}){0,%d})" % (TIMES_LIMIT - 1))
 
 
-class History(NamedTuple):
+class FailureLog(NamedTuple):
     """What the header says.
 
     Attributes:
@@ -24,12 +24,12 @@ class History(NamedTuple):
     times_ms: tuple[int, ...]
 
 
-def read_history(value: bytes | None) -> History | None:
+def read_history(value: bytes | None) -> FailureLog | None:
     """The history that a header's value spells; None when it is absent or spells none."""
     found = None if value is None else _VALUE.fullmatch(value)
     if found is None:
         return None
-    return History(int(found[1]), tuple(int(time) for time in found[2].split(b",")))
+    return FailureLog(int(found[1]), tuple(int(time) for time in found[2].split(b",")))
 
 
 def with_failure(value: bytes | None, attempt: int, now_ms: int) -> bytes:

@@ -14,7 +14,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy, OrderKey, order_key
 
 
-class Allowance:
+class KeyLimit:
     """How many keys may wait, shared by the lines of one worker.
 
     Attributes:
@@ -43,7 +43,7 @@ class _Wait:
         self.over = False
 
 
-class Line:
+class KeyedQueue:
     """What one lane has before it. One delivery of a key is in hand at a time.
 
     Args:
@@ -56,7 +56,7 @@ class Line:
 
     __slots__ = ("_allowance", "_dues", "_order_by", "_pushed", "_stopped", "_stopped_dues", "_waits", "ready")
 
-    def __init__(self, order_by: OrderBy, allowance: Allowance) -> None:
+    def __init__(self, order_by: OrderBy, allowance: KeyLimit) -> None:
         self.ready: deque[Delivery] = deque()
         self._order_by = order_by
         self._allowance = allowance

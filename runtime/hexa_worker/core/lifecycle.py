@@ -6,7 +6,7 @@ A worker never leaves `FAILED` or `STOPPED`; a restart by the supervisor is `BAC
 from enum import Enum, auto
 
 
-class State(Enum):
+class WorkerState(Enum):
     """Where a subscription's worker is in its life."""
 
     STARTING = auto()
@@ -18,7 +18,7 @@ class State(Enum):
     FAILED = auto()
 
 
-class Change(Enum):
+class StateChange(Enum):
     """What can happen to it."""
 
     STARTED = auto()
@@ -30,47 +30,47 @@ class Change(Enum):
     DRAINED = auto()
 
 
-TRANSITIONS: dict[State, dict[Change, State]] = {
-    State.STARTING: {
-        Change.STARTED: State.RUNNING,
-        Change.BROKER_LOST: State.WAITING,
-        Change.CRASHED: State.BACKING_OFF,
-        Change.GAVE_UP: State.FAILED,
-        Change.STOP_ASKED: State.DRAINING,
-        Change.DRAINED: State.STOPPED,
+TRANSITIONS: dict[WorkerState, dict[StateChange, WorkerState]] = {
+    WorkerState.STARTING: {
+        StateChange.STARTED: WorkerState.RUNNING,
+        StateChange.BROKER_LOST: WorkerState.WAITING,
+        StateChange.CRASHED: WorkerState.BACKING_OFF,
+        StateChange.GAVE_UP: WorkerState.FAILED,
+        StateChange.STOP_ASKED: WorkerState.DRAINING,
+        StateChange.DRAINED: WorkerState.STOPPED,
     },
-    State.RUNNING: {
-        Change.BROKER_LOST: State.WAITING,
-        Change.CRASHED: State.BACKING_OFF,
-        Change.GAVE_UP: State.FAILED,
-        Change.STOP_ASKED: State.DRAINING,
-        Change.DRAINED: State.STOPPED,  # it ended by itself: run until idle
+    WorkerState.RUNNING: {
+        StateChange.BROKER_LOST: WorkerState.WAITING,
+        StateChange.CRASHED: WorkerState.BACKING_OFF,
+        StateChange.GAVE_UP: WorkerState.FAILED,
+        StateChange.STOP_ASKED: WorkerState.DRAINING,
+        StateChange.DRAINED: WorkerState.STOPPED,  # it ended by itself: run until idle
     },
-    State.WAITING: {
-        Change.RETRIED: State.STARTING,
-        Change.BROKER_LOST: State.WAITING,
-        Change.CRASHED: State.BACKING_OFF,
-        Change.GAVE_UP: State.FAILED,
-        Change.DRAINED: State.STOPPED,
-        Change.STOP_ASKED: State.DRAINING,
+    WorkerState.WAITING: {
+        StateChange.RETRIED: WorkerState.STARTING,
+        StateChange.BROKER_LOST: WorkerState.WAITING,
+        StateChange.CRASHED: WorkerState.BACKING_OFF,
+        StateChange.GAVE_UP: WorkerState.FAILED,
+        StateChange.DRAINED: WorkerState.STOPPED,
+        StateChange.STOP_ASKED: WorkerState.DRAINING,
     },
-    State.BACKING_OFF: {
-        Change.RETRIED: State.STARTING,
-        Change.STOP_ASKED: State.DRAINING,
+    WorkerState.BACKING_OFF: {
+        StateChange.RETRIED: WorkerState.STARTING,
+        StateChange.STOP_ASKED: WorkerState.DRAINING,
     },
-    State.DRAINING: {
-        Change.DRAINED: State.STOPPED,
-        Change.CRASHED: State.STOPPED,
-        Change.BROKER_LOST: State.STOPPED,
-        Change.GAVE_UP: State.STOPPED,
-        Change.STOP_ASKED: State.DRAINING,
+    WorkerState.DRAINING: {
+        StateChange.DRAINED: WorkerState.STOPPED,
+        StateChange.CRASHED: WorkerState.STOPPED,
+        StateChange.BROKER_LOST: WorkerState.STOPPED,
+        StateChange.GAVE_UP: WorkerState.STOPPED,
+        StateChange.STOP_ASKED: WorkerState.DRAINING,
     },
-    State.STOPPED: {},
-    State.FAILED: {Change.STOP_ASKED: State.FAILED},
+    WorkerState.STOPPED: {},
+    WorkerState.FAILED: {StateChange.STOP_ASKED: WorkerState.FAILED},
 }
 
 
-def advance(state: State, change: Change) -> State:
+def advance(state: WorkerState, change: StateChange) -> WorkerState:
     """The state after `change`.
 
     Raises:
@@ -82,7 +82,9 @@ def advance(state: State, change: Change) -> State:
         raise ValueError(f"{change.name} cannot happen in {state.name}") from None
 
 
-ALIVE = frozenset({State.STARTING, State.RUNNING, State.WAITING, State.BACKING_OFF, State.DRAINING})
+ALIVE = frozenset(
+    {WorkerState.STARTING, WorkerState.RUNNING, WorkerState.WAITING, WorkerState.BACKING_OFF, WorkerState.DRAINING}
+)
 """Not ended."""
-READY = frozenset({State.RUNNING})
+READY = frozenset({WorkerState.RUNNING})
 """Consuming."""

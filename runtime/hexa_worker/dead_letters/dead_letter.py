@@ -45,7 +45,7 @@ class Cut(msgspec.Struct, frozen=True):
     id: str
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """One record of a dead-letter channel, understood.
 
     Attributes:
@@ -118,7 +118,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(pair for pair in self.delivery.headers if not pair[0].startswith(lineage.PREFIX))
 
 
-def read_letter(delivery: Delivery, action: str) -> DeadLetter:
+def read_letter(delivery: Delivery, action: str) -> StoredDeadLetter:
     """The dead letter that `delivery` is.
 
     Args:
@@ -131,7 +131,7 @@ def read_letter(delivery: Delivery, action: str) -> DeadLetter:
     redriven_from = _text(headers, REDRIVEN_FROM)
     since_redrive = None if redriven_from is None else max(attempt, 1)  # a redrive begins at attempt 1
     history = read_history(header(headers, FAILURES))
-    return DeadLetter(
+    return StoredDeadLetter(
         id=delivery.message_id,
         source=delivery.source,
         offset=delivery.offset,
@@ -175,7 +175,7 @@ def _number(headers: Headers, name: str) -> int | None:
     return int(value) if value is not None and _DECIMAL.fullmatch(value) else None
 
 
-def redriven(letter: DeadLetter, retry_base: str, now_ms: int) -> Message:
+def redriven(letter: StoredDeadLetter, retry_base: str, now_ms: int) -> Message:
     """The record that sends `letter` round again: due at once in the subscription's own retry channel 1.
 
     Its siblings (other subscriptions of the origin channel) never see it. Event id, root, parent, origin, time of

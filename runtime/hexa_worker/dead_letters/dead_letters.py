@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from hexa_worker.clock import Clock
-from hexa_worker.dead_letters.dead_letter import DeadLetter, read_letter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter, read_letter
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.dead_letters.reading import PAGE, Chosen, read_chosen, read_letters
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
@@ -39,15 +39,15 @@ class Tally(msgspec.Struct):
 
 
 Told = Callable[[Tally], None]
-Happened = Callable[[Literal["redriven", "purged"], Sequence[DeadLetter], int], None]
+Happened = Callable[[Literal["redriven", "purged"], Sequence[StoredDeadLetter], int], None]
 """Told what was done with letters, and when it was begun (milliseconds); for the lineage."""
 
 
-def nothing_noted(_outcome: Literal["redriven", "purged"], _letters: Sequence[DeadLetter], _at_ms: int) -> None:
+def nothing_noted(_outcome: Literal["redriven", "purged"], _letters: Sequence[StoredDeadLetter], _at_ms: int) -> None:
     """For desks whose work is no part of a lineage."""
 
 
-class Desk:
+class DeadLetters:
     """What can be done with the dead letters of some subscriptions, beside redriving them.
 
     Args:
@@ -67,7 +67,7 @@ class Desk:
 
     async def letters(
         self, filters: Filters, unread: dict[str, DriverError] | None = None
-    ) -> AsyncGenerator[DeadLetter, None]:
+    ) -> AsyncGenerator[StoredDeadLetter, None]:
         """The letters that match, subscription by subscription, oldest first.
 
         Args:
@@ -88,7 +88,7 @@ class Desk:
                     raise
                 unread[spec.action] = error
 
-    async def find(self, letter_id: str) -> DeadLetter | None:
+    async def find(self, letter_id: str) -> StoredDeadLetter | None:
         """The letter with this id, or None. Cancellation: safe."""
         base, _, number = letter_id.rpartition("-")
         for spec in self._specs:

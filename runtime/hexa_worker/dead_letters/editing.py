@@ -6,7 +6,7 @@ import msgspec
 
 from hexa_worker.core.lineage import PREFIX
 from hexa_worker.core.message import Headers
-from hexa_worker.dead_letters.dead_letter import DeadLetter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
 
 
 class Draft(msgspec.Struct, kw_only=True):
@@ -23,7 +23,7 @@ class Draft(msgspec.Struct, kw_only=True):
     payload: bytes
     key: bytes | None
     headers: list[tuple[str, bytes]]
-    letter: DeadLetter
+    letter: StoredDeadLetter
 
 
 Hook = Callable[[Draft], object]
@@ -34,7 +34,7 @@ class EditFailed(Exception):
     """A hook raised, or left something that is no record."""
 
 
-def edited(letter: DeadLetter, hook: Hook) -> DeadLetter:
+def edited(letter: StoredDeadLetter, hook: Hook) -> StoredDeadLetter:
     """`letter` with what `hook` made of it.
 
     Raises:

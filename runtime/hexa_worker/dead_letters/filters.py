@@ -2,7 +2,7 @@
 
 import msgspec
 
-from hexa_worker.dead_letters.dead_letter import DeadLetter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
         """Whether they let everything pass."""
         return self == Filters()
 
-    def match(self, letter: DeadLetter, now_ms: int) -> bool:
+    def match(self, letter: StoredDeadLetter, now_ms: int) -> bool:
         """Whether `letter` is meant."""
         age_ms = now_ms - letter.dead_at_ms
         return (
@@ -48,7 +48,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Group(msgspec.Struct, kw_only=True):
+class AlikeGroup(msgspec.Struct, kw_only=True):
     """Dead letters that look alike, counted."""
 
     action: str
@@ -59,18 +59,18 @@ class Group(msgspec.Struct, kw_only=True):
     first_ms: int = 0
     last_ms: int = 0
 
-    def add(self, letter: DeadLetter) -> None:
+    def add(self, letter: StoredDeadLetter) -> None:
         """Count one more."""
         self.first_ms = min(self.first_ms, letter.dead_at_ms) if self.count else letter.dead_at_ms
         self.last_ms = max(self.last_ms, letter.dead_at_ms)
         self.count += 1
 
 
-def count_into(groups: dict[tuple[str, str], Group], letter: DeadLetter) -> None:
+def count_into(groups: dict[tuple[str, str], AlikeGroup], letter: StoredDeadLetter) -> None:
     """Add `letter` to the group it belongs to."""
     group = groups.get((letter.action, letter.fingerprint))
     if group is None:
-        group = groups[letter.action, letter.fingerprint] = Group(
+        group = groups[letter.action, letter.fingerprint] = AlikeGroup(
             action=letter.action, fingerprint=letter.fingerprint, reason=letter.reason, error=letter.error
         )
     group.add(letter)

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import anyio
 
 from hexa_worker.dead_letters.tracer import Traced
-from hexa_worker.lineage.base import Store
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.base import LineageStore
+from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.finding import find
 from hexa_worker.lineage.tree import Node
 
@@ -18,9 +18,9 @@ _ENDS = frozenset({"done", "dropped", "dead-lettered", "purged"})
 
 async def follow(
     event_id: str,
-    open_store: Callable[[], Store | None],
+    open_store: Callable[[], LineageStore | None],
     trace: Callable[[], Awaitable[Traced]] | None,
-) -> AsyncGenerator[Entry, None]:
+) -> AsyncGenerator[LineageEntry, None]:
     """Everything that is and will be known of the tree of `event_id`, each once, as it becomes known.
 
     Args:
@@ -34,8 +34,8 @@ async def follow(
 
     Cancellation: safe.
     """
-    store: Store | None = None
-    told: set[Entry] = set()
+    store: LineageStore | None = None
+    told: set[LineageEntry] = set()
     quiet_s = 0.0
     ended = False
     try:

@@ -13,7 +13,7 @@ import msgspec
 from hexa_worker.core.lineage import EVENT_ID, REDRIVEN_FROM
 from hexa_worker.core.message import Headers, Message, header
 from hexa_worker.core.settlement import DEAD_AT
-from hexa_worker.dead_letters.dead_letter import DeadLetter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
 
 
 class Encoded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +26,7 @@ Written = str | Encoded
 """Bytes as they are written."""
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeadLetterLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One dead letter.
 
     Attributes:
@@ -41,16 +41,18 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     payload: Written
 
 
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(DeadLetterLine).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def line_of(letter: DeadLetter) -> bytes:
+def line_of(letter: StoredDeadLetter) -> bytes:
     """`letter` as a line, without its newline."""
     delivery = letter.delivery
     headers = [(_written_name(name), _written(value)) for name, value in delivery.headers]
     key = None if delivery.key is None else _written(delivery.key)
-    line = Line(id=letter.id, action=letter.action, key=key, headers=headers, payload=_written(delivery.payload))
+    line = DeadLetterLine(
+        id=letter.id, action=letter.action, key=key, headers=headers, payload=_written(delivery.payload)
+    )
     return _encode(line)
 
 

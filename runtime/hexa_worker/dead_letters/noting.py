@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 from hexa_worker.core.channels import retry_channel
-from hexa_worker.dead_letters.dead_letter import DeadLetter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
 from hexa_worker.dead_letters.dead_letters import Happened
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.recorder import Recorder
 
 
 def noted(recorder: Recorder) -> Happened:
     """What `Desk` calls with the letters that it redrove or purged."""
 
-    def happened(outcome: Literal["redriven", "purged"], letters: Sequence[DeadLetter], at_ms: int) -> None:
+    def happened(outcome: Literal["redriven", "purged"], letters: Sequence[StoredDeadLetter], at_ms: int) -> None:
         for letter in letters:
             base = letter.delivery.channel.removesuffix(".dlq")
             recorder.put(
-                Entry(
+                LineageEntry(
                     event_id=letter.event_id,
                     root_id=letter.root_id,
                     parent_id=letter.parent_id,

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.dead_letters.dead_letter import DeadLetter, read_letter
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter, read_letter
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 
 PAGE = 500
@@ -32,13 +32,13 @@ async def read_channel(driver: Driver, channel: str) -> AsyncGenerator[Delivery,
         after = page[-1].offset
 
 
-async def read_letters(driver: Driver, spec: SubscriptionSpec) -> AsyncGenerator[DeadLetter, None]:
+async def read_letters(driver: Driver, spec: SubscriptionSpec) -> AsyncGenerator[StoredDeadLetter, None]:
     """All dead letters of a subscription, oldest first. Raises and cancellation: as `read_channel`."""
     async for delivery in read_channel(driver, spec.dead_letter_channel):
         yield read_letter(delivery, spec.action)
 
 
-async def read_chosen(driver: Driver, chosen: Chosen, size: int) -> AsyncGenerator[list[DeadLetter], None]:
+async def read_chosen(driver: Driver, chosen: Chosen, size: int) -> AsyncGenerator[list[StoredDeadLetter], None]:
     """The chosen letters that are still there, read again in batches. Raises and cancellation: as `read_channel`."""
     offsets = chosen.offsets
     place = 0

@@ -18,7 +18,7 @@ import msgspec
 from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import REDRIVEN_FROM, lineage_of
 from hexa_worker.core.message import header
-from hexa_worker.dead_letters.dead_letter import DeadLetter, redriven
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter, redriven
 from hexa_worker.dead_letters.dead_letters import Happened, Tally, Told, meant, nothing_noted
 from hexa_worker.dead_letters.editing import EditFailed, Hook, edited
 from hexa_worker.dead_letters.filters import Filters
@@ -51,11 +51,11 @@ class Withheld(msgspec.Struct, kw_only=True):
 
     action: str
     fingerprint: str
-    witness: DeadLetter
+    witness: StoredDeadLetter
     count: int = 0
 
 
-class Plan(msgspec.Struct, frozen=True):
+class RedrivePlan(msgspec.Struct, frozen=True):
     """What a redrive is going to do.
 
     Attributes:
@@ -99,7 +99,7 @@ class Redriver:
         self._happened = happened
         self._handled = handled
 
-    async def plan(self, filters: Filters, limit: int | None = None, *, force: bool = False) -> Plan:
+    async def plan(self, filters: Filters, limit: int | None = None, *, force: bool = False) -> RedrivePlan:
         """Decide which letters go: those that match, oldest first per subscription, at most `limit`.
 
         Args:
@@ -109,7 +109,7 @@ class Redriver:
 
         Cancellation: safe; nothing is changed.
         """
-        plan = Plan([], [], set())
+        plan = RedrivePlan([], [], set())
         left = limit
         for spec in meant(self._specs, filters):
             if left == 0:
@@ -128,7 +128,7 @@ class Redriver:
                     plan.copies.update(self._handled(source, picked.oldest_ms))
         return plan
 
-    async def run(self, plan: Plan, told: Told, rate: float | None = None, hook: Hook | None = None) -> Tally:
+    async def run(self, plan: RedrivePlan, told: Told, rate: float | None = None, hook: Hook | None = None) -> Tally:
         """Send what was planned.
 
         Args:
@@ -176,7 +176,12 @@ class Redriver:
         return picked
 
     async def _send(
-        self, spec: SubscriptionSpec, letters: Sequence[DeadLetter], copies: set[Copy], hook: Hook | None, tally: Tally
+        self,
+        spec: SubscriptionSpec,
+        letters: Sequence[StoredDeadLetter],
+        copies: set[Copy],
+        hook: Hook | None,
+        tally: Tally,
     ) -> None:
         already = [letter for letter in letters if (letter.id, letter.event_id) in copies]
         now_ms = self._clock.now_ms()
@@ -193,8 +198,8 @@ class Redriver:
         tally.errors += refused
 
     async def _publish(
-        self, spec: SubscriptionSpec, letters: Sequence[DeadLetter], now_ms: int
-    ) -> tuple[list[DeadLetter], list[str]]:
+        self, spec: SubscriptionSpec, letters: Sequence[StoredDeadLetter], now_ms: int
+    ) -> tuple[list[StoredDeadLetter], list[str]]:
         """Publish letters; which were confirmed, and what was said about the others."""
         await fault("redrive-publish")
         if not letters:
@@ -218,7 +223,7 @@ class _Picked:
     def withheld(self) -> list[Withheld]:
         return list(self._withheld.values())
 
-    def add(self, letter: DeadLetter, *, chosen: bool) -> None:
+    def add(self, letter: StoredDeadLetter, *, chosen: bool) -> None:
         if letter.still_fails:
             self._withheld[letter.fingerprint] = Withheld(
                 action=letter.action, fingerprint=letter.fingerprint, witness=letter
@@ -229,7 +234,7 @@ class _Picked:
             self.offsets.setdefault(letter.fingerprint, array("q")).append(letter.offset)
 
 
-def _whole(letter: DeadLetter, hook: Hook | None) -> DeadLetter:
+def _whole(letter: StoredDeadLetter, hook: Hook | None) -> StoredDeadLetter:
     """`letter`, changed by `hook`. One that is cut must not pass for the event; a hook may bring back its payload."""
     cut, letter = letter.cut, letter if hook is None else edited(letter, hook)
     if cut is not None and (hook is None or len(letter.delivery.payload) != cut.size):
@@ -241,11 +246,11 @@ def _whole(letter: DeadLetter, hook: Hook | None) -> DeadLetter:
 
 
 def _drafted(
-    letters: Sequence[DeadLetter], already: Sequence[DeadLetter], hook: Hook | None, tally: Tally
-) -> list[DeadLetter]:
+    letters: Sequence[StoredDeadLetter], already: Sequence[StoredDeadLetter], hook: Hook | None, tally: Tally
+) -> list[StoredDeadLetter]:
     """The letters that are to be sent, changed by `hook`; those that it fails on, or that are cut, are counted."""
     known = {letter.id for letter in already}
-    drafted: list[DeadLetter] = []
+    drafted: list[StoredDeadLetter] = []
     for letter in letters:
         if letter.id in known:
             continue

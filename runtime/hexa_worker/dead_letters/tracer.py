@@ -11,9 +11,9 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.dead_letters.dead_letter import read_letter
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.errors import DriverError
-from hexa_worker.lineage.base import Store
+from hexa_worker.lineage.base import LineageStore
 from hexa_worker.lineage.finding import find, written_since_ms
-from hexa_worker.lineage.tree import Node, Waiting, build
+from hexa_worker.lineage.tree import Node, WaitingRecord, build
 
 PAGE = 500
 SCAN_LIMIT = 100_000
@@ -50,7 +50,7 @@ class Tracer:
     """
 
     def __init__(
-        self, driver: Driver, specs: Sequence[SubscriptionSpec], store: Store | None, *, remembers: bool
+        self, driver: Driver, specs: Sequence[SubscriptionSpec], store: LineageStore | None, *, remembers: bool
     ) -> None:
         self._driver = driver
         self._specs = specs
@@ -143,7 +143,7 @@ class Tracer:
                 self._cut.add(channel)
                 return
 
-    def _waiting(self, hit: "Hit", handled: set[tuple[str, str]], retried: set[str | None]) -> list[Waiting]:
+    def _waiting(self, hit: "Hit", handled: set[tuple[str, str]], retried: set[str | None]) -> list[WaitingRecord]:
         """What the record of `hit` waits for, per action.
 
         Args:
@@ -186,8 +186,8 @@ def _failure_channels(spec: SubscriptionSpec) -> Iterable[str]:
 
 def _wait(  # noqa: PLR0913 - what a Waiting holds
     ids: Lineage, action: str, delivery: Delivery, attempt: int, *, dead: bool = False, error: str | None = None
-) -> Waiting:
-    return Waiting(
+) -> WaitingRecord:
+    return WaitingRecord(
         event_id=ids.event_id,
         root_id=ids.root_id,
         parent_id=ids.parent_id,

@@ -7,7 +7,7 @@ every call is bounded by a deadline, also when the store's server is dead or fro
 from collections.abc import Sequence
 from typing import Protocol
 
-from hexa_worker.core.claims import Answer, Ask, Ending, Held
+from hexa_worker.core.claims import Answer, Ask, Ending, GrantedClaim
 
 
 class ClaimStore(Protocol):
@@ -42,7 +42,7 @@ class ClaimStore(Protocol):
         """
         ...
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         """Begin the leases of claims anew; False for each that somebody else has taken over.
 
         Raises:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from hexa_worker.clock import Clock
-from hexa_worker.core.claims import Answer, Ask, Ending, Held
+from hexa_worker.core.claims import Answer, Ask, Ending, GrantedClaim
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.errors import DriverError, DriverUnavailable
 
@@ -51,7 +51,7 @@ class Breaker:
         """See `hexa_worker.dedup.base.ClaimStore.end`."""
         return await self._call(self._store.end, endings)
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.extend`."""
         return await self._call(self._store.extend, held)
 

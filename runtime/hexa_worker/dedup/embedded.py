@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core import claims
-from hexa_worker.core.claims import Answer, Ask, Ending, Entry, Held, Phase
+from hexa_worker.core.claims import Answer, Ask, ClaimEntry, ClaimPhase, Ending, GrantedClaim
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 SCHEMA_VERSION = 1
@@ -35,9 +35,9 @@ _FORGET_OLD = "DELETE FROM claim WHERE key IN (SELECT key FROM claim WHERE until
 FORGET_EVERY_S = 1.0
 FORGET_ROWS = 5_000
 LOCK_WAIT_S = 0.002
-_PHASES = {phase.value: phase for phase in Phase}
+_PHASES = {phase.value: phase for phase in ClaimPhase}
 T = TypeVar("T")
-Change = Callable[[dict[str, Entry | None]], T]
+Change = Callable[[dict[str, ClaimEntry | None]], T]
 """Reads and changes the entries of some keys."""
 
 
@@ -71,7 +71,7 @@ class EmbeddedClaims:
     async def claim(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         """See `hexa_worker.dedup.base.ClaimStore.claim`."""
 
-        def change(entries: dict[str, Entry | None]) -> list[Answer]:
+        def change(entries: dict[str, ClaimEntry | None]) -> list[Answer]:
             now_ms, answers = self._clock.now_ms(), list[Answer]()
             for ask in asks:
                 answer, entry = claims.claim(entries[ask.key], ask, now_ms=now_ms, lease_ms=self._lease_ms)
@@ -84,7 +84,7 @@ class EmbeddedClaims:
     async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.end`."""
 
-        def change(entries: dict[str, Entry | None]) -> list[bool]:
+        def change(entries: dict[str, ClaimEntry | None]) -> list[bool]:
             now_ms, ended = self._clock.now_ms(), list[bool]()
             for one in endings:
                 key = one.held.key
@@ -94,10 +94,10 @@ class EmbeddedClaims:
 
         return await self._in_thread(lambda: self._change([one.held.key for one in endings], change))
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.extend`."""
 
-        def change(entries: dict[str, Entry | None]) -> list[bool]:
+        def change(entries: dict[str, ClaimEntry | None]) -> list[bool]:
             now_ms, extended = self._clock.now_ms(), list[bool]()
             for one in held:
                 own, entries[one.key] = claims.extend(entries[one.key], one, now_ms=now_ms, lease_ms=self._lease_ms)
@@ -194,14 +194,14 @@ class EmbeddedClaims:
             self._db = None
 
 
-def _entry(row: tuple[str, int, int, int, str] | None) -> Entry | None:
+def _entry(row: tuple[str, int, int, int, str] | None) -> ClaimEntry | None:
     if row is None:
         return None
     phase, fence, until_ms, attempt, owner = row
-    return Entry(phase=_PHASES[phase], fence=fence, until_ms=until_ms, attempt=attempt, owner=owner)
+    return ClaimEntry(phase=_PHASES[phase], fence=fence, until_ms=until_ms, attempt=attempt, owner=owner)
 
 
-def _write(db: sqlite3.Connection, before: dict[str, Entry | None], after: dict[str, Entry | None]) -> None:
+def _write(db: sqlite3.Connection, before: dict[str, ClaimEntry | None], after: dict[str, ClaimEntry | None]) -> None:
     kept = [
         (key, entry.phase.value, entry.fence, entry.until_ms, entry.attempt, entry.owner)
         for key, entry in after.items()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core import claims
-from hexa_worker.core.claims import Answer, Ask, Ending, Entry, Held
+from hexa_worker.core.claims import Answer, Ask, ClaimEntry, Ending, GrantedClaim
 
 SWEEP_EVERY = 10_000
 """So many changes until what is over is thrown out."""
@@ -19,7 +19,7 @@ class MemoryClaims:
     """
 
     def __init__(self, *, lease_s: float, clock: Clock | None = None) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ClaimEntry] = {}
         self._lease_ms = round(lease_s * 1000)
         self._clock = clock or SystemClock()
         self._changes = 0
@@ -52,7 +52,7 @@ class MemoryClaims:
             self._keep(key, entry)
         return ended
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.extend`."""
         now_ms, lease_ms = self._clock.now_ms(), self._lease_ms
         extended: list[bool] = []
@@ -62,7 +62,7 @@ class MemoryClaims:
             self._keep(one.key, entry)
         return extended
 
-    def _keep(self, key: str, entry: Entry | None) -> None:
+    def _keep(self, key: str, entry: ClaimEntry | None) -> None:
         if entry is None:
             self.entries.pop(key, None)
         else:

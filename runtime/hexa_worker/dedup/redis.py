@@ -29,11 +29,11 @@ from redis.exceptions import (
 )
 
 from hexa_worker.config.dedup import Dedup
-from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Held, Run
+from hexa_worker.core.claims import SKIP, WAIT, Answer, Ask, Ending, Granted, GrantedClaim
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.dedup import scripts
 from hexa_worker.dedup.clients import Client, make_client, send
-from hexa_worker.drivers.asyncio_bridge import Island, on_asyncio
+from hexa_worker.drivers.asyncio_bridge import AsyncioThread, on_asyncio
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 BATCH = 500
@@ -109,7 +109,7 @@ class AsyncioRedisClaims:
 
     async def _ping(self) -> None:
         await self._client.ping()
-        probe = Held("probe", "probe", 0, 0)
+        probe = GrantedClaim("probe", "probe", 0, 0)
         await self._run(END, [Ending(probe, 0, 0)], lambda one: one.held.key, _ending)  # may we write?
 
     async def close(self) -> None:
@@ -123,13 +123,13 @@ class AsyncioRedisClaims:
         """See `hexa_worker.dedup.base.ClaimStore.claim`."""
         fences = await self._bounded(self._run, CLAIM, asks, lambda one: one.key, _asking)
         known: dict[int, Answer] = {0: WAIT, -1: SKIP}  # what one script grants has one fence
-        return [known.get(fence) or known.setdefault(fence, Run(fence)) for fence in fences]
+        return [known.get(fence) or known.setdefault(fence, Granted(fence)) for fence in fences]
 
     async def end(self, endings: Sequence[Ending]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.end`."""
         return await self._bounded(self._run, END, endings, lambda one: one.held.key, _ending)
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.extend`."""
         return await self._bounded(self._run, EXTEND, held, lambda one: one.key, lambda one: (_kept(one),))
 
@@ -204,7 +204,7 @@ def _asking(one: Ask) -> tuple[str]:
     return (f":{one.attempt}:{one.owner}",)
 
 
-def _kept(held: Held) -> str:
+def _kept(held: GrantedClaim) -> str:
     """A claim as Redis keeps it."""
     return f"h:{held.fence}:{held.attempt}:{held.owner}"
 
@@ -241,7 +241,7 @@ class RedisClaims:
         self._options = options
         self._folder = folder or Path()
         self._inner: AsyncioRedisClaims | None = None
-        self._island: Island | None = None
+        self._island: AsyncioThread | None = None
 
     async def open(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.open`. Warns of what `survey` finds."""
@@ -251,7 +251,7 @@ class RedisClaims:
     async def _connect(self) -> None:
         if self._inner is None:
             if not on_asyncio():
-                self._island = Island()
+                self._island = AsyncioThread()
             self._inner = await self._call(self._made)
         await self._call(self._inner.open)
 
@@ -286,7 +286,7 @@ class RedisClaims:
         """See `hexa_worker.dedup.base.ClaimStore.end`."""
         return await self._call(self._opened.end, endings)
 
-    async def extend(self, held: Sequence[Held]) -> Sequence[bool]:
+    async def extend(self, held: Sequence[GrantedClaim]) -> Sequence[bool]:
         """See `hexa_worker.dedup.base.ClaimStore.extend`."""
         return await self._call(self._opened.extend, held)
 

@@ -36,7 +36,7 @@ JOIN_S = 5.0
 D = TypeVar("D", bound=Driver)
 
 
-class Island:
+class AsyncioThread:
     """An asyncio loop in a thread of its own, called from a trio loop."""
 
     def __init__(self) -> None:
@@ -190,10 +190,10 @@ class _Home:
         return run_at_home
 
 
-class IslandSource:
+class BridgedSource:
     """A source that lives on the island."""
 
-    def __init__(self, island: Island, source: Source) -> None:
+    def __init__(self, island: AsyncioThread, source: Source) -> None:
         self._island = island
         self._source = source
 
@@ -219,7 +219,7 @@ class IslandSource:
             await self._island.call(self._source.close)
 
 
-class OnAsyncio(Generic[D]):
+class AsyncioDriverAdapter(Generic[D]):
     """A driver that needs asyncio, usable on every event loop.
 
     Args:
@@ -231,7 +231,7 @@ class OnAsyncio(Generic[D]):
         self._make = make
         self._capabilities = capabilities
         self._driver: D | None = None
-        self._island: Island | None = None
+        self._island: AsyncioThread | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -258,7 +258,7 @@ class OnAsyncio(Generic[D]):
         """See `hexa_worker.drivers.base.Driver.open`."""
         if self._driver is None:
             if not on_asyncio():
-                self._island = Island()
+                self._island = AsyncioThread()
             self._driver = await self._call(self._made)
         await self._call(self._driver.open)
 
@@ -292,7 +292,7 @@ class OnAsyncio(Generic[D]):
         island = self._island
         if island is None:
             return await self.inner.subscribe(spec, revoked)
-        return IslandSource(island, await self._call(self.inner.subscribe, spec, _Home().carrying(revoked)))
+        return BridgedSource(island, await self._call(self.inner.subscribe, spec, _Home().carrying(revoked)))
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""

@@ -46,7 +46,7 @@ class Unhurried:
         return min(self._clock.now_ms(), self._begun_ms + passed_ms)
 
 
-class Holding:
+class DelayQueue:
     """What one source holds.
 
     Args:

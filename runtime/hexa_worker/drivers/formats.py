@@ -27,7 +27,7 @@ from hexa_worker.record_formats.convert import from_wire, to_wire
 from hexa_worker.record_formats.form import Form
 
 
-class Forms:
+class ChannelFormats:
     """Which form each channel has.
 
     A channel that a subscription of ours reads has that subscription's form, and so have its retry channels and
@@ -67,7 +67,7 @@ class Forms:
                 self._channels[channel] = form
 
 
-class WiredDriver:
+class FormattingDriver:
     """See the module.
 
     Args:
@@ -75,7 +75,7 @@ class WiredDriver:
         forms: what records look like there.
     """
 
-    def __init__(self, driver: Driver, forms: Forms) -> None:
+    def __init__(self, driver: Driver, forms: ChannelFormats) -> None:
         self.unwired = driver
         self._driver = driver
         self._forms = forms
@@ -108,7 +108,7 @@ class WiredDriver:
         self._forms.learn((spec,))
         source = await self._driver.subscribe(spec, revoked)
         form = self._forms.of_spec(spec)
-        return source if form.wire == "plain" else WiredSource(source, form)
+        return source if form.wire == "plain" else FormattingSource(source, form)
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """As the driver's, in the runtime's form."""
@@ -139,7 +139,7 @@ class WiredDriver:
         return await self._driver.inspect()
 
 
-class WiredSource:
+class FormattingSource:
     """One subscription's deliveries in the runtime's form.
 
     Args:

@@ -52,7 +52,7 @@ def merged(runs: Iterable[Run]) -> list[Run]:
     return whole
 
 
-class Finished:
+class RangeSet:
     """Runs that were finished by somebody before, to be asked in ascending order or any other."""
 
     __slots__ = ("_firsts", "_runs")

@@ -16,7 +16,7 @@ from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.clients import require_client
 
 if TYPE_CHECKING:
-    from hexa_worker.drivers.formats import Forms
+    from hexa_worker.drivers.formats import ChannelFormats
 
 
 def make_driver(config: Config, clock: Clock | None = None) -> Driver:
@@ -29,9 +29,9 @@ def make_driver(config: Config, clock: Clock | None = None) -> Driver:
     subscriptions = config.file.subscriptions
     if all(one in ("plain", None) for one in (config.file.broker.wire, *[one.wire for one in subscriptions.values()])):
         return driver
-    from hexa_worker.drivers.formats import WiredDriver  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.formats import FormattingDriver  # noqa: PLC0415 - lazy by design
 
-    return WiredDriver(driver, forms_of(config))
+    return FormattingDriver(driver, forms_of(config))
 
 
 def driver_name(config: Config) -> str:
@@ -39,9 +39,9 @@ def driver_name(config: Config) -> str:
     return str(config.file.broker.__struct_config__.tag)
 
 
-def forms_of(config: Config) -> "Forms":
+def forms_of(config: Config) -> "ChannelFormats":
     """What records look like in each channel, as far as worker.toml says it; `Driver.declare` tells the rest."""
-    from hexa_worker.drivers.formats import Forms  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.formats import ChannelFormats  # noqa: PLC0415 - lazy by design
     from hexa_worker.record_formats.form import Form  # noqa: PLC0415 - lazy by design
 
     broker = config.file.broker
@@ -53,7 +53,7 @@ def forms_of(config: Config) -> "Forms":
         ladders[one.retry_channel or one.group or action] = form
         for channel in one.channels or (() if one.channel is None else (one.channel,)):
             channels[channel] = form
-    return Forms(default, channels, ladders)
+    return ChannelFormats(default, channels, ladders)
 
 
 def channels_of(config: Config) -> frozenset[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from hexa_worker.errors import HexaWorkerError
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.entries import LineageEntry
 
 
 class StoreError(HexaWorkerError):
@@ -15,7 +15,7 @@ class NothingRecorded(StoreError):
     """Nobody has ever written to the lineage store."""
 
 
-class Store(Protocol):
+class LineageStore(Protocol):
     """Keeps packs of entries. Blocking, and not for two threads at once; every method raises `StoreError`."""
 
     def append(self, blob: bytes, at_ms: int) -> None:
@@ -26,7 +26,7 @@ class Store(Protocol):
         """Forget packs from before `before_ms`, in small steps; how many this one forgot, 0: nothing is left to do."""
         ...
 
-    def mentioning(self, text: str, since_ms: int) -> Iterator[Entry]:
+    def mentioning(self, text: str, since_ms: int) -> Iterator[LineageEntry]:
         """Everything in packs that hold `text` and were written since `since_ms`, and perhaps more."""
         ...
 

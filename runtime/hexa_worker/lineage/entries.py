@@ -11,7 +11,7 @@ from hexa_worker.core.settlement import Acked, DeadLettered, Failure, Postponed,
 Happening = Literal["acked", "dropped", "retried", "dead-lettered", "released", "redriven", "purged"]
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class LineageEntry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One thing that happened to one event in one subscription.
 
     Attributes:
@@ -41,7 +41,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     redriven_from: str | None = None
 
 
-def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
+def entry_of(action: str, settlement: Settlement, now_ms: int) -> LineageEntry:
     """The entry of any settlement."""
     delivery = settlement.delivery
     outcome: Happening
@@ -63,7 +63,7 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> Entry:
             outcome = "released"
     event_id, root_id, parent_id = lineage_of(delivery)
     place, message_id = delivery.channel, delivery.message_id
-    return Entry(  # in the order of its fields: a failing subscription pays for it twice per event
+    return LineageEntry(  # in the order of its fields: a failing subscription pays for it twice per event
         event_id, root_id, action, delivery.attempt, outcome, now_ms, place, parent_id, message_id, error, delay_s,
         following, None if before is None else before.decode(errors="replace"),
     )  # fmt: skip

@@ -1,13 +1,13 @@
 """Questions to a lineage store."""
 
-from hexa_worker.lineage.base import Store
-from hexa_worker.lineage.entries import Entry, emitted_ms
+from hexa_worker.lineage.base import LineageStore
+from hexa_worker.lineage.entries import LineageEntry, emitted_ms
 
 CLOCK_SKEW_MS = 60_000
 """Clocks of the machines that emit and handle may differ by this much."""
 
 
-def find(store: Store, event_id: str) -> list[Entry]:
+def find(store: LineageStore, event_id: str) -> list[LineageEntry]:
     """Everything that is known of the tree that `event_id` belongs to, in order of time.
 
     Raises:
@@ -21,7 +21,7 @@ def find(store: Store, event_id: str) -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.at_ms, entry.attempt))
 
 
-def _mentioning(store: Store, event_id: str) -> list[Entry]:
+def _mentioning(store: LineageStore, event_id: str) -> list[LineageEntry]:
     return list(store.mentioning(event_id, written_since_ms(event_id)))
 
 
@@ -30,7 +30,7 @@ def written_since_ms(event_id: str) -> int:
     return (emitted_ms(event_id) or CLOCK_SKEW_MS) - CLOCK_SKEW_MS
 
 
-def handled_redrives(store: Store, source: str, since_ms: int) -> frozenset[tuple[str, str]]:
+def handled_redrives(store: LineageStore, source: str, since_ms: int) -> frozenset[tuple[str, str]]:
     """The dead letters of `source` whose redriven records were acknowledged: their ids, and their events' ids.
 
     Args:

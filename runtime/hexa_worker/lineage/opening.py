@@ -8,7 +8,7 @@ from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.model import Config
 from hexa_worker.config.secret import Secret
 from hexa_worker.errors import ConfigError
-from hexa_worker.lineage.base import NothingRecorded, Store, StoreError
+from hexa_worker.lineage.base import LineageStore, NothingRecorded, StoreError
 from hexa_worker.lineage.recorder import Recorder
 
 
@@ -31,7 +31,7 @@ def recording(config: Config, clock: Clock | None = None) -> Iterator[Recorder |
         recorder.close()
 
 
-def open_store(config: Config) -> Store | None:
+def open_store(config: Config) -> LineageStore | None:
     """The store of `config`, to be read; None where it is off or nothing was recorded yet.
 
     Raises:
@@ -48,18 +48,18 @@ def open_store(config: Config) -> Store | None:
         return None
 
 
-def _open(config: Config, *, create: bool) -> Store:
+def _open(config: Config, *, create: bool) -> LineageStore:
     """Open the store; its library is imported here, in a worker by the recorder's own thread."""
     wanted = config.file.lineage
     if wanted.store == "postgres":
         try:
-            from hexa_worker.lineage.postgres import PostgresStore  # noqa: PLC0415 - lazy by design
+            from hexa_worker.lineage.postgres import PostgresLineageStore  # noqa: PLC0415 - lazy by design
         except ImportError as error:  # psycopg without libpq
             raise StoreError(f"lineage store: psycopg cannot be used: {error}") from error
-        return PostgresStore(wanted.url or Secret(""), create=create)
-    from hexa_worker.lineage.store import LineageStore  # noqa: PLC0415 - lazy by design
+        return PostgresLineageStore(wanted.url or Secret(""), create=create)
+    from hexa_worker.lineage.store import SqliteLineageStore  # noqa: PLC0415 - lazy by design
 
-    return LineageStore(config.folder / wanted.path, create=create, maximum_bytes=wanted.maximum_bytes)
+    return SqliteLineageStore(config.folder / wanted.path, create=create, maximum_bytes=wanted.maximum_bytes)
 
 
 def require_postgres(config: Config) -> None:

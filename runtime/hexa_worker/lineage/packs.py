@@ -2,8 +2,8 @@
 
 Almost everything that happens is a first delivery that succeeded, so that case is packed to little more than the
 event's id. The same happening to many deliveries, a failing subscription's retries, is told once with their ids;
-everything else is an `Entry`. Ids stay readable inside a pack: a search looks for their bytes and unpacks only what
-it hits.
+everything else is a `LineageEntry`. Ids stay readable inside a pack: a search looks for their bytes and unpacks
+only what it hits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from hexa_worker.core.lineage import EVENT_ID, PARENT_ID, REDRIVEN_FROM, ROOT_ID
 from hexa_worker.core.message import Delivery, Headers
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
-from hexa_worker.lineage.entries import Entry, entry_of
+from hexa_worker.lineage.entries import LineageEntry, entry_of
 
 
 class Successes(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -39,7 +39,7 @@ class Alike(msgspec.Struct, frozen=True, array_like=True):
         ids: a line each: ``event offset``, or ``event root parent offset`` for an event that has a parent.
     """
 
-    example: Entry
+    example: LineageEntry
     source: str
     ids: bytes
 
@@ -48,7 +48,7 @@ class Pack(msgspec.Struct, frozen=True, array_like=True):
     """What one process remembers of a short time."""
 
     successes: list[Successes]
-    entries: list[Entry]
+    entries: list[LineageEntry]
     alike: list[Alike] = []
 
 
@@ -63,7 +63,7 @@ class Gathering:
 
     def __init__(self) -> None:
         self._successes: list[Successes] = []
-        self._entries: list[Entry] = []
+        self._entries: list[LineageEntry] = []
         self._alike: list[Alike] = []
         self._prefixes: dict[str, bytes] = {}
         self.count = 0
@@ -124,7 +124,7 @@ class Gathering:
                 self._alike.append(Alike(entry_of(action, members[0], now_ms), members[0].delivery.source, text))
         self._entries += [entry_of(action, one, now_ms) for one in alone]
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: LineageEntry) -> None:
         """Remember one thing."""
         self._entries.append(entry)
         self.count += 1
@@ -209,7 +209,7 @@ def _text(lines: Sequence[bytes], spaces: int) -> bytes | None:
     return text
 
 
-def unpack(blob: bytes) -> Iterator[Entry]:
+def unpack(blob: bytes) -> Iterator[LineageEntry]:
     """Everything in a pack.
 
     Raises:
@@ -220,7 +220,7 @@ def unpack(blob: bytes) -> Iterator[Entry]:
         for line in group.ids.decode("ascii").split("\n"):
             event_id, *others = line.split(" ")
             root_id, parent_id = others or (event_id, None)
-            yield Entry(event_id, root_id, group.action, 0, "acked", group.at_ms, group.channel, parent_id)
+            yield LineageEntry(event_id, root_id, group.action, 0, "acked", group.at_ms, group.channel, parent_id)
     yield from pack.entries
     for one in pack.alike:
         for line in one.ids.decode("ascii").split("\n"):

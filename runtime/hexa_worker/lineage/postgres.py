@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from hexa_worker.config.secret import Secret
 from hexa_worker.lineage.base import NothingRecorded, StoreError
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.packs import unpack
 
 SCHEMA_VERSION = 1
@@ -36,7 +36,7 @@ CREATE INDEX IF NOT EXISTS hexa_lineage_pack_at ON hexa_lineage_pack (at_ms);
 """  # EXTERNAL: not compressed, so that a search need not unpack everything
 
 
-class PostgresStore:
+class PostgresLineageStore:
     """The packs of one database. Not for two threads at once.
 
     Args:
@@ -82,7 +82,7 @@ class PostgresStore:
         except psycopg.Error as error:
             raise self._failed(error) from error
 
-    def mentioning(self, text: str, since_ms: int) -> Iterator[Entry]:
+    def mentioning(self, text: str, since_ms: int) -> Iterator[LineageEntry]:
         """See `hexa_worker.lineage.base.Store`."""
         try:
             with self._db.cursor(binary=True) as cursor:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.settlement import Settlement
-from hexa_worker.lineage.base import Store, StoreError
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.base import LineageStore, StoreError
+from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.packs import Gathering
 
 FLUSH_S = 0.2
@@ -40,7 +40,7 @@ class Recorder:
     Ownership: it has a thread; `close` ends it.
     """
 
-    def __init__(self, open_store: Callable[[], Store], clock: Clock, *, keep_days: float = 7.0) -> None:
+    def __init__(self, open_store: Callable[[], LineageStore], clock: Clock, *, keep_days: float = 7.0) -> None:
         self.forgotten = 0
         self._open_store = open_store
         self._clock = clock
@@ -52,7 +52,7 @@ class Recorder:
         self._closing = False
         self._waiting: deque[tuple[bytes, int, int]] = deque()
         self._waiting_bytes = 0
-        self._store: Store | None = None
+        self._store: LineageStore | None = None
         self._complained = False
         self._told_forgotten = 0
         self._reopen_at = 0.0
@@ -70,7 +70,7 @@ class Recorder:
             gathering.add(action, settlements, now_ms)
         self._told(gathering)
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: LineageEntry) -> None:
         """Remember one thing. Never waits for the store."""
         with self._lock:
             gathering = self._gathering
@@ -143,14 +143,14 @@ class Recorder:
         self._tell_forgotten()
         self._expire(store)
 
-    def _opened(self) -> Store | None:
+    def _opened(self) -> LineageStore | None:
         """The store; None while it is not worth trying again."""
         if self._store is None and (self._closing or self._clock.monotonic() >= self._reopen_at):
             self._reopen_at = self._clock.monotonic() + REOPEN_S
             self._store = self._open_store()
         return self._store
 
-    def _expire(self, store: Store) -> None:
+    def _expire(self, store: LineageStore) -> None:
         if self._clock.monotonic() < self._expire_at or self._closing:
             return
         if not store.expire(self._clock.now_ms() - self._keep_ms):

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hexa_worker.lineage.base import StoreError
-from hexa_worker.lineage.entries import Entry
+from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.finding import find
 from hexa_worker.lineage.packs import unpack
 
@@ -25,7 +25,7 @@ EXPIRE_ROWS = 500
 BUSY_TIMEOUT_S = 2.0
 
 
-class LineageStore:
+class SqliteLineageStore:
     """The packs of one file. Not for two threads at once.
 
     Args:
@@ -104,7 +104,7 @@ class LineageStore:
         )
         return int((pages - free) * size)
 
-    def mentioning(self, text: str, since_ms: int) -> Iterator[Entry]:
+    def mentioning(self, text: str, since_ms: int) -> Iterator[LineageEntry]:
         """Everything in packs that hold `text` and were written since `since_ms`.
 
         Raises:
@@ -119,7 +119,7 @@ class LineageStore:
         except (sqlite3.Error, msgspec.DecodeError, ValueError) as error:
             raise StoreError(f"lineage store {self.path}: {error}") from error
 
-    def find(self, event_id: str) -> list[Entry]:
+    def find(self, event_id: str) -> list[LineageEntry]:
         """See `hexa_worker.lineage.finding.find`."""
         return find(self, event_id)
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from hexa_worker.core.outcome import DUPLICATE
-from hexa_worker.lineage.entries import Entry, emitted_ms
+from hexa_worker.lineage.entries import LineageEntry, emitted_ms
 
 State = Literal["done", "dropped", "retrying", "dead-lettered", "redriven", "purged", "released", "waiting"]
 _STATE_AFTER: dict[str, State] = {
@@ -24,7 +24,7 @@ _STATE_AFTER: dict[str, State] = {
 }
 
 
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+class WaitingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record found in a channel, not yet finished by `action`.
 
     Attributes:
@@ -50,8 +50,8 @@ class Branch(msgspec.Struct, kw_only=True):
     """What one action did with one event: everything that happened, in order of time."""
 
     action: str
-    steps: list[Entry] = msgspec.field(default_factory=list)
-    waiting: list[Waiting] = msgspec.field(default_factory=list)
+    steps: list[LineageEntry] = msgspec.field(default_factory=list)
+    waiting: list[WaitingRecord] = msgspec.field(default_factory=list)
 
     @property
     def state(self) -> State:
@@ -80,7 +80,7 @@ class Node(msgspec.Struct, kw_only=True):
     children: list["Node"] = msgspec.field(default_factory=list)
 
 
-def build(root_id: str, entries: Iterable[Entry], waiting: Sequence[Waiting] = ()) -> Node:
+def build(root_id: str, entries: Iterable[LineageEntry], waiting: Sequence[WaitingRecord] = ()) -> Node:
     """The tree of `root_id`.
 
     Every event that is mentioned is in it exactly once: under its parent, or under the root when its parent is

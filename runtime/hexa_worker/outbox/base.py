@@ -5,17 +5,17 @@ from typing import Protocol
 
 import msgspec
 
-from hexa_worker.outbox.records import Held, Record
+from hexa_worker.outbox.records import HeldRecord, OutboxRecord
 
 Line = tuple[str, bytes]
 """A channel and a key in it."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class RelayPosition(msgspec.Struct, frozen=True):
     """How far the events are sent; its content is the store's own."""
 
 
-class Batch(msgspec.Struct, frozen=True):
+class OutboxBatch(msgspec.Struct, frozen=True):
     """What is to be sent next.
 
     Attributes:
@@ -23,8 +23,8 @@ class Batch(msgspec.Struct, frozen=True):
         place: where the relay is once they are sent or held.
     """
 
-    records: Sequence[Record]
-    place: Place
+    records: Sequence[OutboxRecord]
+    place: RelayPosition
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
-class Store(Protocol):
+class OutboxStore(Protocol):
     """One connection to one outbox, for the relay.
 
     Every method raises `OutboxUnavailable` when the database is away, and `OutboxError` when it never will work.
@@ -70,7 +70,7 @@ class Store(Protocol):
         """Try to become the one that sends; begin at the place that was last noted."""
         ...
 
-    def fetch(self, limit: int) -> Batch | None:
+    def fetch(self, limit: int) -> OutboxBatch | None:
         """What follows the batch that was fetched last, at most `limit` records; None: nothing is there."""
         ...
 
@@ -78,7 +78,7 @@ class Store(Protocol):
         """See that it is the leader still, after a pause in which it may have lost that. Raises `Fenced`."""
         ...
 
-    def advance(self, place: Place, held: Sequence[Held]) -> None:
+    def advance(self, place: RelayPosition, held: Sequence[HeldRecord]) -> None:
         """Note that everything up to `place` is sent, but for what is `held` from now on. Raises `Fenced`."""
         ...
 
@@ -94,15 +94,15 @@ class Store(Protocol):
         """The lines in which everything waits behind a record that is there no more, or parked unless `parked`."""
         ...
 
-    def due(self, now_ms: int, limit: int) -> Sequence[Held]:
+    def due(self, now_ms: int, limit: int) -> Sequence[HeldRecord]:
         """Refused records whose time has come."""
         ...
 
-    def line(self, line: Line, limit: int) -> Sequence[Held]:
+    def line(self, line: Line, limit: int) -> Sequence[HeldRecord]:
         """The first held records of a line that are not parked, in order."""
         ...
 
-    def settle(self, sent: Sequence[int], held: Sequence[Held]) -> None:
+    def settle(self, sent: Sequence[int], held: Sequence[HeldRecord]) -> None:
         """Forget the held records that were `sent`; note anew those in `held`. Raises `Fenced`."""
         ...
 
@@ -122,7 +122,7 @@ class Store(Protocol):
         """How it stands. Needs no leadership."""
         ...
 
-    def held(self, limit: int) -> Sequence[Held]:
+    def held(self, limit: int) -> Sequence[HeldRecord]:
         """What is held or parked, in order. Needs no leadership."""
         ...
 

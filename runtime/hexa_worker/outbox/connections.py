@@ -16,7 +16,7 @@ _PROBE = Statement("SELECT 1", ())
 """Fails in a transaction that can only be rolled back: PostgreSQL's COMMIT does not, and some libraries do not tell."""
 
 
-class Connection(Protocol):
+class CallerConnection(Protocol):
     """A caller's connection.
 
     Attributes:
@@ -31,7 +31,7 @@ class Connection(Protocol):
         ...
 
 
-class SyncConnection(Connection, Protocol):
+class SyncConnection(CallerConnection, Protocol):
     """One whose calls block."""
 
     def begin(self) -> None:
@@ -47,7 +47,7 @@ class SyncConnection(Connection, Protocol):
         ...
 
 
-class AsyncConnection(Connection, Protocol):
+class AsyncConnection(CallerConnection, Protocol):
     """One whose calls are awaited."""
 
     async def begin(self) -> None:

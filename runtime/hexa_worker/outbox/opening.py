@@ -3,12 +3,12 @@
 from importlib.util import find_spec
 
 from hexa_worker.config.model import Config
-from hexa_worker.config.outbox import Outbox
+from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.errors import ConfigError
-from hexa_worker.outbox.base import Store
+from hexa_worker.outbox.base import OutboxStore
 
 
-def outbox_options(config: Config) -> Outbox:
+def outbox_options(config: Config) -> OutboxConfig:
     """The ``[outbox]`` table.
 
     Raises:
@@ -19,7 +19,7 @@ def outbox_options(config: Config) -> Outbox:
     return config.file.outbox
 
 
-def make_store(config: Config) -> Store:
+def make_store(config: Config) -> OutboxStore:
     """A store, not open yet.
 
     Raises:
@@ -32,9 +32,9 @@ def make_store(config: Config) -> Store:
 
         return SqliteStore(path, options)
     require_psycopg(config)
-    from hexa_worker.outbox.postgres.store import PostgresStore  # noqa: PLC0415 - lazy by design
+    from hexa_worker.outbox.postgres.store import PostgresOutboxStore  # noqa: PLC0415 - lazy by design
 
-    return PostgresStore(options)
+    return PostgresOutboxStore(options)
 
 
 def require_psycopg(config: Config) -> None:

@@ -13,7 +13,7 @@ from hexa_worker.core.naming import channel_problem
 from hexa_worker.drivers.opening import driver_name, record_form
 from hexa_worker.errors import ConfigError
 from hexa_worker.event_encoder import Preparer
-from hexa_worker.outbox.connections import Connection, async_connection, sync_connection
+from hexa_worker.outbox.connections import CallerConnection, async_connection, sync_connection
 from hexa_worker.outbox.errors import OutboxError
 from hexa_worker.outbox.records import Prepared
 from hexa_worker.outbox.statements import Statement, insert
@@ -96,7 +96,7 @@ class Outbox:
                 raise ConfigError(problem)
         return [event_id for event_id, _ in made], [Prepared(one, self._to_wire(message)) for one, message in made]
 
-    def _statements(self, target: Connection, events: Sequence[Prepared], *, autocommit: bool) -> list[Statement]:
+    def _statements(self, target: CallerConnection, events: Sequence[Prepared], *, autocommit: bool) -> list[Statement]:
         if not autocommit and not target.in_transaction:
             raise OutboxError(
                 "this connection is in autocommit: the events would be sent whatever becomes of the rows they are "

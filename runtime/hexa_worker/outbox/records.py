@@ -31,7 +31,7 @@ class Prepared(msgspec.Struct, frozen=True):
     message: Message
 
 
-class Record(msgspec.Struct, frozen=True):
+class OutboxRecord(msgspec.Struct, frozen=True):
     """A row of the outbox.
 
     Attributes:
@@ -51,7 +51,7 @@ class Record(msgspec.Struct, frozen=True):
         return None if key is None else (self.message.channel, key)
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class HeldRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record that could not be sent in its turn.
 
     Attributes:
@@ -62,7 +62,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
         due_ms: when it is tried again, milliseconds since the epoch.
     """
 
-    record: Record
+    record: OutboxRecord
     state: State
     attempts: int = 0
     reason: str = ""
@@ -75,20 +75,20 @@ def columns(event_id: str, message: Message) -> tuple[Any, ...]:
     return event_id, message.channel, message.key, headers, message.payload, message.timestamp_ms
 
 
-def held_columns(held: Held) -> tuple[Any, ...]:
+def held_columns(held: HeldRecord) -> tuple[Any, ...]:
     """The values of a row of held records: its id, `COLUMNS`, and what became of it."""
     one = held.record
     written = columns(one.event_id, one.message)
     return one.id, *written, held.state, held.attempts, held.reason, held.due_ms
 
 
-def held_record(row: Sequence[Any]) -> Held:
+def held_record(row: Sequence[Any]) -> HeldRecord:
     """What `held_columns` wrote."""
     *written, state, attempts, reason, due_ms = row
-    return Held(record=record(written), state=state, attempts=attempts, reason=reason, due_ms=due_ms)
+    return HeldRecord(record=record(written), state=state, attempts=attempts, reason=reason, due_ms=due_ms)
 
 
-def record(row: Sequence[Any]) -> Record:
+def record(row: Sequence[Any]) -> OutboxRecord:
     """A row's id and `COLUMNS` as a record.
 
     Raises:
@@ -100,4 +100,4 @@ def record(row: Sequence[Any]) -> Record:
     except (msgspec.MsgspecError, TypeError) as error:
         raise OutboxError(f"row {number} of the outbox was not written by Outbox.emit: its headers: {error}") from error
     message = Message(channel=channel, payload=payload, key=key, headers=headers, timestamp_ms=timestamp_ms)
-    return Record(number, event_id, message)
+    return OutboxRecord(number, event_id, message)

@@ -14,13 +14,13 @@ import anyio
 from anyio.to_thread import run_sync
 
 from hexa_worker.backoff import Backoff
-from hexa_worker.config.outbox import Outbox
+from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.drivers.base import Driver
 from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
 from hexa_worker.faults import fault
-from hexa_worker.outbox.base import Batch, Line, Status, Store
+from hexa_worker.outbox.base import Line, OutboxBatch, OutboxStore, Status
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
-from hexa_worker.outbox.records import Held, Record
+from hexa_worker.outbox.records import HeldRecord, OutboxRecord
 from hexa_worker.outbox.turns import Refusal, closes, due_prefix, first_of_lines, heads, refused, sort_out
 from hexa_worker.telemetry.report import OutboxReport
 
@@ -54,7 +54,7 @@ class Relay:
         failure: why nothing is relayed, where only somebody can mend it: no tables, no rights, a record that is none.
     """
 
-    def __init__(self, store: Store, driver: Driver, options: Outbox) -> None:
+    def __init__(self, store: OutboxStore, driver: Driver, options: OutboxConfig) -> None:
         self.state: Literal["away", "standby", "leading"] = "away"
         self.relayed = self.refused = self.batches = 0
         self.sending_s = 0.0
@@ -156,7 +156,7 @@ class Relay:
         self._lines = await self._call(lambda: self._store.blocked(parked=self._holds))
         self._draining.clear()
         self._look_at = 0.0
-        batch: Batch | None = None
+        batch: OutboxBatch | None = None
         while not self._stopping:
             await self._look()
             await self._mind_held()
@@ -186,16 +186,16 @@ class Relay:
             self._status = await self._call(lambda: self._store.status(time.time_ns() // 1_000_000))
             self._status_at = time.monotonic() + STATUS_S
 
-    async def _fetch(self) -> Batch | None:
+    async def _fetch(self) -> OutboxBatch | None:
         batch = await self._call(lambda: self._store.fetch(self._options.batch))
         await fault("outbox-fetched")
         return batch
 
-    async def _relay(self, batch: Batch) -> Batch | None:
+    async def _relay(self, batch: OutboxBatch) -> OutboxBatch | None:
         """Send a batch and note it; returns the one that was fetched meanwhile."""
         largest = self._driver.capabilities.max_payload
         send, too_large, behind = sort_out(batch.records, self._lines, largest)
-        following: Batch | Exception | None = None
+        following: OutboxBatch | Exception | None = None
 
         async def prefetch() -> None:
             nonlocal following
@@ -208,7 +208,7 @@ class Relay:
             raise refusals
         refusals += [Refusal(one, f"its payload is larger than {largest} bytes") for one in too_large]
         held = self._all_held(refusals)
-        held += [Held(record=one, state="behind") for one in behind]
+        held += [HeldRecord(record=one, state="behind") for one in behind]
         await fault("outbox-published")
         await self._note(lambda: self._store.advance(batch.place, held))
         await fault("outbox-advanced")
@@ -217,7 +217,7 @@ class Relay:
             raise following
         return following
 
-    async def _send(self, records: Sequence[Record]) -> list[Refusal]:
+    async def _send(self, records: Sequence[OutboxRecord]) -> list[Refusal]:
         """Publish records, as often as the broker is away; returns those that it did not take, and why."""
         if not records:
             return []
@@ -231,7 +231,7 @@ class Relay:
             if self._stopping:
                 raise Fenced("a stop was asked while the broker was away")
 
-    async def _publish(self, records: Sequence[Record]) -> list[Refusal]:
+    async def _publish(self, records: Sequence[OutboxRecord]) -> list[Refusal]:
         """Publish records once. Raises DriverUnavailable: none is confirmed."""
         if time.monotonic() - self._touched > DOUBT_S:
             await self._call(self._store.confirm)
@@ -248,14 +248,14 @@ class Relay:
         self.relayed += len(records) - len(failed)
         return failed
 
-    async def _publish_or_hold(self, records: Sequence[Record]) -> list[Refusal]:
+    async def _publish_or_hold(self, records: Sequence[OutboxRecord]) -> list[Refusal]:
         """Publish held records once: where their channel is away they stay held, and nobody else waits for it."""
         try:
             return await self._publish(records)
         except DriverUnavailable as error:
             return [Refusal(one, str(error), counts=False) for one in records]
 
-    def _all_held(self, refusals: Sequence[Refusal], waiting: Sequence[Held] = ()) -> list[Held]:
+    def _all_held(self, refusals: Sequence[Refusal], waiting: Sequence[HeldRecord] = ()) -> list[HeldRecord]:
         """What becomes of records that were not taken: the later ones of a key wait behind its first.
 
         `waiting` are those that were held before.
@@ -264,13 +264,13 @@ class Relay:
         first, later = heads(refusals)
         held = [self._held(one, before.get(one.record.id, 0)) for one in first]
         return held + [
-            Held(
+            HeldRecord(
                 record=one.record, state="behind", attempts=before.get(one.record.id, 0) + one.counts, reason=one.reason
             )
             for one in later
         ]
 
-    def _held(self, refusal: Refusal, before: int = 0) -> Held:
+    def _held(self, refusal: Refusal, before: int = 0) -> HeldRecord:
         """What becomes of a record that was not taken, said in the log; `before`: how often it was refused already."""
         held = refused(refusal, before, self._options, time.time_ns() // 1_000_000)
         self.refused += refusal.counts
@@ -298,7 +298,7 @@ class Relay:
         if self._lines:
             self._draining.extend(await self._call(lambda: self._store.unled(parked=self._holds)))
 
-    async def _try_again(self, before: Sequence[Held]) -> None:
+    async def _try_again(self, before: Sequence[HeldRecord]) -> None:
         """Send refused records, at most one of a line; lines whose one is taken go on."""
         closed = closes(await self._resend(before), self._options.on_refused)
         lines = [line for one in before if (line := one.record.line) is not None]
@@ -314,7 +314,7 @@ class Relay:
         if await self._resend(due_prefix(waiting)):
             self._draining.popleft()
 
-    async def _resend(self, before: Sequence[Held]) -> list[Held]:
+    async def _resend(self, before: Sequence[HeldRecord]) -> list[HeldRecord]:
         """Send what was held before, and note what became of it; returns what is held still."""
         held = self._all_held(await self._publish_or_hold([one.record for one in before]), before)
         kept = {one.record.id for one in held}

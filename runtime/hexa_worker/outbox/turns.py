@@ -5,9 +5,9 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from hexa_worker.config.outbox import Outbox
+from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.outbox.base import Line
-from hexa_worker.outbox.records import Held, Record
+from hexa_worker.outbox.records import HeldRecord, OutboxRecord
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -19,14 +19,14 @@ class Refusal(msgspec.Struct, frozen=True):
         counts: it is an attempt; false where its channel is away, which time may mend.
     """
 
-    record: Record
+    record: OutboxRecord
     reason: str
     counts: bool = True
 
 
 def sort_out(
-    records: Iterable[Record], blocked: AbstractSet[Line], max_payload: int | None
-) -> tuple[list[Record], list[Record], list[Record]]:
+    records: Iterable[OutboxRecord], blocked: AbstractSet[Line], max_payload: int | None
+) -> tuple[list[OutboxRecord], list[OutboxRecord], list[OutboxRecord]]:
     """Those to send now, those that the broker would refuse, and those that wait behind such a one.
 
     Args:
@@ -34,9 +34,9 @@ def sort_out(
         blocked: the lines in which something waits already.
         max_payload: bytes of the largest payload that the broker takes; None: nobody knows.
     """
-    send: list[Record] = []
-    too_large: list[Record] = []
-    behind: list[Record] = []
+    send: list[OutboxRecord] = []
+    too_large: list[OutboxRecord] = []
+    behind: list[OutboxRecord] = []
     closed = set(blocked)
     for one in records:
         line = one.line
@@ -64,31 +64,31 @@ def heads(refusals: Sequence[Refusal]) -> tuple[list[Refusal], list[Refusal]]:
     return first, later
 
 
-def refused(refusal: Refusal, before: int, options: Outbox, now_ms: int) -> Held:
+def refused(refusal: Refusal, before: int, options: OutboxConfig, now_ms: int) -> HeldRecord:
     """What becomes of a record that had been refused `before` times already: it is tried again, or parked."""
     attempts = before + refusal.counts
     if attempts > options.maximum_attempts:
-        return Held(record=refusal.record, state="parked", attempts=attempts, reason=refusal.reason)
+        return HeldRecord(record=refusal.record, state="parked", attempts=attempts, reason=refusal.reason)
     due_ms = now_ms + round(options.retry_interval_s * 1000)
-    return Held(record=refusal.record, state="refused", attempts=attempts, reason=refusal.reason, due_ms=due_ms)
+    return HeldRecord(record=refusal.record, state="refused", attempts=attempts, reason=refusal.reason, due_ms=due_ms)
 
 
-def closes(held: Sequence[Held], on_refused: str) -> set[Line]:
+def closes(held: Sequence[HeldRecord], on_refused: str) -> set[Line]:
     """The lines that records just held keep from going on."""
     keeps = [one for one in held if one.state != "parked" or on_refused == "hold"]
     return {line for one in keeps if (line := one.record.line) is not None}
 
 
-def due_prefix(waiting: Sequence[Held]) -> list[Held]:
+def due_prefix(waiting: Sequence[HeldRecord]) -> list[HeldRecord]:
     """Of the records of a line those that may go at once: none may pass one that was refused before."""
     place = next((place for place, one in enumerate(waiting) if one.attempts), len(waiting))
     return list(waiting[: place + 1])
 
 
-def first_of_lines(due: Sequence[Held]) -> list[Held]:
+def first_of_lines(due: Sequence[HeldRecord]) -> list[HeldRecord]:
     """Of refused records those that may be sent at once: one of each line, and all without a key."""
     seen = set[Line]()
-    found: list[Held] = []
+    found: list[HeldRecord] = []
     for one in due:
         line = one.record.line
         if line is None or line not in seen:

@@ -4,7 +4,7 @@ import sys
 import threading
 from types import FrameType
 
-from hexa_worker.processes.journal import Journal
+from hexa_worker.processes.journal import MappedJournal
 
 
 class Blocked:
@@ -15,7 +15,7 @@ class Blocked:
     """
 
     def __init__(self) -> None:
-        self.journal: Journal | None = None
+        self.journal: MappedJournal | None = None
         self._loop_thread = threading.get_ident()
 
     def accuse(self) -> None:

@@ -40,13 +40,13 @@ from hexa_worker.processes.arguments import (
     receive,
 )
 from hexa_worker.processes.blocked import Blocked
-from hexa_worker.processes.child_context import Program, Serve, Session
+from hexa_worker.processes.child_context import ChildContext, ChildProgram, Serve
 from hexa_worker.processes.forked import let_forks_go
-from hexa_worker.processes.journal import Journal
+from hexa_worker.processes.journal import MappedJournal
 from hexa_worker.processes.private import write_private
-from hexa_worker.processes.state_files import Layout
-from hexa_worker.processes.suspects import Suspects
-from hexa_worker.processes.wire import Beat, Link, Misconfigured, Settled, Told
+from hexa_worker.processes.state_files import StateFiles
+from hexa_worker.processes.suspects import SuspectsFile
+from hexa_worker.processes.wire import Heartbeat, Link, Misconfigured, SettledFrame, StatusFrame
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.configure import configure, keep_speaking
 from hexa_worker.telemetry.sink import FLUSH_S
@@ -70,7 +70,7 @@ same thousands of queued deliveries dozens of times a second and find nothing.""
 log = logging.getLogger("hexa_worker.processes")
 
 
-def main(program: Program | None = None) -> None:
+def main(program: ChildProgram | None = None) -> None:
     """Run as a child; never returns."""
     gc.disable()  # importing makes no garbage: collections would only slow the start
     early: list[int] = []  # stop signals that came before the event loop could take them
@@ -79,7 +79,7 @@ def main(program: Program | None = None) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     connection = socket.socket(fileno=DESCRIPTOR)
     connection.set_inheritable(False)
-    chosen: Program | ConfigError
+    chosen: ChildProgram | ConfigError
     try:
         chosen = program or _app()  # while the parent sends what comes next
     except ConfigError as error:
@@ -109,7 +109,7 @@ def main(program: Program | None = None) -> None:
     _exit(code)
 
 
-def _app() -> Program:
+def _app() -> ChildProgram:
     """The real one; importing it may find a mistake in the environment (`hexa_worker.faults`)."""
     from hexa_worker.processes.child_program import AppProgram  # noqa: PLC0415 - tests bring their own
 
@@ -148,7 +148,9 @@ def _flush() -> None:
             stream.flush()
 
 
-def _run(arguments: Arguments, link: Link, early: list[int], program: Program | ConfigError, blocked: Blocked) -> int:
+def _run(
+    arguments: Arguments, link: Link, early: list[int], program: ChildProgram | ConfigError, blocked: Blocked
+) -> int:
     if isinstance(program, ConfigError):
         raise program
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -158,10 +160,10 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
     config = program.load(Path(arguments.config_path))
     worker = config.file.worker
     configure(level=worker.log.level, style=worker.log.format, slot=arguments.slot)
-    layout = Layout.of(arguments.state_dir, arguments.name)
+    layout = StateFiles.of(arguments.state_dir, arguments.name)
     stack = write_private(layout.stack(arguments.slot))
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=True)
-    journal = Journal(layout.journal(arguments.slot))
+    journal = MappedJournal(layout.journal(arguments.slot))
     let_forks_go(journal, link.connection)
     blocked.journal = journal
 
@@ -171,12 +173,12 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
         os._exit(EXIT_STUCK)
 
     stop = StopSignals()
-    session = Session(
+    session = ChildContext(
         arguments=arguments,
         config=config,
         journal=journal,
-        suspects=Suspects(layout.folder, lambda hands: _sent(link, Settled(hands))),
-        report=lambda report: _sent(link, Told(report)),
+        suspects=SuspectsFile(layout.folder, lambda hands: _sent(link, SettledFrame(hands))),
+        report=lambda report: _sent(link, StatusFrame(report)),
         stuck=stuck,
         stop=stop,
     )
@@ -192,7 +194,7 @@ def _run(arguments: Arguments, link: Link, early: list[int], program: Program | 
     )
 
 
-def _sent(link: Link, frame: Settled | Told) -> None:
+def _sent(link: Link, frame: SettledFrame | StatusFrame) -> None:
     link.send(frame)
 
 
@@ -211,7 +213,7 @@ def run_loop(run: Callable[[], Awaitable[int]], *, backend: str, uvloop: bool) -
     return anyio.run(run, backend=backend, backend_options=options)
 
 
-async def _serve(serve: Serve, link: Link, early: list[int], session: Session) -> int:
+async def _serve(serve: Serve, link: Link, early: list[int], session: ChildContext) -> int:
     """Serve, with the loop's heartbeat and the stop signals beside it."""
     import anyio  # noqa: PLC0415 - as in run_loop
 
@@ -227,7 +229,7 @@ async def _serve(serve: Serve, link: Link, early: list[int], session: Session) -
 
     async def beat() -> None:
         while True:
-            link.send(Beat())
+            link.send(Heartbeat())
             keep_speaking()
             await anyio.sleep(session.arguments.beat_s)
 

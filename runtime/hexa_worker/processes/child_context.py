@@ -9,13 +9,13 @@ import msgspec
 from hexa_worker.config.model import Config
 from hexa_worker.core.message import Delivery
 from hexa_worker.processes.arguments import Arguments
-from hexa_worker.processes.journal import Journal
-from hexa_worker.processes.suspects import Suspects
+from hexa_worker.processes.journal import MappedJournal
+from hexa_worker.processes.suspects import SuspectsFile
 from hexa_worker.stop import StopSignals
 from hexa_worker.telemetry.report import Report
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class ChildContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a program gets to run with.
 
     Attributes:
@@ -30,8 +30,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     arguments: Arguments
     config: Config
-    journal: Journal
-    suspects: Suspects
+    journal: MappedJournal
+    suspects: SuspectsFile
     report: Callable[[Report], None]
     stuck: Callable[[Delivery], None]
     stop: StopSignals
@@ -41,13 +41,13 @@ Serve = Callable[[], Awaitable[int]]
 """Runs until done and returns the exit code."""
 
 
-class Program(Protocol):
+class ChildProgram(Protocol):
     """What a child runs. `load` and `prepare` run before the event loop and may raise ConfigError."""
 
     def load(self, path: Path) -> Config:
         """Read worker.toml."""
         ...
 
-    def prepare(self, session: Session) -> Serve:
+    def prepare(self, session: ChildContext) -> Serve:
         """Import handlers and put together what will run."""
         ...

@@ -12,7 +12,7 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.settlement import Postponed, Released, Settlement
 from hexa_worker.lineage.opening import recording
-from hexa_worker.processes.child_context import Serve, Session
+from hexa_worker.processes.child_context import ChildContext, Serve
 from hexa_worker.processes.ladders import file_of, orphans, remember
 from hexa_worker.processes.parked import ParkedFiles, folder_of
 from hexa_worker.subscriptions.lifespans import telling
@@ -29,7 +29,7 @@ class AppProgram:
         """Read worker.toml. Raises ConfigError."""
         return load_config(path)
 
-    def prepare(self, session: Session) -> Serve:
+    def prepare(self, session: ChildContext) -> Serve:
         """Import the handlers. Raises ConfigError."""
         loaded = load_plans(session.config)
         _remember_ladders(session, loaded)
@@ -38,7 +38,7 @@ class AppProgram:
         return partial(_serve, session, loaded)
 
 
-async def _serve(session: Session, loaded: Loaded) -> int:
+async def _serve(session: ChildContext, loaded: Loaded) -> int:
     suspects = session.suspects
     with recording(session.config) as recorder:
 
@@ -67,7 +67,7 @@ async def _serve(session: Session, loaded: Loaded) -> int:
         )
 
 
-def _remember_ladders(session: Session, loaded: Loaded) -> None:
+def _remember_ladders(session: ChildContext, loaded: Loaded) -> None:
     """Note whose retries and dead letters these are; the first process says what nobody reads any more."""
     path = file_of(session.arguments.state_dir, session.arguments.name)
     wanted = specs(loaded)

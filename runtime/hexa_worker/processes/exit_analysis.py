@@ -8,12 +8,12 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hexa_worker.core.crash_attribution import Hand
+from hexa_worker.core.crash_attribution import InFlightId
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from hexa_worker.processes.journal import Remains, read_journal
 from hexa_worker.processes.slot import Slot
-from hexa_worker.processes.state_files import Layout
+from hexa_worker.processes.state_files import StateFiles
 from hexa_worker.telemetry.log import FIELDS
 
 NAMED_AT_MOST: Final = 20
@@ -22,7 +22,7 @@ STACK_LIMIT: Final = 4_000
 log = logging.getLogger("hexa_worker.processes")
 
 
-class Finding(Enum):
+class ExitFinding(Enum):
     """How it ended."""
 
     DONE = auto()  # nothing was left to do
@@ -32,10 +32,10 @@ class Finding(Enum):
     CRASHED = auto()
 
 
-_ORDERLY: Final = frozenset({Finding.DONE, Finding.STOPPED, Finding.MISCONFIGURED})
+_ORDERLY: Final = frozenset({ExitFinding.DONE, ExitFinding.STOPPED, ExitFinding.MISCONFIGURED})
 
 
-class Death(NamedTuple):
+class ProcessExit(NamedTuple):
     """The end of one child.
 
     Attributes:
@@ -47,19 +47,23 @@ class Death(NamedTuple):
         stack: where its threads were, when it was asked before it was killed.
     """
 
-    finding: Finding
+    finding: ExitFinding
     code: int
     remains: Remains
     blames: bool
     error: ConfigError | None
     stack: str
 
-    def log(self, slot: Slot, blamed: Mapping[Hand, int], *, until_idle: bool) -> None:
+    def log(self, slot: Slot, blamed: Mapping[InFlightId, int], *, until_idle: bool) -> None:
         """One line that says how it ended and names what is blamed."""
-        asked = until_idle and self.finding is Finding.DONE
+        asked = until_idle and self.finding is ExitFinding.DONE
         fields: dict[str, object] = {"slot": slot.number, "pid": slot.pid}
-        if self.finding in (Finding.DONE, Finding.STOPPED) and not (asked or slot.stop_level):
-            why = "it got a stop signal that is not its parent's" if self.finding is Finding.STOPPED else how(self.code)
+        if self.finding in (ExitFinding.DONE, ExitFinding.STOPPED) and not (asked or slot.stop_level):
+            why = (
+                "it got a stop signal that is not its parent's"
+                if self.finding is ExitFinding.STOPPED
+                else how(self.code)
+            )
             log.error("worker process ended though nobody asked it to: %s", why, extra={FIELDS: fields})
             return
         if self.finding in _ORDERLY:
@@ -86,7 +90,7 @@ class Death(NamedTuple):
         return text
 
 
-def examine(slot: Slot, code: int, layout: Layout) -> Death:
+def examine(slot: Slot, code: int, layout: StateFiles) -> ProcessExit:
     """Find out what the child of `slot` died of; its journal is read and removed."""
     path = layout.journal(slot.number)
     remains = read_journal(path)
@@ -95,7 +99,7 @@ def examine(slot: Slot, code: int, layout: Layout) -> Death:
         path.unlink()
     told = slot.misconfigured
     error = ConfigError(told.message, where=told.where, hint=told.hint) if told is not None else None
-    return Death(_finding(code, remains, error), code, remains, not slot.overdue, error, stack)
+    return ProcessExit(_finding(code, remains, error), code, remains, not slot.overdue, error, stack)
 
 
 def _stack(path: Path) -> str:
@@ -109,15 +113,15 @@ def _stack(path: Path) -> str:
     return stack.decode(errors="replace").strip()
 
 
-def _finding(code: int, remains: Remains, error: ConfigError | None) -> Finding:
+def _finding(code: int, remains: Remains, error: ConfigError | None) -> ExitFinding:
     """A handler may call ``os._exit`` with any code: only a clean journal proves an orderly end."""
     if code == EXIT_CONFIG and error is not None:
-        return Finding.MISCONFIGURED
+        return ExitFinding.MISCONFIGURED
     if remains.code is not None:
-        return {EXIT_OK: Finding.DONE, EXIT_STOPPED: Finding.STOPPED}.get(remains.code, Finding.FAILED)
+        return {EXIT_OK: ExitFinding.DONE, EXIT_STOPPED: ExitFinding.STOPPED}.get(remains.code, ExitFinding.FAILED)
     if code == EXIT_FAILED and not remains.in_hand:
-        return Finding.FAILED
-    return Finding.CRASHED
+        return ExitFinding.FAILED
+    return ExitFinding.CRASHED
 
 
 def how(code: int) -> str:
@@ -130,7 +134,7 @@ def how(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def _names(blamed: Mapping[Hand, int]) -> dict[str, object]:
+def _names(blamed: Mapping[InFlightId, int]) -> dict[str, object]:
     """The fields that name deliveries: one in plain fields, several in a list."""
     if len(blamed) == 1:
         ((hand, crashes),) = blamed.items()

@@ -10,15 +10,15 @@ import socket
 import threading
 from typing import Final
 
-from hexa_worker.processes.journal import Journal
+from hexa_worker.processes.journal import MappedJournal
 
 _OWN_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def let_forks_go(journal: Journal, connection: socket.socket) -> None:
+def let_forks_go(journal: MappedJournal, connection: socket.socket) -> None:
     """From now on a fork of this process has default signals, and neither its journal nor its parent's socket.
 
-    One that returns from the handler it was made in ends, see `Journal.disown`.
+    One that returns from the handler it was made in ends, see `MappedJournal.disown`.
     """
     forking = threading.local()
 

@@ -23,7 +23,7 @@ from mmap import ALLOCATIONGRANULARITY, mmap
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hexa_worker.core.crash_attribution import Hand
+from hexa_worker.core.crash_attribution import InFlightId
 
 MAGIC: Final = b"hexaJ1\0\0"
 FREE: Final = 0
@@ -44,11 +44,11 @@ _BEGIN = struct.Struct("<qIB").pack_into
 
 
 class JournalCell:
-    """The place of one delivery in hand. Made by `Journal.cells`."""
+    """The place of one delivery in hand. Made by `MappedJournal.cells`."""
 
     __slots__ = ("_journal", "_map", "_numbers", "_offset_at", "_state_at")
 
-    def __init__(self, journal: "Journal", segment: mmap, at: int, action: int) -> None:
+    def __init__(self, journal: "MappedJournal", segment: mmap, at: int, action: int) -> None:
         self._journal = journal
         self._numbers = journal.numbers
         self._map = segment
@@ -74,7 +74,7 @@ class JournalCell:
             raise
 
 
-class Journal:
+class MappedJournal:
     """The journal of this process.
 
     Args:
@@ -183,8 +183,8 @@ class Remains(NamedTuple):
     """
 
     code: int | None
-    in_hand: tuple[Hand, ...]
-    accused: tuple[Hand, ...]
+    in_hand: tuple[InFlightId, ...]
+    accused: tuple[InFlightId, ...]
 
     @property
     def clean(self) -> bool:
@@ -218,7 +218,7 @@ def read_journal(path: Path) -> Remains:
             cells += _read_cells(data, at, end)
         start = at = end
     hands = [
-        (Hand(names[action - 1], names[source - 1], offset), state)
+        (InFlightId(names[action - 1], names[source - 1], offset), state)
         for action, offset, source, state in cells
         if 0 < action <= len(names) and 0 < source <= len(names)
     ]

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from hexa_worker.core.lifecycle import READY, State
+from hexa_worker.core.lifecycle import READY, WorkerState
 from hexa_worker.core.scrubbing import scrub
-from hexa_worker.processes.slot import Phase, Slot
+from hexa_worker.processes.slot import Slot, SlotPhase
 from hexa_worker.processes.totals import Total, Totals
 from hexa_worker.telemetry.report import Report
 
@@ -22,7 +22,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     slot: int
     pid: int
-    phase: Phase
+    phase: SlotPhase
     ready: bool
     retiring: bool
     restarts: int
@@ -67,7 +67,10 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
             tags = [place, f"phase={process.phase.name.lower()}", f"pid={process.pid}", f"restarts={process.restarts}"]
             entries.append(
                 _entry(
-                    f"process-{process.slot}", alive=process.phase is not Phase.FAILED, ready=process.ready, tags=tags
+                    f"process-{process.slot}",
+                    alive=process.phase is not SlotPhase.FAILED,
+                    ready=process.ready,
+                    tags=tags,
                 )
             )
             for one in process.report.subscriptions:
@@ -77,7 +80,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
                 if one.error and one.state not in READY:
                     tags.append(f"error={scrub(one.error)}")
                 entries.append(
-                    _entry(one.action, alive=one.state is not State.FAILED, ready=one.state in READY, tags=tags)
+                    _entry(one.action, alive=one.state is not WorkerState.FAILED, ready=one.state in READY, tags=tags)
                 )
             outbox = process.report.outbox
             if outbox is not None:
@@ -112,7 +115,7 @@ def overview(  # noqa: PLR0913 - what it is made of
             report=slot.report,
         )
         for slot in slots
-        if slot.phase is not Phase.ENDED and not slot.candidate
+        if slot.phase is not SlotPhase.ENDED and not slot.candidate
     )
     return Overview(
         name=name,

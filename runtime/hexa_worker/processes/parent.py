@@ -22,8 +22,8 @@ from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.private import private_folder
 from hexa_worker.processes.reloading import Reloader, rules_of
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
-from hexa_worker.processes.state_files import Layout
-from hexa_worker.processes.suspects import SuspectsBook
+from hexa_worker.processes.state_files import StateFiles
+from hexa_worker.processes.suspects import CrashCounter
 from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup
 from hexa_worker.telemetry.configure import configure
@@ -70,7 +70,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     require_interpreter()
     configure(level=worker.log.level, style=worker.log.format)
     rules = rules_of(config_path, config, command=command, until_idle=until_idle, backend=backend)
-    layout = Layout.of(rules.arguments.state_dir, worker.name)
+    layout = StateFiles.of(rules.arguments.state_dir, worker.name)
     reloader = Reloader(config, rules, processes_fixed=processes is not None)
     with ExitStack() as stack:
         stack.callback(os.close, lock.take(layout.lock))
@@ -101,7 +101,7 @@ def _serve_status(config: Http, pool: Pool) -> Callable[[], None]:
     return StatusServer(config, pool.look).close
 
 
-def _open_book(layout: Layout) -> SuspectsBook:
+def _open_book(layout: StateFiles) -> CrashCounter:
     """Open the suspects, and count what a killed parent and its children left behind.
 
     Raises:
@@ -109,7 +109,7 @@ def _open_book(layout: Layout) -> SuspectsBook:
     """
     try:
         private_folder(layout.folder)
-        book = SuspectsBook(layout.folder)
+        book = CrashCounter(layout.folder)
         for path in layout.journals():
             blamed = book.record(read_journal(path))
             path.unlink()

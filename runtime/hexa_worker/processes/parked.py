@@ -28,7 +28,7 @@ Told = Literal["retry", "drop"]
 log = logging.getLogger("hexa_worker.processes")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class ParkedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One parked delivery.
 
     Attributes:
@@ -50,7 +50,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
+class ParkedState(msgspec.Struct, frozen=True, kw_only=True):
     """What one process has parked.
 
     Attributes:
@@ -61,7 +61,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     count: dict[str, int]
-    entries: list[Entry]
+    entries: list[ParkedEntry]
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,11 +92,11 @@ def counts(folder: Path) -> dict[str, int]:
     return found
 
 
-def states(folder: Path) -> Iterator[tuple[Path, State]]:
+def states(folder: Path) -> Iterator[tuple[Path, ParkedState]]:
     """What the processes that live have parked, and the command file of each."""
     for path in sorted(folder.glob("slot-*.json")):
         with suppress(OSError, msgspec.MsgspecError):
-            state = msgspec.json.decode(path.read_bytes(), type=State)
+            state = msgspec.json.decode(path.read_bytes(), type=ParkedState)
             if lives(state.pid):
                 yield path.with_suffix(".do"), state
 
@@ -131,7 +131,7 @@ class ParkedFiles:
     def __init__(self, folder: Path, slot: int) -> None:
         self._path = folder / f"slot-{slot}.json"
         self._command = folder / f"slot-{slot}.do"
-        self._said: State | None = None
+        self._said: ParkedState | None = None
         self._warned = False
 
     async def run(self, supervisor: Supervisor) -> None:
@@ -155,7 +155,7 @@ class ParkedFiles:
             with suppress(OSError):
                 path.unlink()
 
-    def _tell(self, state: State) -> None:
+    def _tell(self, state: ParkedState) -> None:
         if not state.count and self._said is None:
             return
         if state == self._said:
@@ -192,9 +192,9 @@ class ParkedFiles:
             self._command.unlink()
 
 
-def _state_of(settlers: Sequence[tuple[str, Settler]]) -> State:
+def _state_of(settlers: Sequence[tuple[str, Settler]]) -> ParkedState:
     count: dict[str, int] = {}
-    entries: list[Entry] = []
+    entries: list[ParkedEntry] = []
     for action, settler in settlers:
         parked = settler.parked
         if parked:
@@ -202,7 +202,7 @@ def _state_of(settlers: Sequence[tuple[str, Settler]]) -> State:
         for one in parked[: SHOWN_AT_MOST - len(entries)]:
             delivery = one.delivery
             entries.append(
-                Entry(
+                ParkedEntry(
                     id=delivery.message_id,
                     action=action,
                     event_id=lineage_of(delivery).event_id,
@@ -212,4 +212,4 @@ def _state_of(settlers: Sequence[tuple[str, Settler]]) -> State:
                     reason=one.reason,
                 )
             )
-    return State(pid=os.getpid(), count=count, entries=entries)
+    return ParkedState(pid=os.getpid(), count=count, entries=entries)

@@ -15,16 +15,16 @@ import msgspec
 
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL
-from hexa_worker.processes.exit_analysis import Death, Finding, examine, how
+from hexa_worker.processes.exit_analysis import ExitFinding, ProcessExit, examine, how
 from hexa_worker.processes.overview import Overview, overview
 from hexa_worker.processes.reaping import reap, reap_orphans
-from hexa_worker.processes.rolling import Done, GiveUp, Reload, Replace, Retire, Rolling
-from hexa_worker.processes.slot import OVER, Move, Phase, Rules, Slot
+from hexa_worker.processes.rolling import GiveUp, Reload, ReloadDone, Replace, Retire, Rolling
+from hexa_worker.processes.slot import OVER, Move, Rules, Slot, SlotPhase
 from hexa_worker.processes.spawn import Spawned, instruct, spawn
-from hexa_worker.processes.state_files import Layout
-from hexa_worker.processes.suspects import SuspectsBook
+from hexa_worker.processes.state_files import StateFiles
+from hexa_worker.processes.suspects import CrashCounter
 from hexa_worker.processes.totals import Totals
-from hexa_worker.processes.wire import Frame, Misconfigured, Settled, Told, WireError
+from hexa_worker.processes.wire import Frame, Misconfigured, SettledFrame, StatusFrame, WireError
 from hexa_worker.telemetry.log import FIELDS
 
 STOP_MARGIN_S: Final = 10.0
@@ -63,8 +63,8 @@ class Pool:
         self,
         rules: Rules,
         processes: int,
-        layout: Layout,
-        book: SuspectsBook,
+        layout: StateFiles,
+        book: CrashCounter,
         selector: selectors.BaseSelector,
         monotonic: Callable[[], float],
         first: Spawned | None = None,
@@ -102,7 +102,7 @@ class Pool:
         self._roll(now)
         due: list[float] = []
         for slot in self.slots.values():
-            if slot.phase is Phase.WAITING and slot.spawn_at <= now:
+            if slot.phase is SlotPhase.WAITING and slot.spawn_at <= now:
                 self._spawn(slot, now)
             if slot.occupied:
                 self._watch(slot, now)
@@ -207,7 +207,7 @@ class Pool:
     def _add_slot(self, rules: Rules | None = None) -> Slot:
         """One slot more; with `rules` a candidate's."""
         for number, slot in list(self.slots.items()):
-            if slot.phase is Phase.ENDED:
+            if slot.phase is SlotPhase.ENDED:
                 del self.slots[number]
         number = next(number for number in range(len(self.slots) + 1) if number not in self.slots)
         slot = Slot(number, rules or self._rules, self._monotonic(), candidate=rules is not None)
@@ -242,7 +242,7 @@ class Pool:
         self._restart_later(slot, progress=True)  # the machine is to blame, and may have room again
 
     def _understand(self, slot: Slot, frame: Frame) -> None:
-        if isinstance(frame, Told):
+        if isinstance(frame, StatusFrame):
             slot.tell(frame.report)
             if slot.ready and slot.rules is self._rules:
                 self._proven = self._rules
@@ -251,7 +251,7 @@ class Pool:
                 log.info("worker process is ready", extra={FIELDS: {"slot": slot.number, "pid": slot.pid}})
         elif isinstance(frame, Misconfigured):
             slot.misconfigured = frame
-        elif isinstance(frame, Settled):
+        elif isinstance(frame, SettledFrame):
             self._book.forget(frame.hands)
 
     def _cut_off(self, slot: Slot, why: str) -> None:
@@ -277,16 +277,16 @@ class Pool:
             slot.clear()
         self._decide(slot, death, progress=bool(blamed))
 
-    def _decide(self, slot: Slot, death: Death, *, progress: bool) -> None:
+    def _decide(self, slot: Slot, death: ProcessExit, *, progress: bool) -> None:
         if slot.candidate:
             self._candidate_died(slot, death)
         elif slot.stop_level:
-            self.failed = self.failed or death.finding not in (Finding.DONE, Finding.STOPPED)
+            self.failed = self.failed or death.finding not in (ExitFinding.DONE, ExitFinding.STOPPED)
             slot.move(Move.END)
-        elif death.finding is Finding.MISCONFIGURED:
+        elif death.finding is ExitFinding.MISCONFIGURED:
             self._misconfigured(slot, death)
-        elif self._rules.until_idle and death.finding in (Finding.DONE, Finding.FAILED):
-            self.failed = self.failed or death.finding is Finding.FAILED
+        elif self._rules.until_idle and death.finding in (ExitFinding.DONE, ExitFinding.FAILED):
+            self.failed = self.failed or death.finding is ExitFinding.FAILED
             slot.move(Move.END)
         else:
             self._restart_later(slot, progress=progress)
@@ -312,7 +312,7 @@ class Pool:
         slot.spawn_at = now + delay_s
         slot.move(Move.RESTART)
 
-    def _misconfigured(self, slot: Slot, death: Death) -> None:
+    def _misconfigured(self, slot: Slot, death: ProcessExit) -> None:
         slot.move(Move.FAIL)
         self.failed = True
         others = any(one.booted_once and one.phase not in OVER for one in self.slots.values())
@@ -369,7 +369,7 @@ class Pool:
                 case GiveUp(successor, reason):
                     self._ask(self.slots[successor], 1)
                     self._reload_failed(reason)
-                case Done():
+                case ReloadDone():
                     self._resize(reload.processes)
                     self._reload = None
                     log.info("reload done")
@@ -380,10 +380,10 @@ class Pool:
         # First go those that could not start, then those of before a reload; never one whose successor will stay.
         replacing = self._rolling.replacing
         running.sort(
-            key=lambda slot: (slot.number != replacing, slot.phase is Phase.FAILED, slot.rules is not self._rules)
+            key=lambda slot: (slot.number != replacing, slot.phase is SlotPhase.FAILED, slot.rules is not self._rules)
         )
         for slot in running[wanted:]:
-            if slot.phase is Phase.FAILED:
+            if slot.phase is SlotPhase.FAILED:
                 del self.slots[slot.number]
             else:
                 self._ask(slot, 1)
@@ -404,9 +404,9 @@ class Pool:
         else:
             self._ask(replaced, 1)
 
-    def _candidate_died(self, slot: Slot, death: Death) -> None:
+    def _candidate_died(self, slot: Slot, death: ProcessExit) -> None:
         # One that was asked to stop belongs to a reload that is over; another one may be under way.
-        asked = slot.stop_level > 0 or (self._rules.until_idle and death.finding is Finding.DONE)
+        asked = slot.stop_level > 0 or (self._rules.until_idle and death.finding is ExitFinding.DONE)
         slot.move(Move.END)
         if asked:
             return

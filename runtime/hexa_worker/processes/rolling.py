@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from hexa_worker.core.lifecycle import READY
-from hexa_worker.processes.slot import OVER, Phase, Rules, Slot
+from hexa_worker.processes.slot import OVER, Rules, Slot, SlotPhase
 
 READY_LIMIT_S = 120.0
 """A successor that is not ready after this long will not be."""
@@ -51,7 +51,7 @@ class GiveUp(NamedTuple):
     reason: str
 
 
-class Done(NamedTuple):
+class ReloadDone(NamedTuple):
     """Everyone was replaced."""
 
 
@@ -110,7 +110,7 @@ class Rolling:
         self._tries += 1
         self.deadline = now + READY_LIMIT_S
 
-    def step(self, slots: Mapping[int, Slot], now: float) -> Replace | Retire | GiveUp | Done | None:
+    def step(self, slots: Mapping[int, Slot], now: float) -> Replace | Retire | GiveUp | ReloadDone | None:
         """What to do now; None: wait, or nothing."""
         if self._successor is not None:
             return self._judge(slots.get(self._successor), now)
@@ -126,7 +126,7 @@ class Rolling:
         if not self._active:
             return None
         self.abandon()
-        return Done()
+        return ReloadDone()
 
     def _judge(self, slot: Slot | None, now: float) -> Retire | GiveUp | None:
         assert self.deadline is not None  # noqa: S101 - set with the successor
@@ -147,7 +147,7 @@ class Rolling:
 
 def why_not_ready(slot: Slot) -> str:
     """What keeps a process from being ready, as far as it has said so."""
-    if slot.phase is not Phase.UP:
+    if slot.phase is not SlotPhase.UP:
         return "it has not started to consume"
     return "; ".join(
         f"{one.action} is {one.state.name.lower().replace('_', ' ')}" + (f": {one.error}" if one.error else "")

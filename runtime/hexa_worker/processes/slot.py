@@ -18,7 +18,7 @@ from hexa_worker.processes.wire import Inbox, Misconfigured
 from hexa_worker.telemetry.report import Report
 
 
-class Phase(Enum):
+class SlotPhase(Enum):
     """Where a place is in its life."""
 
     WAITING = auto()  # empty; to be filled now or when the delay is over
@@ -40,40 +40,40 @@ class Move(Enum):
     FAIL = auto()
 
 
-MOVES: Final[dict[Phase, dict[Move, Phase]]] = {
-    Phase.WAITING: {
-        Move.SPAWNED: Phase.BOOTING,
-        Move.RESTART: Phase.WAITING,  # it could not be spawned
-        Move.ASKED: Phase.ENDED,
-        Move.FAIL: Phase.FAILED,
+MOVES: Final[dict[SlotPhase, dict[Move, SlotPhase]]] = {
+    SlotPhase.WAITING: {
+        Move.SPAWNED: SlotPhase.BOOTING,
+        Move.RESTART: SlotPhase.WAITING,  # it could not be spawned
+        Move.ASKED: SlotPhase.ENDED,
+        Move.FAIL: SlotPhase.FAILED,
     },
-    Phase.BOOTING: {
-        Move.BOOTED: Phase.UP,
-        Move.ASKED: Phase.STOPPING,
-        Move.RESTART: Phase.WAITING,
-        Move.END: Phase.ENDED,
-        Move.FAIL: Phase.FAILED,
+    SlotPhase.BOOTING: {
+        Move.BOOTED: SlotPhase.UP,
+        Move.ASKED: SlotPhase.STOPPING,
+        Move.RESTART: SlotPhase.WAITING,
+        Move.END: SlotPhase.ENDED,
+        Move.FAIL: SlotPhase.FAILED,
     },
-    Phase.UP: {
-        Move.ASKED: Phase.STOPPING,
-        Move.RESTART: Phase.WAITING,
-        Move.END: Phase.ENDED,
-        Move.FAIL: Phase.FAILED,
+    SlotPhase.UP: {
+        Move.ASKED: SlotPhase.STOPPING,
+        Move.RESTART: SlotPhase.WAITING,
+        Move.END: SlotPhase.ENDED,
+        Move.FAIL: SlotPhase.FAILED,
     },
-    Phase.STOPPING: {
-        Move.ASKED: Phase.STOPPING,  # more urgently
-        Move.BOOTED: Phase.STOPPING,
-        Move.END: Phase.ENDED,
-        Move.FAIL: Phase.FAILED,
+    SlotPhase.STOPPING: {
+        Move.ASKED: SlotPhase.STOPPING,  # more urgently
+        Move.BOOTED: SlotPhase.STOPPING,
+        Move.END: SlotPhase.ENDED,
+        Move.FAIL: SlotPhase.FAILED,
     },
-    Phase.ENDED: {Move.ASKED: Phase.ENDED},
-    Phase.FAILED: {Move.ASKED: Phase.FAILED},
+    SlotPhase.ENDED: {Move.ASKED: SlotPhase.ENDED},
+    SlotPhase.FAILED: {Move.ASKED: SlotPhase.FAILED},
 }
 BOOT_LIMIT_S: Final = 120.0
 """A process that has not booted after this long (or four times watchdog_s) hangs."""
-OCCUPIED: Final = frozenset({Phase.BOOTING, Phase.UP, Phase.STOPPING})
+OCCUPIED: Final = frozenset({SlotPhase.BOOTING, SlotPhase.UP, SlotPhase.STOPPING})
 """A process is in it."""
-OVER: Final = frozenset({Phase.ENDED, Phase.FAILED})
+OVER: Final = frozenset({SlotPhase.ENDED, SlotPhase.FAILED})
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +117,7 @@ class Slot:
         self.number = number
         self.rules = rules
         self.candidate = candidate
-        self.phase = Phase.WAITING
+        self.phase = SlotPhase.WAITING
         self.intensity = RestartIntensity(rules.restart)
         self.pid = 0
         self.connection: socket.socket | None = None
@@ -153,12 +153,12 @@ class Slot:
     @property
     def retiring(self) -> bool:
         """It was asked to stop, or has ended."""
-        return self.stop_level > 0 or self.phase is Phase.ENDED
+        return self.stop_level > 0 or self.phase is SlotPhase.ENDED
 
     @property
     def ready(self) -> bool:
         """Its process is up and every subscription consumes."""
-        return self.phase is Phase.UP and self.report.ready
+        return self.phase is SlotPhase.UP and self.report.ready
 
     @property
     def silence_s(self) -> float:
@@ -167,7 +167,7 @@ class Slot:
 
     def dues(self) -> Iterator[float]:
         """When something has to be done about it."""
-        if self.phase is Phase.WAITING:
+        if self.phase is SlotPhase.WAITING:
             yield self.spawn_at
         elif self.occupied:
             if self.kill_at is not None:
@@ -190,7 +190,7 @@ class Slot:
         self.report = report
         if report.booted:
             self.booted = self.booted_once = True
-            if self.phase is Phase.BOOTING:
+            if self.phase is SlotPhase.BOOTING:
                 self.move(Move.BOOTED)
 
     def ask_who_blocks(self) -> None:

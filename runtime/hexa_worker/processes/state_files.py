@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Layout(NamedTuple):
+class StateFiles(NamedTuple):
     """Where they are.
 
     Attributes:
@@ -16,7 +16,7 @@ class Layout(NamedTuple):
     lock: Path
 
     @classmethod
-    def of(cls, state_dir: Path | str, name: str) -> "Layout":
+    def of(cls, state_dir: Path | str, name: str) -> "StateFiles":
         """The layout of the worker called `name`."""
         state = Path(state_dir)
         return cls(state / f"{name}.journal", state / f"{name}.lock")

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from hexa_worker.core.crash_attribution import MAX_AGE_S, Hand, Suspicion, blame, convict
+from hexa_worker.core.crash_attribution import MAX_AGE_S, InFlightId, Suspicion, blame, count_crash
 from hexa_worker.processes.journal import Remains
 from hexa_worker.processes.private import open_private, write_private
 
@@ -24,10 +24,10 @@ _VERSION = struct.Struct("<Q")
 _VERSION_SIZE: Final = 8
 _NAME: Final = "suspects"
 _VERSION_NAME: Final = "suspects.version"
-_Stored = list[tuple[Hand, Suspicion]]
+_Stored = list[tuple[InFlightId, Suspicion]]
 
 
-def _read(folder: Path) -> dict[Hand, Suspicion]:
+def _read(folder: Path) -> dict[InFlightId, Suspicion]:
     """What the file says; a missing or damaged file says nothing."""
     try:
         stored = msgspec.msgpack.decode((folder / _NAME).read_bytes(), type=_Stored)
@@ -36,7 +36,7 @@ def _read(folder: Path) -> dict[Hand, Suspicion]:
     return dict(stored)
 
 
-class SuspectsBook:
+class CrashCounter:
     """The parent's side.
 
     Args:
@@ -59,7 +59,7 @@ class SuspectsBook:
         finally:
             os.close(file)
 
-    def record(self, remains: Remains, why: str = "") -> dict[Hand, int]:
+    def record(self, remains: Remains, why: str = "") -> dict[InFlightId, int]:
         """Count a crash, of `why`.
 
         Returns:
@@ -68,11 +68,11 @@ class SuspectsBook:
         if remains.clean or not remains.in_hand:
             return {}
         blamed = blame(remains.in_hand, remains.accused, self.suspicions)
-        self.suspicions = convict(self.suspicions, blamed, self._now_s(), why)
+        self.suspicions = count_crash(self.suspicions, blamed, self._now_s(), why)
         self._write()
         return {hand: self.suspicions[hand].crashes for hand in sorted(blamed)}
 
-    def forget(self, hands: Iterable[Hand]) -> None:
+    def forget(self, hands: Iterable[InFlightId]) -> None:
         """These were settled: whatever they did, they will not come again."""
         found = [hand for hand in hands if self.suspicions.pop(hand, None) is not None]
         if found:
@@ -94,18 +94,18 @@ class SuspectsBook:
         _VERSION.pack_into(self._version, 0, (version + 1) & 0xFFFF_FFFF_FFFF_FFFF)
 
 
-class Suspects:
+class SuspectsFile:
     """A child's side.
 
     Args:
-        folder: as for `SuspectsBook`, which was made before.
+        folder: as for `CrashCounter`, which was made before.
         settled: told of suspects that were settled, so that the parent forgets them.
 
     Raises:
         OSError: the parent has made no files there.
     """
 
-    def __init__(self, folder: Path, settled: Callable[[list[Hand]], None]) -> None:
+    def __init__(self, folder: Path, settled: Callable[[list[InFlightId]], None]) -> None:
         self._folder = folder
         self._settled = settled
         file = os.open(folder / _VERSION_NAME, os.O_RDWR | os.O_CLOEXEC)
@@ -114,7 +114,7 @@ class Suspects:
         finally:
             os.close(file)
         self._seen = b""
-        self._suspicions: dict[Hand, Suspicion] = {}
+        self._suspicions: dict[InFlightId, Suspicion] = {}
 
     def any(self) -> bool:
         """Whether there are any; asked per batch."""
@@ -126,12 +126,12 @@ class Suspects:
 
     def crashes(self, action: str, source: str, offset: int) -> int:
         """How many processes died with this delivery in hand, as of the last call of `any`."""
-        one = self._suspicions.get(Hand(action, source, offset))
+        one = self._suspicions.get(InFlightId(action, source, offset))
         return 0 if one is None else one.crashes
 
     def why(self, action: str, source: str, offset: int) -> str:
         """Of what the last of them died, as of the last call of `any`."""
-        one = self._suspicions.get(Hand(action, source, offset))
+        one = self._suspicions.get(InFlightId(action, source, offset))
         return "" if one is None else one.why
 
     def settled(self, action: str, places: Iterable[tuple[str, int]]) -> None:
@@ -140,7 +140,7 @@ class Suspects:
         Those of them that are suspects are forgotten: their place in the broker is history, and a channel that is
         made anew must not inherit its suspects.
         """
-        found = [hand for place in places if (hand := Hand(action, *place)) in self._suspicions]
+        found = [hand for place in places if (hand := InFlightId(action, *place)) in self._suspicions]
         for hand in found:
             del self._suspicions[hand]
         if found:

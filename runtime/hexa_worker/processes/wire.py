@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from hexa_worker.core.crash_attribution import Hand
+from hexa_worker.core.crash_attribution import InFlightId
 from hexa_worker.telemetry.report import Report
 
 _LENGTH = struct.Struct("<I")
@@ -19,11 +19,11 @@ MAX_FRAME: Final = 16 * 1024 * 1024
 LAST_WORDS_S: Final = 1.0
 
 
-class Beat(msgspec.Struct, frozen=True, tag="beat"):
+class Heartbeat(msgspec.Struct, frozen=True, tag="beat"):
     """The event loop runs."""
 
 
-class Told(msgspec.Struct, frozen=True, tag="report"):
+class StatusFrame(msgspec.Struct, frozen=True, tag="report"):
     """A report."""
 
     report: Report
@@ -37,13 +37,13 @@ class Misconfigured(msgspec.Struct, frozen=True, tag="config"):
     hint: str
 
 
-class Settled(msgspec.Struct, frozen=True, tag="settled"):
+class SettledFrame(msgspec.Struct, frozen=True, tag="settled"):
     """Suspects that were settled."""
 
-    hands: list[Hand]
+    hands: list[InFlightId]
 
 
-Frame = Beat | Told | Misconfigured | Settled
+Frame = Heartbeat | StatusFrame | Misconfigured | SettledFrame
 
 _decoder = msgspec.msgpack.Decoder(Frame)
 _encoder = msgspec.msgpack.Encoder()

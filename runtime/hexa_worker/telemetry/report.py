@@ -6,7 +6,7 @@ A report is sent about once a second and whenever the state of a subscription ch
 
 import msgspec
 
-from hexa_worker.core.lifecycle import ALIVE, State
+from hexa_worker.core.lifecycle import ALIVE, WorkerState
 from hexa_worker.telemetry.stats import Counters
 
 
@@ -25,7 +25,7 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
     """
 
     action: str
-    state: State
+    state: WorkerState
     destination: str = ""
     error: str = ""
     counters: Counters = msgspec.field(default_factory=Counters)
@@ -77,9 +77,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def alive(self) -> bool:
         """No subscription has failed for good."""
-        return all(one.state in ALIVE or one.state is State.STOPPED for one in self.subscriptions)
+        return all(one.state in ALIVE or one.state is WorkerState.STOPPED for one in self.subscriptions)
 
     @property
     def ready(self) -> bool:
         """It is up and every subscription consumes."""
-        return self.booted and all(one.state is State.RUNNING for one in self.subscriptions)
+        return self.booted and all(one.state is WorkerState.RUNNING for one in self.subscriptions)

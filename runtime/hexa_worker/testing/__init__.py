@@ -6,25 +6,32 @@
 - `hexa_worker.testing.ledger` and `hexa_worker.testing.judge`: what really happened, and whether it may.
 """
 
-from hexa_worker.testing.conformance import Bench, Claim, DriverUnderTest, check_driver, claim, claims
-from hexa_worker.testing.conformance import Report as DriverReport
+from hexa_worker.testing.conformance import (
+    ConformanceCheck,
+    ConformanceContext,
+    DriverUnderTest,
+    check_driver,
+    claim,
+    claims,
+)
+from hexa_worker.testing.conformance import DriverReport as DriverReport
 from hexa_worker.testing.harness import Harness, HarnessError
 from hexa_worker.testing.records import Emitted, Settled
-from hexa_worker.testing.simulate import Simulated, SimulationFailed, Troubles, simulate
+from hexa_worker.testing.simulate import FaultRates, Simulated, SimulationFailed, simulate
 from hexa_worker.testing.virtual import VirtualTime
 
 __all__ = [
-    "Bench",
-    "Claim",
+    "ConformanceCheck",
+    "ConformanceContext",
     "DriverReport",
     "DriverUnderTest",
     "Emitted",
+    "FaultRates",
     "Harness",
     "HarnessError",
     "Settled",
     "Simulated",
     "SimulationFailed",
-    "Troubles",
     "VirtualTime",
     "check_driver",
     "claim",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from hexa_worker.testing.ledger import CANCELLED, Entry
+from hexa_worker.testing.ledger import CANCELLED, LedgerEntry
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,10 +35,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         return self.at <= end + max(settle_s, self.forgets_s) and self.until + self.lingers_s >= start
 
 
-class Run(NamedTuple):
+class HandlerRun(NamedTuple):
     """One run of a handler: its start, and how and when it ended, as far as the ledger knows."""
 
-    start: Entry
+    start: LedgerEntry
     end: str
     ended_at: float | None
 
@@ -48,18 +48,18 @@ class Run(NamedTuple):
         return self.start.attempt
 
 
-def runs_of(entries: Sequence[Entry]) -> list[Run]:
+def runs_of(entries: Sequence[LedgerEntry]) -> list[HandlerRun]:
     """The runs of one (event, action), in the order of (attempt, start)."""
     open_runs: dict[tuple[int, int], list[int]] = defaultdict(list)
-    runs: list[Run] = []
+    runs: list[HandlerRun] = []
     for entry in entries:
         mine = open_runs[entry.pid, entry.attempt]
         if entry.what == "handle_start":
             mine.append(len(runs))
-            runs.append(Run(entry, "", None))
+            runs.append(HandlerRun(entry, "", None))
         elif mine:
             place = mine.pop(0)
-            runs[place] = Run(runs[place].start, entry.error or "ok", entry.at)
+            runs[place] = HandlerRun(runs[place].start, entry.error or "ok", entry.at)
     return sorted(runs, key=lambda run: (run.attempt, run.start.at))
 
 
@@ -73,7 +73,7 @@ class Repeat(NamedTuple):
         in_hand: it counts as something a process had in hand.
     """
 
-    run: Run
+    run: HandlerRun
     fault: Fault | None
     copied: bool = False
     in_hand: bool = True
@@ -99,7 +99,7 @@ class Causes:
         """Whether a fault may have hit what a process did from `start` to `end` (and settling it)."""
         return any(fault.touches(start, end, self._settle_s) for fault in (*self._of[pid], *self._of[None]))
 
-    def repeats(self, runs: Sequence[Run], emitted: tuple[float, float] | None) -> list[Repeat]:
+    def repeats(self, runs: Sequence[HandlerRun], emitted: tuple[float, float] | None) -> list[Repeat]:
         """Every run of one (event, action) that repeats its attempt, with what explains it.
 
         Args:
@@ -121,7 +121,7 @@ class Causes:
             found.append(Repeat(later, fault, copied, in_hand=not _forgotten(earlier, fault)))
         return found
 
-    def _explains(self, earlier: Run, before: Entry) -> Fault | None:
+    def _explains(self, earlier: HandlerRun, before: LedgerEntry) -> Fault | None:
         """The first fault that explains why `earlier` was run again by `before`."""
         start = earlier.start.at
         end = before.at if earlier.ended_at is None else earlier.ended_at
@@ -131,7 +131,7 @@ class Causes:
         causes = (fault for fault in mine if fault.at <= before.at and fault.touches(start, end, self._settle_s))
         return min(causes, key=lambda fault: fault.at, default=None)
 
-    def written_twice(self, runs: Sequence[Run], attempt: int, emitted: tuple[float, float] | None) -> bool:
+    def written_twice(self, runs: Sequence[HandlerRun], attempt: int, emitted: tuple[float, float] | None) -> bool:
         """Whether the broker was away while the record of an attempt was written, so that there may be two."""
         if not attempt:
             spans = [] if emitted is None else [emitted]
@@ -146,6 +146,6 @@ class Causes:
         )
 
 
-def _forgotten(earlier: Run, fault: Fault | None) -> bool:
+def _forgotten(earlier: HandlerRun, fault: Fault | None) -> bool:
     """Whether a run was over and its acknowledgement is what the fault may have made the broker forget."""
     return fault is not None and earlier.ended_at is not None and 0 < fault.at - earlier.ended_at <= fault.forgets_s

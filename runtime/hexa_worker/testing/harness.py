@@ -19,15 +19,15 @@ import msgspec
 from hexa_worker.app import serve, specs
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
-from hexa_worker.config.model import Config, File, Memory, Subscription, Worker
-from hexa_worker.core.lifecycle import State
+from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
+from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError, only_error
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import CANCEL, StopSignals
 from hexa_worker.subscriptions.api import Event
 from hexa_worker.subscriptions.loader import load_plans, plans_in
@@ -121,7 +121,7 @@ class Harness:
         self._claims = MemoryClaims(lease_s=config.file.dedup.lease_s, clock=self._time)
         for spec in specs(loaded):
             self._store.declare(spec)
-        self._emitter = Emitter(MemoryDriver(self._store), self._time, encode)
+        self._emitter = EventEncoder(MemoryDriver(self._store), self._time, encode)
         table = "hexa_outbox" if config.file.outbox is None else config.file.outbox.table
         self._outbox = HarnessOutbox(outbox, table, self._time)
         self._crashes = Crashes()
@@ -256,7 +256,7 @@ class _Run:
 
     def _look(self, report: Report) -> None:
         for one in report.subscriptions:
-            if one.state is State.FAILED:
+            if one.state is WorkerState.FAILED:
                 self._give_up(f"subscription {one.action} failed: {one.error}")
         if time.perf_counter() - self._started > self._limit_s:
             self._give_up(f"not idle after {self._limit_s:g} s of real time; does a handler wait for ever?")
@@ -296,7 +296,7 @@ def load_handlers(
         subscriptions = msgspec.convert(settings or {}, dict[str, Subscription])
     except msgspec.ValidationError as error:
         raise ConfigError(str(error), where="settings of the harness") from error
-    file = File(worker=Worker(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
+    file = File(worker=WorkerConfig(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
     config = Config(path=Path("harness").absolute(), file=file)
     return config, plans_in(_modules(handlers), config)
 

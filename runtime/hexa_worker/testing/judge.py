@@ -30,16 +30,16 @@ from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.testing.explanations import Causes, Fault, Repeat, runs_of
-from hexa_worker.testing.ledger import Entry, payload_hash
+from hexa_worker.testing.ledger import LedgerEntry, payload_hash
 from hexa_worker.testing.recovery import silences
 
-__all__ = ["Expected", "Fault", "Scan", "Stored", "Subscribed", "Violation", "check", "stored"]
+__all__ = ["Expected", "Fault", "JudgedSubscription", "Scan", "Stored", "Violation", "check", "stored"]
 
 EARLY_TOLERANCE_S = 0.002
 """Due times are whole milliseconds of another clock."""
 
 
-class Subscribed(msgspec.Struct, frozen=True, kw_only=True):
+class JudgedSubscription(msgspec.Struct, frozen=True, kw_only=True):
     """What was configured for one action.
 
     Attributes:
@@ -75,7 +75,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
             checked.
     """
 
-    actions: Mapping[str, Subscribed]
+    actions: Mapping[str, JudgedSubscription]
     faults: Sequence[Fault] = ()
     changes: Sequence[Fault] = ()
     in_hand: int = 2_000
@@ -135,7 +135,7 @@ def stored(delivery: Delivery) -> Stored:
     )
 
 
-def check(entries: Iterable[Entry], scan: Scan, expected: Expected) -> list[Violation]:
+def check(entries: Iterable[LedgerEntry], scan: Scan, expected: Expected) -> list[Violation]:
     """Everything that went wrong; empty when all invariants hold.
 
     Args:
@@ -159,7 +159,7 @@ class _Emitted(NamedTuple):
     event: str
     channel: str
     key: str | None
-    begun: Entry
+    begun: LedgerEntry
     confirmed_at: float
 
 
@@ -169,12 +169,12 @@ _Pair = tuple[str, str]  # event id, action
 class _Judge:
     """The entries, sorted by what they are about."""
 
-    def __init__(self, entries: list[Entry], scan: Scan, expected: Expected) -> None:
+    def __init__(self, entries: list[LedgerEntry], scan: Scan, expected: Expected) -> None:
         self.scan = scan
         self.expected = expected
         self.begun = {entry.token: entry for entry in entries if entry.what == "emit_begin"}
         self.emitted = self._match_emits(entries)
-        self.handled: dict[_Pair, list[Entry]] = defaultdict(list)
+        self.handled: dict[_Pair, list[LedgerEntry]] = defaultdict(list)
         for entry in entries:
             if entry.what.startswith("handle"):
                 self.handled[entry.event, entry.action].append(entry)
@@ -198,7 +198,7 @@ class _Judge:
                 found[pair] = self.causes.repeats(runs_of(entries), emitted.get(pair[0]))
         return found
 
-    def _match_emits(self, entries: list[Entry]) -> list[_Emitted]:
+    def _match_emits(self, entries: list[LedgerEntry]) -> list[_Emitted]:
         confirmed = ((one, self.begun.get(one.token)) for one in entries if one.what == "emit_ok")
         return [
             _Emitted(ok.event, begun.channel, begun.key, begun, ok.at) for ok, begun in confirmed if begun is not None
@@ -284,7 +284,7 @@ class _Judge:
                 if record.root != first.root or record.payload != first.payload:
                     yield Violation("I7", "its dead letter has another root or payload", *pair)
 
-    def _attempts(self, pair: _Pair, entries: list[Entry]) -> Iterable[Violation]:
+    def _attempts(self, pair: _Pair, entries: list[LedgerEntry]) -> Iterable[Violation]:
         seen = sorted({entry.attempt for entry in entries})
         if seen != list(range(len(seen))):
             yield Violation("I7", f"attempts {seen} have a gap", *pair)
@@ -302,7 +302,7 @@ class _Judge:
             subscribed = self.expected.actions.get(pair[1])
             if subscribed is None:
                 continue
-            failed: dict[int, Entry] = {}
+            failed: dict[int, LedgerEntry] = {}
             for entry in entries:
                 if entry.what == "handle_error":
                     failed.setdefault(entry.attempt, entry)
@@ -353,7 +353,7 @@ class _Judge:
                 text = f"nothing was consumed for {silence.waited_s:g} s after the fault at {silence.fault.at:.3f}"
                 yield Violation("I4", f"{text}, though {silence.ready} events were ready", action=action)
 
-    def _ready_spans(self, action: str, subscribed: Subscribed) -> list[tuple[float, float]]:
+    def _ready_spans(self, action: str, subscribed: JudgedSubscription) -> list[tuple[float, float]]:
         """For each confirmed event of an action: since when it was ready, and when it was first started."""
         spans: list[tuple[float, float]] = []
         for event in self.emitted:
@@ -385,20 +385,20 @@ class _Judge:
         return "".join(f"\n    {line}" for line in lines) or " (no handler ever saw it)"
 
 
-def _failed_before(entries: Sequence[Entry], start: Entry) -> bool:
+def _failed_before(entries: Sequence[LedgerEntry], start: LedgerEntry) -> bool:
     return any(
         one.what == "handle_error" and one.attempt == start.attempt - 1 and one.at <= start.at for one in entries
     )
 
 
-def _early(pair: _Pair, failed: Entry, start: Entry, policy: RetryPolicy) -> Iterable[Violation]:
+def _early(pair: _Pair, failed: LedgerEntry, start: LedgerEntry, policy: RetryPolicy) -> Iterable[Violation]:
     delay_s = policy.delay_s(start.attempt) if failed.after_s is None else failed.after_s
     waited_s = start.at - failed.at
     if waited_s < delay_s - EARLY_TOLERANCE_S:
         yield Violation("early", f"attempt {start.attempt} came after {waited_s:.3f} s, not {delay_s:g} s", *pair)
 
 
-def _first_span(entries: Sequence[Entry], _policy: RetryPolicy) -> tuple[float, float] | None:
+def _first_span(entries: Sequence[LedgerEntry], _policy: RetryPolicy) -> tuple[float, float] | None:
     """When the first attempt of an event was first started and first ended; None if it never was."""
     started = next((one.at for one in entries if one.what == "handle_start" and not one.attempt), None)
     if started is None:
@@ -407,7 +407,7 @@ def _first_span(entries: Sequence[Entry], _policy: RetryPolicy) -> tuple[float, 
     return started, ended
 
 
-def _whole_span(entries: Sequence[Entry], policy: RetryPolicy) -> tuple[float, float] | None:
+def _whole_span(entries: Sequence[LedgerEntry], policy: RetryPolicy) -> tuple[float, float] | None:
     """When an event was first started and first done or given up; None if it never was started."""
     started = next((one.at for one in entries if one.what == "handle_start"), None)
     if started is None:
@@ -415,7 +415,7 @@ def _whole_span(entries: Sequence[Entry], policy: RetryPolicy) -> tuple[float, f
     return started, next((one.at for one in entries if _ends(one, policy)), started)
 
 
-def _ends(entry: Entry, policy: RetryPolicy) -> bool:
+def _ends(entry: LedgerEntry, policy: RetryPolicy) -> bool:
     if entry.what == "handle_ok":
         return True
     given_up = entry.attempt >= policy.maximum_attempts or entry.error == DeadLetter.__qualname__

@@ -28,7 +28,7 @@ CANCELLED = "cancelled"
 What = Literal["emit_begin", "emit_ok", "emit_unknown", "handle_start", "handle_ok", "handle_error", "dying"]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line.
 
     Attributes:
@@ -80,9 +80,9 @@ class LedgerLines:
         self._monotonic = monotonic
 
     def _write(self, what: What, **fields: Any) -> None:
-        self._keep(Entry(what=what, at=self._monotonic(), pid=self.pid, **fields))
+        self._keep(LedgerEntry(what=what, at=self._monotonic(), pid=self.pid, **fields))
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: LedgerEntry) -> None:
         raise NotImplementedError
 
     def emit_begin(self, channel: str, payload: bytes, key: str | None = None, event: str = "") -> str:
@@ -156,7 +156,7 @@ class Ledger(LedgerLines):
         """Close the file."""
         os.close(self._file)
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: LedgerEntry) -> None:
         os.write(self._file, self._encode(entry) + b"\n")
 
 
@@ -204,7 +204,7 @@ def _write_end(ledger: LedgerLines, context: Context[Any], end: object) -> None:
         ledger.handle_ok(context)
 
 
-def read(folder: Path) -> list[Entry]:
+def read(folder: Path) -> list[LedgerEntry]:
     """All entries of all processes, in the order of time.
 
     Raises:
@@ -214,8 +214,8 @@ def read(folder: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.at)
 
 
-def _read_file(path: Path) -> Iterator[Entry]:
-    decode = msgspec.json.Decoder(Entry).decode
+def _read_file(path: Path) -> Iterator[LedgerEntry]:
+    decode = msgspec.json.Decoder(LedgerEntry).decode
     *lines, torn = path.read_bytes().split(b"\n")
     del torn  # empty, or cut off by a full disk
     for number, line in enumerate(lines, start=1):

@@ -27,14 +27,14 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.errors import DriverError, HexaWorkerError
-from hexa_worker.event_encoder import Emitter
+from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.api import Event, Next
 from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.telemetry.report import Report
 from hexa_worker.testing.harness import complete, load_handlers
-from hexa_worker.testing.judge import Expected, Fault, Scan, Subscribed, Violation, check, stored
-from hexa_worker.testing.ledger import Entry, LedgerLines, recording
+from hexa_worker.testing.judge import Expected, Fault, JudgedSubscription, Scan, Violation, check, stored
+from hexa_worker.testing.ledger import LedgerEntry, LedgerLines, recording
 from hexa_worker.testing.virtual import VirtualTime
 
 LIMIT_S = 36_000.0
@@ -43,7 +43,7 @@ STALL_S = 5.0
 RECOVERY_S = 30.0
 
 
-class Troubles(msgspec.Struct, frozen=True, kw_only=True):
+class FaultRates(msgspec.Struct, frozen=True, kw_only=True):
     """How much goes wrong.
 
     Attributes:
@@ -75,7 +75,7 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     violations: Sequence[Violation]
     faults: Sequence[Fault]
-    entries: Sequence[Entry]
+    entries: Sequence[LedgerEntry]
     lasted_s: float
 
 
@@ -93,7 +93,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice
     seed: int,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     processes: int = 2,
-    troubles: Troubles = Troubles(),  # noqa: B008 - a frozen value
+    troubles: FaultRates = FaultRates(),  # noqa: B008 - a frozen value
     source: MakeSource = MemorySource,
 ) -> Simulated:
     """Run handlers over events while things go wrong, and judge the result.
@@ -135,12 +135,12 @@ def _seeded(seed: int) -> Iterator[None]:
 class _Lines(LedgerLines):
     """A simulated process's ledger: in memory, and silent after its death."""
 
-    def __init__(self, pid: int, time: VirtualTime, entries: list[Entry]) -> None:
+    def __init__(self, pid: int, time: VirtualTime, entries: list[LedgerEntry]) -> None:
         super().__init__(pid, time.monotonic)
         self.dead = False
         self._entries = entries
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: LedgerEntry) -> None:
         if not self.dead:
             self._entries.append(entry)
 
@@ -208,7 +208,7 @@ class _Simulation:
         handlers: Sequence[ModuleType | Callable[..., Any]],
         settings: Mapping[str, Mapping[str, Any]] | None,
         seed: int,
-        troubles: Troubles,
+        troubles: FaultRates,
         make_source: MakeSource,
     ) -> None:
         self.time = VirtualTime()
@@ -218,7 +218,7 @@ class _Simulation:
         self._troubles = troubles
         self._make_source = make_source
         self._store = MemoryStore(self.time)
-        self._entries: list[Entry] = []
+        self._entries: list[LedgerEntry] = []
         self._faults: list[Fault] = []
         self._running: dict[_Process, None] = {}
         self._pid = 0
@@ -240,7 +240,7 @@ class _Simulation:
 
     async def _emit(self, events: Sequence[Event]) -> None:
         lines = self._new_lines()
-        emitter = Emitter(_Driver(self._store, lines), self.time, encode)
+        emitter = EventEncoder(_Driver(self._store, lines), self.time, encode)
         for event in events:
             await emitter.emit(event)
 
@@ -322,7 +322,7 @@ class _Simulation:
         """The verdict on what happened."""
         expected = Expected(
             actions={
-                plan.action: Subscribed(
+                plan.action: JudgedSubscription(
                     channels=frozenset(self._store.groups[plan.group].positions),
                     policy=plan.retry,
                     order_by=plan.order_by.value,

@@ -17,7 +17,7 @@ from hexa_worker.errors import DriverUnavailable
 NAMED_FAILURES = 5
 
 
-class Job(NamedTuple):
+class Change(NamedTuple):
     """A redrive or purge, as the command line said it."""
 
     verb: str
@@ -34,7 +34,7 @@ class Job(NamedTuple):
         return {"redrive": "redrove", "purge": "purged"}[self.verb]
 
 
-def guarded(job: Job, run: Callable[[Told], Coroutine[Any, Any, int]]) -> int:
+def guarded(job: Change, run: Callable[[Told], Coroutine[Any, Any, int]]) -> int:
     """Run something on an event loop; when it is broken off, say how far it came."""
     from hexa_worker.cli.project import run_async  # noqa: PLC0415 - lazy by design
 
@@ -74,7 +74,7 @@ def ask(verb: str, count: int) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def dry_run(job: Job, chosen: Sequence[Chosen], **more: Any) -> int:
+def dry_run(job: Change, chosen: Sequence[Chosen], **more: Any) -> int:
     """Say what would happen; returns the exit code."""
     count = count_of(chosen)
     if job.as_json:
@@ -86,7 +86,7 @@ def dry_run(job: Job, chosen: Sequence[Chosen], **more: Any) -> int:
     return 0
 
 
-def conclude(job: Job, chosen: Sequence[Chosen], tally: Tally, left: int = 0, **more: Any) -> int:
+def conclude(job: Change, chosen: Sequence[Chosen], tally: Tally, left: int = 0, **more: Any) -> int:
     """Say what was done; returns the exit code.
 
     Args:

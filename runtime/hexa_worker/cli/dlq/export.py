@@ -16,7 +16,7 @@ from hexa_worker.cli.progress import reading
 from hexa_worker.cli.project import config_option, find_config, run_async
 from hexa_worker.cli.terminal import fail, note, plural
 from hexa_worker.clock import SystemClock
-from hexa_worker.dead_letters.dead_letters import Desk
+from hexa_worker.dead_letters.dead_letters import DeadLetters
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.dead_letters.jsonl import line_of
 from hexa_worker.errors import ConfigError
@@ -58,7 +58,7 @@ def command(
 async def _export(path: Path, meant: Filters, out: BinaryIO, name: str) -> int:
     count = 0
     async with open_desk(path, meant.action) as project:
-        letters = Desk(project.driver, project.specs, SystemClock()).letters(meant)
+        letters = DeadLetters(project.driver, project.specs, SystemClock()).letters(meant)
         with reading(None, name, "dead letters") as advance:
             async with aclosing(letters):
                 async for letter in letters:

@@ -29,7 +29,7 @@ WRITTEN_LENGTH = 2
 Parsed = tuple[str, Message]
 
 
-class Job(NamedTuple):
+class Import(NamedTuple):
     """An import, as the command line said it."""
 
     path: Path
@@ -68,7 +68,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, action: str | N
     path, rest = find_config(config_path, arguments)
     if len(rest) != 1:
         raise click.UsageError("name one file, or - for standard input", click.get_current_context())
-    job = Job(path, rest[0], action, as_json)
+    job = Import(path, rest[0], action, as_json)
     tally = Tally()
     with _opened(job.file) as descriptor:
         try:
@@ -92,7 +92,7 @@ def _opened(file: str) -> Iterator[int]:
             os.close(descriptor)
 
 
-async def _import(job: Job, descriptor: int, tally: Tally) -> Came:
+async def _import(job: Import, descriptor: int, tally: Tally) -> Came:
     # the loop's own handler would wait for a read that blocks; this one interrupts it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     async with open_desk(job.path, job.action) as project:
@@ -122,7 +122,7 @@ def _parser(action: str | None, actions: list[str]) -> Callable[[bytes, int], Pa
     return parse
 
 
-def _conclude(job: Job, tally: Tally, came: Came) -> int:
+def _conclude(job: Import, tally: Tally, came: Came) -> int:
     if job.as_json:
         counts = {"imported": tally.done, "already": tally.already, "refused": tally.refused}
         write_json({**counts, "lines": came.line, "bad_line": None if came.bad is None else came.bad.number})

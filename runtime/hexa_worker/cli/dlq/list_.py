@@ -12,7 +12,7 @@ from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail
 from hexa_worker.clock import SystemClock
-from hexa_worker.dead_letters.dead_letters import Desk
+from hexa_worker.dead_letters.dead_letters import DeadLetters
 from hexa_worker.errors import DriverError
 
 HUMAN_ROWS = 20
@@ -50,7 +50,7 @@ def command(
         async with open_desk(path, meant.action) as project:
             warn_of_orphans(project.config, project.specs)
             unread: dict[str, DriverError] = {}
-            letters = Desk(project.driver, project.specs, SystemClock()).letters(meant, unread)
+            letters = DeadLetters(project.driver, project.specs, SystemClock()).letters(meant, unread)
             if groups and as_json:
                 await show.groups_json(letters)
             elif as_json:

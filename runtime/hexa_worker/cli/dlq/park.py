@@ -11,7 +11,7 @@ from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, console, fail, note, write_json
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.parked import Command, Entry, State, Told, lives, of_config, states, write
+from hexa_worker.processes.parked import Command, ParkedEntry, ParkedState, Told, lives, of_config, states, write
 
 PATIENCE_S = 10.0
 LOOK_S = 0.05
@@ -111,7 +111,7 @@ def _order(
     return 0
 
 
-def _mistake(ids: Sequence[str], action: str | None, found: Sequence[State]) -> str:
+def _mistake(ids: Sequence[str], action: str | None, found: Sequence[ParkedState]) -> str:
     """What is wrong with a choice; empty: nothing."""
     of_action = "" if action is None else f" for {action}"
     for one in ids:
@@ -130,7 +130,7 @@ def _mistake(ids: Sequence[str], action: str | None, found: Sequence[State]) -> 
     return ""
 
 
-def _draw(entries: list[Entry]) -> None:
+def _draw(entries: list[ParkedEntry]) -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
     from rich.table import Table  # noqa: PLC0415 - lazy by design
 

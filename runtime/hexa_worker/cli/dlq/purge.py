@@ -4,13 +4,13 @@ from typing import Any
 
 import click
 
-from hexa_worker.cli.dlq._common import Job, ask, conclude, count_of, dry_run, guarded
+from hexa_worker.cli.dlq._common import Change, ask, conclude, count_of, dry_run, guarded
 from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.clock import SystemClock
-from hexa_worker.dead_letters.dead_letters import Desk, Tally, Told, nothing_noted
+from hexa_worker.dead_letters.dead_letters import DeadLetters, Tally, Told, nothing_noted
 from hexa_worker.dead_letters.noting import noted
 from hexa_worker.lineage.opening import recording
 
@@ -45,14 +45,14 @@ def command(  # noqa: PLR0913 - one parameter per option
     """
     path, ids = find_config(config_path, arguments)
     filters = certain_filters(ids, chosen, everything=everything)
-    job = Job("purge", path, filters, limit, dry, yes or bool(ids), as_json)
+    job = Change("purge", path, filters, limit, dry, yes or bool(ids), as_json)
     return guarded(job, lambda told: _purge(job, told))
 
 
-async def _purge(job: Job, told: Told) -> int:
+async def _purge(job: Change, told: Told) -> int:
     clock = SystemClock()
     async with open_desk(job.path, job.filters.action) as project:
-        desk = Desk(project.driver, project.specs, clock)
+        desk = DeadLetters(project.driver, project.specs, clock)
         chosen = await desk.choose(job.filters, job.limit)
         if job.dry_run:
             return dry_run(job, chosen)
@@ -66,5 +66,5 @@ async def _purge(job: Job, told: Told) -> int:
                 told(tally)
                 advance(tally.handled)
 
-            tally = await Desk(project.driver, project.specs, clock, happened).purge(chosen, both)
+            tally = await DeadLetters(project.driver, project.specs, clock, happened).purge(chosen, both)
     return conclude(job, chosen, tally)

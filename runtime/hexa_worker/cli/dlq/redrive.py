@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from hexa_worker.cli.dlq._common import Job, ask, conclude, dry_run, guarded
+from hexa_worker.cli.dlq._common import Change, ask, conclude, dry_run, guarded
 from hexa_worker.cli.dlq.alone import alone
 from hexa_worker.cli.dlq.open_ import open_desk
 from hexa_worker.cli.dlq.options import Rate, certain_filters, filtered
@@ -18,7 +18,7 @@ from hexa_worker.config.model import Config
 from hexa_worker.dead_letters.dead_letters import Tally, Told, nothing_noted
 from hexa_worker.dead_letters.editing import Hook
 from hexa_worker.dead_letters.noting import noted
-from hexa_worker.dead_letters.redriving import Copy, Handled, Plan, Redriver, Withheld
+from hexa_worker.dead_letters.redriving import Copy, Handled, RedrivePlan, Redriver, Withheld
 from hexa_worker.errors import ConfigError
 from hexa_worker.lineage.finding import handled_redrives
 from hexa_worker.lineage.opening import StoreError, open_store, recording
@@ -76,11 +76,11 @@ def command(  # noqa: PLR0913 - one parameter per option
     """
     path, ids = find_config(config_path, arguments)
     filters = certain_filters(ids, chosen, everything=everything)
-    job = Job("redrive", path, filters, limit, dry, yes or not everything, as_json)
+    job = Change("redrive", path, filters, limit, dry, yes or not everything, as_json)
     return guarded(job, lambda told: _redrive(job, How(rate, transform, force), told))
 
 
-async def _redrive(job: Job, how: How, told: Told) -> int:
+async def _redrive(job: Change, how: How, told: Told) -> int:
     async with open_desk(job.path, job.filters.action) as project:
         if job.dry_run:
             return await _redrive_from(project, job, how, told)
@@ -88,7 +88,7 @@ async def _redrive(job: Job, how: How, told: Told) -> int:
             return await _redrive_from(project, job, how, told)
 
 
-async def _redrive_from(project: Project, job: Job, how: How, told: Told) -> int:
+async def _redrive_from(project: Project, job: Change, how: How, told: Told) -> int:
     clock = SystemClock()
     hook = None if how.transform is None else _hook(how.transform, project.config)
     planner = Redriver(project.driver, project.specs, clock, handled=_memory(project.config))
@@ -117,7 +117,7 @@ def _hook(name: str, config: Config) -> Hook:
     return hook
 
 
-def _conclude(job: Job, plan: Plan, tally: Tally) -> int:
+def _conclude(job: Change, plan: RedrivePlan, tally: Tally) -> int:
     if tally.already:
         note(f"removed {plural(tally.already, 'dead letter')} that an interrupted redrive had sent already")
     if tally.untouched:

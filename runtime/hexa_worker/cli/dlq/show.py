@@ -8,8 +8,8 @@ from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail, write_json
 from hexa_worker.clock import SystemClock
-from hexa_worker.dead_letters.dead_letter import DeadLetter
-from hexa_worker.dead_letters.dead_letters import Desk
+from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
+from hexa_worker.dead_letters.dead_letters import DeadLetters
 
 
 @click.command("show", short_help="Show one dead letter, whole.")
@@ -28,9 +28,9 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, with_payload
     if len(rest) != 1:
         raise click.UsageError("name one dead letter, as dlq list shows it", click.get_current_context())
 
-    async def run() -> DeadLetter | None:
+    async def run() -> StoredDeadLetter | None:
         async with open_desk(path, None) as project:
-            return await Desk(project.driver, project.specs, SystemClock()).find(rest[0])
+            return await DeadLetters(project.driver, project.specs, SystemClock()).find(rest[0])
 
     letter = run_async(run)
     if letter is None:

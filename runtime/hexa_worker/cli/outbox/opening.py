@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hexa_worker.config.load import load_config
-from hexa_worker.outbox.base import Store
+from hexa_worker.outbox.base import OutboxStore
 from hexa_worker.outbox.opening import make_store
 
 
 @contextmanager
-def open_outbox(path: Path) -> Iterator[Store]:
+def open_outbox(path: Path) -> Iterator[OutboxStore]:
     """A store that is open and does not lead.
 
     Raises:

@@ -7,7 +7,7 @@ import click
 from hexa_worker.cli.outbox.opening import open_outbox
 from hexa_worker.cli.project import config_option, json_option, only_config
 from hexa_worker.cli.terminal import clean, console, iso, local, write, write_json
-from hexa_worker.outbox.records import Held
+from hexa_worker.outbox.records import HeldRecord
 
 
 @click.command("show", short_help="List events that the broker refuses.")
@@ -33,7 +33,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, limit: int, *, 
         write("the broker refuses nothing")
 
 
-def _plain(held: Held) -> dict[str, object]:
+def _plain(held: HeldRecord) -> dict[str, object]:
     message = held.record.message
     return {
         "id": held.record.id,
@@ -48,7 +48,7 @@ def _plain(held: Held) -> dict[str, object]:
     }
 
 
-def _draw(held: Sequence[Held]) -> None:
+def _draw(held: Sequence[HeldRecord]) -> None:
     from rich.table import Table  # noqa: PLC0415 - lazy by design
 
     table = Table(box=None, pad_edge=False)

@@ -7,9 +7,9 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Unsettled
 from hexa_worker.drivers.embedded.backlog import backlog
-from hexa_worker.drivers.embedded.leasing.leases import Lease, give_back
+from hexa_worker.drivers.embedded.leasing.leases import LogLease, give_back
 from hexa_worker.drivers.embedded.leasing.settling import Settling
-from hexa_worker.drivers.embedded.loop.commands import Job
+from hexa_worker.drivers.embedded.loop.commands import Command
 from hexa_worker.drivers.embedded.loop.thread import BrokerThread
 from hexa_worker.drivers.embedded.storage.place import FileGone
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -73,8 +73,8 @@ class EmbeddedSource:
         if self._closed:
             return
         self._closed = True
-        given: list[Lease] = []
-        job = Job(
+        given: list[LogLease] = []
+        job = Command(
             lambda connection: self._give_back(connection, given),
             writes=True,
             committed=lambda: self._forget(given),
@@ -90,12 +90,12 @@ class EmbeddedSource:
         else:
             self._thread.drop(self._subscriber)
 
-    def _give_back(self, connection: sqlite3.Connection, given: list[Lease]) -> None:
+    def _give_back(self, connection: sqlite3.Connection, given: list[LogLease]) -> None:
         given[:] = self._subscriber.leases
         for lease in given:
             give_back(connection, lease)
 
-    def _forget(self, given: Sequence[Lease]) -> None:
+    def _forget(self, given: Sequence[LogLease]) -> None:
         for lease in given:
             lease.lost = True
         self._subscriber.leases.difference_update(given)

@@ -5,7 +5,7 @@ from collections import deque
 
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.embedded.leasing.leases import Lease
+from hexa_worker.drivers.embedded.leasing.leases import LogLease
 
 
 class Subscriber:
@@ -41,9 +41,9 @@ class Subscriber:
         self.id = id_
         self.base = base
         self.by_key = by_key
-        self.leases: set[Lease] = set()
-        self.unread: deque[Lease] = deque()
-        self.emptied: list[Lease] = []
+        self.leases: set[LogLease] = set()
+        self.unread: deque[LogLease] = deque()
+        self.emptied: list[LogLease] = []
         self.rotation = 0
         self.closed = False
         self._channels = frozenset(spec.channels)

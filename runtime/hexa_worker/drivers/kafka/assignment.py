@@ -9,7 +9,7 @@ from aiokafka.structs import OffsetAndMetadata
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import Book, CommitPoint, read_progress
-from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
 
 log = logging.getLogger("hexa_worker.kafka")
 Origins = MutableMapping[TopicPartition, int]
@@ -30,7 +30,7 @@ class Assignment:
         partitions: what is ours at this moment.
     """
 
-    def __init__(self, spec: SubscriptionSpec, books: Books, origins: Origins) -> None:
+    def __init__(self, spec: SubscriptionSpec, books: TopicIds, origins: Origins) -> None:
         self._spec = spec
         self._books = books
         self._origins = origins

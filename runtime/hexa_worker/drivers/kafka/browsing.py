@@ -16,11 +16,11 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from hexa_worker.core.message import Delivery, Message
-from hexa_worker.drivers.kafka.publisher import Publisher
-from hexa_worker.drivers.kafka.reader import Reader
+from hexa_worker.drivers.kafka.publisher import KafkaPublisher
+from hexa_worker.drivers.kafka.reader import OffsetReader
 from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
-from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.errors import DriverError, DriverUnavailable
 
 REMOVED = ".removed"
@@ -44,7 +44,7 @@ class Browsed(Delivery, frozen=True, gc=False, kw_only=True):
         return f"{self.source}-{self.offset & _LOW}"
 
 
-class Desk:
+class KafkaBrowser:
     """Reads and removes for one driver.
 
     Args:
@@ -56,7 +56,12 @@ class Desk:
     """
 
     def __init__(
-        self, registry: Registry, topics: Topics, reader: Reader, publisher: Publisher, attempts: Mapping[str, int]
+        self,
+        registry: Registry,
+        topics: TopicAdmin,
+        reader: OffsetReader,
+        publisher: KafkaPublisher,
+        attempts: Mapping[str, int],
     ) -> None:
         self._registry = registry
         self._topics = topics

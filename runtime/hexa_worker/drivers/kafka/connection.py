@@ -103,7 +103,7 @@ def cut(client: AIOKafkaClient) -> None:
     client._conns.clear()
 
 
-class Connection:
+class KafkaConnection:
     """The settings of one driver's clients.
 
     Args:

@@ -22,10 +22,10 @@ from aiokafka.structs import OffsetAndMetadata
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec
 from hexa_worker.drivers.kafka.assignment import Assignment, Found, Origins
-from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.membership import Identity, Membership, NoteTooLong
 from hexa_worker.drivers.kafka.partition import Partition
-from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -70,10 +70,10 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         spec: SubscriptionSpec,
         options: KafkaSubscription,
-        books: Books,
+        books: TopicIds,
         origins: Origins,
         revoked: Revoked,
         cleared: Callable[[], None],

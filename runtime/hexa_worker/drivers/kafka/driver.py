@@ -27,19 +27,19 @@ from hexa_worker.drivers.base import (
     nothing_revoked,
 )
 from hexa_worker.drivers.error_context import placed
-from hexa_worker.drivers.kafka.browsing import Desk
+from hexa_worker.drivers.kafka.browsing import KafkaBrowser
 from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
-from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.inspection import survey
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.presence import Presence
-from hexa_worker.drivers.kafka.publisher import Publisher
-from hexa_worker.drivers.kafka.reader import Reader
+from hexa_worker.drivers.kafka.publisher import KafkaPublisher
+from hexa_worker.drivers.kafka.reader import OffsetReader
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.source import KafkaSource
 from hexa_worker.drivers.kafka.succession import inheritance
-from hexa_worker.drivers.kafka.topic_ids import Books
-from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
+from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -289,14 +289,14 @@ class _Parts:
     """What an open driver consists of."""
 
     def __init__(self, options: Kafka, folder: Path, attempts: Mapping[str, int], clock: Clock) -> None:
-        self.connection = Connection(options, folder)
-        self.books = Books()
-        self.topics = Topics(self.connection)
+        self.connection = KafkaConnection(options, folder)
+        self.books = TopicIds()
+        self.topics = TopicAdmin(self.connection)
         self.registry = Registry(self.topics, options)
-        self.reader = Reader(self.connection)
-        self.publisher = Publisher(self.connection, self.registry, clock)
+        self.reader = OffsetReader(self.connection)
+        self.publisher = KafkaPublisher(self.connection, self.registry, clock)
         self.lag = Lag(self.registry, self.topics, self.reader, self.books)
-        self.desk = Desk(self.registry, self.topics, self.reader, self.publisher, attempts)
+        self.desk = KafkaBrowser(self.registry, self.topics, self.reader, self.publisher, attempts)
 
     async def close(self) -> None:
         await self.publisher.close()

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.kafka import Kafka
-from hexa_worker.drivers.asyncio_bridge import OnAsyncio
+from hexa_worker.drivers.asyncio_bridge import AsyncioDriverAdapter
 from hexa_worker.drivers.kafka.driver import AsyncioKafkaDriver, capabilities
 
 CAPABILITIES = capabilities(Kafka())
 """With default options."""
 
 
-class KafkaDriver(OnAsyncio[AsyncioKafkaDriver]):
+class KafkaDriver(AsyncioDriverAdapter[AsyncioKafkaDriver]):
     """See `hexa_worker.drivers.base.Driver`: runs on every event loop.
 
     Args:

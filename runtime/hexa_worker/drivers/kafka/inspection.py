@@ -13,7 +13,7 @@ from hexa_worker.drivers.kafka.consumer import ASSIGNORS
 from hexa_worker.drivers.kafka.registry import LOOKED_AT
 from hexa_worker.drivers.kafka.rights import rights_of
 from hexa_worker.drivers.kafka.settings import largest_record, note_of, problem_of, warning_of
-from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.errors import DriverRejected
 
 _UNKNOWN_TOPIC, _DENIED_TOPIC, _INVALID_TOPIC, _DENIED_GROUP = 3, 29, 17, 30
@@ -22,7 +22,7 @@ _DEAD = "Dead"
 """The state of a group that does not exist."""
 
 
-async def survey(topics: Topics, options: Kafka, spec: SubscriptionSpec) -> list[Finding]:
+async def survey(topics: TopicAdmin, options: Kafka, spec: SubscriptionSpec) -> list[Finding]:
     """See `hexa_worker.drivers.base.Driver.survey`."""
     channels = channels_of(spec, await topics.partitions() if spec.pattern is not None else ())
     kinds = dict.fromkeys(channels, "channel") | dict.fromkeys(spec.retry_channels, "retry channel")
@@ -38,7 +38,7 @@ async def survey(topics: Topics, options: Kafka, spec: SubscriptionSpec) -> list
     return [*await _kept(topics, options, spec, findings), await _group(topics, spec.group)]
 
 
-async def _kept(topics: Topics, options: Kafka, spec: SubscriptionSpec, findings: list[Finding]) -> list[Finding]:
+async def _kept(topics: TopicAdmin, options: Kafka, spec: SubscriptionSpec, findings: list[Finding]) -> list[Finding]:
     """What the settings of retry and dead-letter topics will lose."""
     channels = [one.name for one in findings if one.exists and one.kind == "channel"][:LOOKED_AT]
     failures = [one.name for one in findings if one.exists and one.kind != "channel"]
@@ -90,7 +90,7 @@ def _told(rights: frozenset[str]) -> tuple[str, ...] | None:
     return tuple(sorted(rights & _USED)) if rights else None
 
 
-async def _group(topics: Topics, group: str) -> Finding:
+async def _group(topics: TopicAdmin, group: str) -> Finding:
     try:
         found = await topics.group(group)
     except DriverRejected as error:

@@ -9,12 +9,12 @@ from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.channels import channels_of
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import Book, read_progress
-from hexa_worker.drivers.kafka.reader import Reader
+from hexa_worker.drivers.kafka.reader import OffsetReader
 from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
-from hexa_worker.drivers.kafka.topic_ids import Books
-from hexa_worker.drivers.kafka.topics import Topics
-from hexa_worker.drivers.offset_ranges import Finished
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
+from hexa_worker.drivers.kafka.topics import TopicAdmin
+from hexa_worker.drivers.offset_ranges import RangeSet
 
 PEEK = 500
 """So many records at the front of a retry partition are looked at for their due time; the others count as delayed."""
@@ -38,7 +38,7 @@ class Lag:
         books: whether they are still what was committed.
     """
 
-    def __init__(self, registry: Registry, topics: Topics, reader: Reader, books: Books) -> None:
+    def __init__(self, registry: Registry, topics: TopicAdmin, reader: OffsetReader, books: TopicIds) -> None:
         self._books = books
         self._registry = registry
         self._topics = topics
@@ -97,7 +97,7 @@ class Lag:
                 at, done = partition.end, partition.noted
             elif place in committed:
                 progress = read_progress(committed[place], books.get(place.topic, Book()))
-                at, done = progress.offset or 0, Finished(progress.runs).count
+                at, done = progress.offset or 0, RangeSet(progress.runs).count
             elif place in origins:
                 at, done = origins[place], 0
             else:

@@ -32,7 +32,7 @@ from aiokafka.structs import OffsetAndMetadata
 from hexa_worker.drivers.kafka.connection import bounded, cut
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.progress import Book
-from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.errors import DriverUnavailable, LeaseLost
 
 Identity = tuple[int, str]
@@ -129,7 +129,7 @@ class Membership:
         )
         return found
 
-    async def books(self, books: Books, topics: Iterable[str], seconds: float) -> Mapping[str, Book]:
+    async def books(self, books: TopicIds, topics: Iterable[str], seconds: float) -> Mapping[str, Book]:
         """Which topics these are now; those that do not exist are left out.
 
         Raises:

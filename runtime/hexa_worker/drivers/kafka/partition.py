@@ -9,7 +9,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.watermark import Watermark
 from hexa_worker.drivers.kafka.progress import NOTE_LIMIT, Book, CommitPoint, Progress, read_progress, write_note
 from hexa_worker.drivers.kafka.records import deliveries_of
-from hexa_worker.drivers.offset_ranges import Finished
+from hexa_worker.drivers.offset_ranges import RangeSet
 
 
 class Partition:
@@ -57,7 +57,7 @@ class Partition:
         self.book = book or Book()
         self.lost = False
         self.watermark: Watermark | None = None if progress.offset is None else Watermark(progress.offset)
-        self._finished: Finished | None = Finished(progress.runs) if progress.runs else None
+        self._finished: RangeSet | None = RangeSet(progress.runs) if progress.runs else None
         self._postponed = dict(progress.postponed)
         self._committed = committed
         self._told = 0 if self._finished is None else self._finished.end  # all that is done below it is committed
@@ -96,7 +96,7 @@ class Partition:
         if not self.is_finished(again.offset):
             self._postponed[again.offset] = (again.attempt, again.due_ms)
 
-    def _without_finished(self, deliveries: list[Delivery], finished: Finished, last: int) -> list[Delivery]:
+    def _without_finished(self, deliveries: list[Delivery], finished: RangeSet, last: int) -> list[Delivery]:
         assert self.watermark is not None  # noqa: S101 - accept() has made it
         self.watermark.finish([delivery.offset for delivery in deliveries if delivery.offset in finished])
         if last >= finished.end:
@@ -165,4 +165,4 @@ class Partition:
     def committed(self, point: CommitPoint) -> None:
         """Note that `point` was committed."""
         self._committed = point
-        self._told = max(point[0], Finished(read_progress(point, self.book).runs).end)
+        self._told = max(point[0], RangeSet(read_progress(point, self.book).runs).end)

@@ -19,7 +19,7 @@ from aiokafka.protocol.api import Request
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceRequest_v8
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from hexa_worker.drivers.kafka.connection import STOP_S, Connection, bounded, cut, stop_client
+from hexa_worker.drivers.kafka.connection import STOP_S, KafkaConnection, bounded, cut, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error, error_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
@@ -105,7 +105,7 @@ class Producer:
         connection: settings.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
         self._client: AIOKafkaClient | None = None
         self._id: int | None = None

@@ -12,19 +12,19 @@ from aiokafka import TopicPartition
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.kafka.connection import STOP_S, Connection
+from hexa_worker.drivers.kafka.connection import STOP_S, KafkaConnection
 from hexa_worker.drivers.kafka.partitioner import PARTITIONERS
 from hexa_worker.drivers.kafka.producer import Producer
 from hexa_worker.drivers.kafka.records import OVERHEAD, size_of
 from hexa_worker.drivers.kafka.registry import Registry
-from hexa_worker.drivers.kafka.send_queue import Call, SendQueue
+from hexa_worker.drivers.kafka.send_queue import SendCall, SendQueue
 from hexa_worker.errors import DriverError, RecordTooLarge
 
 KEYLESS_RUN = 500
 """So many messages without a key go to one partition before the next one has its turn."""
 
 
-class Publisher:
+class KafkaPublisher:
     """The producing side of one driver; connects when it first publishes.
 
     Args:
@@ -33,7 +33,7 @@ class Publisher:
         clock: what time it is.
     """
 
-    def __init__(self, connection: Connection, registry: Registry, clock: Clock) -> None:
+    def __init__(self, connection: KafkaConnection, registry: Registry, clock: Clock) -> None:
         self._clock = clock
         self._connection = connection
         self._registry = registry
@@ -52,7 +52,7 @@ class Publisher:
         """
         if not messages:
             return []
-        call = Call(len(messages))
+        call = SendCall(len(messages))
         counts = await self._counts(messages)
         limit = self._connection.options.max_payload
         keyless = 0

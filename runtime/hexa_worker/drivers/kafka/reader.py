@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.errors import DriverUnavailable
 
 T = TypeVar("T")
 _PAGE = 500
 
 
-class Reader:
+class OffsetReader:
     """The group-less consumer of one driver; connects when it is first asked.
 
     Args:
         connection: settings.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
         self._consumer: AIOKafkaConsumer | None = None
         self._starting = asyncio.Lock()

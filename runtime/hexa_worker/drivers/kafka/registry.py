@@ -12,7 +12,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.channels import channels_of
 from hexa_worker.drivers.kafka.settings import AGE, BYTES, CLOCK, POLICY, SIZE, wanted_size
-from hexa_worker.drivers.kafka.topics import Topics, refuse_missing
+from hexa_worker.drivers.kafka.topics import TopicAdmin, refuse_missing
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -30,7 +30,7 @@ class Registry:
         options: what may be made, and how.
     """
 
-    def __init__(self, topics: Topics, options: Kafka) -> None:
+    def __init__(self, topics: TopicAdmin, options: Kafka) -> None:
         self._topics = topics
         self._options = options
         self._known: dict[str, int] = {}

@@ -18,7 +18,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.kafka.connection import Connection
+from hexa_worker.drivers.kafka.connection import KafkaConnection
 from hexa_worker.drivers.kafka.errors import TOO_LARGE, Fate, InvalidRecord, driver_error, error_of, fate_of
 from hexa_worker.drivers.kafka.producer import Answer, Producer
 from hexa_worker.drivers.kafka.records import record_headers
@@ -40,7 +40,7 @@ _CODECS = {
 }
 
 
-class Call:
+class SendCall:
     """One caller's messages and what is known of them."""
 
     __slots__ = ("answers", "done", "open")
@@ -58,7 +58,7 @@ class Call:
             self.done.set_result(None)
 
 
-Waiting = tuple[Call | None, int, Message]
+Waiting = tuple[SendCall | None, int, Message]
 """Whom to answer, which of its messages this is, and the message; None: nobody waits for it any more."""
 
 
@@ -89,7 +89,7 @@ class _Batch:
         """Whether somebody waits for one of its messages."""
         return any(call is not None for call, _, _ in self.messages)
 
-    def claim(self, call: Call, place: int, message: Message) -> bool:
+    def claim(self, call: SendCall, place: int, message: Message) -> bool:
         """Let a caller wait for one of these that nobody waits for, if `message` is one."""
         indexes = self._unclaimed.get(message)
         if not indexes:
@@ -123,7 +123,7 @@ class SendQueue:
     """
 
     def __init__(
-        self, place: TopicPartition, producer: Producer, registry: Registry, connection: Connection, clock: Clock
+        self, place: TopicPartition, producer: Producer, registry: Registry, connection: KafkaConnection, clock: Clock
     ) -> None:
         self._now_ms = clock.now_ms
         self._place = place
@@ -140,7 +140,7 @@ class SendQueue:
         self._sequence = 0
         self.task: asyncio.Task[None] | None = None
 
-    def add(self, call: Call, place: int, message: Message) -> None:
+    def add(self, call: SendCall, place: int, message: Message) -> None:
         """Send a message with the next batch; the task does so from the next loop iteration on."""
         if self._open is None or not self._open.claim(call, place, message):
             self._queue.append((call, place, message))

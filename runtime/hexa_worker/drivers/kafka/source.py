@@ -16,17 +16,17 @@ from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.delay_queue import Holding
+from hexa_worker.drivers.delay_queue import DelayQueue
 from hexa_worker.drivers.kafka.assignment import Origins
-from hexa_worker.drivers.kafka.connection import Connection
+from hexa_worker.drivers.kafka.connection import KafkaConnection
 from hexa_worker.drivers.kafka.consumer import BrokenClient, GroupConsumer
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.presence import Presence
-from hexa_worker.drivers.kafka.publisher import Publisher
+from hexa_worker.drivers.kafka.publisher import KafkaPublisher
 from hexa_worker.drivers.kafka.records import timed
-from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.unreadable import recover
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
@@ -57,12 +57,12 @@ class KafkaSource:
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         spec: SubscriptionSpec,
         options: KafkaSubscription,
-        books: Books,
+        books: TopicIds,
         origins: Origins,
-        publisher: Publisher,
+        publisher: KafkaPublisher,
         lag: Lag,
         revoked: Revoked,
         clock: Clock,
@@ -81,7 +81,7 @@ class KafkaSource:
         self._group: GroupConsumer | None = None
         self._joining = asyncio.Lock()
         self._ready: deque[Delivery] = deque()
-        self._delayed = Holding(clock)
+        self._delayed = DelayQueue(clock)
         self._wake: asyncio.Future[None] | None = None
         self._commits: asyncio.Task[None] | None = None
         self._unsaved = False

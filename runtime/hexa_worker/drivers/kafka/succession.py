@@ -13,9 +13,9 @@ from aiokafka.structs import OffsetAndMetadata
 
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.kafka.progress import Book, read_progress
-from hexa_worker.drivers.kafka.reader import Reader
-from hexa_worker.drivers.kafka.topic_ids import Books
-from hexa_worker.drivers.kafka.topics import Topics
+from hexa_worker.drivers.kafka.reader import OffsetReader
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
+from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.errors import DriverRejected
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -36,7 +36,7 @@ class Inheritance(msgspec.Struct, frozen=True):
     progress: Mapping[TopicPartition, OffsetAndMetadata] = {}
 
 
-async def inheritance(topics: Topics, reader: Reader, books: Books, spec: SubscriptionSpec) -> Inheritance:
+async def inheritance(topics: TopicAdmin, reader: OffsetReader, books: TopicIds, spec: SubscriptionSpec) -> Inheritance:
     """What a group without progress in its retry channels can go on from; empty for one that has some.
 
     Raises:
@@ -62,7 +62,7 @@ async def inheritance(topics: Topics, reader: Reader, books: Books, spec: Subscr
     return Inheritance(tuple(group for group, progress in found.items() if progress), furthest)
 
 
-async def _written(topics: Topics, reader: Reader, retries: set[str]) -> bool:
+async def _written(topics: TopicAdmin, reader: OffsetReader, retries: set[str]) -> bool:
     """Whether the retry channels have ever held anything."""
     known = await topics.partitions()
     places = [TopicPartition(name, number) for name in retries for number in range(known.get(name, 0))]
@@ -70,7 +70,7 @@ async def _written(topics: Topics, reader: Reader, retries: set[str]) -> bool:
 
 
 async def _believed_of(
-    topics: Topics, group: str, present: Mapping[str, Book]
+    topics: TopicAdmin, group: str, present: Mapping[str, Book]
 ) -> Mapping[TopicPartition, OffsetAndMetadata]:
     """What a group of ours has committed in these topics; nothing of one that may not be looked at."""
     try:

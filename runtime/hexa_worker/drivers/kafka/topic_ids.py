@@ -110,7 +110,7 @@ class _AskForIds(Request[_TopicIdsQuestion]):  # type: ignore[misc]  # as above
         return question(self._topics, False, False, False, {})  # noqa: FBT003 - the order of the schema
 
 
-class Books:
+class TopicIds:
     """The topics of one cluster, as one driver has seen them last.
 
     Attributes:

@@ -10,12 +10,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
-from hexa_worker.drivers.kafka.connection import Connection, bounded, stop_client
+from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.progress import Book
 from hexa_worker.drivers.kafka.rights import FETCH, LookAtGroup, LookAtTopics, rights_of
 from hexa_worker.drivers.kafka.settings import NAMES, Settings
-from hexa_worker.drivers.kafka.topic_ids import Books
+from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _FENCED = "currently fenced"
 """What the brokers' error says when it is not the replication factor that is wrong."""
 
 
-class Topics:
+class TopicAdmin:
     """The admin side of one driver; connects when it is first asked.
 
     Args:
@@ -37,7 +37,7 @@ class Topics:
         brokers: how many there were at the last look.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
         self._client: AIOKafkaAdminClient | None = None
         self._lock = asyncio.Lock()
@@ -154,7 +154,7 @@ class Topics:
         found = await self._ask("listing groups", lambda client: client.list_consumer_groups())
         return sorted({name for name, *_ in found})
 
-    async def books(self, books: Books, names: Iterable[str]) -> Mapping[str, Book]:
+    async def books(self, books: TopicIds, names: Iterable[str]) -> Mapping[str, Book]:
         """Which topics these are now; those that do not exist are left out."""
         return await self._ask("asking for topic ids", lambda client: books.look(client._send_request, names))
 

@@ -21,7 +21,7 @@ TRIM_AFTER = 10_000
 """Records that all groups have read are forgotten so many at a time."""
 
 
-class Reader(Protocol):
+class MemoryReader(Protocol):
     """A source, as far as the store knows it."""
 
     @property
@@ -30,7 +30,7 @@ class Reader(Protocol):
         ...
 
 
-class Log:
+class MemoryLog:
     """One channel: its records, less what every group has read."""
 
     __slots__ = ("base", "kept", "name", "records")
@@ -47,7 +47,7 @@ class Log:
         return self.base + len(self.records)
 
 
-class Group:
+class MemoryGroup:
     """What one group has read, has waiting and has due later."""
 
     def __init__(self, spec: SubscriptionSpec) -> None:
@@ -58,7 +58,7 @@ class Group:
         self.stripes: dict[int, deque[Delivery]] = {}
         self.delayed: list[tuple[float, int, Delivery]] = []  # when each is due by the monotonic clock
         self.retry_sequence = 0
-        self.held_stripes: dict[int, tuple[Reader, int]] = {}
+        self.held_stripes: dict[int, tuple[MemoryReader, int]] = {}
         self.leased = 0
 
     def reads(self, channel: str) -> bool:
@@ -85,10 +85,10 @@ class MemoryStore:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock: Clock = clock or SystemClock()
-        self.logs: dict[str, Log] = {}
-        self.groups: dict[str, Group] = {}
-        self.retry_owner: dict[str, tuple[Group, int]] = {}
-        self.sources: dict[Reader, None] = {}  # in the order of their arrival: runs can be repeated exactly
+        self.logs: dict[str, MemoryLog] = {}
+        self.groups: dict[str, MemoryGroup] = {}
+        self.retry_owner: dict[str, tuple[MemoryGroup, int]] = {}
+        self.sources: dict[MemoryReader, None] = {}  # in the order of their arrival: runs can be repeated exactly
         self._away = False
 
     @property
@@ -106,21 +106,21 @@ class MemoryStore:
         if self._away:
             raise DriverUnavailable("the memory broker is away")
 
-    def log(self, channel: str) -> Log:
+    def log(self, channel: str) -> MemoryLog:
         """The log of `channel`, created on first use."""
         log = self.logs.get(channel)
         if log is None:
-            log = self.logs[channel] = Log(channel)
+            log = self.logs[channel] = MemoryLog(channel)
             for group in self.groups.values():
                 if group.reads(channel):
                     group.positions[channel] = 0
         return log
 
-    def declare(self, spec: SubscriptionSpec) -> Group:
+    def declare(self, spec: SubscriptionSpec) -> MemoryGroup:
         """The group of `spec`, created or brought up to date."""
         group = self.groups.get(spec.group)
         if group is None:
-            group = self.groups[spec.group] = Group(spec)
+            group = self.groups[spec.group] = MemoryGroup(spec)
         for channel in spec.channels or tuple(self.logs):
             if channel not in group.positions and (spec.pattern is None or group.reads(channel)):
                 log = self.log(channel)

@@ -8,7 +8,7 @@ from typing import Any
 from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.nats import names
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.paging import page
@@ -16,7 +16,7 @@ from hexa_worker.drivers.nats.streams import Streams, streams_of
 
 
 async def browse(  # noqa: PLR0913 - the seam's, and whom to ask
-    connection: Connection, streams: Streams, channel: str, after: int, limit: int, since_ms: int
+    connection: NatsConnection, streams: Streams, channel: str, after: int, limit: int, since_ms: int
 ) -> list[Delivery]:
     """Up to `limit` records of `channel` with sequences above `after`; retries that wait for their time too."""
     names.check_channel(channel)
@@ -40,7 +40,7 @@ async def browse(  # noqa: PLR0913 - the seam's, and whom to ask
     return found
 
 
-async def remove(connection: Connection, streams: Streams, channel: str, offsets: Sequence[int]) -> int:
+async def remove(connection: NatsConnection, streams: Streams, channel: str, offsets: Sequence[int]) -> int:
     """Delete records; returns how many were there."""
     stream = await streams.find(channel)
     if stream is None:
@@ -59,7 +59,7 @@ async def remove(connection: Connection, streams: Streams, channel: str, offsets
     return removed
 
 
-async def _holds(connection: Connection, stream: str, channel: str, offset: int) -> bool:
+async def _holds(connection: NatsConnection, stream: str, channel: str, offset: int) -> bool:
     for subject in (channel, f"{channel}.at.>"):
         found = await _next(connection, stream, subject, offset)
         if found is not None and found["seq"] == offset:
@@ -67,7 +67,7 @@ async def _holds(connection: Connection, stream: str, channel: str, offset: int)
     return False
 
 
-async def channels(connection: Connection, *, ladders: bool = True) -> list[str]:
+async def channels(connection: NatsConnection, *, ladders: bool = True) -> list[str]:
     """Every channel that is kept: subjects of streams, and those that wildcards let in.
 
     Args:
@@ -81,7 +81,7 @@ async def channels(connection: Connection, *, ladders: bool = True) -> list[str]
     return sorted(found)
 
 
-async def _channels_of(connection: Connection, config: dict[str, Any]) -> set[str]:
+async def _channels_of(connection: NatsConnection, config: dict[str, Any]) -> set[str]:
     subjects: list[str] = config.get("subjects") or []
     if config["name"] == names.LEASES_STREAM or any(subject.startswith("$") for subject in subjects):
         return set()
@@ -99,7 +99,7 @@ async def _channels_of(connection: Connection, config: dict[str, Any]) -> set[st
     return found
 
 
-async def schedules(connection: Connection, stream: str, base: str) -> list[int]:
+async def schedules(connection: NatsConnection, stream: str, base: str) -> list[int]:
     """When each record that the server keeps until it is due is due."""
     due: list[int] = []
     while True:
@@ -115,7 +115,7 @@ async def schedules(connection: Connection, stream: str, base: str) -> list[int]
             return due
 
 
-async def dues(connection: Connection, stream: str, channel: str, limit: int) -> list[int]:
+async def dues(connection: NatsConnection, stream: str, channel: str, limit: int) -> list[int]:
     """When the first records of a retry channel that are not kept by the server's schedule are due."""
     due: list[int] = []
     after = 0
@@ -128,7 +128,7 @@ async def dues(connection: Connection, stream: str, channel: str, limit: int) ->
     return due
 
 
-async def _next(connection: Connection, stream: str, subject: str, sequence: int) -> dict[str, Any] | None:
+async def _next(connection: NatsConnection, stream: str, subject: str, sequence: int) -> dict[str, Any] | None:
     """The first record on `subject` at or after `sequence`."""
     try:
         answer = await connection.api(f"STREAM.MSG.GET.{stream}", next_by_subj=subject, seq=max(sequence, 1))

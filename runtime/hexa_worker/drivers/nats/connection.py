@@ -31,7 +31,7 @@ from hexa_worker.drivers.nats.client_internals import (
     writer_of,
 )
 from hexa_worker.drivers.nats.errors import ApiError
-from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, Subscribed, status_of
+from hexa_worker.drivers.nats.protocol import Frame, FrameParser, Sink, SubjectSubscription, status_of
 from hexa_worker.drivers.nats.requests import REFUSED, Answers, RequestMux
 from hexa_worker.drivers.nats.security import connect_options
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
@@ -49,7 +49,7 @@ _VIOLATION = re.compile(
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
-class Connection:
+class NatsConnection:
     """A connection that is always there or on its way back.
 
     Args:
@@ -77,7 +77,7 @@ class Connection:
         self._members: Sequence[Srv] = ()
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._sids = itertools.count(_FIRST_SID)
-        self._subscribed: dict[bytes, Subscribed] = {}
+        self._subscribed: dict[bytes, SubjectSubscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[bool], None]] = []
         self._requests = RequestMux(options.timeout_s, errors.addresses(options.servers))
@@ -282,22 +282,22 @@ class Connection:
             log.debug("written to a closed connection", exc_info=True)
         self._lost(client, None)  # nats-py has not noticed yet
 
-    def subscribe(self, sink: Sink) -> Subscribed:
+    def subscribe(self, sink: Sink) -> SubjectSubscription:
         """Give `sink` an inbox; it is subscribed again after each reconnection."""
         sid = next(self._sids)
-        one = Subscribed(f"{self._inbox}.{sid - _FIRST_SID}", sid, sink)
+        one = SubjectSubscription(f"{self._inbox}.{sid - _FIRST_SID}", sid, sink)
         self._subscribed[one.sid] = one
         if self._parser is not None:
             self._parser.sinks[one.sid] = sink
         self.write(one.command)
         return one
 
-    def unsubscribe(self, one: Subscribed) -> None:
+    def unsubscribe(self, one: SubjectSubscription) -> None:
         """Ask the server to send no more; what is under way still arrives until `forget_sink`."""
         if self._subscribed.pop(one.sid, None) is not None:
             self.write(b"UNSUB %s\r\n" % one.sid)
 
-    def forget_sink(self, one: Subscribed) -> None:
+    def forget_sink(self, one: SubjectSubscription) -> None:
         """Drop whatever still arrives for it."""
         if self._parser is not None:
             self._parser.sinks.pop(one.sid, None)

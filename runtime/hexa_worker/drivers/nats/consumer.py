@@ -25,11 +25,11 @@ from hexa_worker.drivers.nats.ack_subjects import (
     parts_of,
     stored_at,
 )
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.early_retries import EarlyRetries
-from hexa_worker.drivers.nats.handover import NOTHING, Done, HandedOver, Waiting, note_of
+from hexa_worker.drivers.nats.handover import NOTHING, HandedOver, SettledAhead, WaitingRetry, note_of
 from hexa_worker.drivers.nats.headers import Decoded
-from hexa_worker.drivers.nats.protocol import Frame, Subscribed, status_of
+from hexa_worker.drivers.nats.protocol import Frame, SubjectSubscription, status_of
 from hexa_worker.drivers.nats.pull_window import PullWindow
 from hexa_worker.drivers.nats.requests import REFUSED
 from hexa_worker.errors import DriverRejected
@@ -82,7 +82,7 @@ class PullConsumer:
     def __init__(  # noqa: PLR0913 - what makes up a consumer
         self,
         number: int,
-        connection: Connection,
+        connection: NatsConnection,
         stream: str,
         durable: str,
         channel: str | None,
@@ -112,7 +112,7 @@ class PullConsumer:
         self.lost: set[int] = set()
         self.settled: dict[int, bytes] = {}
         self.handed_over = HandedOver(NOTHING)
-        self.waiting: dict[int, Waiting] = {}
+        self.waiting: dict[int, WaitingRetry] = {}
         self.postponed = 0
         self.delayed = EarlyRetries(clock)
         self.renewed_at = monotonic()
@@ -125,7 +125,7 @@ class PullConsumer:
         self._said: set[str] = set()  # of what servers say of pulls, each once
         self._top = 0
         self._floor = 0
-        self._inbox: Subscribed = connection.subscribe(self._deliver)
+        self._inbox: SubjectSubscription = connection.subscribe(self._deliver)
         self._next_number = 1
 
     def _token(self, delivered: int) -> Token:
@@ -450,16 +450,16 @@ class PullConsumer:
         """It stays in hand; should it come again, it is to come as `again`."""
         reply = self.held.get(again.offset)
         if reply is not None:
-            self.waiting[again.offset] = Waiting(again.attempt, again.due_ms, int(stored_at(reply)))
+            self.waiting[again.offset] = WaitingRetry(again.attempt, again.due_ms, int(stored_at(reply)))
             self.postponed += 1
 
-    def note_waiting(self, floor: int) -> dict[int, Waiting]:
+    def note_waiting(self, floor: int) -> dict[int, WaitingRetry]:
         """What waits beyond a floor, for whoever is next."""
         for sequence in [one for one in self.waiting if one <= floor]:
             del self.waiting[sequence]
         return note_of(self.waiting, self._connection.max_payload // 4)
 
-    def hand_over(self, floor: int) -> Done:
+    def hand_over(self, floor: int) -> SettledAhead:
         """What the next owner need not run, beyond a floor."""
         return self.handed_over.with_settled(self.settled, floor, self._connection.max_payload // 2)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.streams import NANOSECONDS
 from hexa_worker.errors import DriverRejected
@@ -44,7 +44,7 @@ def config_of(options: Nats, spec: SubscriptionSpec, durable: str, channel: str)
 
 
 async def ensure(
-    connection: Connection,
+    connection: NatsConnection,
     stream: str,
     wanted: dict[str, Any],
     first: Callable[[], Awaitable[dict[str, Any]]] | None = None,
@@ -80,7 +80,7 @@ async def ensure(
         return found
 
 
-async def find(connection: Connection, stream: str, durable: str) -> dict[str, Any] | None:
+async def find(connection: NatsConnection, stream: str, durable: str) -> dict[str, Any] | None:
     """All about a durable; None: there is none. Raises ApiError, DriverUnavailable, DriverRejected."""
     try:
         return await connection.api(f"CONSUMER.INFO.{stream}.{durable}")
@@ -96,7 +96,7 @@ def floor_of(info: dict[str, Any]) -> int:
     return settled if info.get("num_ack_pending") else max(settled, delivered)
 
 
-async def floor(connection: Connection, stream: str, durable: str) -> int | None:
+async def floor(connection: NatsConnection, stream: str, durable: str) -> int | None:
     """Up to which sequence a durable is settled; None: there is none. Raises DriverUnavailable, DriverRejected."""
     try:
         info = await connection.api(f"CONSUMER.INFO.{stream}.{durable}")
@@ -107,7 +107,7 @@ async def floor(connection: Connection, stream: str, durable: str) -> int | None
     return floor_of(info)
 
 
-async def delete(connection: Connection, stream: str, durable: str) -> None:
+async def delete(connection: NatsConnection, stream: str, durable: str) -> None:
     """Delete a durable, if there is one. Raises DriverUnavailable, DriverRejected."""
     try:
         await connection.api(f"CONSUMER.DELETE.{stream}.{durable}")
@@ -116,7 +116,7 @@ async def delete(connection: Connection, stream: str, durable: str) -> None:
             raise error.as_driver_error(f"delete durable {durable!r}") from error
 
 
-async def _make(connection: Connection, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
+async def _make(connection: NatsConnection, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         return await _create(connection, stream, wanted)
     except ApiError:
@@ -127,7 +127,7 @@ async def _make(connection: Connection, stream: str, wanted: dict[str, Any]) -> 
         return found  # somebody else was faster, and began elsewhere
 
 
-async def _create(connection: Connection, stream: str, config: dict[str, Any]) -> dict[str, Any]:
+async def _create(connection: NatsConnection, stream: str, config: dict[str, Any]) -> dict[str, Any]:
     durable = config["durable_name"]
     answer = await connection.api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", stream_name=stream, config=config)
     _compare(f"durable {durable!r} of stream {stream!r}", config, answer["config"])

@@ -16,12 +16,12 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.error_context import placed
 from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
-from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.inspection import Looking, account_of, used
+from hexa_worker.drivers.nats.connection import NatsConnection
+from hexa_worker.drivers.nats.inspection import NatsInspection, account_of, used
 from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.positions import Position, Positions
-from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, Publisher
-from hexa_worker.drivers.nats.source import NatsSource, Part
+from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, NatsPublisher
+from hexa_worker.drivers.nats.source import ChannelPart, NatsSource
 from hexa_worker.drivers.nats.streams import Life, Streams, life_of
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -89,11 +89,11 @@ class AsyncioNatsDriver:
     ) -> None:
         self._options = options
         self._clock = clock or SystemClock()
-        self._connection = Connection(options, folder or Path())
+        self._connection = NatsConnection(options, folder or Path())
         self._streams = Streams(self._connection, options)
         self._streams.read_by_us(channels)
         self._positions = Positions(self._connection, self._streams)
-        self._publisher = Publisher(self._connection, self._streams, options, self._clock)
+        self._publisher = NatsPublisher(self._connection, self._streams, options, self._clock)
         self._sources: list[NatsSource] = []
         self._retry_channels: set[str] = set()
 
@@ -141,7 +141,7 @@ class AsyncioNatsDriver:
 
     async def _declare(
         self, spec: SubscriptionSpec, refused: Callable[[str, DriverRejected], None] | None = None
-    ) -> list[Part]:
+    ) -> list[ChannelPart]:
         """Make or check all that a subscription needs; returns what there is to read.
 
         Args:
@@ -163,7 +163,7 @@ class AsyncioNatsDriver:
         )
         await consumers.ensure(self._connection, retries, wanted)
         life = await life_of(self._connection, retries)
-        parts = [Part(stream=retries, durable=names.RETRY_DURABLE, channel=None, born=life.born)]
+        parts = [ChannelPart(stream=retries, durable=names.RETRY_DURABLE, channel=None, born=life.born)]
         if spec.order_by is not OrderBy.NONE:
             await self._streams.leases()
         await self._positions.first_start(spec)  # before it is asked what there is
@@ -176,7 +176,7 @@ class AsyncioNatsDriver:
                 refused(channel, error)
         return parts
 
-    async def _declare_channel(self, spec: SubscriptionSpec, channel: str, options: NatsSubscription) -> Part:
+    async def _declare_channel(self, spec: SubscriptionSpec, channel: str, options: NatsSubscription) -> ChannelPart:
         stream = await self._streams.channel(channel)
         if options.stream is not None and stream != options.stream:
             raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
@@ -185,13 +185,13 @@ class AsyncioNatsDriver:
         if spec.order_by is OrderBy.NONE:
             wanted = consumers.config_of(self._options, spec, durable, channel)
             life = await self._attach(spec, stream, wanted)
-            return Part(stream=stream, durable=durable, channel=channel, born=life.born)
+            return ChannelPart(stream=stream, durable=durable, channel=channel, born=life.born)
 
         async def first(life: Life) -> dict[str, Any]:
             return await self._first_message(spec, await self._positions.of(stream, durable, life), life)
 
         life = await ordered_consumer.declare(self._connection, stream, durable, channel, first)
-        return Part(stream=stream, durable=durable, channel=channel, born=life.born, exclusive=True)
+        return ChannelPart(stream=stream, durable=durable, channel=channel, born=life.born, exclusive=True)
 
     async def _attach(self, spec: SubscriptionSpec, stream: str, wanted: dict[str, Any]) -> Life:
         """Make or check a shared durable; returns the life of its stream.
@@ -252,7 +252,7 @@ class AsyncioNatsDriver:
                 told.add(channel)
                 log.warning("%s: not read though it matches the pattern: %s", channel, error)
 
-        async def redeclare() -> list[Part]:
+        async def redeclare() -> list[ChannelPart]:
             self._streams.forget(spec.channels)
             return await self._declare(spec, None if spec.pattern is None else left_out)
 
@@ -284,8 +284,8 @@ class AsyncioNatsDriver:
         """See `hexa_worker.drivers.base.Driver.channels`."""
         return sorted({*await browsing.channels(self._connection), *self._retry_channels})
 
-    async def _looking(self, spec: SubscriptionSpec) -> Looking:
-        return Looking(self._connection, self._streams, self._options, spec, await self._channels(spec))
+    async def _looking(self, spec: SubscriptionSpec) -> NatsInspection:
+        return NatsInspection(self._connection, self._streams, self._options, spec, await self._channels(spec))
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""

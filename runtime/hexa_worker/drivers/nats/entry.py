@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.nats import Nats
-from hexa_worker.drivers.asyncio_bridge import OnAsyncio
+from hexa_worker.drivers.asyncio_bridge import AsyncioDriverAdapter
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.drivers.nats.driver import AsyncioNatsDriver, capabilities
 
@@ -13,7 +13,7 @@ CAPABILITIES = capabilities(Nats())
 """With default options."""
 
 
-class NatsDriver(OnAsyncio[AsyncioNatsDriver]):
+class NatsDriver(AsyncioDriverAdapter[AsyncioNatsDriver]):
     """See `hexa_worker.drivers.base.Driver`: runs on every event loop.
 
     Args:

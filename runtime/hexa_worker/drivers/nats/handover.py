@@ -5,7 +5,7 @@ attempt, is said every now and then.
 
 A sequence tells which message it was only while the stream is the same and has forgotten nothing. Whoever reads the
 note has compared when the stream was made. A stream that lost its end (a server without power, a restored backup)
-gives the same sequences to other messages, but these were stored later: `Done.until` finds them out.
+gives the same sequences to other messages, but these were stored later: `SettledAhead.until` finds them out.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from hexa_worker.drivers.nats.ack_subjects import stored_at
-from hexa_worker.drivers.offset_ranges import Finished, Run, merged, read_runs, write_runs
+from hexa_worker.drivers.offset_ranges import RangeSet, Run, merged, read_runs, write_runs
 
 NOTE_LIMIT = 64 * 1024
 """Of its characters; what does not fit is run again."""
@@ -21,7 +21,7 @@ WAITING_LENGTH = 72
 """Of one that waits, in JSON."""
 
 
-class Done(msgspec.Struct, frozen=True):
+class SettledAhead(msgspec.Struct, frozen=True):
     """Settled messages.
 
     Attributes:
@@ -33,10 +33,10 @@ class Done(msgspec.Struct, frozen=True):
     until: int = 0
 
 
-NOTHING = Done()
+NOTHING = SettledAhead()
 
 
-class Waiting(msgspec.Struct, frozen=True, array_like=True):
+class WaitingRetry(msgspec.Struct, frozen=True, array_like=True):
     """A message that waits for a retry in its place.
 
     Attributes:
@@ -50,7 +50,7 @@ class Waiting(msgspec.Struct, frozen=True, array_like=True):
     stored: int
 
 
-def note_of(waiting: Mapping[int, Waiting], limit: int) -> dict[int, Waiting]:
+def note_of(waiting: Mapping[int, WaitingRetry], limit: int) -> dict[int, WaitingRetry]:
     """The first of what waits, by sequence, as much as fits.
 
     Args:
@@ -70,9 +70,9 @@ class HandedOver:
 
     __slots__ = ("_finished", "_runs", "_until")
 
-    def __init__(self, done: Done) -> None:
+    def __init__(self, done: SettledAhead) -> None:
         self._runs: list[Run] = read_runs(0, done.runs)
-        self._finished = Finished(self._runs)
+        self._finished = RangeSet(self._runs)
         self._until = done.until
 
     def __bool__(self) -> bool:
@@ -89,7 +89,7 @@ class HandedOver:
         """What is left of it at a later floor."""
         return self if self._finished.end > floor + 1 else HandedOver(NOTHING)
 
-    def with_settled(self, settled: Mapping[int, bytes], floor: int, limit: int) -> Done:
+    def with_settled(self, settled: Mapping[int, bytes], floor: int, limit: int) -> SettledAhead:
         """A note for the next owner.
 
         Args:
@@ -103,4 +103,4 @@ class HandedOver:
             return NOTHING
         until = max((int(stored_at(reply)) for reply in beyond.values()), default=0)
         runs = merged([*others, *((sequence, sequence) for sequence in beyond)])
-        return Done(write_runs(0, runs, min(limit, NOTE_LIMIT)), max(until, self._until if others else 0))
+        return SettledAhead(write_runs(0, runs, min(limit, NOTE_LIMIT)), max(until, self._until if others else 0))

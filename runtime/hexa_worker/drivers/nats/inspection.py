@@ -14,7 +14,7 @@ from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.nats import browsing, consumers, names, ordered_consumer
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.streams import Streams, differences, losses
@@ -26,7 +26,7 @@ _MISSING = frozenset({CONSUMER_NOT_FOUND, STREAM_NOT_FOUND})
 _USER_INFO = "$SYS.REQ.USER.INFO"
 
 
-class Looking:
+class NatsInspection:
     """Asks about one subscription.
 
     Args:
@@ -38,7 +38,12 @@ class Looking:
     """
 
     def __init__(
-        self, connection: Connection, streams: Streams, options: Nats, spec: SubscriptionSpec, channels: Sequence[str]
+        self,
+        connection: NatsConnection,
+        streams: Streams,
+        options: Nats,
+        spec: SubscriptionSpec,
+        channels: Sequence[str],
     ) -> None:
         self._connection = connection
         self._streams = streams
@@ -222,7 +227,7 @@ _PLURAL = {"retry channel": "retries", "dead letter": "dead letters"}
 SIZE_KEYS = ("max_bytes", "retry_max_bytes", "dead_letter_max_bytes", "lease_max_bytes")
 
 
-async def account_of(connection: Connection) -> Mapping[str, Any]:
+async def account_of(connection: NatsConnection) -> Mapping[str, Any]:
     """What the account may use of JetStream and uses; empty where it is not told. Raises DriverUnavailable."""
     try:
         return await connection.api("INFO")

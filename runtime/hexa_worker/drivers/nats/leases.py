@@ -7,12 +7,12 @@ processes that are restarted again and again would otherwise never have waited l
 
 import msgspec
 
-from hexa_worker.drivers.nats.connection import Connection
-from hexa_worker.drivers.nats.handover import NOTHING, Done, Waiting
+from hexa_worker.drivers.nats.connection import NatsConnection
+from hexa_worker.drivers.nats.handover import NOTHING, SettledAhead, WaitingRetry
 from hexa_worker.drivers.nats.registers import Register
 
 
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
+class ChannelLease(msgspec.Struct, frozen=True, kw_only=True):
     """What a lease says.
 
     Attributes:
@@ -28,10 +28,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     term: int
     floor: int
     born: str = ""
-    done: Done = NOTHING
-    waiting: dict[int, Waiting] = {}
+    done: SettledAhead = NOTHING
+    waiting: dict[int, WaitingRetry] = {}
 
 
-def lease_of(connection: Connection, stream: str, durable: str) -> Register[Lease]:
+def lease_of(connection: NatsConnection, stream: str, durable: str) -> Register[ChannelLease]:
     """The lease of one consumer, whose name is without a term."""
-    return Register(connection, f"{stream}.{durable}", Lease)
+    return Register(connection, f"{stream}.{durable}", ChannelLease)

@@ -23,11 +23,11 @@ from typing import Any
 from msgspec import structs
 
 from hexa_worker.drivers.nats import consumers, names
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.consumer import PullConsumer
 from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
-from hexa_worker.drivers.nats.leases import Lease, lease_of
+from hexa_worker.drivers.nats.leases import ChannelLease, lease_of
 from hexa_worker.drivers.nats.streams import Life, life_of
 from hexa_worker.errors import DriverError, DriverUnavailable
 
@@ -46,7 +46,11 @@ def term_durable(durable: str, term: int) -> str:
 
 
 async def declare(
-    connection: Connection, stream: str, durable: str, channel: str, first: Callable[[Life], Awaitable[dict[str, Any]]]
+    connection: NatsConnection,
+    stream: str,
+    durable: str,
+    channel: str,
+    first: Callable[[Life], Awaitable[dict[str, Any]]],
 ) -> Life:
     """Fix the position that the first holder begins at; returns the life of the stream.
 
@@ -69,7 +73,7 @@ async def declare(
         config = _config(durable, 0, channel) | await first(life)
         info = await consumers.ensure(connection, stream, config)
         floor = consumers.floor_of(info)
-    await store.write(Lease(owner="", term=0, floor=floor, born=life.born), after=0)
+    await store.write(ChannelLease(owner="", term=0, floor=floor, born=life.born), after=0)
     return life
 
 
@@ -111,7 +115,7 @@ class OrderedConsumer:
     """
 
     def __init__(
-        self, connection: Connection, feed: PullConsumer, durable: str, channel: str, lost: Callable[[], None]
+        self, connection: NatsConnection, feed: PullConsumer, durable: str, channel: str, lost: Callable[[], None]
     ) -> None:
         self._connection = connection
         self._feed = feed
@@ -122,7 +126,7 @@ class OrderedConsumer:
         self._me = secrets.token_hex(8)
         self._lease_s = feed.ack_wait_s
         self._sequence = 0
-        self._lease: Lease | None = None
+        self._lease: ChannelLease | None = None
         self._seen = (0, 0.0)  # sequence of somebody's lease, and since when
         self._generation = 0
         self._refusals = 0  # in a row
@@ -153,7 +157,7 @@ class OrderedConsumer:
                 async with asyncio.timeout(FREE_S):
                     await self._free(lease)
 
-    async def _free(self, lease: Lease) -> None:
+    async def _free(self, lease: ChannelLease) -> None:
         """Make the lease nobody's, with all that the next holder has to know."""
         feed, floor = self._feed, lease.floor
         with suppress(DriverError):
@@ -207,7 +211,7 @@ class OrderedConsumer:
             before_s = await self._store.idle_s() if lease is not None and not self._seen[0] else 0.0
             self._seen = (sequence, now - before_s)
         if lease is None or not lease.owner or lease.owner == self._me or now - self._seen[1] > self._lease_s:
-            self._sequence, self._lease = sequence, lease or Lease(owner="", term=0, floor=0)
+            self._sequence, self._lease = sequence, lease or ChannelLease(owner="", term=0, floor=0)
             if self._lease.owner != self._me:
                 self._feed.handed_over = HandedOver(self._lease.done)
                 self._feed.waiting = dict(self._lease.waiting)
@@ -273,12 +277,12 @@ class OrderedConsumer:
         self._feed.passed(floor)
         await self._write(self._settled_to(max(floor, lease.floor), lease))
 
-    def _settled_to(self, floor: int, lease: Lease) -> Lease:
+    def _settled_to(self, floor: int, lease: ChannelLease) -> ChannelLease:
         """The lease at a floor, with what is left of the note of the owner before."""
         self._feed.handed_over = self._feed.handed_over.beyond(floor)
         return structs.replace(lease, floor=floor, done=lease.done if self._feed.handed_over else NOTHING)
 
-    async def _write(self, lease: Lease) -> bool:
+    async def _write(self, lease: ChannelLease) -> bool:
         """Write the lease; False, and it is lost, when others were faster."""
         sent_at, postponed = monotonic(), self._feed.postponed
         lease = structs.replace(lease, waiting=self._feed.note_waiting(lease.floor))

@@ -6,7 +6,7 @@ from typing import Any
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.nats.ack_subjects import SEQUENCE, STORED, parts_of
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.headers import Decoded
 from hexa_worker.drivers.nats.protocol import Frame, status_of
@@ -20,7 +20,7 @@ FORGOTTEN_S = 10
 
 
 async def page(  # noqa: PLR0913 - where, and what of it
-    connection: Connection, stream: str, channel: str, after: int, limit: int, since_ms: int
+    connection: NatsConnection, stream: str, channel: str, after: int, limit: int, since_ms: int
 ) -> list[Delivery] | None:
     """Up to `limit` records of `channel` with sequences above `after`, and without what was stored before `since_ms`.
 
@@ -58,7 +58,7 @@ def _first(after: int, since_ms: int) -> dict[str, Any]:
 class _Page:
     """Gathers the records of one pull."""
 
-    def __init__(self, connection: Connection, stream: str, channel: str) -> None:
+    def __init__(self, connection: NatsConnection, stream: str, channel: str) -> None:
         self._connection = connection
         self._stream = stream
         self._channel = channel

@@ -16,7 +16,7 @@ import msgspec
 
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.nats import names
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.registers import Register
 from hexa_worker.drivers.nats.streams import Life, Streams
@@ -83,7 +83,7 @@ class Positions:
         streams: makes the stream for the notes.
     """
 
-    def __init__(self, connection: Connection, streams: Streams) -> None:
+    def __init__(self, connection: NatsConnection, streams: Streams) -> None:
         self._connection = connection
         self._streams = streams
         self._known: dict[tuple[str, str], Position] = {}

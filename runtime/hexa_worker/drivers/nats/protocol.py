@@ -153,7 +153,7 @@ def status_of(header: bytes | None) -> tuple[int, str]:
     return (int(code), text) if code.isdecimal() else (0, "")
 
 
-class Subscribed:
+class SubjectSubscription:
     """A sink and where the server sends what it is for.
 
     Attributes:

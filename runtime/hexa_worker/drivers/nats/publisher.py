@@ -14,7 +14,7 @@ from hexa_worker.core.lineage import ATTEMPT, EVENT_ID, read_id
 from hexa_worker.core.message import Message, header
 from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.nats import headers, names
-from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, Connection
+from hexa_worker.drivers.nats.connection import FORBIDDEN, NO_RESPONDERS, NatsConnection
 from hexa_worker.drivers.nats.errors import ApiError
 from hexa_worker.drivers.nats.protocol import Frame, status_of
 from hexa_worker.drivers.nats.streams import StreamAway, Streams
@@ -39,7 +39,7 @@ class _PubAck(msgspec.Struct):
 _decode_ack = msgspec.json.Decoder(_PubAck).decode
 
 
-class Record(msgspec.Struct, frozen=True):
+class PublishRecord(msgspec.Struct, frozen=True):
     """A message, ready to be sent.
 
     Attributes:
@@ -55,7 +55,7 @@ class Record(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Publisher:
+class NatsPublisher:
     """Publishes through one connection.
 
     Args:
@@ -65,7 +65,7 @@ class Publisher:
         clock: tells what is written now and what is late.
     """
 
-    def __init__(self, connection: Connection, streams: Streams, options: Nats, clock: Clock) -> None:
+    def __init__(self, connection: NatsConnection, streams: Streams, options: Nats, clock: Clock) -> None:
         self._connection = connection
         self._streams = streams
         self._options = options
@@ -98,7 +98,7 @@ class Publisher:
             DriverUnavailable: none is confirmed.
         """
         answers: list[str | DriverError | None] = [None] * len(messages)
-        records: dict[int, Record] = {}
+        records: dict[int, PublishRecord] = {}
         streams = await self._streams_of(dict.fromkeys(message.channel for message in messages))
         for place, message in enumerate(messages):
             stream = streams[message.channel]
@@ -149,7 +149,7 @@ class Publisher:
             return f"{event_id}>{message.timestamp_ms or self._clock.now_ms()}>{names.token(message.channel)}"
         return f"{event_id}>{names.token(message.channel)}"
 
-    def _record(self, message: Message, stream: str, message_id: str, *, limited: bool) -> Record:
+    def _record(self, message: Message, stream: str, message_id: str, *, limited: bool) -> PublishRecord:
         now_ms, payload = self._clock.now_ms(), message.payload
         if limited and len(payload) > self.max_payload:
             raise RecordTooLarge(
@@ -167,9 +167,9 @@ class Publisher:
                 f"{len(payload)} bytes of payload and {len(block)} of headers are over the server's max_payload of "
                 f"{self._connection.max_payload}"
             )
-        return Record(message.channel, subject.encode(), block, payload)
+        return PublishRecord(message.channel, subject.encode(), block, payload)
 
-    async def _send_all(self, records: dict[int, Record], answers: list[str | DriverError | None]) -> None:
+    async def _send_all(self, records: dict[int, PublishRecord], answers: list[str | DriverError | None]) -> None:
         """Send until everything has an answer, through reconnections, for as long as the deadline allows."""
         deadline, pause_s = monotonic() + self._options.timeout_s, 0.02
         remade = False
@@ -191,7 +191,7 @@ class Publisher:
                 remade = True
                 await self._look_up_again(records, answers)
 
-    async def _look_up_again(self, records: dict[int, Record], answers: list[str | DriverError | None]) -> None:
+    async def _look_up_again(self, records: dict[int, PublishRecord], answers: list[str | DriverError | None]) -> None:
         """Nobody took these: their streams have vanished, or never were."""
         self._streams.forget({record.channel for record in records.values()})
         for place, record in list(records.items()):
@@ -212,7 +212,7 @@ class Publisher:
         await self._stream(channel)
 
     async def _send(
-        self, places: list[int], records: dict[int, Record], answers: list[str | DriverError | None]
+        self, places: list[int], records: dict[int, PublishRecord], answers: list[str | DriverError | None]
     ) -> None:
         """Send one chunk; what has an answer leaves `records`."""
         waiting, replies = self._connection.expect([records[place].subject for place in places])
@@ -236,7 +236,7 @@ class Publisher:
                 raise failure
 
     def _note(
-        self, place: int, frame: Frame, records: dict[int, Record], answers: list[str | DriverError | None]
+        self, place: int, frame: Frame, records: dict[int, PublishRecord], answers: list[str | DriverError | None]
     ) -> DriverUnavailable | None:
         """Write down an answer; or return why it is none, and the record has to be sent again."""
         code = status_of(frame[2])[0]
@@ -263,7 +263,7 @@ class Publisher:
         return None
 
 
-def _chunks(places: list[int], records: dict[int, Record]) -> list[list[int]]:
+def _chunks(places: list[int], records: dict[int, PublishRecord]) -> list[list[int]]:
     chunks: list[list[int]] = [[]]
     size = 0
     for place in places:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from hexa_worker.drivers.nats import names
-from hexa_worker.drivers.nats.connection import NO_RESPONDERS, Connection
+from hexa_worker.drivers.nats.connection import NO_RESPONDERS, NatsConnection
 from hexa_worker.drivers.nats.errors import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.protocol import status_of
 from hexa_worker.drivers.nats.requests import REFUSED
@@ -40,7 +40,7 @@ class Register(Generic[T]):
         kind: what it holds.
     """
 
-    def __init__(self, connection: Connection, name: str, kind: type[T]) -> None:
+    def __init__(self, connection: NatsConnection, name: str, kind: type[T]) -> None:
         self._connection = connection
         self._subject = f"{names.LEASES_PREFIX}.{name}"
         self._decode: Callable[[bytes], T] = msgspec.json.Decoder(kind).decode

@@ -16,13 +16,13 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.nats import browsing, names
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.consumer import PullConsumer
 from hexa_worker.drivers.nats.consumers import floor_of
 from hexa_worker.drivers.nats.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.ordered_consumer import OrderedConsumer
 from hexa_worker.drivers.nats.positions import Position, Positions
-from hexa_worker.drivers.nats.publisher import Publisher
+from hexa_worker.drivers.nats.publisher import NatsPublisher
 from hexa_worker.drivers.nats.pull_window import ACTIVE_S, SILENCE_S
 from hexa_worker.drivers.nats.streams import life_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
@@ -35,7 +35,7 @@ DISCOVER_S = 2.0
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class ChannelPart(msgspec.Struct, frozen=True, kw_only=True):
     """One durable consumer of a subscription.
 
     Attributes:
@@ -69,13 +69,13 @@ class NatsSource:
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
-        publisher: Publisher,
+        connection: NatsConnection,
+        publisher: NatsPublisher,
         positions: Positions,
         spec: SubscriptionSpec,
         ack: Acknowledge,
         clock: Clock,
-        redeclare: Callable[[], Awaitable[list[Part]]],
+        redeclare: Callable[[], Awaitable[list[ChannelPart]]],
         revoked: Revoked,
     ) -> None:
         self.feeds: list[PullConsumer] = []
@@ -100,7 +100,7 @@ class NatsSource:
         self._make_again_at = 0.0
         connection.on_change(self._connection_changed)
 
-    def add_feed(self, part: Part, ack_wait_s: float) -> None:
+    def add_feed(self, part: ChannelPart, ack_wait_s: float) -> None:
         """Read one more channel; it gets the place of one that is gone, if there is any."""
         gone = next((one for one in self.feeds if one.gone), None)
         number = len(self.feeds) if gone is None else gone.number

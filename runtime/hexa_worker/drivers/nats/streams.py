@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hexa_worker.config.nats import Nats, NatsStream
 from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.drivers.nats import names
-from hexa_worker.drivers.nats.connection import Connection
+from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
 from hexa_worker.errors import DriverRejected, DriverUnavailable, UnknownChannel
 
@@ -39,7 +39,7 @@ EMITTED = "made by an emit of hexa-worker"
 """Description of the streams that are counted."""
 
 
-async def streams_of(connection: Connection) -> AsyncIterator[dict[str, Any]]:
+async def streams_of(connection: NatsConnection) -> AsyncIterator[dict[str, Any]]:
     """All about every stream. Raises DriverUnavailable, DriverRejected."""
     offset = 0
     while True:
@@ -55,7 +55,7 @@ async def streams_of(connection: Connection) -> AsyncIterator[dict[str, Any]]:
             return
 
 
-async def life_of(connection: Connection, stream: str) -> Life:
+async def life_of(connection: NatsConnection, stream: str) -> Life:
     """The life of a stream. Raises DriverRejected when there is none, DriverUnavailable."""
     try:
         info = await connection.api(f"STREAM.INFO.{stream}")
@@ -72,7 +72,7 @@ class Streams:
         options: the broker's table.
     """
 
-    def __init__(self, connection: Connection, options: Nats) -> None:
+    def __init__(self, connection: NatsConnection, options: Nats) -> None:
         self._connection = connection
         self._options = options
         self._of: dict[str, str] = {}

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.scrubbing import scrub
-from hexa_worker.drivers.pulsar.names import Topics, whole_topic
+from hexa_worker.drivers.pulsar.names import TopicNames, whole_topic
 from hexa_worker.drivers.pulsar.security import Security, addresses
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 
@@ -30,7 +30,7 @@ class Admin:
         topics: the names.
     """
 
-    def __init__(self, options: Pulsar, security: Security, topics: Topics) -> None:
+    def __init__(self, options: Pulsar, security: Security, topics: TopicNames) -> None:
         self._given = options.admin_url is not None
         self.url = (options.admin_url or default_url(options.url)).rstrip("/")
         self._timeout_s = options.timeout_s

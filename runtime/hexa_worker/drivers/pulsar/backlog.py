@@ -15,7 +15,7 @@ import pulsar
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Backlog
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.drivers.pulsar.wire import due_of
@@ -28,7 +28,7 @@ OWNER = "hexa-source"
 """The property that tells a source's own consumers in the statistics."""
 
 
-class InHand(msgspec.Struct, frozen=True):
+class InFlight(msgspec.Struct, frozen=True):
     """What a source itself knows of.
 
     Attributes:
@@ -47,7 +47,7 @@ class InHand(msgspec.Struct, frozen=True):
         return self.channels + self.retries
 
 
-class Part(msgspec.Struct):
+class BacklogPart(msgspec.Struct):
     """What the statistics say of one set of topics.
 
     Attributes:
@@ -80,7 +80,7 @@ class Gauge:
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
+        connection: PulsarConnection,
         admin: Admin,
         clock: Clock,
         *,
@@ -100,7 +100,7 @@ class Gauge:
         self._generation = 0
         self._due: list[int] = []
 
-    def measure(self, in_hand: InHand) -> Backlog:
+    def measure(self, in_hand: InFlight) -> Backlog:
         """What is left to do.
 
         Raises:
@@ -136,9 +136,9 @@ class Gauge:
 
     # -- statistics
 
-    def _part(self, topics: Sequence[str], delivered: bool) -> Part:  # noqa: FBT001 - of its two callers
+    def _part(self, topics: Sequence[str], delivered: bool) -> BacklogPart:  # noqa: FBT001 - of its two callers
         """What the statistics say; `delivered`: some of it is here."""
-        part = Part()
+        part = BacklogPart()
         for topic in topics:
             for partition in self._partitions(topic):
                 stats = self._admin.topic_stats(partition)
@@ -154,7 +154,7 @@ class Gauge:
             raise translate(error, f"look at {topic}") from error
         return found
 
-    def _add(self, part: Part, topic: str, found: Mapping[str, Any], delivered: bool) -> None:  # noqa: FBT001 - as above
+    def _add(self, part: BacklogPart, topic: str, found: Mapping[str, Any], delivered: bool) -> None:  # noqa: FBT001 - as above
         entries, consumers = int(found.get("msgBacklog", 0)), found.get("consumers") or []
         ours = [one for one in consumers if self._is_ours(one)]
         here = sum(map(_unacked, ours))

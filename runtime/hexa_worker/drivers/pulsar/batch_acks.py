@@ -18,7 +18,7 @@ WAIT_S = 0.05
 Place = tuple[str, int]
 
 
-class Entry:
+class BatchEntry:
     """A batch as the brokers store it, as far as this process was given its messages.
 
     Args:
@@ -32,7 +32,7 @@ class Entry:
         self._first = message_id
         self._topic = topic
         self.last_index = -1
-        """Its messages come in order; one that does not comes again, and counts for another `Entry`."""
+        """Its messages come in order; one that does not comes again, and counts for another `BatchEntry`."""
         self.left = size_of(message_id)
         """How many of its messages are not done: 0 only if each came to us, was done, and waits to be acknowledged."""
         self.waiting: list[tuple[Place, Any]] = []
@@ -45,17 +45,17 @@ class Entry:
         return whole
 
 
-Token = tuple[Any, Entry | None]
+Token = tuple[Any, BatchEntry | None]
 """`Delivery.token`: the message's id, and its entry unless it is stored by itself."""
 
 
-class Acknowledgements:
+class BatchAcks:
     """What is done and not acknowledged yet. From any thread."""
 
     def __init__(self) -> None:
         self.done: set[Place] = set()
         """What waits: it must not be handed out again."""
-        self._begun: dict[Entry, float] = {}
+        self._begun: dict[BatchEntry, float] = {}
         self._lock = threading.Lock()
 
     def add(self, settled: Sequence[tuple[Place, Token]]) -> list[Any]:
@@ -81,14 +81,14 @@ class Acknowledgements:
                         self._forget(entry)
         return now
 
-    def _give_up(self, entry: Entry) -> list[Any]:
+    def _give_up(self, entry: BatchEntry) -> list[Any]:
         """From now on the messages of an entry are acknowledged one by one."""
         ids = [message_id for _, message_id in entry.waiting]
         self._forget(entry)
         entry.left = NEVER
         return ids
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: BatchEntry) -> None:
         self.done.difference_update([place for place, _ in entry.waiting])
         entry.waiting = []
         self._begun.pop(entry, None)

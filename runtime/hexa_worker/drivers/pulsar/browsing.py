@@ -13,12 +13,12 @@ from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.client_internals import new_id
-from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.dead_letter_reader import Letters
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
+from hexa_worker.drivers.pulsar.dead_letter_reader import DeadLetterReader
 from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, place_of, whole_topic
 from hexa_worker.drivers.pulsar.readers import FETCHED, open_reader, unread
-from hexa_worker.drivers.pulsar.wire import Origin, read_one
+from hexa_worker.drivers.pulsar.wire import PulsarOrigin, read_one
 from hexa_worker.errors import DriverError, DriverRejected
 
 IDLE_S = 0.5
@@ -26,7 +26,7 @@ IDLE_S = 0.5
 LEAST_PATIENCE_S = 5.0
 
 
-class Desk:
+class PulsarBrowser:
     """Browses and removes.
 
     Args:
@@ -35,11 +35,11 @@ class Desk:
         timeout_s: how long the broker may take.
     """
 
-    def __init__(self, connection: Connection, admin: Admin, timeout_s: float) -> None:
+    def __init__(self, connection: PulsarConnection, admin: Admin, timeout_s: float) -> None:
         self._connection = connection
         self._admin = admin
         self._patience_s = max(timeout_s, LEAST_PATIENCE_S)
-        self._letters: dict[str, Letters] = {}
+        self._letters: dict[str, DeadLetterReader] = {}
         self._generation = 0
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -99,15 +99,15 @@ class Desk:
             raise translate(error, f"look at {topic}") from error
         return found
 
-    def _origin(self, topic: str) -> Origin:
+    def _origin(self, topic: str) -> PulsarOrigin:
         topics = self._connection.topics
         channel = topics.channel(topic)
         rung = parse(channel)
-        return Origin(topics.source(topic), channel, 0 if rung is None else rung.number)
+        return PulsarOrigin(topics.source(topic), channel, 0 if rung is None else rung.number)
 
     # -- dead letters
 
-    def _letters_of(self, topic: str, after: int) -> Letters:
+    def _letters_of(self, topic: str, after: int) -> DeadLetterReader:
         """The open letters of a topic; begun anew unless a page after `after` can be had (-2: any will do)."""
         if self._generation != self._connection.generation:
             self._generation = self._connection.generation
@@ -117,7 +117,7 @@ class Desk:
             self._letters.pop(topic).close()
             letters = None
         if letters is None:
-            letters = Letters(self._connection, topic, self._origin(topic), self._patience_s)
+            letters = DeadLetterReader(self._connection, topic, self._origin(topic), self._patience_s)
             self._letters[topic] = letters
         return letters
 

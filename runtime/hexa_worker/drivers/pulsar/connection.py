@@ -19,7 +19,7 @@ import pulsar
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.drivers.pulsar.client_internals import ask_partitions
 from hexa_worker.drivers.pulsar.errors import name_of, translate
-from hexa_worker.drivers.pulsar.names import Topics
+from hexa_worker.drivers.pulsar.names import TopicNames
 from hexa_worker.drivers.pulsar.security import Security
 from hexa_worker.errors import DriverError, DriverUnavailable
 
@@ -33,7 +33,7 @@ _ALIVE = frozenset({"Ok", "AuthorizationError", "TopicNotFound", "InvalidTopicNa
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
 
-class Connection:
+class PulsarConnection:
     """The client of one process.
 
     Args:
@@ -42,7 +42,7 @@ class Connection:
     """
 
     def __init__(self, options: Pulsar, folder: Path) -> None:
-        self.topics = Topics(options.topic_format)
+        self.topics = TopicNames(options.topic_format)
         self.security = Security(options, folder)
         self.generation = 0
         self.trouble: DriverUnavailable | None = None

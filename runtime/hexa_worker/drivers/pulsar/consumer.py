@@ -15,14 +15,14 @@ from typing import Any
 import pulsar
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.drivers.pulsar.batch_acks import Acknowledgements, Place, Token
+from hexa_worker.drivers.pulsar.batch_acks import BatchAcks, Place, Token
 from hexa_worker.drivers.pulsar.client_internals import raw_consumer
-from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.flow import Flow
 from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.reading import Reading
-from hexa_worker.drivers.pulsar.wire import Origin
+from hexa_worker.drivers.pulsar.wire import PulsarOrigin
 from hexa_worker.errors import DriverError, DriverUnavailable
 
 WAIT_MS = 250
@@ -52,7 +52,7 @@ Subscribe = Callable[[Any, int], Any]
 """Makes a consumer with a client, and how much it may fetch ahead; raises the client library's exceptions."""
 
 
-class Inlet:
+class ConsumerThread:
     """See the module.
 
     Args:
@@ -73,11 +73,11 @@ class Inlet:
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
+        connection: PulsarConnection,
         subscribe: Subscribe,
         what: str,
         *,
-        origin_of: Callable[[str], Origin],
+        origin_of: Callable[[str], PulsarOrigin],
         only_topic: str | None = None,
         known: dict[Place, Any],
         flow: Flow,
@@ -95,7 +95,7 @@ class Inlet:
         self._connection = connection
         self._subscribe = subscribe
         self.what = what
-        self._acknowledgements = Acknowledgements()
+        self._acknowledgements = BatchAcks()
         self._reading = Reading(origin_of, known, self, self._acknowledgements, only_topic)
         self._known = known
         self._flow = flow

@@ -26,7 +26,7 @@ def own_options(spec: SubscriptionSpec) -> PulsarSubscription:
     return spec.options if isinstance(spec.options, PulsarSubscription) else PulsarSubscription()
 
 
-class Terms:
+class ConsumerSettings:
     """On what terms a subscription is had.
 
     Args:

@@ -16,10 +16,10 @@ from typing import Any
 import pulsar
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION
-from hexa_worker.drivers.pulsar.wire import MARKER, Origin, read_one
+from hexa_worker.drivers.pulsar.wire import MARKER, PulsarOrigin, read_one
 from hexa_worker.errors import DriverUnavailable
 
 BUSY_RETRY_S = 0.1
@@ -41,7 +41,7 @@ def keep(client: Any, topic: str, subscription: str = DESK_SUBSCRIPTION) -> Any:
     )
 
 
-class Letters:
+class DeadLetterReader:
     """The letters of one topic (or partition), from the oldest on.
 
     Args:
@@ -51,7 +51,7 @@ class Letters:
         patience_s: how long to wait for the broker, or for another desk to be done.
     """
 
-    def __init__(self, connection: Connection, topic: str, origin: Origin, patience_s: float) -> None:
+    def __init__(self, connection: PulsarConnection, topic: str, origin: PulsarOrigin, patience_s: float) -> None:
         self._connection = connection
         self._topic = topic
         self._origin = origin

@@ -19,17 +19,17 @@ from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, Su
 from hexa_worker.drivers.error_context import placed
 from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.browsing import Desk
-from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.consumer_settings import Terms
+from hexa_worker.drivers.pulsar.browsing import PulsarBrowser
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
+from hexa_worker.drivers.pulsar.consumer_settings import ConsumerSettings
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.home import Home, Threads
-from hexa_worker.drivers.pulsar.inspection import Looking
+from hexa_worker.drivers.pulsar.inspection import PulsarInspection
 from hexa_worker.drivers.pulsar.positions import Positions
-from hexa_worker.drivers.pulsar.publisher import Publisher
+from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
-from hexa_worker.drivers.pulsar.source_builder import Wiring
+from hexa_worker.drivers.pulsar.source_builder import SourceBuilder
 from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
@@ -79,12 +79,12 @@ class PulsarDriver:
     def __init__(self, options: Pulsar, clock: Clock | None = None, folder: Path | None = None) -> None:
         self._options = options
         self._clock = clock or SystemClock()
-        self._connection = Connection(options, folder or Path())
+        self._connection = PulsarConnection(options, folder or Path())
         self._admin = Admin(options, self._connection.security, self._connection.topics)
         self._unread = Unread(self._connection, self._admin, options.unread)
         self._expiry = Expiry(self._admin, self._connection.topics)
-        self._publisher = Publisher(self._connection, options, self._clock, self._unread)
-        self._desk = Desk(self._connection, self._admin, options.timeout_s)
+        self._publisher = PulsarPublisher(self._connection, options, self._clock, self._unread)
+        self._desk = PulsarBrowser(self._connection, self._admin, options.timeout_s)
         self._sources: list[PulsarSource] = []
         self._home: Home | None = None
         self._threads: Threads | None = None
@@ -149,7 +149,7 @@ class PulsarDriver:
     def _declare(self, spec: SubscriptionSpec) -> None:
         """Let the subscription exist on every topic, and the dead letters be kept."""
         begun, spec = self._begun(spec)
-        terms, topics = Terms(spec), self._connection.topics
+        terms, topics = ConsumerSettings(spec), self._connection.topics
         self._keep_letters(spec)
         channels = self._channels_of(spec)
         positions = self._positions_of(terms.name)
@@ -180,7 +180,7 @@ class PulsarDriver:
             parts = self._admin.parts(self._connection.topics.topic(spec.retry_channels[0]))
         except DriverRejected:
             return False, spec
-        name = Terms(spec).name
+        name = ConsumerSettings(spec).name
         begun = any(name in stats.get("subscriptions", {}) for stats in parts.values())
         return begun, structs.replace(spec, start="earliest") if begun and spec.pattern is not None else spec
 
@@ -224,13 +224,13 @@ class PulsarDriver:
         assert self._home is not None  # noqa: S101 - it is open
         assert self._threads is not None  # noqa: S101 - it is open
         await self._run(self._keep_letters, spec)
-        wiring = Wiring(
+        wiring = SourceBuilder(
             self._connection,
             self._admin,
             self._clock,
             (await self._run(self._begun, spec))[1],
             PulsarSource(spec, self._publisher.begin, self._clock, self._home, self._threads),
-            self._positions_of(Terms(spec).name),
+            self._positions_of(ConsumerSettings(spec).name),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,
             release=self._unread.release,
@@ -264,9 +264,11 @@ class PulsarDriver:
         found: Sequence[str] = await self._run(self._admin.channels)
         return found
 
-    def _looking(self, spec: SubscriptionSpec) -> Looking:
+    def _looking(self, spec: SubscriptionSpec) -> PulsarInspection:
         self._connection.require()
-        return Looking(self._connection, self._admin, self._clock, spec, partial(self._channels_of, spec), self._expiry)
+        return PulsarInspection(
+            self._connection, self._admin, self._clock, spec, partial(self._channels_of, spec), self._expiry
+        )
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""

@@ -11,7 +11,7 @@ from time import monotonic
 
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.names import Topics
+from hexa_worker.drivers.pulsar.names import TopicNames
 from hexa_worker.errors import DriverError, DriverRejected
 
 APPLIED_S = 1.0
@@ -27,7 +27,7 @@ class Expiry:
         topics: the names.
     """
 
-    def __init__(self, admin: Admin, topics: Topics) -> None:
+    def __init__(self, admin: Admin, topics: TopicNames) -> None:
         self._admin = admin
         self._topics = topics
 

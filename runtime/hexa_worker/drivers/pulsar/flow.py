@@ -13,7 +13,7 @@ import pulsar
 
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.client_internals import NEVER, size_of
-from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.errors import DriverError
 
@@ -67,7 +67,7 @@ class Flow:
             self.expect(self._bytes / self._count)
 
 
-def size_in(connection: Connection, admin: Admin, topics: Sequence[str]) -> float:
+def size_in(connection: PulsarConnection, admin: Admin, topics: Sequence[str]) -> float:
     """How many bytes a message of topics has, as far as the brokers know; 0: they do not."""
     largest = 0.0
     with suppress(DriverError, pulsar.PulsarException):  # it is learned from what comes
@@ -77,7 +77,7 @@ def size_in(connection: Connection, admin: Admin, topics: Sequence[str]) -> floa
     return largest
 
 
-def _size(connection: Connection, admin: Admin, topic: str, stats: Mapping[str, Any]) -> float:
+def _size(connection: PulsarConnection, admin: Admin, topic: str, stats: Mapping[str, Any]) -> float:
     """For one topic or partition. Brokers count messages from their own start on, and entries for ever."""
     count = int(stats.get("msgInCounter", 0))
     if count:

@@ -12,9 +12,9 @@ from msgspec import structs
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, Gauge, InHand
-from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.consumer_settings import Terms
+from hexa_worker.drivers.pulsar.backlog import COUNT_LIMIT, Gauge, InFlight
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
+from hexa_worker.drivers.pulsar.consumer_settings import ConsumerSettings
 from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
@@ -22,10 +22,10 @@ from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.errors import DriverError, DriverRejected
 
-_NOTHING = InHand(channels=0, retries=0, queued=0)
+_NOTHING = InFlight(channels=0, retries=0, queued=0)
 
 
-class Looking:
+class PulsarInspection:
     """Asks about one subscription.
 
     Args:
@@ -39,7 +39,7 @@ class Looking:
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
+        connection: PulsarConnection,
         admin: Admin,
         clock: Clock,
         spec: SubscriptionSpec,
@@ -52,7 +52,7 @@ class Looking:
         self._spec = spec
         self._channels = channels
         self._expiry = expiry
-        self._terms = Terms(spec)
+        self._terms = ConsumerSettings(spec)
 
     def _partitions(self, channel: str) -> Mapping[str, Mapping[str, Any]]:
         """The topics of a channel that exist, with their statistics; asking the client would make the topic."""

@@ -15,7 +15,7 @@ LEDGERS, ENTRIES, BATCHES = 1 << LEDGER_BITS, 1 << ENTRY_BITS, 1 << BATCH_BITS
 LEDGER_SHIFT = ENTRY_BITS + BATCH_BITS
 
 
-class Topics:
+class TopicNames:
     """Finds the topic of a channel and the channel of a topic.
 
     Args:

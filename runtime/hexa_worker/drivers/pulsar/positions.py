@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.names import BATCHES, Topics, place
+from hexa_worker.drivers.pulsar.names import BATCHES, TopicNames, place
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 NOTE_EVERY_S = 10.0
@@ -63,7 +63,7 @@ class Positions:
         subscription: its name in the brokers.
     """
 
-    def __init__(self, admin: Admin, topics: Topics, subscription: str) -> None:
+    def __init__(self, admin: Admin, topics: TopicNames, subscription: str) -> None:
         self.floors: dict[str, int] = {}
         """Up to which offset all of a source is settled, as far as was known at the last look."""
         self._admin = admin

@@ -26,7 +26,7 @@ from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import confirmed
 from hexa_worker.drivers.pulsar.client_internals import raw_producer
-from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.names import place
@@ -46,8 +46,8 @@ log = logging.getLogger("hexa_worker.drivers.pulsar")
 _OK = pulsar.Result.Ok
 
 
-class Call:
-    """One call of `Publisher.publish`, seen by all threads.
+class PublishCall:
+    """One call of `PulsarPublisher.publish`, seen by all threads.
 
     Args:
         messages: what to store.
@@ -88,7 +88,7 @@ class _Line:
         self._heard = heard
         self._source = source
 
-    def send(self, message: Any, call: Call, number: int) -> None:
+    def send(self, message: Any, call: PublishCall, number: int) -> None:
         self._raw.send_async(message, partial(self._confirmed, call, number))
 
     def flush(self) -> None:
@@ -102,7 +102,7 @@ class _Line:
         with suppress(Exception):
             self._raw.close()
 
-    def _confirmed(self, call: Call, number: int, result: Any, message_id: Any) -> None:
+    def _confirmed(self, call: PublishCall, number: int, result: Any, message_id: Any) -> None:
         """On a thread of the client library, where an exception would end the process."""
         answer: Answer
         try:
@@ -125,7 +125,7 @@ class _Line:
         return f"{source}{addition}-{offset}"
 
 
-class Publisher:
+class PulsarPublisher:
     """Publishes for all of a process.
 
     Args:
@@ -135,14 +135,14 @@ class Publisher:
         unread: sees to channels that nobody has subscribed to.
     """
 
-    def __init__(self, connection: Connection, options: Pulsar, clock: Clock, unread: Unread) -> None:
+    def __init__(self, connection: PulsarConnection, options: Pulsar, clock: Clock, unread: Unread) -> None:
         self._connection = connection
         self._options = options
         self._clock = clock
         self._unread = unread
         self._look_at = monotonic() + LOOK_S
         self._looking: threading.Thread | None = None
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[PublishCall | None] = SimpleQueue()
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._generation = 0
         self._home: Home | None = None
@@ -178,7 +178,7 @@ class Publisher:
         late = DriverUnavailable("pulsar: publish: not confirmed in time")
         return confirmed([late if answer is None else answer for answer in call.answers])
 
-    def begin(self, messages: Sequence[Message]) -> Call:
+    def begin(self, messages: Sequence[Message]) -> PublishCall:
         """Send messages off; what becomes of them is told later.
 
         Raises:
@@ -187,7 +187,7 @@ class Publisher:
         self._connection.require()
         if self._thread is None or self._home is None:
             raise DriverUnavailable("pulsar: the driver is not open")
-        call = Call(messages, self._home, self._options.timeout_s * 1.5)
+        call = PublishCall(messages, self._home, self._options.timeout_s * 1.5)
         self._calls.put(call)
         return call
 
@@ -196,7 +196,7 @@ class Publisher:
     def _run(self) -> None:
         ending = False
         while not ending:
-            calls: list[Call | None] = []
+            calls: list[PublishCall | None] = []
             count = 0
             try:
                 calls.append(self._calls.get(timeout=LOOK_S))
@@ -236,7 +236,7 @@ class Publisher:
             except Exception:
                 log.exception("pulsar: looking who has subscribed to %s failed", channel)
 
-    def _send(self, calls: Sequence[Call]) -> None:
+    def _send(self, calls: Sequence[PublishCall]) -> None:
         if self._generation != self._connection.generation:
             self._drop_all()
             self._generation = self._connection.generation

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.drivers.pulsar.batch_acks import Acknowledgements, Entry
+from hexa_worker.drivers.pulsar.batch_acks import BatchAcks, BatchEntry
 from hexa_worker.drivers.pulsar.names import BATCH_BITS, BATCHES, ENTRIES, LEDGER_SHIFT, LEDGERS, place
-from hexa_worker.drivers.pulsar.wire import Origin, due_of, headers_of, key_of, said_of
+from hexa_worker.drivers.pulsar.wire import PulsarOrigin, due_of, headers_of, key_of, said_of
 
 _ENTRIES_KEPT = 64
-_NOWHERE = Origin("", "", 0)
+_NOWHERE = PulsarOrigin("", "", 0)
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
 
@@ -27,10 +27,10 @@ class Reading:
 
     def __init__(
         self,
-        origin_of: Callable[[str], Origin],
+        origin_of: Callable[[str], PulsarOrigin],
         known: dict[tuple[str, int], Any],
         owner: object,
-        acknowledgements: Acknowledgements,
+        acknowledgements: BatchAcks,
         only_topic: str | None = None,
     ) -> None:
         self._origin_of = origin_of
@@ -38,8 +38,8 @@ class Reading:
         self._owner = owner
         self._done = acknowledgements.done
         self._only_topic = only_topic
-        self._origins: dict[str, Origin] = {}
-        self._entries: dict[tuple[int, int], Entry] = {}
+        self._origins: dict[str, PulsarOrigin] = {}
+        self._entries: dict[tuple[int, int], BatchEntry] = {}
         self._locked_topics: set[str] = set()
 
     def read(self, messages: Sequence[Any]) -> list[Delivery]:
@@ -56,7 +56,7 @@ class Reading:
     def _read(self, messages: Sequence[Any], fresh: list[Delivery]) -> None:
         known, done, origins, owner = self._known, self._done, self._origins, self._owner
         only_topic = self._only_topic
-        present: Entry | None = None
+        present: BatchEntry | None = None
         present_key, last_topic, origin = (-1, -1), "", _NOWHERE
         for message in messages:
             topic = only_topic or message.topic_name()
@@ -64,7 +64,7 @@ class Reading:
                 last_topic, origin = topic, origins.get(topic) or self._new_origin(topic)
             message_id = message.message_id()
             ledger, entry_id, index = message_id.ledger_id(), message_id.entry_id(), message_id.batch_index()
-            entry: Entry | None = None
+            entry: BatchEntry | None = None
             if index < 0:
                 if message.encryption_context() is not None:  # a batch that is encrypted comes as one, too
                     self._locked(topic, message_id)
@@ -114,16 +114,16 @@ class Reading:
                 message_id.entry_id(),
             )
 
-    def _new_origin(self, topic: str) -> Origin:
+    def _new_origin(self, topic: str) -> PulsarOrigin:
         origin = self._origins[topic] = self._origin_of(topic)
         return origin
 
-    def _entry(self, key: tuple[int, int], message_id: Any, index: int, topic: str) -> Entry:
+    def _entry(self, key: tuple[int, int], message_id: Any, index: int, topic: str) -> BatchEntry:
         """The entry of a message, unless what comes now has come before: then another one."""
         entries = self._entries
         entry = entries.get(key)
         if entry is None or index <= entry.last_index:
-            entry = entries[key] = Entry(message_id, topic)
+            entry = entries[key] = BatchEntry(message_id, topic)
             if len(entries) > _ENTRIES_KEPT:
                 del entries[next(iter(entries))]
         return entry

@@ -11,13 +11,13 @@ from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.delay_queue import Holding
-from hexa_worker.drivers.pulsar.backlog import InHand
+from hexa_worker.drivers.delay_queue import DelayQueue
+from hexa_worker.drivers.pulsar.backlog import InFlight
 from hexa_worker.drivers.pulsar.batch_acks import Place, Token
-from hexa_worker.drivers.pulsar.consumer import Inlet
+from hexa_worker.drivers.pulsar.consumer import ConsumerThread
 from hexa_worker.drivers.pulsar.consumer_settings import own_options
 from hexa_worker.drivers.pulsar.home import Home, Threads
-from hexa_worker.drivers.pulsar.publisher import Call
+from hexa_worker.drivers.pulsar.publisher import PublishCall
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 LOOK_S = 5.0
@@ -42,17 +42,17 @@ class PulsarSource:
     def __init__(
         self,
         spec: SubscriptionSpec,
-        begin: Callable[[Sequence[Message]], Call],
+        begin: Callable[[Sequence[Message]], PublishCall],
         clock: Clock,
         home: Home,
         threads: Threads,
     ) -> None:
         self.spec = spec
-        self.inlets: list[Inlet] = []
-        self.known: dict[Place, Inlet] = {}
+        self.inlets: list[ConsumerThread] = []
+        self.known: dict[Place, ConsumerThread] = {}
         """Everything that was read and is not settled, with where it came from."""
         self._begin = begin
-        self._sent: dict[Place, tuple[Call, int]] = {}  # their record is sent, nobody has told what became of it
+        self._sent: dict[Place, tuple[PublishCall, int]] = {}  # their record is sent, nobody has told what became of it
         self._home = home
         self._threads = threads
         self._ahead = 2 * own_options(spec).batch_receive
@@ -61,12 +61,12 @@ class PulsarSource:
         self._ready_bytes = 0  # of what is ready, or on its way to the loop
         self._waiting_bytes = 0
         self._ready: deque[Delivery] = deque()
-        self._waiting = Holding(clock)  # retries that came before they were due
+        self._waiting = DelayQueue(clock)  # retries that came before they were due
         self._written: set[Place] = set()  # their record is stored, their acknowledgement is not sent yet
         self._work = anyio.Event()
         self._stopped = False
         self._closed = False
-        self.measure: Callable[[InHand], Backlog] | None = None
+        self.measure: Callable[[InFlight], Backlog] | None = None
         """Asks the broker; blocks. Set by whoever makes the source."""
         self.on_close: list[Callable[[], None]] = []
         """Told first that it ends; must not block."""
@@ -160,7 +160,7 @@ class PulsarSource:
             return [Unsettled(one, LeaseLost("the source is closed")) for one in settlements]
         refused = {id(one.settlement) for one in failed}
         connected = {inlet: inlet.connected for inlet in self.inlets}
-        acks: dict[Inlet, list[tuple[Place, Token]]] = {inlet: [] for inlet in self.inlets}
+        acks: dict[ConsumerThread, list[tuple[Place, Token]]] = {inlet: [] for inlet in self.inlets}
         released: list[Delivery] = []
         take, known = self.known.pop, self.known
         for one in settlements:
@@ -183,7 +183,7 @@ class PulsarSource:
         self._hand_back(released)
         return failed
 
-    def _acknowledge(self, acks: Mapping[Inlet, Sequence[tuple[Place, Token]]]) -> None:
+    def _acknowledge(self, acks: Mapping[ConsumerThread, Sequence[tuple[Place, Token]]]) -> None:
         self.settled_at = monotonic()
         for inlet, settled in acks.items():
             if settled:
@@ -220,7 +220,7 @@ class PulsarSource:
                 self._written.add(place)
         return failed
 
-    async def _send(self, records: Sequence[RetryAt | DeadLettered]) -> Sequence[tuple[Call, int]]:
+    async def _send(self, records: Sequence[RetryAt | DeadLettered]) -> Sequence[tuple[PublishCall, int]]:
         """Send the records that are not under way, and wait for all; the call of each, and which of its it is."""
         fresh = [one for one in records if (one.delivery.source, one.delivery.offset) not in self._sent]
         if fresh:
@@ -258,13 +258,13 @@ class PulsarSource:
                 found = await self._threads.run(self.measure, self._in_hand())
             return found
 
-    def _in_hand(self) -> InHand:
+    def _in_hand(self) -> InFlight:
         """What was handed out and is not settled, and what waits here."""
         known = list(self.known.values())
         retries = sum(1 for inlet in known if inlet.retries)
         queued_retries = sum(1 for one in self._ready if one.attempt) + len(self._waiting)
         queued = len(self._ready) + len(self._waiting) - queued_retries
-        return InHand(len(known) - retries - queued, retries - queued_retries, queued)
+        return InFlight(len(known) - retries - queued, retries - queued_retries, queued)
 
     # -- the end
 

@@ -16,15 +16,15 @@ from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.backlog import Gauge
-from hexa_worker.drivers.pulsar.connection import Connection
-from hexa_worker.drivers.pulsar.consumer import Inlet
-from hexa_worker.drivers.pulsar.consumer_settings import Terms
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
+from hexa_worker.drivers.pulsar.consumer import ConsumerThread
+from hexa_worker.drivers.pulsar.consumer_settings import ConsumerSettings
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.flow import Flow, size_in
 from hexa_worker.drivers.pulsar.names import whole_topic
 from hexa_worker.drivers.pulsar.positions import NOTE_EVERY_S, Positions
 from hexa_worker.drivers.pulsar.source import ACKED_S, PulsarSource
-from hexa_worker.drivers.pulsar.wire import Origin
+from hexa_worker.drivers.pulsar.wire import PulsarOrigin
 from hexa_worker.errors import DriverError
 
 FIND_S = 2.0
@@ -34,7 +34,7 @@ NOTE_REST = 20
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 
 
-class Wiring:
+class SourceBuilder:
     """Puts one source together.
 
     Args:
@@ -51,7 +51,7 @@ class Wiring:
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        connection: Connection,
+        connection: PulsarConnection,
         admin: Admin,
         clock: Clock,
         spec: SubscriptionSpec,
@@ -68,7 +68,7 @@ class Wiring:
         self._connection = connection
         self._admin = admin
         self._spec = spec
-        self._terms = Terms(spec, owner)
+        self._terms = ConsumerSettings(spec, owner)
         self._find = find
         self._prepare = prepare
         self._release = release
@@ -148,7 +148,7 @@ class Wiring:
         budget = self._spec.mailbox_bytes // (4 if retry else 2)
         flow = Flow(self._terms.options.receiver_queue, budget // ((len(topics) + beside) * len(parts)))
         flow.expect(size_in(self._connection, self._admin, [*topics, *(self._topics if retry else ())]))
-        inlet = Inlet(
+        inlet = ConsumerThread(
             self._connection,
             subscribe,
             what,
@@ -197,9 +197,9 @@ class Wiring:
             raise translate(error, f"look at {self._connection.topics.channel(topic)}") from error
         return found
 
-    def _origin(self, topic: str) -> Origin:
+    def _origin(self, topic: str) -> PulsarOrigin:
         topics = self._connection.topics
-        return Origin(topics.source(topic), topics.channel(topic), self._attempts.get(whole_topic(topic), 0))
+        return PulsarOrigin(topics.source(topic), topics.channel(topic), self._attempts.get(whole_topic(topic), 0))
 
     def _look_out(self) -> None:
         """Find channels that are made later and match the pattern."""

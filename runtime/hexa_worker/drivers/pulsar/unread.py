@@ -13,7 +13,7 @@ from typing import Any
 import pulsar
 
 from hexa_worker.drivers.pulsar.admin import Admin
-from hexa_worker.drivers.pulsar.connection import Connection
+from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.dead_letter_reader import keep
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
@@ -35,7 +35,7 @@ class Unread:
         mode: ``keep``, ``refuse`` or ``drop`` what nobody has subscribed to.
     """
 
-    def __init__(self, connection: Connection, admin: Admin, mode: str) -> None:
+    def __init__(self, connection: PulsarConnection, admin: Admin, mode: str) -> None:
         self._connection = connection
         self._admin = admin
         self._mode = mode

@@ -130,7 +130,7 @@ def due_of(properties: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0  # noqa: PLR2004 - no time is longer
 
 
-class Origin:
+class PulsarOrigin:
     """What all messages of one topic (or partition) have in common.
 
     Args:
@@ -147,7 +147,7 @@ class Origin:
         self.attempt = attempt
 
 
-def read_one(message: Any, origin: Origin) -> Delivery:
+def read_one(message: Any, origin: PulsarOrigin) -> Delivery:
     """A message that is looked at and not consumed, as a delivery; `Delivery.token` is its id."""
     message_id = message.message_id()
     addition, offset = place(message_id.ledger_id(), message_id.entry_id(), message_id.batch_index())

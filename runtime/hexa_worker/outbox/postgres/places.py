@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from hexa_worker.outbox.base import Place
+from hexa_worker.outbox.base import RelayPosition
 
 
 class Snapshot:
@@ -24,7 +24,7 @@ class Snapshot:
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
-class PgPlace(Place, frozen=True, kw_only=True):
+class PgPlace(RelayPosition, frozen=True, kw_only=True):
     """Everything visible in `low` is sent, and of what is visible in `high`, too, the ids up to `last_id`.
 
     Attributes:

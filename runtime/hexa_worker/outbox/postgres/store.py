@@ -7,14 +7,14 @@ import psycopg
 from msgspec.structs import replace
 from psycopg import errors
 
-from hexa_worker.config.outbox import Outbox
-from hexa_worker.outbox.base import Batch, Line, Place, Status
+from hexa_worker.config.outbox import OutboxConfig
+from hexa_worker.outbox.base import Line, OutboxBatch, RelayPosition, Status
 from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.postgres import schema
 from hexa_worker.outbox.postgres.connecting import connect, named
 from hexa_worker.outbox.postgres.places import PgPlace, Snapshot, something_new
 from hexa_worker.outbox.postgres.statements import Statements
-from hexa_worker.outbox.records import Held, held_columns, held_record, record
+from hexa_worker.outbox.records import HeldRecord, held_columns, held_record, record
 from hexa_worker.outbox.statements import blocked, unled
 from hexa_worker.outbox.versions import require_known
 
@@ -35,14 +35,14 @@ _HALF = "hashtext(to_regclass(%s)::oid::text || ' ' || %s)"
 """The second half of an advisory lock, of a table and for a purpose."""
 
 
-class PostgresStore:
+class PostgresOutboxStore:
     """See `hexa_worker.outbox.base.Store`.
 
     Args:
         options: the ``[outbox]`` table.
     """
 
-    def __init__(self, options: Outbox) -> None:
+    def __init__(self, options: OutboxConfig) -> None:
         self._options = options
         self._sql = Statements(options.table)
         self._db: psycopg.Connection[Any] | None = None
@@ -139,7 +139,7 @@ class PostgresStore:
         self._cluster = cluster
         self._place = PgPlace(seq=seq, low=low, low_id=low_id, high=high, high_id=high_id, last_id=last_id)
 
-    def fetch(self, limit: int) -> Batch | None:
+    def fetch(self, limit: int) -> OutboxBatch | None:
         """See `Store`."""
         with self._named():
             place = self._place
@@ -157,7 +157,7 @@ class PostgresStore:
             if not rows:
                 self._place = replace(after, seq=place.seq)  # nothing was sent, so there is nothing to note
                 return None
-            return Batch([record(row) for row in rows], after)
+            return OutboxBatch([record(row) for row in rows], after)
 
     def _begin(self, place: PgPlace) -> PgPlace | None:
         """The place seen from now; None when nothing can have come."""
@@ -201,7 +201,7 @@ class PostgresStore:
         if newer is not None and newer[0]:
             raise Fenced("another relay has noted a later place")
 
-    def advance(self, place: Place, held: Sequence[Held]) -> None:
+    def advance(self, place: RelayPosition, held: Sequence[HeldRecord]) -> None:
         """See `Store`."""
         assert isinstance(place, PgPlace)  # noqa: S101 - it came from `fetch`
         db = self._connection
@@ -247,17 +247,17 @@ class PostgresStore:
                 (row[0], bytes(row[1])) for row in self._connection.execute(unled(self._options.table, parked=parked))
             ]
 
-    def due(self, now_ms: int, limit: int) -> Sequence[Held]:
+    def due(self, now_ms: int, limit: int) -> Sequence[HeldRecord]:
         """See `Store`."""
         with self._named():
             return [held_record(row) for row in self._connection.execute(self._sql.due, (now_ms, limit))]
 
-    def line(self, line: Line, limit: int) -> Sequence[Held]:
+    def line(self, line: Line, limit: int) -> Sequence[HeldRecord]:
         """See `Store`."""
         with self._named():
             return [held_record(row) for row in self._connection.execute(self._sql.line, (*line, limit))]
 
-    def settle(self, sent: Sequence[int], held: Sequence[Held]) -> None:
+    def settle(self, sent: Sequence[int], held: Sequence[HeldRecord]) -> None:
         """See `Store`."""
         assert self._place is not None  # noqa: S101 - only the leader does it
         with self._named(), self._connection.transaction():
@@ -265,13 +265,13 @@ class PostgresStore:
             self._connection.execute(self._sql.let_go, (list(sent),))
             self._hold(held)
 
-    def _hold(self, held: Sequence[Held]) -> None:
+    def _hold(self, held: Sequence[HeldRecord]) -> None:
         if held:
             self._connection.cursor().executemany(self._sql.hold, [held_columns(one) for one in held])
 
     # -- commands
 
-    def held(self, limit: int) -> Sequence[Held]:
+    def held(self, limit: int) -> Sequence[HeldRecord]:
         """See `Store`."""
         with self._named():
             return [held_record(row) for row in self._connection.execute(self._sql.held, (limit,))]

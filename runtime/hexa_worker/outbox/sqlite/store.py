@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hexa_worker.config.outbox import Outbox
-from hexa_worker.outbox.base import Batch, Line, Place, Status
+from hexa_worker.config.outbox import OutboxConfig
+from hexa_worker.outbox.base import Line, OutboxBatch, RelayPosition, Status
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
-from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, Held, held_columns, held_record, record
+from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, HeldRecord, held_columns, held_record, record
 from hexa_worker.outbox.sqlite import schema
 from hexa_worker.outbox.statements import blocked, unled
 from hexa_worker.outbox.versions import require_known
@@ -28,7 +28,7 @@ _BUSY = ("database is locked", "database is busy", "database or disk is full")
 _AWAY = ("disk I/O error", "readonly")
 
 
-class RowPlace(Place, frozen=True):
+class RowPlace(RelayPosition, frozen=True):
     """Everything up to `last_id` is sent; `seq` counts the places that were noted."""
 
     seq: int
@@ -43,7 +43,7 @@ class SqliteStore:
         options: the ``[outbox]`` table.
     """
 
-    def __init__(self, path: Path, options: Outbox) -> None:
+    def __init__(self, path: Path, options: OutboxConfig) -> None:
         self._path = path
         self._table = options.table
         self._db: sqlite3.Connection | None = None
@@ -134,7 +134,7 @@ class SqliteStore:
         with self._named():
             return RowPlace(*self._connection.execute(f"SELECT seq, last_id FROM {self._table}_cursor").fetchone())
 
-    def fetch(self, limit: int) -> Batch | None:
+    def fetch(self, limit: int) -> OutboxBatch | None:
         """See `Store`."""
         if self._present() != self._file:
             raise OutboxUnavailable(f"{self._path} was replaced: what is written now is in another file")
@@ -144,14 +144,14 @@ class SqliteStore:
         if not rows:
             return None
         self._place = RowPlace(self._place.seq + 1, rows[-1][0])
-        return Batch([record(row) for row in rows], self._place)
+        return OutboxBatch([record(row) for row in rows], self._place)
 
     def confirm(self) -> None:
         """See `Store`."""
         if self._noted().seq > self._place.seq:
             raise Fenced("another relay has noted a later place")
 
-    def advance(self, place: Place, held: Sequence[Held]) -> None:
+    def advance(self, place: RelayPosition, held: Sequence[HeldRecord]) -> None:
         """See `Store`."""
         assert isinstance(place, RowPlace)  # noqa: S101 - it came from `fetch`
         query = f"UPDATE {self._table}_cursor SET seq = ?, last_id = ? WHERE seq = ?"
@@ -182,32 +182,32 @@ class SqliteStore:
         with self._named():
             return [(channel, key) for channel, key in self._connection.execute(unled(self._table, parked=parked))]
 
-    def due(self, now_ms: int, limit: int) -> Sequence[Held]:
+    def due(self, now_ms: int, limit: int) -> Sequence[HeldRecord]:
         """See `Store`."""
         return self._select_held("state = 'refused' AND due_ms <= ?", (now_ms,), limit, "due_ms, id")
 
-    def line(self, line: Line, limit: int) -> Sequence[Held]:
+    def line(self, line: Line, limit: int) -> Sequence[HeldRecord]:
         """See `Store`."""
         return self._select_held("channel = ? AND key = ? AND state <> 'parked'", line, limit)
 
-    def held(self, limit: int) -> Sequence[Held]:
+    def held(self, limit: int) -> Sequence[HeldRecord]:
         """See `Store`."""
         return self._select_held("state <> 'behind'", (), limit)
 
-    def _select_held(self, where: str, values: Sequence[object], limit: int, order: str = "id") -> list[Held]:
+    def _select_held(self, where: str, values: Sequence[object], limit: int, order: str = "id") -> list[HeldRecord]:
         query = f"SELECT {_HELD} FROM {self._table}_held WHERE {where} ORDER BY {order} LIMIT ?"
         with self._named():
             rows = self._connection.execute(query, (*values, limit)).fetchall()
         return [held_record(row) for row in rows]
 
-    def settle(self, sent: Sequence[int], held: Sequence[Held]) -> None:
+    def settle(self, sent: Sequence[int], held: Sequence[HeldRecord]) -> None:
         """See `Store`."""
         with self._writing() as db:
             self.confirm()
             db.executemany(f"DELETE FROM {self._table}_held WHERE id = ?", [(one,) for one in sent])
             self._hold(db, held)
 
-    def _hold(self, db: sqlite3.Connection, held: Sequence[Held]) -> None:
+    def _hold(self, db: sqlite3.Connection, held: Sequence[HeldRecord]) -> None:
         query = f"INSERT OR REPLACE INTO {self._table}_held ({_HELD}) VALUES ({', '.join('?' * len(HELD_COLUMNS))})"
         db.executemany(query, [held_columns(one) for one in held])
 

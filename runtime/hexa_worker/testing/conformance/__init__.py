@@ -14,7 +14,15 @@ from hexa_worker.testing.conformance import (  # noqa: F401 - importing a module
     settling,
     waiting,
 )
-from hexa_worker.testing.conformance.context import Bench, DriverUnderTest
-from hexa_worker.testing.conformance.suite import Claim, Report, check_driver, claim, claims
+from hexa_worker.testing.conformance.context import ConformanceContext, DriverUnderTest
+from hexa_worker.testing.conformance.suite import ConformanceCheck, DriverReport, check_driver, claim, claims
 
-__all__ = ["Bench", "Claim", "DriverUnderTest", "Report", "check_driver", "claim", "claims"]
+__all__ = [
+    "ConformanceCheck",
+    "ConformanceContext",
+    "DriverReport",
+    "DriverUnderTest",
+    "check_driver",
+    "claim",
+    "claims",
+]

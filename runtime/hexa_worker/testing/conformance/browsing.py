@@ -3,11 +3,11 @@
 
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
-async def _bury(bench: Bench, driver: Driver, spec: SubscriptionSpec, count: int) -> list[Delivery]:
+async def _bury(bench: ConformanceContext, driver: Driver, spec: SubscriptionSpec, count: int) -> list[Delivery]:
     """Dead-letter `count` messages; returns the dead letters."""
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(count)])
@@ -29,7 +29,7 @@ async def _browse_all(driver: Driver, channel: str, page: int) -> list[Delivery]
 
 
 @claim()
-async def browsing_pages_through_all_records(bench: Bench) -> None:
+async def browsing_pages_through_all_records(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await _bury(bench, driver, spec, 25)
     for page in (1, 10, 25, 100):
@@ -38,7 +38,7 @@ async def browsing_pages_through_all_records(bench: Bench) -> None:
 
 
 @claim()
-async def a_page_may_begin_anywhere(bench: Bench) -> None:
+async def a_page_may_begin_anywhere(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     dead = await _bury(bench, driver, spec, 9)
     channel = spec.dead_letter_channel
@@ -51,7 +51,7 @@ async def a_page_may_begin_anywhere(bench: Bench) -> None:
 
 
 @claim()
-async def browsing_since_a_time_shows_whatever_was_written_from_then_on(bench: Bench) -> None:
+async def browsing_since_a_time_shows_whatever_was_written_from_then_on(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     for payload in (b"a", b"b", b"c"):
@@ -65,7 +65,7 @@ async def browsing_since_a_time_shows_whatever_was_written_from_then_on(bench: B
 
 
 @claim()
-async def browsing_consumes_nothing(bench: Bench) -> None:
+async def browsing_consumes_nothing(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     await bench.publish(driver, b"a", b"b")
@@ -76,13 +76,13 @@ async def browsing_consumes_nothing(bench: Bench) -> None:
 
 
 @claim()
-async def browsing_a_channel_that_does_not_exist_finds_nothing(bench: Bench) -> None:
+async def browsing_a_channel_that_does_not_exist_finds_nothing(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     expect_equal(list(await driver.browse(bench.name("nowhere"), -1, 10)), [], "records")
 
 
 @claim()
-async def a_browsed_record_has_the_id_it_was_published_under(bench: Bench) -> None:
+async def a_browsed_record_has_the_id_it_was_published_under(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     ids = await bench.publish_all(driver, [Message(channel=spec.dead_letter_channel, payload=b"x", key=b"k")])
@@ -91,7 +91,7 @@ async def a_browsed_record_has_the_id_it_was_published_under(bench: Bench) -> No
 
 
 @claim()
-async def waiting_retries_can_be_browsed(bench: Bench) -> None:
+async def waiting_retries_can_be_browsed(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -103,7 +103,7 @@ async def waiting_retries_can_be_browsed(bench: Bench) -> None:
 
 
 @claim()
-async def removed_dead_letters_are_gone_and_counted(bench: Bench) -> None:
+async def removed_dead_letters_are_gone_and_counted(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     dead = await _bury(bench, driver, spec, 6)
     gone = [dead[1].offset, dead[4].offset]
@@ -113,7 +113,7 @@ async def removed_dead_letters_are_gone_and_counted(bench: Bench) -> None:
 
 
 @claim()
-async def removing_what_is_not_there_removes_nothing(bench: Bench) -> None:
+async def removing_what_is_not_there_removes_nothing(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     dead = await _bury(bench, driver, spec, 2)
     expect_equal(await driver.remove(spec.dead_letter_channel, [dead[0].offset]), 1, "removed first")
@@ -123,7 +123,7 @@ async def removing_what_is_not_there_removes_nothing(bench: Bench) -> None:
 
 
 @claim()
-async def a_removal_is_seen_by_other_drivers_and_after_reopening(bench: Bench) -> None:
+async def a_removal_is_seen_by_other_drivers_and_after_reopening(bench: ConformanceContext) -> None:
     driver, other, spec = await bench.driver(), await bench.driver(), bench.spec()
     dead = await _bury(bench, driver, spec, 3)
     await driver.remove(spec.dead_letter_channel, [dead[0].offset])
@@ -134,7 +134,7 @@ async def a_removal_is_seen_by_other_drivers_and_after_reopening(bench: Bench) -
 
 
 @claim()
-async def a_new_dead_letter_never_takes_the_offset_of_a_removed_one(bench: Bench) -> None:
+async def a_new_dead_letter_never_takes_the_offset_of_a_removed_one(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     dead = await _bury(bench, driver, spec, 3)
     await driver.remove(spec.dead_letter_channel, [one.offset for one in dead])
@@ -144,7 +144,7 @@ async def a_new_dead_letter_never_takes_the_offset_of_a_removed_one(bench: Bench
 
 
 @claim()
-async def a_redrive_brings_a_dead_letter_back_to_its_group_only(bench: Bench) -> None:
+async def a_redrive_brings_a_dead_letter_back_to_its_group_only(bench: ConformanceContext) -> None:
     driver, spec, sibling = await bench.driver(), bench.spec(group="mine"), bench.spec(group="sibling")
     source, other = await driver.subscribe(spec), await driver.subscribe(sibling)
     await bench.publish(driver, b"x")
@@ -161,7 +161,7 @@ async def a_redrive_brings_a_dead_letter_back_to_its_group_only(bench: Bench) ->
 
 
 @claim()
-async def channels_lists_every_channel_sorted(bench: Bench) -> None:
+async def channels_lists_every_channel_sorted(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(retry_count=2)
     await driver.declare([spec])
     await bench.publish(driver, b"x", channel="other")

@@ -3,7 +3,7 @@
 
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.base import Source, SubscriptionSpec
-from hexa_worker.testing.conformance.context import Bench, expect
+from hexa_worker.testing.conformance.context import ConformanceContext, expect
 from hexa_worker.testing.conformance.suite import claim
 
 BEHIND_MS = -20_000
@@ -31,7 +31,7 @@ class ShiftedClock:
 
 
 async def _expect_delay(
-    bench: Bench, source: Source, spec: SubscriptionSpec, clock: ShiftedClock, jump_ms: int
+    bench: ConformanceContext, source: Source, spec: SubscriptionSpec, clock: ShiftedClock, jump_ms: int
 ) -> None:
     """A retry that waits while the clock jumps comes after its delay, and long before the clock says so."""
     delay_s = bench.under_test.delay_s
@@ -51,7 +51,7 @@ async def _expect_delay(
 
 
 @claim("clocked")
-async def a_retry_waits_for_its_delay_whatever_the_wall_clock_says(bench: Bench) -> None:
+async def a_retry_waits_for_its_delay_whatever_the_wall_clock_says(bench: ConformanceContext) -> None:
     clock = ShiftedClock(bench.under_test.clock, BEHIND_MS)
     driver, spec = await bench.driver(clock), bench.spec()
     source = await driver.subscribe(spec)

@@ -118,7 +118,7 @@ class Receiving:
         return self._deliveries
 
 
-class Bench:
+class ConformanceContext:
     """What a claim gets: a broker of its own (or unique names on a shared one) and tools.
 
     Attributes:

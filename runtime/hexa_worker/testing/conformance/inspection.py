@@ -2,11 +2,13 @@
 # ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
-async def _wait_for_backlog(bench: Bench, driver: Driver, spec: SubscriptionSpec, wanted: tuple[int, int, int]) -> None:
+async def _wait_for_backlog(
+    bench: ConformanceContext, driver: Driver, spec: SubscriptionSpec, wanted: tuple[int, int, int]
+) -> None:
     """Wait until that many are ready or in hand, delayed, and dead."""
     seen: list[tuple[int, int, int | None]] = []
 
@@ -22,7 +24,7 @@ async def _wait_for_backlog(bench: Bench, driver: Driver, spec: SubscriptionSpec
 
 
 @claim()
-async def the_backlog_is_seen_from_outside_while_nobody_runs(bench: Bench) -> None:
+async def the_backlog_is_seen_from_outside_while_nobody_runs(bench: ConformanceContext) -> None:
     driver, outside, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     for payload in (b"a", b"b", b"c", b"d"):  # one by one: of a batch some brokers tell only that something is left
@@ -38,7 +40,7 @@ async def the_backlog_is_seen_from_outside_while_nobody_runs(bench: Bench) -> No
 
 
 @claim()
-async def the_backlog_of_a_subscription_that_never_ran_is_what_it_would_begin_with(bench: Bench) -> None:
+async def the_backlog_of_a_subscription_that_never_ran_is_what_it_would_begin_with(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     await driver.declare([bench.spec(group="somebody")])  # or nobody would keep the records
     await bench.publish(driver, b"a", b"b", b"c")
@@ -50,7 +52,7 @@ async def the_backlog_of_a_subscription_that_never_ran_is_what_it_would_begin_wi
 
 
 @claim()
-async def a_look_from_outside_disturbs_nobody(bench: Bench) -> None:
+async def a_look_from_outside_disturbs_nobody(bench: ConformanceContext) -> None:
     driver, outside, spec = await bench.driver(), await bench.driver(), bench.spec()
     revoked: list[frozenset[str]] = []
 
@@ -71,7 +73,7 @@ async def a_look_from_outside_disturbs_nobody(bench: Bench) -> None:
 
 
 @claim()
-async def a_removed_dead_letter_is_not_counted(bench: Bench) -> None:
+async def a_removed_dead_letter_is_not_counted(bench: ConformanceContext) -> None:
     driver, outside, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"a", b"b", b"c")
@@ -83,7 +85,7 @@ async def a_removed_dead_letter_is_not_counted(bench: Bench) -> None:
 
 
 @claim()
-async def a_survey_makes_nothing_and_tells_what_is_there(bench: Bench) -> None:
+async def a_survey_makes_nothing_and_tells_what_is_there(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     names = {bench.name("in"), *spec.retry_channels, spec.dead_letter_channel}
     found = await driver.survey(spec)

@@ -6,7 +6,7 @@ import anyio
 from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.errors import DriverUnavailable, LeaseLost
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
@@ -18,7 +18,7 @@ SHARED = "several processes on one subscription"
 
 
 @claim()
-async def closing_a_source_hands_back_what_it_had_not_settled(bench: Bench) -> None:
+async def closing_a_source_hands_back_what_it_had_not_settled(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"1", b"2", b"3")
@@ -33,7 +33,7 @@ async def closing_a_source_hands_back_what_it_had_not_settled(bench: Bench) -> N
 
 
 @claim(needs=_shared, needs_text=SHARED)
-async def closing_a_driver_gives_its_deliveries_to_a_waiting_one(bench: Bench) -> None:
+async def closing_a_driver_gives_its_deliveries_to_a_waiting_one(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"1", b"2")
@@ -45,7 +45,7 @@ async def closing_a_driver_gives_its_deliveries_to_a_waiting_one(bench: Bench) -
 
 
 @claim("kill")
-async def the_deliveries_of_a_dead_process_come_again(bench: Bench) -> None:
+async def the_deliveries_of_a_dead_process_come_again(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, *[b"%d" % number for number in range(10)])
@@ -58,7 +58,7 @@ async def the_deliveries_of_a_dead_process_come_again(bench: Bench) -> None:
 
 
 @claim("kill")
-async def after_a_death_only_the_unfinished_come_again(bench: Bench) -> None:
+async def after_a_death_only_the_unfinished_come_again(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, *[b"%d" % number for number in range(12)])
@@ -73,7 +73,7 @@ async def after_a_death_only_the_unfinished_come_again(bench: Bench) -> None:
 
 
 @claim("kill")
-async def a_retry_in_hand_of_a_dead_process_comes_again_as_the_same_attempt(bench: Bench) -> None:
+async def a_retry_in_hand_of_a_dead_process_comes_again_as_the_same_attempt(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"x")
@@ -86,7 +86,7 @@ async def a_retry_in_hand_of_a_dead_process_comes_again_as_the_same_attempt(benc
 
 
 @claim("kill")
-async def a_new_process_can_take_over_after_all_died(bench: Bench) -> None:
+async def a_new_process_can_take_over_after_all_died(bench: ConformanceContext) -> None:
     spec = bench.spec()
     for number in range(3):
         driver = await bench.driver()
@@ -98,7 +98,7 @@ async def a_new_process_can_take_over_after_all_died(bench: Bench) -> None:
 
 
 @claim("kill", needs=lambda capabilities: capabilities.counts_deliveries, needs_text="a count of deliveries")
-async def the_broker_counts_the_deaths_of_a_delivery(bench: Bench) -> None:
+async def the_broker_counts_the_deaths_of_a_delivery(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await bench.publish(driver, b"x")
     for crashes in range(3):
@@ -109,7 +109,7 @@ async def the_broker_counts_the_deaths_of_a_delivery(bench: Bench) -> None:
 
 
 @claim(needs=_shared, needs_text=SHARED)
-async def a_delivery_in_hand_is_not_given_to_others_however_long_it_takes(bench: Bench) -> None:
+async def a_delivery_in_hand_is_not_given_to_others_however_long_it_takes(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source, other = await first.subscribe(spec), await second.subscribe(spec)
     await bench.publish(first, b"slow")
@@ -128,7 +128,7 @@ async def a_delivery_in_hand_is_not_given_to_others_however_long_it_takes(bench:
 
 
 @claim("stall")
-async def what_is_settled_after_the_lease_is_lost_is_answered_so_and_writes_nothing(bench: Bench) -> None:
+async def what_is_settled_after_the_lease_is_lost_is_answered_so_and_writes_nothing(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"ack", b"retry", b"dead")
@@ -149,7 +149,7 @@ async def what_is_settled_after_the_lease_is_lost_is_answered_so_and_writes_noth
 
 
 @claim("stall")
-async def a_stalled_driver_gets_deliveries_again_once_it_goes_on(bench: Bench) -> None:
+async def a_stalled_driver_gets_deliveries_again_once_it_goes_on(bench: ConformanceContext) -> None:
     first, spec = await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"1")
@@ -173,7 +173,7 @@ async def a_stalled_driver_gets_deliveries_again_once_it_goes_on(bench: Bench) -
 
 
 @claim()
-async def closing_a_source_twice_is_harmless(bench: Bench) -> None:
+async def closing_a_source_twice_is_harmless(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -184,7 +184,7 @@ async def closing_a_source_twice_is_harmless(bench: Bench) -> None:
 
 
 @claim()
-async def after_close_receive_gives_nothing(bench: Bench) -> None:
+async def after_close_receive_gives_nothing(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -193,7 +193,7 @@ async def after_close_receive_gives_nothing(bench: Bench) -> None:
 
 
 @claim()
-async def closing_a_source_wakes_its_waiting_receive(bench: Bench) -> None:
+async def closing_a_source_wakes_its_waiting_receive(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     receiving = bench.receiving(source)
@@ -204,7 +204,7 @@ async def closing_a_source_wakes_its_waiting_receive(bench: Bench) -> None:
 
 
 @claim()
-async def settling_after_close_does_not_take_effect(bench: Bench) -> None:
+async def settling_after_close_does_not_take_effect(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")

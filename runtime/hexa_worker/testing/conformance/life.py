@@ -2,25 +2,25 @@
 # ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.core.message import Message
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
 @claim()
-async def a_driver_says_what_it_was_announced_with(bench: Bench) -> None:
+async def a_driver_says_what_it_was_announced_with(bench: ConformanceContext) -> None:
     driver = bench.new_driver()
     expect_equal(driver.capabilities, bench.capabilities, "capabilities")
     expect(driver.capabilities.name, "a driver needs a name")
 
 
 @claim()
-async def closing_before_opening_is_harmless(bench: Bench) -> None:
+async def closing_before_opening_is_harmless(bench: ConformanceContext) -> None:
     driver = bench.new_driver()
     await driver.close()
 
 
 @claim()
-async def closing_twice_is_harmless(bench: Bench) -> None:
+async def closing_twice_is_harmless(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.subscribe(spec)
     await driver.close()
@@ -28,7 +28,7 @@ async def closing_twice_is_harmless(bench: Bench) -> None:
 
 
 @claim()
-async def opening_twice_is_harmless(bench: Bench) -> None:
+async def opening_twice_is_harmless(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     await driver.open()
     await bench.publish(driver, b"x")
@@ -36,7 +36,7 @@ async def opening_twice_is_harmless(bench: Bench) -> None:
 
 
 @claim()
-async def closing_a_driver_ends_the_waiting_receives_of_its_sources(bench: Bench) -> None:
+async def closing_a_driver_ends_the_waiting_receives_of_its_sources(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     receiving = bench.receiving(await driver.subscribe(spec))
     await driver.close()
@@ -45,7 +45,7 @@ async def closing_a_driver_ends_the_waiting_receives_of_its_sources(bench: Bench
 
 
 @claim()
-async def declaring_twice_changes_nothing(bench: Bench) -> None:
+async def declaring_twice_changes_nothing(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     await bench.publish(driver, b"1", b"2")
@@ -61,13 +61,13 @@ async def declaring_twice_changes_nothing(bench: Bench) -> None:
 
 
 @claim()
-async def declaring_nothing_is_harmless(bench: Bench) -> None:
+async def declaring_nothing_is_harmless(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     await driver.declare([])
 
 
 @claim()
-async def what_is_published_after_a_declaration_is_kept_for_its_group(bench: Bench) -> None:
+async def what_is_published_after_a_declaration_is_kept_for_its_group(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(start="latest")
     await driver.declare([spec])
     await bench.publish(driver, b"kept")
@@ -77,7 +77,7 @@ async def what_is_published_after_a_declaration_is_kept_for_its_group(bench: Ben
 
 
 @claim()
-async def messages_outlive_the_driver_that_published_them(bench: Bench) -> None:
+async def messages_outlive_the_driver_that_published_them(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     await bench.publish(driver, b"1", b"2")
@@ -87,7 +87,7 @@ async def messages_outlive_the_driver_that_published_them(bench: Bench) -> None:
 
 
 @claim("kill", needs=lambda capabilities: capabilities.durable, needs_text="durability")
-async def confirmed_messages_survive_the_death_of_every_process(bench: Bench) -> None:
+async def confirmed_messages_survive_the_death_of_every_process(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     await bench.publish(driver, *[b"%d" % number for number in range(50)])
@@ -97,7 +97,7 @@ async def confirmed_messages_survive_the_death_of_every_process(bench: Bench) ->
 
 
 @claim()
-async def backlog_of_a_group_that_never_ran_is_what_was_published(bench: Bench) -> None:
+async def backlog_of_a_group_that_never_ran_is_what_was_published(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     await bench.publish(driver, *[b"x"] * 5)
@@ -107,7 +107,7 @@ async def backlog_of_a_group_that_never_ran_is_what_was_published(bench: Bench) 
 
 
 @claim()
-async def backlog_tells_ready_leased_and_delayed_apart(bench: Bench) -> None:
+async def backlog_tells_ready_leased_and_delayed_apart(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(6)])
@@ -122,7 +122,7 @@ async def backlog_tells_ready_leased_and_delayed_apart(bench: Bench) -> None:
 
 
 @claim()
-async def backlog_is_idle_when_everything_is_settled(bench: Bench) -> None:
+async def backlog_is_idle_when_everything_is_settled(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     expect((await source.backlog()).idle, "an empty subscription is not idle")
@@ -136,7 +136,7 @@ async def backlog_is_idle_when_everything_is_settled(bench: Bench) -> None:
 
 
 @claim(needs=lambda capabilities: not capabilities.revokes, needs_text="claims that stay when a process joins")
-async def backlog_counts_what_other_drivers_have_in_hand(bench: Bench) -> None:
+async def backlog_counts_what_other_drivers_have_in_hand(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"1", b"2")
@@ -148,7 +148,7 @@ async def backlog_counts_what_other_drivers_have_in_hand(bench: Bench) -> None:
 
 
 @claim()
-async def backlog_of_one_group_is_not_that_of_another(bench: Bench) -> None:
+async def backlog_of_one_group_is_not_that_of_another(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     one, two = bench.spec(group="one"), bench.spec(group="two")
     source, other = await driver.subscribe(one), await driver.subscribe(two)
@@ -161,7 +161,7 @@ async def backlog_of_one_group_is_not_that_of_another(bench: Bench) -> None:
 
 
 @claim()
-async def a_group_may_get_another_channel_later(bench: Bench) -> None:
+async def a_group_may_get_another_channel_later(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     source = await driver.subscribe(bench.spec("a"))
     await bench.publish(driver, b"a", channel="a")

@@ -10,7 +10,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.base import Capabilities, Driver, Source
-from hexa_worker.testing.conformance.context import PLENTY, Bench, expect, expect_equal
+from hexa_worker.testing.conformance.context import PLENTY, ConformanceContext, expect, expect_equal
 from hexa_worker.testing.conformance.suite import claim
 
 Group = Callable[[Delivery], object]
@@ -36,13 +36,13 @@ KEY = "order by key"
 CHANNEL = "order by channel"
 
 
-async def _publish_keyed(bench: Bench, driver: Driver, count: int, keys: int) -> None:
+async def _publish_keyed(bench: ConformanceContext, driver: Driver, count: int, keys: int) -> None:
     """Publish ``0…count-1``, dealt onto `keys` keys."""
     messages = [bench.message(b"%d" % number, key=b"k%d" % (number % keys)) for number in range(count)]
     await bench.publish_all(driver, messages)
 
 
-async def _drain(bench: Bench, source: Source, count: int) -> list[Delivery]:
+async def _drain(bench: ConformanceContext, source: Source, count: int) -> list[Delivery]:
     """Receive and acknowledge until `count` deliveries came.
 
     A driver may hold back what follows in a key until what is in hand of it is settled.
@@ -72,7 +72,7 @@ def _channel(delivery: Delivery) -> object:
 
 
 @claim(needs=_by_key, needs_text=KEY)
-async def the_deliveries_of_a_key_come_in_order(bench: Bench) -> None:
+async def the_deliveries_of_a_key_come_in_order(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.KEY)
     source = await driver.subscribe(spec)
     await _publish_keyed(bench, driver, 100, 7)
@@ -80,7 +80,7 @@ async def the_deliveries_of_a_key_come_in_order(bench: Bench) -> None:
 
 
 @claim(needs=_by_channel, needs_text=CHANNEL)
-async def the_deliveries_of_a_channel_come_in_order(bench: Bench) -> None:
+async def the_deliveries_of_a_channel_come_in_order(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec("a", "b", order_by=OrderBy.CHANNEL)
     source = await driver.subscribe(spec)
     for number in range(50):
@@ -91,7 +91,7 @@ async def the_deliveries_of_a_channel_come_in_order(bench: Bench) -> None:
 class _Company:
     """Several sources of one group that consume at once, and a watch over what each has in hand."""
 
-    def __init__(self, bench: Bench, sources: Sequence[Source], group: Group, total: int) -> None:
+    def __init__(self, bench: ConformanceContext, sources: Sequence[Source], group: Group, total: int) -> None:
         self.finished: list[Delivery] = []
         self._bench = bench
         self._sources = sources
@@ -122,7 +122,7 @@ class _Company:
 
 
 @claim(needs=_by_key_shared, needs_text=KEY)
-async def a_key_is_in_the_hands_of_one_driver_at_a_time_and_keeps_its_order(bench: Bench) -> None:
+async def a_key_is_in_the_hands_of_one_driver_at_a_time_and_keeps_its_order(bench: ConformanceContext) -> None:
     drivers, spec = [await bench.driver() for _ in range(3)], bench.spec(order_by=OrderBy.KEY)
     sources = [await driver.subscribe(spec) for driver in drivers]
     await _publish_keyed(bench, drivers[0], 200, 11)
@@ -133,7 +133,7 @@ async def a_key_is_in_the_hands_of_one_driver_at_a_time_and_keeps_its_order(benc
 
 
 @claim(needs=_by_channel_shared, needs_text=CHANNEL)
-async def a_channel_is_in_the_hands_of_one_driver_at_a_time_and_keeps_its_order(bench: Bench) -> None:
+async def a_channel_is_in_the_hands_of_one_driver_at_a_time_and_keeps_its_order(bench: ConformanceContext) -> None:
     drivers = [await bench.driver() for _ in range(2)]
     spec = bench.spec("a", "b", "c", order_by=OrderBy.CHANNEL)
     sources = [await driver.subscribe(spec) for driver in drivers]
@@ -145,7 +145,7 @@ async def a_channel_is_in_the_hands_of_one_driver_at_a_time_and_keeps_its_order(
 
 
 @claim("kill", needs=_by_key_shared, needs_text=KEY)
-async def a_take_over_goes_on_where_the_dead_process_was_in_each_key(bench: Bench) -> None:
+async def a_take_over_goes_on_where_the_dead_process_was_in_each_key(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec(order_by=OrderBy.KEY)
     source = await first.subscribe(spec)
     await _publish_keyed(bench, first, 40, 4)
@@ -159,7 +159,7 @@ async def a_take_over_goes_on_where_the_dead_process_was_in_each_key(bench: Benc
 
 
 @claim(needs=_by_key_shared, needs_text=KEY)
-async def an_orderly_stop_repeats_nothing_that_was_done_out_of_order(bench: Bench) -> None:
+async def an_orderly_stop_repeats_nothing_that_was_done_out_of_order(bench: ConformanceContext) -> None:
     spec, done, slow = bench.spec(order_by=OrderBy.KEY), list[Delivery](), b"k0"
     await _publish_keyed(bench, await bench.driver(), 40, 4)
     for enough in (9, 18):
@@ -177,7 +177,7 @@ async def an_orderly_stop_repeats_nothing_that_was_done_out_of_order(bench: Benc
 
 
 @claim(needs=_by_key, needs_text=KEY)
-async def released_deliveries_keep_their_order(bench: Bench) -> None:
+async def released_deliveries_keep_their_order(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.KEY)
     source = await driver.subscribe(spec)
     await _publish_keyed(bench, driver, 12, 1)
@@ -189,7 +189,7 @@ async def released_deliveries_keep_their_order(bench: Bench) -> None:
 
 
 @claim(needs=_by_key, needs_text=KEY)
-async def a_retry_does_not_stop_the_others_of_its_key(bench: Bench) -> None:
+async def a_retry_does_not_stop_the_others_of_its_key(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.KEY)
     source = await driver.subscribe(spec)
     await _publish_keyed(bench, driver, 10, 1)
@@ -200,7 +200,7 @@ async def a_retry_does_not_stop_the_others_of_its_key(bench: Bench) -> None:
 
 
 @claim(needs=_by_key, needs_text=KEY)
-async def deliveries_without_a_key_are_not_held_up_by_order(bench: Bench) -> None:
+async def deliveries_without_a_key_are_not_held_up_by_order(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.KEY)
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(100)])
@@ -209,7 +209,7 @@ async def deliveries_without_a_key_are_not_held_up_by_order(bench: Bench) -> Non
 
 
 @claim(needs=_by_channel, needs_text="order by channel")
-async def what_runs_when_a_source_is_stopped_is_settled_after_the_rest_was_released(bench: Bench) -> None:
+async def what_runs_when_a_source_is_stopped_is_settled_after_the_rest_was_released(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.CHANNEL)
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"1", b"2")

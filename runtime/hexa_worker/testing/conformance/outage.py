@@ -8,12 +8,12 @@ import anyio
 from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.drivers.base import Source, Unsettled
 from hexa_worker.errors import DriverUnavailable
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
 @claim("away")
-async def publishing_to_a_broker_that_is_away_is_unavailable_and_works_again_after(bench: Bench) -> None:
+async def publishing_to_a_broker_that_is_away_is_unavailable_and_works_again_after(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"before")
@@ -32,7 +32,7 @@ async def publishing_to_a_broker_that_is_away_is_unavailable_and_works_again_aft
 
 
 @claim("away")
-async def a_source_heals_when_its_broker_comes_back(bench: Bench) -> None:
+async def a_source_heals_when_its_broker_comes_back(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     receiving = bench.receiving(source)
@@ -48,7 +48,7 @@ async def a_source_heals_when_its_broker_comes_back(bench: Bench) -> None:
 
 
 @claim("away")
-async def settling_while_the_broker_is_away_can_be_done_again_after(bench: Bench) -> None:
+async def settling_while_the_broker_is_away_can_be_done_again_after(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"ack", b"retry")
@@ -72,7 +72,7 @@ async def settling_while_the_broker_is_away_can_be_done_again_after(bench: Bench
 
 
 @claim("away")
-async def closing_while_the_broker_is_away_neither_fails_nor_hangs(bench: Bench) -> None:
+async def closing_while_the_broker_is_away_neither_fails_nor_hangs(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -85,13 +85,13 @@ async def closing_while_the_broker_is_away_neither_fails_nor_hangs(bench: Bench)
     expect_equal(payloads_of(await bench.patiently(lambda: bench.take(source, 1))), [b"x"], "what comes again")
 
 
-async def _subscribed(bench: Bench) -> Source:
+async def _subscribed(bench: ConformanceContext) -> Source:
     driver = await bench.driver()
     return await driver.subscribe(bench.spec())
 
 
 @claim("away")
-async def opening_while_the_broker_is_away_is_unavailable(bench: Bench) -> None:
+async def opening_while_the_broker_is_away_is_unavailable(bench: ConformanceContext) -> None:
     await bench.away()
     driver = bench.new_driver()
     try:
@@ -107,7 +107,7 @@ async def opening_while_the_broker_is_away_is_unavailable(bench: Bench) -> None:
 
 
 @claim("away")
-async def backlog_answers_or_is_unavailable_while_the_broker_is_away(bench: Bench) -> None:
+async def backlog_answers_or_is_unavailable_while_the_broker_is_away(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")

@@ -6,12 +6,12 @@ import anyio
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.errors import RecordTooLarge
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
 @claim()
-async def publish_confirms_each_message_with_the_id_it_is_delivered_under(bench: Bench) -> None:
+async def publish_confirms_each_message_with_the_id_it_is_delivered_under(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await driver.declare([spec])
     ids = await bench.publish(driver, b"a", b"b", b"c")
@@ -20,7 +20,7 @@ async def publish_confirms_each_message_with_the_id_it_is_delivered_under(bench:
 
 
 @claim()
-async def ids_are_unique_across_batches_and_channels(bench: Bench) -> None:
+async def ids_are_unique_across_batches_and_channels(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     ids = await bench.publish(driver, *[b"x"] * 20)
     ids += await bench.publish(driver, *[b"x"] * 20)
@@ -29,7 +29,7 @@ async def ids_are_unique_across_batches_and_channels(bench: Bench) -> None:
 
 
 @claim()
-async def publish_to_a_channel_that_nobody_declared_is_kept(bench: Bench) -> None:
+async def publish_to_a_channel_that_nobody_declared_is_kept(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     await bench.publish(driver, b"early", channel="new")
     source = await driver.subscribe(bench.spec("new"))
@@ -37,7 +37,7 @@ async def publish_to_a_channel_that_nobody_declared_is_kept(bench: Bench) -> Non
 
 
 @claim()
-async def what_an_emitter_published_waits_for_the_first_start_of_its_subscription(bench: Bench) -> None:
+async def what_an_emitter_published_waits_for_the_first_start_of_its_subscription(bench: ConformanceContext) -> None:
     emitter = await bench.driver()
     await bench.publish(emitter, b"1", b"2", channel="waiting")
     await emitter.close()
@@ -46,13 +46,13 @@ async def what_an_emitter_published_waits_for_the_first_start_of_its_subscriptio
 
 
 @claim()
-async def publishing_nothing_answers_nothing(bench: Bench) -> None:
+async def publishing_nothing_answers_nothing(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     expect_equal(list(await driver.publish([])), [], "answers")
 
 
 @claim()
-async def payloads_of_any_bytes_arrive_unchanged(bench: Bench) -> None:
+async def payloads_of_any_bytes_arrive_unchanged(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     payloads = [b"", b"\0", b"\xff\xfe", bytes(range(256)) * 5, "žluť ⚡".encode(), b'{"a": 1}', b"\n\r\0\n"]
@@ -61,7 +61,7 @@ async def payloads_of_any_bytes_arrive_unchanged(bench: Bench) -> None:
 
 
 @claim()
-async def a_payload_of_half_a_mebibyte_arrives_unchanged(bench: Bench) -> None:
+async def a_payload_of_half_a_mebibyte_arrives_unchanged(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     payload = bytes(range(256)) * 2048
     await bench.publish(driver, payload)
@@ -74,7 +74,7 @@ def _limited(capabilities: Capabilities) -> bool:
 
 
 @claim(needs=_limited, needs_text="a limit of payload size")
-async def the_largest_payload_that_is_promised_arrives(bench: Bench) -> None:
+async def the_largest_payload_that_is_promised_arrives(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     payload = b"m" * (bench.capabilities.max_payload or 0)
     await bench.publish(driver, payload)
@@ -83,7 +83,7 @@ async def the_largest_payload_that_is_promised_arrives(bench: Bench) -> None:
 
 
 @claim(needs=_limited, needs_text="a limit of payload size")
-async def a_payload_over_the_limit_is_refused_and_its_neighbours_are_stored(bench: Bench) -> None:
+async def a_payload_over_the_limit_is_refused_and_its_neighbours_are_stored(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     huge = b"m" * ((bench.capabilities.max_payload or 0) + 1)
@@ -93,7 +93,7 @@ async def a_payload_over_the_limit_is_refused_and_its_neighbours_are_stored(benc
 
 
 @claim()
-async def keys_of_any_bytes_arrive_unchanged(bench: Bench) -> None:
+async def keys_of_any_bytes_arrive_unchanged(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     keys = [None, b"k", b"\0\xff\xfe", "klíč".encode(), b"k" * 200, b" ", b"a b\nc"]
     await bench.publish_all(driver, [bench.message(b"%d" % place, key=key) for place, key in enumerate(keys)])
@@ -102,7 +102,7 @@ async def keys_of_any_bytes_arrive_unchanged(bench: Bench) -> None:
 
 
 @claim(needs=lambda capabilities: capabilities.empty_keys, needs_text="empty keys")
-async def an_empty_key_is_not_the_same_as_no_key(bench: Bench) -> None:
+async def an_empty_key_is_not_the_same_as_no_key(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await bench.publish_all(driver, [bench.message(b"empty", key=b""), bench.message(b"none")])
     taken = await bench.take(await driver.subscribe(spec), 2)
@@ -110,7 +110,7 @@ async def an_empty_key_is_not_the_same_as_no_key(bench: Bench) -> None:
 
 
 @claim()
-async def header_names_and_values_arrive_byte_for_byte(bench: Bench) -> None:
+async def header_names_and_values_arrive_byte_for_byte(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     headers = (
         ("plain", b"text"),
@@ -130,7 +130,7 @@ async def header_names_and_values_arrive_byte_for_byte(bench: Bench) -> None:
 
 
 @claim(needs=lambda capabilities: capabilities.header_order, needs_text="the order of headers")
-async def headers_arrive_in_their_order(bench: Bench) -> None:
+async def headers_arrive_in_their_order(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     headers = tuple((name, name.encode()) for name in "qwertyuiopasdfghjklzxcvbnm")
     await bench.publish_all(driver, [bench.message(b"x", headers=headers)])
@@ -139,7 +139,7 @@ async def headers_arrive_in_their_order(bench: Bench) -> None:
 
 
 @claim(needs=lambda capabilities: capabilities.header_duplicates, needs_text="repeated header names")
-async def repeated_headers_are_all_kept(bench: Bench) -> None:
+async def repeated_headers_are_all_kept(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     headers = (("a", b"1"), ("b", b"2"), ("a", b"3"), ("a", b"1"))
     await bench.publish_all(driver, [bench.message(b"x", headers=headers)])
@@ -148,7 +148,7 @@ async def repeated_headers_are_all_kept(bench: Bench) -> None:
 
 
 @claim()
-async def two_hundred_headers_arrive(bench: Bench) -> None:
+async def two_hundred_headers_arrive(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     headers = tuple((f"name-{number}", b"v" * 20) for number in range(200))
     await bench.publish_all(driver, [bench.message(b"x", headers=headers)])
@@ -157,7 +157,7 @@ async def two_hundred_headers_arrive(bench: Bench) -> None:
 
 
 @claim()
-async def a_message_without_a_timestamp_gets_the_time_of_its_writing(bench: Bench) -> None:
+async def a_message_without_a_timestamp_gets_the_time_of_its_writing(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     before_ms = bench.now_ms()
     await bench.publish(driver, b"x")
@@ -170,7 +170,7 @@ async def a_message_without_a_timestamp_gets_the_time_of_its_writing(bench: Benc
 
 
 @claim()
-async def one_batch_may_go_to_many_channels(bench: Bench) -> None:
+async def one_batch_may_go_to_many_channels(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     names = [f"many-{number}" for number in range(20)]
     await bench.publish_all(driver, [bench.message(name.encode(), name) for name in names])
@@ -179,7 +179,7 @@ async def one_batch_may_go_to_many_channels(bench: Bench) -> None:
 
 
 @claim()
-async def many_tasks_may_publish_at_once(bench: Bench) -> None:
+async def many_tasks_may_publish_at_once(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     ids: list[str] = []
 
@@ -196,7 +196,7 @@ async def many_tasks_may_publish_at_once(bench: Bench) -> None:
 
 
 @claim()
-async def one_batch_of_a_thousand_messages_is_stored_whole(bench: Bench) -> None:
+async def one_batch_of_a_thousand_messages_is_stored_whole(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await bench.publish(driver, *[b"%d" % number for number in range(1000)])
     taken = await bench.take(await driver.subscribe(spec), 1000)
@@ -204,7 +204,7 @@ async def one_batch_of_a_thousand_messages_is_stored_whole(bench: Bench) -> None
 
 
 @claim()
-async def a_message_with_a_key_keeps_its_place_among_those_of_its_key(bench: Bench) -> None:
+async def a_message_with_a_key_keeps_its_place_among_those_of_its_key(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     messages = [
         Message(channel=bench.name("in"), payload=b"%d" % number, key=b"k%d" % (number % 3)) for number in range(60)

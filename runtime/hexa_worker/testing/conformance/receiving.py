@@ -5,7 +5,7 @@ import anyio
 
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Capabilities, Source
-from hexa_worker.testing.conformance.context import PLENTY, Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import PLENTY, ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
@@ -18,7 +18,7 @@ def _patterns(capabilities: Capabilities) -> bool:
 
 
 @claim()
-async def a_new_group_at_earliest_gets_what_was_there_before(bench: Bench) -> None:
+async def a_new_group_at_earliest_gets_what_was_there_before(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     await bench.publish(driver, b"1", b"2")
     source = await driver.subscribe(bench.spec(start="earliest"))
@@ -27,7 +27,7 @@ async def a_new_group_at_earliest_gets_what_was_there_before(bench: Bench) -> No
 
 
 @claim()
-async def a_new_group_at_latest_gets_only_what_comes_after(bench: Bench) -> None:
+async def a_new_group_at_latest_gets_only_what_comes_after(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     await bench.publish(driver, b"old", b"older")
     source = await driver.subscribe(bench.spec(start="latest"))
@@ -37,7 +37,7 @@ async def a_new_group_at_latest_gets_only_what_comes_after(bench: Bench) -> None
 
 
 @claim()
-async def two_groups_each_get_every_message(bench: Bench) -> None:
+async def two_groups_each_get_every_message(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     one = await driver.subscribe(bench.spec(group="one"))
     two = await driver.subscribe(bench.spec(group="two"))
@@ -47,7 +47,7 @@ async def two_groups_each_get_every_message(bench: Bench) -> None:
 
 
 @claim(needs=_shared, needs_text="several processes on one subscription")
-async def each_message_goes_to_exactly_one_of_two_drivers_of_a_group(bench: Bench) -> None:
+async def each_message_goes_to_exactly_one_of_two_drivers_of_a_group(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     sources = [await first.subscribe(spec), await second.subscribe(spec)]
     await bench.publish_all(first, [bench.message(b"%d" % n, key=b"%d" % n) for n in range(300)])
@@ -68,7 +68,7 @@ async def each_message_goes_to_exactly_one_of_two_drivers_of_a_group(bench: Benc
 
 
 @claim(needs=_shared, needs_text="several processes on one subscription")
-async def a_second_driver_gets_work_while_the_first_is_busy(bench: Bench) -> None:
+async def a_second_driver_gets_work_while_the_first_is_busy(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     busy, free = await first.subscribe(spec), await second.subscribe(spec)
     await bench.publish_all(first, [bench.message(b"%d" % n, key=b"%d" % n) for n in range(200)])
@@ -78,7 +78,7 @@ async def a_second_driver_gets_work_while_the_first_is_busy(bench: Bench) -> Non
 
 
 @claim()
-async def receive_gives_at_most_max_count(bench: Bench) -> None:
+async def receive_gives_at_most_max_count(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(20)])
@@ -91,7 +91,7 @@ async def receive_gives_at_most_max_count(bench: Bench) -> None:
 
 
 @claim()
-async def receive_stops_adding_when_max_bytes_are_reached(bench: Bench) -> None:
+async def receive_stops_adding_when_max_bytes_are_reached(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number * 1000 for number in range(10)])
@@ -104,7 +104,7 @@ async def receive_stops_adding_when_max_bytes_are_reached(bench: Bench) -> None:
 
 
 @claim()
-async def a_delivery_larger_than_max_bytes_comes_alone(bench: Bench) -> None:
+async def a_delivery_larger_than_max_bytes_comes_alone(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x" * 5000, b"y" * 5000)
@@ -113,7 +113,7 @@ async def a_delivery_larger_than_max_bytes_comes_alone(bench: Bench) -> None:
 
 
 @claim()
-async def receive_waits_until_something_comes_and_then_wakes_soon(bench: Bench) -> None:
+async def receive_waits_until_something_comes_and_then_wakes_soon(bench: ConformanceContext) -> None:
     driver, publisher, spec = await bench.driver(), await bench.driver(), bench.spec()
     receiving = bench.receiving(await driver.subscribe(spec))
     await anyio.sleep(bench.under_test.quiet_s)
@@ -124,7 +124,7 @@ async def receive_waits_until_something_comes_and_then_wakes_soon(bench: Bench) 
 
 
 @claim()
-async def stop_ends_a_waiting_receive_with_nothing(bench: Bench) -> None:
+async def stop_ends_a_waiting_receive_with_nothing(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     receiving = bench.receiving(source)
@@ -135,7 +135,7 @@ async def stop_ends_a_waiting_receive_with_nothing(bench: Bench) -> None:
 
 
 @claim()
-async def after_stop_receive_gives_nothing_even_when_there_is_something(bench: Bench) -> None:
+async def after_stop_receive_gives_nothing_even_when_there_is_something(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     source.stop()
@@ -145,7 +145,7 @@ async def after_stop_receive_gives_nothing_even_when_there_is_something(bench: B
 
 
 @claim()
-async def stopping_twice_is_harmless_and_what_is_in_hand_can_be_settled_after(bench: Bench) -> None:
+async def stopping_twice_is_harmless_and_what_is_in_hand_can_be_settled_after(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -158,7 +158,7 @@ async def stopping_twice_is_harmless_and_what_is_in_hand_can_be_settled_after(be
 
 
 @claim()
-async def what_stop_leaves_unread_goes_to_the_next_source(bench: Bench) -> None:
+async def what_stop_leaves_unread_goes_to_the_next_source(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(10)])
@@ -171,7 +171,7 @@ async def what_stop_leaves_unread_goes_to_the_next_source(bench: Bench) -> None:
 
 
 @claim()
-async def a_cancelled_receive_is_a_cancellation_and_not_a_failure(bench: Bench) -> None:
+async def a_cancelled_receive_is_a_cancellation_and_not_a_failure(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     with anyio.move_on_after(bench.under_test.quiet_s) as scope:
@@ -180,7 +180,7 @@ async def a_cancelled_receive_is_a_cancellation_and_not_a_failure(bench: Bench) 
 
 
 @claim()
-async def two_subscriptions_in_one_driver_do_not_mix(bench: Bench) -> None:
+async def two_subscriptions_in_one_driver_do_not_mix(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     one = await driver.subscribe(bench.spec("left", group="one"))
     two = await driver.subscribe(bench.spec("right", group="two"))
@@ -193,7 +193,7 @@ async def two_subscriptions_in_one_driver_do_not_mix(bench: Bench) -> None:
 
 
 @claim()
-async def one_subscription_may_read_several_channels(bench: Bench) -> None:
+async def one_subscription_may_read_several_channels(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec("a", "b", "c")
     source = await driver.subscribe(spec)
     for channel in ("a", "b", "c"):
@@ -203,7 +203,7 @@ async def one_subscription_may_read_several_channels(bench: Bench) -> None:
 
 
 @claim(needs=_patterns, needs_text="subscriptions by pattern")
-async def a_pattern_reads_the_channels_it_matches_whole_and_no_others(bench: Bench) -> None:
+async def a_pattern_reads_the_channels_it_matches_whole_and_no_others(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     pattern = bench.name(r"orders\.[a-z]+").replace(bench.name(""), bench.name("").replace(".", r"\."))
     for channel in ("orders.new", "orders.paid", "orders.paid2", "x.orders.new", "orders"):
@@ -214,7 +214,7 @@ async def a_pattern_reads_the_channels_it_matches_whole_and_no_others(bench: Ben
 
 
 @claim(needs=_patterns, needs_text="subscriptions by pattern")
-async def a_pattern_finds_channels_that_are_made_later(bench: Bench) -> None:
+async def a_pattern_finds_channels_that_are_made_later(bench: ConformanceContext) -> None:
     driver, publisher = await bench.driver(), await bench.driver()
     pattern = bench.name("").replace(".", r"\.") + r"late\..*"
     source = await driver.subscribe(bench.spec(pattern=pattern))
@@ -225,7 +225,9 @@ async def a_pattern_finds_channels_that_are_made_later(bench: Bench) -> None:
 
 
 @claim(needs=_patterns, needs_text="subscriptions by pattern")
-async def at_latest_a_channel_that_appears_after_the_first_start_is_read_from_its_beginning(bench: Bench) -> None:
+async def at_latest_a_channel_that_appears_after_the_first_start_is_read_from_its_beginning(
+    bench: ConformanceContext,
+) -> None:
     driver = await bench.driver()
     pattern = bench.name("").replace(".", r"\.") + r"by-id\..*"
     spec = bench.spec(pattern=pattern, start="latest")
@@ -243,7 +245,7 @@ async def at_latest_a_channel_that_appears_after_the_first_start_is_read_from_it
 
 
 @claim()
-async def a_first_delivery_says_where_it_was_read_and_that_it_is_the_first(bench: Bench) -> None:
+async def a_first_delivery_says_where_it_was_read_and_that_it_is_the_first(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     await bench.publish(driver, b"x")
     one = (await bench.take(await driver.subscribe(spec), 1))[0]

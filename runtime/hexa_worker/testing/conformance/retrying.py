@@ -9,11 +9,11 @@ from hexa_worker.core.lineage import EVENT_ID
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Released
 from hexa_worker.drivers.base import Source, SubscriptionSpec
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
-def expect_in_time(bench: Bench, delivery: Delivery, due_ms: int) -> None:
+def expect_in_time(bench: ConformanceContext, delivery: Delivery, due_ms: int) -> None:
     """`delivery`, received just now, came when it was due: not early, and no later than is promised."""
     late_ms = bench.now_ms() - due_ms
     allowed_ms = (bench.capabilities.delay_accuracy_s + bench.under_test.slack_s) * 1000
@@ -21,7 +21,9 @@ def expect_in_time(bench: Bench, delivery: Delivery, due_ms: int) -> None:
     expect(late_ms <= allowed_ms, f"{delivery.message_id} came {late_ms} ms late, allowed are {allowed_ms:g}")
 
 
-async def _fail_once(bench: Bench, source: Source, spec: SubscriptionSpec, after_s: float | None = None) -> int:
+async def _fail_once(
+    bench: ConformanceContext, source: Source, spec: SubscriptionSpec, after_s: float | None = None
+) -> int:
     """Take one delivery and settle it as a retry; returns when that is due."""
     (one,) = await bench.take(source, 1)
     retry = bench.retry(one, spec, after_s)
@@ -30,7 +32,7 @@ async def _fail_once(bench: Bench, source: Source, spec: SubscriptionSpec, after
 
 
 @claim()
-async def a_retry_comes_when_it_is_due_as_the_next_attempt(bench: Bench) -> None:
+async def a_retry_comes_when_it_is_due_as_the_next_attempt(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -43,7 +45,7 @@ async def a_retry_comes_when_it_is_due_as_the_next_attempt(bench: Bench) -> None
 
 
 @claim()
-async def a_retry_carries_payload_key_and_headers_of_its_original(bench: Bench) -> None:
+async def a_retry_carries_payload_key_and_headers_of_its_original(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     headers = (("a", b"1"), ("b", b"\xff\0"))
@@ -58,7 +60,7 @@ async def a_retry_carries_payload_key_and_headers_of_its_original(bench: Bench) 
 
 
 @claim()
-async def after_a_retry_the_original_is_gone(bench: Bench) -> None:
+async def after_a_retry_the_original_is_gone(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -72,7 +74,7 @@ async def after_a_retry_the_original_is_gone(bench: Bench) -> None:
 
 
 @claim()
-async def a_retry_survives_the_closing_of_its_driver(bench: Bench) -> None:
+async def a_retry_survives_the_closing_of_its_driver(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -85,7 +87,7 @@ async def a_retry_survives_the_closing_of_its_driver(bench: Bench) -> None:
 
 
 @claim("kill")
-async def a_retry_survives_the_death_of_its_process(bench: Bench) -> None:
+async def a_retry_survives_the_death_of_its_process(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -100,7 +102,7 @@ async def a_retry_survives_the_death_of_its_process(bench: Bench) -> None:
 
 
 @claim()
-async def a_waiting_retry_holds_up_nobody(bench: Bench) -> None:
+async def a_waiting_retry_holds_up_nobody(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"slow")
@@ -111,7 +113,7 @@ async def a_waiting_retry_holds_up_nobody(bench: Bench) -> None:
 
 
 @claim()
-async def a_long_delay_does_not_hold_up_a_short_one_behind_it(bench: Bench) -> None:
+async def a_long_delay_does_not_hold_up_a_short_one_behind_it(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"long", b"short")
@@ -125,7 +127,7 @@ async def a_long_delay_does_not_hold_up_a_short_one_behind_it(bench: Bench) -> N
 
 
 @claim()
-async def many_retries_come_each_at_its_time_and_in_that_order(bench: Bench) -> None:
+async def many_retries_come_each_at_its_time_and_in_that_order(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     step_s = max(bench.under_test.delay_s / 10, bench.capabilities.delay_accuracy_s)
@@ -153,7 +155,7 @@ async def many_retries_come_each_at_its_time_and_in_that_order(bench: Bench) -> 
 
 
 @claim()
-async def a_retry_that_is_due_wakes_a_waiting_receive(bench: Bench) -> None:
+async def a_retry_that_is_due_wakes_a_waiting_receive(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -167,7 +169,7 @@ async def a_retry_that_is_due_wakes_a_waiting_receive(bench: Bench) -> None:
 
 
 @claim()
-async def another_driver_of_the_group_may_get_the_retry(bench: Bench) -> None:
+async def another_driver_of_the_group_may_get_the_retry(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -183,7 +185,7 @@ async def another_driver_of_the_group_may_get_the_retry(bench: Bench) -> None:
 
 
 @claim()
-async def a_record_put_into_a_retry_channel_comes_to_that_group_only(bench: Bench) -> None:
+async def a_record_put_into_a_retry_channel_comes_to_that_group_only(bench: ConformanceContext) -> None:
     driver = await bench.driver()
     spec, sibling = bench.spec(group="mine"), bench.spec(group="sibling")
     source, other = await driver.subscribe(spec), await driver.subscribe(sibling)
@@ -196,7 +198,7 @@ async def a_record_put_into_a_retry_channel_comes_to_that_group_only(bench: Benc
 
 
 @claim()
-async def a_record_put_into_a_retry_channel_waits_until_it_is_due(bench: Bench) -> None:
+async def a_record_put_into_a_retry_channel_waits_until_it_is_due(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     due_ms = bench.now_ms() + round(bench.under_test.delay_s * 1000)
@@ -206,7 +208,7 @@ async def a_record_put_into_a_retry_channel_waits_until_it_is_due(bench: Bench) 
 
 
 @claim()
-async def headers_from_outside_do_not_change_the_attempt(bench: Bench) -> None:
+async def headers_from_outside_do_not_change_the_attempt(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     claimed = (("hexa-attempt", b"3"), ("hexa-action", spec.action.encode()))
@@ -216,7 +218,7 @@ async def headers_from_outside_do_not_change_the_attempt(bench: Bench) -> None:
 
 
 @claim()
-async def a_channel_whose_name_looks_like_a_retry_channel_is_none(bench: Bench) -> None:
+async def a_channel_whose_name_looks_like_a_retry_channel_is_none(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec("orders.retry.7", "orders.v.2")
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"a", channel="orders.retry.7")
@@ -226,7 +228,7 @@ async def a_channel_whose_name_looks_like_a_retry_channel_is_none(bench: Bench) 
 
 
 @claim()
-async def records_above_a_lowered_retry_count_are_not_lost(bench: Bench) -> None:
+async def records_above_a_lowered_retry_count_are_not_lost(bench: ConformanceContext) -> None:
     driver, many, few = await bench.driver(), bench.spec(retry_count=3), bench.spec(retry_count=1)
     await driver.declare([many])
     await bench.publish_all(driver, [Message(channel=many.retry_channels[2], payload=b"high")])
@@ -241,7 +243,7 @@ async def records_above_a_lowered_retry_count_are_not_lost(bench: Bench) -> None
 
 
 @claim()
-async def a_dead_letter_can_be_browsed_with_all_it_carried(bench: Bench) -> None:
+async def a_dead_letter_can_be_browsed_with_all_it_carried(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish_all(driver, [bench.message(b"\0\xff", key=b"\xfe", headers=(("h", b"\0v"),))])
@@ -254,7 +256,7 @@ async def a_dead_letter_can_be_browsed_with_all_it_carried(bench: Bench) -> None
 
 
 @claim()
-async def after_a_dead_letter_the_original_is_gone(bench: Bench) -> None:
+async def after_a_dead_letter_the_original_is_gone(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -269,7 +271,7 @@ async def after_a_dead_letter_the_original_is_gone(bench: Bench) -> None:
 
 
 @claim()
-async def a_retry_may_end_as_a_dead_letter(bench: Bench) -> None:
+async def a_retry_may_end_as_a_dead_letter(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec(retry_count=1)
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")

@@ -7,12 +7,12 @@ from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Released
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.errors import LeaseLost, RecordTooLarge
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal, payloads_of
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.suite import claim
 
 
 @claim()
-async def what_was_acknowledged_never_comes_again(bench: Bench) -> None:
+async def what_was_acknowledged_never_comes_again(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(10)])
@@ -26,7 +26,7 @@ async def what_was_acknowledged_never_comes_again(bench: Bench) -> None:
 
 
 @claim()
-async def acknowledging_out_of_order_is_kept_exactly(bench: Bench) -> None:
+async def acknowledging_out_of_order_is_kept_exactly(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(10)])
@@ -41,7 +41,7 @@ async def acknowledging_out_of_order_is_kept_exactly(bench: Bench) -> None:
 
 
 @claim()
-async def a_dropped_delivery_is_acknowledged(bench: Bench) -> None:
+async def a_dropped_delivery_is_acknowledged(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -51,14 +51,14 @@ async def a_dropped_delivery_is_acknowledged(bench: Bench) -> None:
 
 
 @claim()
-async def settling_nothing_is_harmless(bench: Bench) -> None:
+async def settling_nothing_is_harmless(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.settle(source)
 
 
 @claim()
-async def acknowledging_twice_is_harmless(bench: Bench) -> None:
+async def acknowledging_twice_is_harmless(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x", b"y")
@@ -71,7 +71,7 @@ async def acknowledging_twice_is_harmless(bench: Bench) -> None:
 
 
 @claim()
-async def settling_a_retry_twice_writes_one_record(bench: Bench) -> None:
+async def settling_a_retry_twice_writes_one_record(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -85,7 +85,7 @@ async def settling_a_retry_twice_writes_one_record(bench: Bench) -> None:
 
 
 @claim()
-async def a_record_that_comes_again_tells_the_same_time(bench: Bench) -> None:
+async def a_record_that_comes_again_tells_the_same_time(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -101,7 +101,7 @@ async def a_record_that_comes_again_tells_the_same_time(bench: Bench) -> None:
 
 
 @claim()
-async def a_released_delivery_comes_again_at_once_as_the_same_attempt(bench: Bench) -> None:
+async def a_released_delivery_comes_again_at_once_as_the_same_attempt(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish_all(driver, [bench.message(b"x", key=b"k", headers=(("h", b"v"),))])
@@ -118,7 +118,7 @@ async def a_released_delivery_comes_again_at_once_as_the_same_attempt(bench: Ben
 
 
 @claim()
-async def a_released_retry_keeps_its_attempt_number(bench: Bench) -> None:
+async def a_released_retry_keeps_its_attempt_number(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")
@@ -131,7 +131,7 @@ async def a_released_retry_keeps_its_attempt_number(bench: Bench) -> None:
 
 
 @claim()
-async def a_batch_may_mix_all_settlements(bench: Bench) -> None:
+async def a_batch_may_mix_all_settlements(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"ack", b"retry", b"dead", b"release", b"drop")
@@ -153,7 +153,7 @@ async def a_batch_may_mix_all_settlements(bench: Bench) -> None:
 
 
 @claim()
-async def a_thousand_acknowledgements_in_one_batch_take_effect(bench: Bench) -> None:
+async def a_thousand_acknowledgements_in_one_batch_take_effect(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"%d" % number for number in range(1000)])
@@ -162,7 +162,7 @@ async def a_thousand_acknowledgements_in_one_batch_take_effect(bench: Bench) -> 
 
 
 @claim()
-async def what_stays_in_hand_does_not_stop_what_comes_behind_it(bench: Bench) -> None:
+async def what_stays_in_hand_does_not_stop_what_comes_behind_it(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"parked"] * 40)
@@ -180,7 +180,7 @@ def _limited(capabilities: Capabilities) -> bool:
 
 
 @claim(needs=_limited, needs_text="a limit of payload size")
-async def a_retry_that_is_refused_among_others_is_refused_alone(bench: Bench) -> None:
+async def a_retry_that_is_refused_among_others_is_refused_alone(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"before", b"x", b"dead", b"after")
@@ -199,7 +199,7 @@ async def a_retry_that_is_refused_among_others_is_refused_alone(bench: Bench) ->
 
 
 @claim(needs=_limited, needs_text="a limit of payload size")
-async def a_refused_dead_letter_leaves_its_original_unacknowledged(bench: Bench) -> None:
+async def a_refused_dead_letter_leaves_its_original_unacknowledged(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x", b"y")

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import anyio
 
 from hexa_worker.drivers.base import Capabilities
-from hexa_worker.testing.conformance.context import Bench, DriverUnderTest
+from hexa_worker.testing.conformance.context import ConformanceContext, DriverUnderTest
 
 Hook = Literal["kill", "stall", "away", "clocked"]
 Needs = Callable[[Capabilities], bool]
-Check = Callable[[Bench], Awaitable[None]]
+Check = Callable[[ConformanceContext], Awaitable[None]]
 
 CLOSE_S = 30.0
 REGISTRY: "dict[str, _Entry]" = {}
@@ -42,7 +42,7 @@ def claim(*hooks: Hook, needs: Needs | None = None, needs_text: str = "") -> Cal
 
 
 @dataclass(frozen=True)
-class Claim:
+class ConformanceCheck:
     """One claim about one driver. Await a call of it to check it.
 
     Attributes:
@@ -64,7 +64,7 @@ class Claim:
         entry = REGISTRY[self.name]
         failure: BaseException | None = None
         async with self.under_test.broker() as broker, anyio.create_task_group() as tasks:
-            bench = Bench(self.under_test, broker, tasks)
+            bench = ConformanceContext(self.under_test, broker, tasks)
             try:
                 await _bounded(entry.check(bench), self.under_test.deadline_s, "the claim")
             except Exception as error:  # noqa: BLE001 - raised below, outside of the task group's wrapping
@@ -85,9 +85,9 @@ async def _bounded(check: Awaitable[None], deadline_s: float, what: str) -> None
         raise AssertionError(f"{what} was not done within {deadline_s:g} s")
 
 
-def claims(under_test: DriverUnderTest[Any]) -> Sequence[Claim]:
-    """Every claim of the suite about one driver, those that do not apply marked with `Claim.skip`."""
-    return [Claim(name, _skip(entry, under_test), under_test) for name, entry in REGISTRY.items()]
+def claims(under_test: DriverUnderTest[Any]) -> Sequence[ConformanceCheck]:
+    """Every claim of the suite about one driver, those that do not apply marked with `ConformanceCheck.skip`."""
+    return [ConformanceCheck(name, _skip(entry, under_test), under_test) for name, entry in REGISTRY.items()]
 
 
 def _skip(entry: _Entry, under_test: DriverUnderTest[Any]) -> str | None:
@@ -98,7 +98,7 @@ def _skip(entry: _Entry, under_test: DriverUnderTest[Any]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Report:
+class DriverReport:
     """What `check_driver` found, when it found nothing wrong.
 
     Attributes:
@@ -110,7 +110,7 @@ class Report:
     skipped: dict[str, str]
 
 
-async def check_driver(under_test: DriverUnderTest[Any]) -> Report:
+async def check_driver(under_test: DriverUnderTest[Any]) -> DriverReport:
     """Check every claim of the suite about a driver, one after the other, on the running event loop.
 
     Raises:
@@ -135,4 +135,4 @@ async def check_driver(under_test: DriverUnderTest[Any]) -> Report:
     if broken:
         names = ", ".join(note.removeprefix("claim: ") for error in broken for note in error.__notes__[-1:])
         raise ExceptionGroup(f"driver {under_test.name!r} breaks {len(broken)} claims: {names}", broken)
-    return Report(tuple(kept), skipped)
+    return DriverReport(tuple(kept), skipped)

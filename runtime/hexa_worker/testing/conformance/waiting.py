@@ -12,7 +12,7 @@ from hexa_worker.core.outcome import Retry
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Postponed, Route, settle
 from hexa_worker.drivers.base import Capabilities, Driver, Source, SubscriptionSpec
-from hexa_worker.testing.conformance.context import Bench, expect, expect_equal
+from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal
 from hexa_worker.testing.conformance.ordering import KEY
 from hexa_worker.testing.conformance.suite import claim
 
@@ -32,15 +32,15 @@ def _shared(capabilities: Capabilities) -> bool:
     return capabilities.shared and _by_key(capabilities)
 
 
-def _spec(bench: Bench) -> SubscriptionSpec:
+def _spec(bench: ConformanceContext) -> SubscriptionSpec:
     return structs.replace(bench.spec(order_by=OrderBy.KEY), in_place=True)
 
 
-async def _publish(bench: Bench, driver: Driver, numbers: Iterable[int]) -> None:
+async def _publish(bench: ConformanceContext, driver: Driver, numbers: Iterable[int]) -> None:
     await bench.publish_all(driver, [bench.message(b"%d" % one, key=b"k%d" % (one % KEYS)) for one in numbers])
 
 
-async def _handle_others(bench: Bench, source: Source, count: int, key: bytes = b"k0") -> list[Delivery]:
+async def _handle_others(bench: ConformanceContext, source: Source, count: int, key: bytes = b"k0") -> list[Delivery]:
     """Acknowledge `count` deliveries of other keys than `key`; those of `key` that came too, un-acknowledged."""
     kept: list[Delivery] = []
     done = 0
@@ -54,7 +54,7 @@ async def _handle_others(bench: Bench, source: Source, count: int, key: bytes = 
     return kept
 
 
-def _postponed(bench: Bench, delivery: Delivery, spec: SubscriptionSpec) -> Postponed:
+def _postponed(bench: ConformanceContext, delivery: Delivery, spec: SubscriptionSpec) -> Postponed:
     policy = RetryPolicy(maximum_attempts=spec.retry_count, order="key")
     route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy, in_place=OrderBy.KEY)
     made = settle(Retry(after=60), delivery, route, now_ms=bench.now_ms())
@@ -72,7 +72,7 @@ def _expect_each_key_in_order(deliveries: Sequence[Delivery]) -> None:
 
 
 @claim(needs=_by_key, needs_text=KEY)
-async def while_one_key_is_kept_in_hand_all_others_go_on(bench: Bench) -> None:
+async def while_one_key_is_kept_in_hand_all_others_go_on(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), _spec(bench)
     source = await driver.subscribe(spec)
     await _publish(bench, driver, range(KEYS))
@@ -87,7 +87,9 @@ async def while_one_key_is_kept_in_hand_all_others_go_on(bench: Bench) -> None:
 
 
 @claim("kill", needs=_shared, needs_text=KEY)
-async def what_a_dead_process_kept_in_hand_comes_again_before_what_follows_in_its_key(bench: Bench) -> None:
+async def what_a_dead_process_kept_in_hand_comes_again_before_what_follows_in_its_key(
+    bench: ConformanceContext,
+) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), _spec(bench)
     source = await first.subscribe(spec)
     await _publish(bench, first, range(2 * KEYS))
@@ -104,7 +106,9 @@ async def what_a_dead_process_kept_in_hand_comes_again_before_what_follows_in_it
 
 
 @claim(needs=_kept, needs_text="to keep attempts")
-async def a_postponed_delivery_comes_to_the_next_process_as_its_next_attempt_and_at_once(bench: Bench) -> None:
+async def a_postponed_delivery_comes_to_the_next_process_as_its_next_attempt_and_at_once(
+    bench: ConformanceContext,
+) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), _spec(bench)
     source = await first.subscribe(spec)
     await bench.publish_all(first, [bench.message(b"%d" % number, key=b"k0") for number in range(3)])

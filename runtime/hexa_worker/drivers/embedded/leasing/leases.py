@@ -1,6 +1,6 @@
 """Leases: stretches of a log, or sets of delayed records, in the hands of this process.
 
-A `Lease` is what `Delivery.token` holds. Its flags are only changed after the transaction that wrote the same
+A `LogLease` is what `Delivery.token` holds. Its flags are only changed after the transaction that wrote the same
 change has committed, so a failed settlement can be asked for again.
 """
 
@@ -19,7 +19,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int]).decode
 
 
-class Lease:
+class LogLease:
     """A stretch ``[low, high)`` of one channel, or of one of its stripes.
 
     Attributes:
@@ -82,7 +82,7 @@ class Lease:
         self.unread = self.low
         self.returned: set[int] = set()
 
-    def finishing(self, offsets: Iterable[int]) -> "Change":
+    def finishing(self, offsets: Iterable[int]) -> "LeaseChange":
         """What finishing `offsets` would change; those finished before and those of others are ignored."""
         flags = self._flags.copy()
         size, ordinals = len(flags), self._ordinals
@@ -96,9 +96,9 @@ class Lease:
                 at = ordinals.get(offset)
                 if at is not None:
                     flags[at] = 1
-        return Change(flags, flags.count(0))
+        return LeaseChange(flags, flags.count(0))
 
-    def apply(self, change: "Change") -> None:
+    def apply(self, change: "LeaseChange") -> None:
         """Make `change` so."""
         self._flags = change.flags
         self.remaining = change.remaining
@@ -111,7 +111,7 @@ class Lease:
         """What was noted of `later` is stored."""
         self.postponed.update({one.delivery.offset: (one.again.attempt, one.again.due_ms) for one in later})
 
-    def progress(self, change: "Change") -> tuple[int, bytes | None]:
+    def progress(self, change: "LeaseChange") -> tuple[int, bytes | None]:
         """The `low` and `done` columns after `change`."""
         at = change.flags.find(0)
         if at < 0:
@@ -138,7 +138,7 @@ class Lease:
         return [offset for offset, done in zip(self.offsets, self._flags, strict=True) if not done and offset >= start]
 
 
-class DelayedLease(Lease):
+class DelayedLease(LogLease):
     """A set of delayed records of one retry base; `name` is the base's."""
 
     __slots__ = ("_first_id", "base")
@@ -164,7 +164,7 @@ class DelayedLease(Lease):
         return [first + offset for offset in sorted(found)]
 
 
-class Change(msgspec.Struct, gc=False):
+class LeaseChange(msgspec.Struct, gc=False):
     """The flags of a lease as they will be."""
 
     flags: bytearray
@@ -181,7 +181,7 @@ def decode_done(low: int, done: bytes | None) -> list[int]:
         return []
 
 
-def advance(connection: sqlite3.Connection, lease: Lease, change: Change) -> bool:
+def advance(connection: sqlite3.Connection, lease: LogLease, change: LeaseChange) -> bool:
     """Write what `change` says of `lease`; False when the lease is no longer ours, and nothing was written."""
     if change.remaining == 0:
         cursor = connection.execute("DELETE FROM leases WHERE id = ? AND owner = ?", (lease.id, lease.owner))
@@ -196,7 +196,7 @@ def advance(connection: sqlite3.Connection, lease: Lease, change: Change) -> boo
     return cursor.rowcount == 1
 
 
-def finish(connection: sqlite3.Connection, emptied: Iterable[Lease]) -> None:
+def finish(connection: sqlite3.Connection, emptied: Iterable[LogLease]) -> None:
     """Drop leases in which nothing is left."""
     for lease in emptied:
         advance(connection, lease, lease.finishing(()))
@@ -211,7 +211,7 @@ def delete_delayed(connection: sqlite3.Connection, lease: DelayedLease, finished
         connection.execute("UPDATE retry_bases SET waiting = waiting - ? WHERE id = ?", (cursor.rowcount, lease.base))
 
 
-def give_back(connection: sqlite3.Connection, lease: Lease) -> None:
+def give_back(connection: sqlite3.Connection, lease: LogLease) -> None:
     """Let anybody have what is left of `lease`."""
     if lease.lost or not lease.remaining:
         return
@@ -226,7 +226,7 @@ def give_back(connection: sqlite3.Connection, lease: Lease) -> None:
 
 
 def give_back_some(
-    connection: sqlite3.Connection, subscription: int, lease: Lease, change: "Change", released: Sequence[int]
+    connection: sqlite3.Connection, subscription: int, lease: LogLease, change: "LeaseChange", released: Sequence[int]
 ) -> None:
     """Split `released` (ascending) off an un-ordered lease, free to take.
 

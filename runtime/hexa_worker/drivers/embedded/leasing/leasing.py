@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from hexa_worker.drivers.embedded.leasing import leases
-from hexa_worker.drivers.embedded.leasing.leases import DelayedLease, Lease
+from hexa_worker.drivers.embedded.leasing.leases import DelayedLease, LogLease
 from hexa_worker.drivers.embedded.leasing.postponed import notes
 from hexa_worker.drivers.embedded.storage.schema import NO_STRIPE, NOBODY, SEQUENCE_BITS, SEQUENCE_MASK, STRIPES
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -89,12 +89,12 @@ def claimable(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: in
 
 def claim(  # noqa: PLR0913 - who, what for, how much, when
     connection: sqlite3.Connection, subscriber: Subscriber, owner: int, room: int, now_ms: int, peers: int
-) -> list[Lease]:
+) -> list[LogLease]:
     """Lease up to about `room` records to `owner`. Inside a write transaction of the caller.
 
     `peers` is how many processes share the file: each leaves the others their part of the stripes.
     """
-    taken: list[Lease] = []
+    taken: list[LogLease] = []
     due = _claim_due(connection, subscriber, owner, max(room // 2, 1), now_ms)
     if due is not None:
         taken.append(due)
@@ -129,7 +129,7 @@ def _claim_due(
     return DelayedLease(lease, owner, base, subscriber.spec.retry_base, [id_ & SEQUENCE_MASK for id_ in ids])
 
 
-def _free(connection: sqlite3.Connection, subscriber: Subscriber, owner: int) -> Iterator[Lease]:
+def _free(connection: sqlite3.Connection, subscriber: Subscriber, owner: int) -> Iterator[LogLease]:
     """Leases that nobody has; with order only the first of each stripe, and none behind another's."""
     for id_, channel, name, stripe, low, high, done in connection.execute(_FREE, (subscriber.id,)).fetchall():
         if not subscriber.reads(name):
@@ -140,7 +140,7 @@ def _free(connection: sqlite3.Connection, subscriber: Subscriber, owner: int) ->
         if stripe != NO_STRIPE:
             offsets = _stripe_offsets(connection, channel, stripe, low, high) or offsets
         finished = leases.decode_done(low, done)
-        yield Lease(id_, owner, channel, name, offsets, stripe=stripe, finished=finished, ordered=subscriber.ordered)
+        yield LogLease(id_, owner, channel, name, offsets, stripe=stripe, finished=finished, ordered=subscriber.ordered)
 
 
 def _barred(  # noqa: PLR0913 - a place in a stripe
@@ -178,13 +178,13 @@ def _outstanding(connection: sqlite3.Connection, subscriber: Subscriber, channel
 
 def _claim_next(
     connection: sqlite3.Connection, subscriber: Subscriber, owner: int, room: int, peers: int
-) -> list[Lease]:
+) -> list[LogLease]:
     channels = _unread(connection, subscriber)
     if len(channels) > 1:
         subscriber.rotation += 1
         turn = subscriber.rotation % len(channels)
         channels = channels[turn:] + channels[:turn]
-    taken: list[Lease] = []
+    taken: list[LogLease] = []
     for index, (channel, name, position, end) in enumerate(channels):
         share = -(-room // (len(channels) - index))
         if share <= 0:
@@ -206,13 +206,13 @@ def _claim_next(
 
 def _claim_range(
     connection: sqlite3.Connection, subscriber: Subscriber, owner: int, place: tuple[int, str], offsets: range
-) -> Lease:
+) -> LogLease:
     channel, name = place
     connection.execute(
         "UPDATE positions SET next = ? WHERE subscription = ? AND channel = ?", (offsets.stop, subscriber.id, channel)
     )
     id_ = leases.insert(connection, subscriber.id, channel, NO_STRIPE, offsets, owner)
-    return Lease(id_, owner, channel, name, offsets, ordered=subscriber.ordered)
+    return LogLease(id_, owner, channel, name, offsets, ordered=subscriber.ordered)
 
 
 def _stripes(
@@ -235,7 +235,7 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
     place: tuple[int, str, int],
     room: int,
     peers: int,
-) -> list[Lease]:
+) -> list[LogLease]:
     channel, name, end = place
     share = -(-STRIPES // max(peers, 1))
     held = {lease.stripe for lease in subscriber.leases if lease.channel == channel}
@@ -251,7 +251,7 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
         depth = -(-room // len(found))
         found = _within(_stripes(connection, subscriber, channel, end, depth), held, free)
     found.sort(key=lambda stripe: (stripe[0] - subscriber.rotation) % STRIPES)
-    taken: list[Lease] = []
+    taken: list[LogLease] = []
     for stripe, ids in found:
         if room <= 0:
             break
@@ -261,7 +261,7 @@ def _claim_stripes(  # noqa: PLR0913 - as `claim`
             "UPDATE stripes SET next = ? WHERE subscription = ? AND channel = ? AND stripe = ?",
             (offsets[-1] + 1, subscriber.id, channel, stripe),
         )
-        taken.append(Lease(id_, owner, channel, name, offsets, stripe=stripe, ordered=True))
+        taken.append(LogLease(id_, owner, channel, name, offsets, stripe=stripe, ordered=True))
         room -= len(offsets)
         subscriber.rotation = stripe + 1
     counted = sum([lease.remaining for lease in taken])

@@ -79,7 +79,7 @@ def _byte(owner: int) -> bytes:
     return struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, owner, 1, 0)
 
 
-class Owners:
+class Members:
     """This process among the others.
 
     Args:

@@ -4,7 +4,7 @@ import sqlite3
 from typing import Any
 
 from hexa_worker.core.message import Delivery
-from hexa_worker.drivers.embedded.leasing.leases import DelayedLease, Lease
+from hexa_worker.drivers.embedded.leasing.leases import DelayedLease, LogLease
 from hexa_worker.drivers.embedded.leasing.postponed import resumed
 from hexa_worker.drivers.embedded.storage.ids import by_ids
 from hexa_worker.drivers.embedded.storage.records import COLUMNS, delayed_deliveries, log_deliveries
@@ -40,7 +40,9 @@ def read(connection: sqlite3.Connection, subscriber: Subscriber, room: int, room
     return found
 
 
-def _read_lease(connection: sqlite3.Connection, lease: Lease, room: int, room_bytes: int, found: list[Delivery]) -> int:
+def _read_lease(
+    connection: sqlite3.Connection, lease: LogLease, room: int, room_bytes: int, found: list[Delivery]
+) -> int:
     """Read on in `lease`; appends to `found`, moves `lease.unread`, returns the bytes of payload read."""
     cursor = _rows(connection, lease, room)
     size, chunk = 0, _FIRST_CHUNK
@@ -64,7 +66,7 @@ def _read_lease(connection: sqlite3.Connection, lease: Lease, room: int, room_by
     return size
 
 
-def _rows(connection: sqlite3.Connection, lease: Lease, room: int) -> sqlite3.Cursor:
+def _rows(connection: sqlite3.Connection, lease: LogLease, room: int) -> sqlite3.Cursor:
     if isinstance(lease, DelayedLease):
         where, values = by_ids(lease.unread_ids())
         return connection.execute(_DELAYED % where, (*values, room))
@@ -84,7 +86,7 @@ def _cut(rows: list[Any], sizes: list[int], room_bytes: int) -> tuple[list[Any],
     return rows, size
 
 
-def _deliveries(lease: Lease, rows: list[Any]) -> list[Delivery]:
+def _deliveries(lease: LogLease, rows: list[Any]) -> list[Delivery]:
     end = (rows[-1][0] & SEQUENCE_MASK) + 1
     if lease.has_gaps(end, len(rows)):
         _skip(lease, [row[0] & SEQUENCE_MASK for row in rows], end)
@@ -96,7 +98,7 @@ def _deliveries(lease: Lease, rows: list[Any]) -> list[Delivery]:
     return resumed(deliveries, lease.postponed) if lease.postponed else deliveries
 
 
-def _skip(lease: Lease, present: list[int], end: int) -> None:
+def _skip(lease: LogLease, present: list[int], end: int) -> None:
     """Finish what should have been read up to `end` and was not there."""
     missing = set(lease.open_offsets(lease.unread)).difference(present)
     lease.apply(lease.finishing([offset for offset in missing if offset < end]))

@@ -11,7 +11,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
 from hexa_worker.drivers.embedded.leasing import leases, postponed
-from hexa_worker.drivers.embedded.leasing.leases import Change, DelayedLease, Lease
+from hexa_worker.drivers.embedded.leasing.leases import DelayedLease, LeaseChange, LogLease
 from hexa_worker.drivers.embedded.storage.append import store
 from hexa_worker.drivers.embedded.storage.records import checked_headers
 from hexa_worker.drivers.embedded.subscriber import Subscriber
@@ -33,9 +33,9 @@ class Settling:
         self.wakes = False
         self._subscriber = subscriber
         self._settlements = settlements
-        self._changes: list[tuple[Lease, Change]] = []
-        self._returned: list[tuple[Lease, list[int]]] = []
-        self._postponed: list[tuple[Lease, Sequence[Postponed]]] = []
+        self._changes: list[tuple[LogLease, LeaseChange]] = []
+        self._returned: list[tuple[LogLease, list[int]]] = []
+        self._postponed: list[tuple[LogLease, Sequence[Postponed]]] = []
         self._records: list[Message] = []
         self._headers: list[bytes | None] = []
 
@@ -43,8 +43,8 @@ class Settling:
         """Write everything. Inside a write transaction of the caller; may be run again if that fails."""
         self.unsettled, self.wakes = [], False
         self._changes, self._returned, self._postponed, self._records, self._headers = [], [], [], [], []
-        groups: dict[Lease, list[Settlement]] = {}
-        last: Lease | None = None
+        groups: dict[LogLease, list[Settlement]] = {}
+        last: LogLease | None = None
         group: list[Settlement] = []
         for settlement in self._settlements:
             token = settlement.delivery.token
@@ -70,7 +70,7 @@ class Settling:
                 lease.lost = lease.remaining > 0
                 held.discard(lease)
 
-    def _settle_lease(self, connection: sqlite3.Connection, lease: Lease, group: list[Settlement]) -> None:
+    def _settle_lease(self, connection: sqlite3.Connection, lease: LogLease, group: list[Settlement]) -> None:
         if lease.lost:
             self._lose(group)
             return
@@ -103,7 +103,7 @@ class Settling:
     def _note(
         self,
         connection: sqlite3.Connection,
-        lease: Lease,
+        lease: LogLease,
         later: Sequence[Postponed],
         retried: Sequence[Delivery],
         finished: Sequence[int],
@@ -117,7 +117,7 @@ class Settling:
             postponed.forget(connection, self._subscriber.id, lease.channel, over)
 
     def _sort(
-        self, lease: Lease, group: list[Settlement], finished: list[int], released: list[int]
+        self, lease: LogLease, group: list[Settlement], finished: list[int], released: list[int]
     ) -> list[tuple[Message, bytes | None]]:
         """Sort what was not simply acknowledged; returns the records to store and their encoded headers."""
         records: list[tuple[Message, bytes | None]] = []
@@ -137,7 +137,9 @@ class Settling:
                     self.unsettled.append(Unsettled(settlement, error))
         return records
 
-    def _give_back(self, connection: sqlite3.Connection, lease: Lease, change: Change, released: list[int]) -> None:
+    def _give_back(
+        self, connection: sqlite3.Connection, lease: LogLease, change: LeaseChange, released: list[int]
+    ) -> None:
         if not lease.ordered:
             if released:
                 self.wakes = True
@@ -149,7 +151,7 @@ class Settling:
             self.wakes = True
             connection.execute("UPDATE leases SET owner = 0 WHERE id = ? AND owner = ?", (lease.id, lease.owner))
 
-    def _lose(self, group: list[Settlement], lost: Lease | None = None) -> None:
+    def _lose(self, group: list[Settlement], lost: LogLease | None = None) -> None:
         if lost is not None:
             lost.lost = True
             self._subscriber.leases.discard(lost)
@@ -157,6 +159,6 @@ class Settling:
         self.unsettled += [Unsettled(settlement, error) for settlement in group if _was_open(lost, settlement.delivery)]
 
 
-def _was_open(lease: Lease | None, delivery: Delivery) -> bool:
+def _was_open(lease: LogLease | None, delivery: Delivery) -> bool:
     token = lease or delivery.token
-    return not isinstance(token, Lease) or token.is_open(delivery.offset)
+    return not isinstance(token, LogLease) or token.is_open(delivery.offset)

@@ -9,12 +9,12 @@ import anyio
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Released
-from hexa_worker.drivers.embedded.leasing.leases import Lease
+from hexa_worker.drivers.embedded.leasing.leases import LogLease
 from hexa_worker.drivers.embedded.leasing.settling import Settling
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 
-class Job:
+class Command:
     """One piece of work, and the task that waits for it.
 
     Args:
@@ -53,9 +53,9 @@ class Job:
             self.done = anyio.Event()
 
 
-def unattended(run: Callable[[sqlite3.Connection], Any]) -> Job:
+def unattended(run: Callable[[sqlite3.Connection], Any]) -> Command:
     """A write that nobody waits for; may be made off the loop."""
-    return Job(run, writes=True, attended=False)
+    return Command(run, writes=True, attended=False)
 
 
 class Receive:
@@ -75,16 +75,16 @@ class Receive:
         self.result: list[Delivery] = []
         self.error: Exception | None = None
         self.abandoned = False
-        self.claimed: list[Lease] = []
+        self.claimed: list[LogLease] = []
 
 
-def gather(queue: deque[Job | Receive]) -> list[Job | Receive]:
+def gather(queue: deque[Command | Receive]) -> list[Command | Receive]:
     """Take all there is to do, up to a second change of the same leases: it has to see the first one committed."""
-    jobs: list[Job | Receive] = []
+    jobs: list[Command | Receive] = []
     changed: set[Subscriber] = set()
     while queue:
         job = queue[0]
-        if isinstance(job, Job) and job.changes is not None:
+        if isinstance(job, Command) and job.changes is not None:
             if job.changes in changed:
                 break
             changed.add(job.changes)
@@ -92,10 +92,10 @@ def gather(queue: deque[Job | Receive]) -> list[Job | Receive]:
     return jobs
 
 
-def returning(subscriber: Subscriber, deliveries: Sequence[Delivery]) -> Job:
+def returning(subscriber: Subscriber, deliveries: Sequence[Delivery]) -> Command:
     """Hand back what came after its waiter was cancelled."""
     settling = Settling(subscriber, [Released(delivery) for delivery in deliveries])
-    return Job(
+    return Command(
         lambda connection: settling.run(connection, 0),
         writes=True,
         committed=settling.committed,

@@ -11,16 +11,16 @@ from typing import Any
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.embedded.leasing import members
 from hexa_worker.drivers.embedded.leasing.clock_skew import DueTimes, SteadyClock
-from hexa_worker.drivers.embedded.leasing.members import Owners
-from hexa_worker.drivers.embedded.loop.commands import Job, unattended
-from hexa_worker.drivers.embedded.loop.transactions import Transactions
-from hexa_worker.drivers.embedded.storage.retention import Janitor
+from hexa_worker.drivers.embedded.leasing.members import Members
+from hexa_worker.drivers.embedded.loop.commands import Command, unattended
+from hexa_worker.drivers.embedded.loop.transactions import GroupCommit
+from hexa_worker.drivers.embedded.storage.retention import Retention
 from hexa_worker.errors import DriverError
 
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 
 
-class Upkeep:
+class Maintenance:
     """Done in every tick of the broker thread.
 
     Args:
@@ -41,8 +41,8 @@ class Upkeep:
         self,
         path: Path,
         connection: sqlite3.Connection,
-        transactions: Transactions,
-        owners_: Owners,
+        transactions: GroupCommit,
+        owners_: Members,
         clock: Clock,
         beat_s: float,
         reborn: Callable[[sqlite3.Connection], None],
@@ -54,10 +54,10 @@ class Upkeep:
         self._clock = clock
         self._beat_s = beat_s
         self._reborn = reborn
-        self.overdue: deque[Job] = deque()
+        self.overdue: deque[Command] = deque()
         self._next_beat = 0.0
         self._due_times = DueTimes(members.boot_id(), steady)
-        self._janitor = Janitor(path)
+        self._janitor = Retention(path)
 
     def tick(self, now: float, alive_ms: int, *, busy: bool) -> bool:
         """One round.
@@ -70,7 +70,7 @@ class Upkeep:
         Returns:
             Whether there may be something to receive that was not there before.
         """
-        jobs: list[Job] = []
+        jobs: list[Command] = []
         if now >= self._next_beat:
             self._next_beat = now + self._beat_s
             jobs.append(unattended(partial(self._beat, alive_ms=alive_ms)))

@@ -26,13 +26,13 @@ from hexa_worker.drivers.embedded.leasing import leases, members
 from hexa_worker.drivers.embedded.leasing.clock_skew import SteadyClock
 from hexa_worker.drivers.embedded.leasing.leasing import claimable, due_times, promising
 from hexa_worker.drivers.embedded.leasing.reading import read
-from hexa_worker.drivers.embedded.loop.commands import Job, Receive, gather, returning, unattended
-from hexa_worker.drivers.embedded.loop.maintenance import Upkeep
-from hexa_worker.drivers.embedded.loop.transactions import Transactions
-from hexa_worker.drivers.embedded.loop.waker import Bell
-from hexa_worker.drivers.embedded.loop.wakeups import Listening
+from hexa_worker.drivers.embedded.loop.commands import Command, Receive, gather, returning, unattended
+from hexa_worker.drivers.embedded.loop.maintenance import Maintenance
+from hexa_worker.drivers.embedded.loop.transactions import GroupCommit
+from hexa_worker.drivers.embedded.loop.waker import Waker
+from hexa_worker.drivers.embedded.loop.wakeups import Wakeups
 from hexa_worker.drivers.embedded.storage.files import connect_patiently
-from hexa_worker.drivers.embedded.storage.place import FileGone, Place
+from hexa_worker.drivers.embedded.storage.place import FileGone, FilePlace
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 from hexa_worker.errors import DriverBroken, DriverError, DriverUnavailable
 
@@ -64,12 +64,12 @@ class BrokerThread:
         self._options = options
         self._clock = clock
         self.clock = SteadyClock(clock, members.now_ms)
-        self._jobs: deque[Job | Receive] = deque()
-        self._current: list[Job | Receive] = []
+        self._jobs: deque[Command | Receive] = deque()
+        self._current: list[Command | Receive] = []
         self._parked: list[Receive] = []
         self._subscribers: set[Subscriber] = set()
-        self._opened = Job(lambda _: None, writes=False)
-        self._closed = Job(lambda _: None, writes=False)
+        self._opened = Command(lambda _: None, writes=False)
+        self._closed = Command(lambda _: None, writes=False)
         self._stopping = False
         self._crashing = False
         self._running = False
@@ -119,12 +119,12 @@ class BrokerThread:
         wakes: Callable[[], bool] | None = None,
         changes: Subscriber | None = None,
     ) -> Any:
-        """Do `run` in a write transaction, alone or with others; see `Job`."""
-        return await self.do(Job(run, writes=True, committed=committed, wakes=wakes, changes=changes))
+        """Do `run` in a write transaction, alone or with others; see `Command`."""
+        return await self.do(Command(run, writes=True, committed=committed, wakes=wakes, changes=changes))
 
     async def read(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
         """Do `run`, which only reads."""
-        return await self.do(Job(run, writes=False))
+        return await self.do(Command(run, writes=False))
 
     async def receive(self, subscriber: Subscriber, room: int, room_bytes: int) -> list[Delivery]:
         """Wait for deliveries; what comes after the waiter was cancelled is handed back."""
@@ -137,7 +137,7 @@ class BrokerThread:
             raise
         return result
 
-    def submit(self, job: Job | Receive) -> None:
+    def submit(self, job: Command | Receive) -> None:
         """Hand over a job. On the loop."""
         self._jobs.append(job)
         if self._sleeping:
@@ -149,7 +149,7 @@ class BrokerThread:
         if self._running:
             self._bell.ring()
 
-    async def do(self, job: Job | Receive) -> Any:
+    async def do(self, job: Command | Receive) -> Any:
         """Do `job` and return its result; raises its error."""
         if not self._running:
             raise self.lost or DriverUnavailable(f"{self._path} is not open")
@@ -163,7 +163,7 @@ class BrokerThread:
             raise job.error
         return job.result
 
-    def _resolve(self, jobs: Iterable[Job | Receive]) -> None:
+    def _resolve(self, jobs: Iterable[Command | Receive]) -> None:
         for job in jobs:
             job.done.set()
             if job.abandoned and isinstance(job, Receive) and job.result:
@@ -204,7 +204,7 @@ class BrokerThread:
             finally:
                 self._tell((self._closed,))  # or whoever stops us would wait for ever
 
-    def _tell(self, jobs: Sequence[Job | Receive]) -> None:
+    def _tell(self, jobs: Sequence[Command | Receive]) -> None:
         if not jobs:
             return
         try:
@@ -215,9 +215,9 @@ class BrokerThread:
     def _open(self) -> None:
         self._connection = connect_patiently(self._path, self._options.durability, self._options.busy_timeout_s)
         self._held.callback(self._connection.close)
-        self._owners = members.Owners(Path(f"{self._path}-owners"), self._options.lease_s)
+        self._owners = members.Members(Path(f"{self._path}-owners"), self._options.lease_s)
         self._held.callback(self._owners.close)
-        self._transactions = Transactions(
+        self._transactions = GroupCommit(
             self._connection,
             self._path,
             busy_timeout_s=self._options.busy_timeout_s,
@@ -229,7 +229,7 @@ class BrokerThread:
         self._transactions.run([job])
         if job.error is not None:
             raise job.error
-        self._upkeep = Upkeep(
+        self._upkeep = Maintenance(
             self._path,
             self._connection,
             self._transactions,
@@ -239,10 +239,10 @@ class BrokerThread:
             self._begin_again,
             self.clock,
         )
-        self._place = Place(self._path)
-        self._bell = Bell(Path(f"{self._path}-wal"))
+        self._place = FilePlace(self._path)
+        self._bell = Waker(Path(f"{self._path}-wal"))
         self._held.callback(self._bell.close)
-        self._listening = Listening(self._bell, self._connection, self.clock)
+        self._listening = Wakeups(self._bell, self._connection, self.clock)
 
     def _close(self) -> None:
         self._fail_waiting()
@@ -258,7 +258,7 @@ class BrokerThread:
         self._jobs.clear()
         self._parked.clear()
         for job in waiting:
-            if isinstance(job, Job) or not job.subscriber.closed:
+            if isinstance(job, Command) or not job.subscriber.closed:
                 job.error = self.lost or DriverUnavailable(f"{self._path} is closed")
         self._tell(waiting)
 
@@ -309,9 +309,9 @@ class BrokerThread:
         if waiting and self._listening.notices(heard=heard):
             self._look = True
 
-    def _do(self, jobs: Sequence[Job | Receive]) -> None:
-        writes = [job for job in jobs if isinstance(job, Job) and job.writes]
-        reads = [job for job in jobs if isinstance(job, Job) and not job.writes]
+    def _do(self, jobs: Sequence[Command | Receive]) -> None:
+        writes = [job for job in jobs if isinstance(job, Command) and job.writes]
+        reads = [job for job in jobs if isinstance(job, Command) and not job.writes]
         receives = [job for job in jobs if isinstance(job, Receive)]
         hungry = [job for job in receives if not job.subscriber.unread]
         if not writes:
@@ -390,7 +390,7 @@ class BrokerThread:
             subscriber.leases.difference_update(emptied)
             self._look = True
 
-    def _read(self, job: Job) -> None:
+    def _read(self, job: Command) -> None:
         try:
             job.result = job.run(self._connection)
         except sqlite3.Error as error:
@@ -429,7 +429,7 @@ class BrokerThread:
         """A subscriber whose leases are to be kept alive."""
         self._subscribers = self._subscribers | {subscriber}
 
-    def drop(self, subscriber: Subscriber, overdue: Job | None = None) -> None:
+    def drop(self, subscriber: Subscriber, overdue: Command | None = None) -> None:
         """It is closed; `overdue` failed at its end, and is tried again in every tick."""
         self._subscribers = self._subscribers - {subscriber}
         if overdue is not None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from hexa_worker.clock import Clock
 from hexa_worker.drivers.embedded.errors import is_busy, primary_code, translate
 from hexa_worker.drivers.embedded.leasing.leasing import claim
-from hexa_worker.drivers.embedded.leasing.members import Owners
-from hexa_worker.drivers.embedded.loop.commands import Job, Receive
+from hexa_worker.drivers.embedded.leasing.members import Members
+from hexa_worker.drivers.embedded.loop.commands import Command, Receive
 from hexa_worker.errors import DriverError, DriverRejected
 
 _OF_ALL = frozenset(
@@ -23,7 +23,7 @@ _OF_ALL = frozenset(
 _log = logging.getLogger("hexa_worker.drivers.embedded")
 
 
-class Transactions:
+class GroupCommit:
     """The write transactions of this process.
 
     Args:
@@ -41,7 +41,7 @@ class Transactions:
         *,
         busy_timeout_s: float,
         clock: Clock,
-        owners: Owners,
+        owners: Members,
         reborn: Callable[[sqlite3.Connection], None],
     ) -> None:
         self._connection = connection
@@ -51,7 +51,7 @@ class Transactions:
         self._owners = owners
         self._reborn = reborn
 
-    def run(self, jobs: Sequence[Job | Receive]) -> None:
+    def run(self, jobs: Sequence[Command | Receive]) -> None:
         """Do `jobs` in one transaction, waiting for other processes' as long as is allowed.
 
         SQLite's own waiting is unfair under contention, hence the short random waits.
@@ -75,7 +75,7 @@ class Transactions:
                 raise
             return
 
-    def _attempt(self, jobs: Sequence[Job | Receive]) -> None:
+    def _attempt(self, jobs: Sequence[Command | Receive]) -> None:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         if isinstance(jobs[-1], Receive) and not self._owners.exists(connection):
@@ -101,11 +101,11 @@ class Transactions:
             elif job.committed is not None and job.error is None:
                 job.committed()
 
-    def _run_one(self, job: Job | Receive) -> None:
+    def _run_one(self, job: Command | Receive) -> None:
         """Do one job's part of a transaction; an error of its own stays its own."""
         job.error = None
         try:
-            if isinstance(job, Job):
+            if isinstance(job, Command):
                 job.result = job.run(self._connection)
             elif not job.subscriber.closed:
                 job.claimed = claim(

@@ -11,7 +11,7 @@ except ImportError:  # not on Linux
     inotify_simple = None
 
 
-class Bell:
+class Waker:
     """Wakes one sleeping thread.
 
     Args:

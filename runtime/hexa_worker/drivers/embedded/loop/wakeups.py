@@ -4,7 +4,7 @@ import sqlite3
 import time
 
 from hexa_worker.clock import Clock
-from hexa_worker.drivers.embedded.loop.waker import Bell
+from hexa_worker.drivers.embedded.loop.waker import Waker
 
 QUIET_S = 0.002
 """Other processes' commits are looked at this often at most."""
@@ -12,7 +12,7 @@ POLL_S = (0.001, 0.1)
 """How often to look for other processes' commits after one was heard of, and without inotify when nothing comes."""
 
 
-class Listening:
+class Wakeups:
     """Hears of other processes' commits, and of the time at which a delayed record is due.
 
     Args:
@@ -24,7 +24,7 @@ class Listening:
         due_ms: when the next delayed record is due that somebody waits for; None: none.
     """
 
-    def __init__(self, bell: Bell, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, bell: Waker, connection: sqlite3.Connection, clock: Clock) -> None:
         self.due_ms: int | None = None
         self._bell = bell
         self._connection = connection

@@ -18,7 +18,7 @@ class FileGone(DriverUnavailable):
     """What was asked of a file that is not at its path any more; none of it took effect."""
 
 
-class Place:
+class FilePlace:
     """The files of one open database. Made right after it was opened.
 
     Args:

@@ -38,7 +38,7 @@ _FINISHED_STRIPES = """
     ) - ?1, ?2)) FROM stripes s WHERE s.channel = ?3"""
 
 
-class Janitor:
+class Retention:
     """Remembers nothing but where the file is; any process may take over."""
 
     def __init__(self, path: Path) -> None:
