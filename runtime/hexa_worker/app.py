@@ -153,7 +153,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     report: Callable[[Report], None] | None = None,
     claims: ClaimStore | None = None,
     transactions: "Transactions | None" = None,
-    survey: bool = False,
+    preflight: bool = False,
     proven: bool = False,
     beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None,
 ) -> int:
@@ -174,7 +174,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         claims: instead of the configured claim store, where deduplication is on.
         transactions: instead of the configured outbox, which is not relayed then.
         beside: runs as long as the subscriptions do.
-        survey: look at the broker once every subscription was started, and warn of what will be lost.
+        preflight: look at the broker once every subscription was started, and warn of what will be lost.
         proven: this configuration has run well before: a broker that refuses it is asked again.
 
     Raises:
@@ -211,7 +211,15 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         )
         relay = _relay(config, driver) if transactions is None else None
         return await _supervise(
-            config, loaded, env, stop, relay=relay, until_idle=until_idle, report=report, survey=survey, beside=beside
+            config,
+            loaded,
+            env,
+            stop,
+            relay=relay,
+            until_idle=until_idle,
+            report=report,
+            preflight=preflight,
+            beside=beside,
         )
 
 
@@ -281,7 +289,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
     relay: "Relay | None",
     until_idle: bool,
     report: Callable[[Report], None] | None,
-    survey: bool,
+    preflight: bool,
     beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None,
 ) -> int:
     worker = config.file.worker
@@ -300,7 +308,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
         if report is not None:
             group.start_soon(_report, supervisor, report)
         group.start_soon(_tell_repeats, logs.values())
-        if survey:
+        if preflight:
             group.start_soon(warn, env.driver, specs(loaded), partial(_until_booted, supervisor))
         await supervisor.run()
         if relay is not None:

@@ -31,7 +31,7 @@ class Surveyed(MemoryDriver):
         self.found = found
         self.asked = anyio.Event()
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         self.asked.set()
         if None in self.found:
             await anyio.sleep_forever()
@@ -49,7 +49,7 @@ async def said_by(caplog: pytest.LogCaptureFixture, *found: Finding | Exception 
     stage = WorkerFixture()
     driver = Surveyed(stage.store, *found)
     with caplog.at_level(logging.INFO):
-        async with stage.running(plan_of(succeed, "act"), plan_of(succeed, "other"), driver=driver, survey=True):
+        async with stage.running(plan_of(succeed, "act"), plan_of(succeed, "other"), driver=driver, preflight=True):
             await driver.asked.wait()
             for _ in range(5):  # what was found is said before anything else happens
                 await anyio.lowlevel.checkpoint()

@@ -65,7 +65,7 @@ def in_thread(number: int, ctx: Context) -> None:
 
 
 @pytest.mark.parametrize("handler", [in_task, in_thread])
-async def test_a_line_of_a_library_names_the_delivery_in_hand(lines: Lines, handler: Any) -> None:
+async def test_a_line_of_a_library_names_the_delivery_in_flight(lines: Lines, handler: Any) -> None:
     style = "async" if handler is in_task else "thread"
     await emitted(WorkerFixture()).run(plan_of(handler, style=style, concurrency=4))
     found = lines.of("some.library")

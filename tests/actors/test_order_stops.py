@@ -208,7 +208,7 @@ class Cells:
         return (Cell(),) * count
 
 
-def test_what_waits_is_not_in_hand_when_its_process_dies(backend: Backend) -> None:
+def test_what_waits_is_not_in_flight_when_its_process_dies(backend: Backend) -> None:
     theatre = VirtualWorker(backend)
     cells = Cells()
     hands: list[dict[int, tuple[str, int]]] = []

@@ -330,7 +330,7 @@ class Chaos:
             actions={action: judged[action] for action in self._actions},
             faults=self.faults,
             changes=self.changes,
-            in_hand=MAILBOX * len(self._actions),
+            in_flight=MAILBOX * len(self._actions),
             uncommitted_s=stage.uncommitted_s,
             processes=max(self.processes, *SIZES),
             recovery_s=None if stage.broker is None else RECOVERY_S,

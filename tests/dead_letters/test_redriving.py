@@ -15,7 +15,7 @@ from hexa_worker.dead_letters.dead_letter import Cut
 from hexa_worker.dead_letters.dead_letters import DeadLetters, Tally
 from hexa_worker.dead_letters.editing import Draft, Hook
 from hexa_worker.dead_letters.filters import Filters
-from hexa_worker.dead_letters.noting import noted
+from hexa_worker.dead_letters.noting import recorded_in
 from hexa_worker.dead_letters.redriving import Redriver
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.lineage.finding import handled_redrives
@@ -153,9 +153,9 @@ async def test_letters_that_somebody_else_took_are_passed_over(driver: Weak) -> 
 async def test_redrives_and_purges_are_part_of_the_lineage(driver: Weak, tmp_path: Path) -> None:
     await driver.publish([dead(1), dead(2)])
     recorder = Recorder(lambda: SqliteLineageStore(tmp_path / "lineage.db"), Stopped())
-    redriver = Redriver(driver, SPECS, Stopped(), noted(recorder))
+    redriver = Redriver(driver, SPECS, Stopped(), recorded_in(recorder))
     await redriver.run(await redriver.plan(Filters(ids=frozenset({"do.dlq-0"}))), ignore)
-    desk = DeadLetters(driver, SPECS, Stopped(), noted(recorder))
+    desk = DeadLetters(driver, SPECS, Stopped(), recorded_in(recorder))
     await desk.purge(await desk.choose(Filters()), ignore)
     recorder.close()
     store = SqliteLineageStore(tmp_path / "lineage.db", create=False)

@@ -81,7 +81,7 @@ async def test_a_server_that_evicts_claims_is_told_at_the_start(
             server.config_set("maxmemory-policy", policy)
             caplog.clear()
             async with opened(redis.address) as store:
-                warnings = await store.survey()
+                warnings = await store.preflight()
             assert [policy in one for one in warnings] == ([True] if told else [])
             assert [one.message for one in caplog.records if "evicts" in one.message] == warnings
     finally:

@@ -115,7 +115,7 @@ async def test_after_a_black_hole_consuming_goes_on(
     assert consumer.unavailable
 
 
-async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
+async def test_a_slow_line_takes_nothing_from_who_has_it_in_flight(
     kafka: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
 ) -> None:
     proxy, one = open_proxy(kafka), spec(unique_name())

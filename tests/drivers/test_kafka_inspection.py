@@ -28,7 +28,7 @@ def anyio_backend() -> str:
 
 
 async def _found(driver: KafkaDriver, one: SubscriptionSpec) -> dict[str, Finding]:
-    return {finding.name: finding for finding in await driver.survey(one)}
+    return {finding.name: finding for finding in await driver.preflight(one)}
 
 
 # -- topics of failures

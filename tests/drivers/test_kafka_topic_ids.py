@@ -51,28 +51,28 @@ async def take_new(source: Source, wanted: set[bytes]) -> None:
             wanted -= {one.payload for one in batch}
 
 
-@pytest.mark.parametrize("in_hand", ["nothing", "some"])
+@pytest.mark.parametrize("in_flight", ["nothing", "some"])
 async def test_all_records_of_a_topic_that_was_made_again_are_handled(
-    kafka: Broker, unique_name: Name, in_hand: str
+    kafka: Broker, unique_name: Name, in_flight: str
 ) -> None:
     one = spec(unique_name())
     topic = one.channels[0]
     async with opened(kafka.address) as driver, subscribed(driver, one) as source:
         await publish(driver, topic, *numbers(0, 50))
         old = await take(source, 50)
-        await ack(source, old[:25] if in_hand == "some" else old)
-        await wait_committed(kafka.address, one.group, topic, 25 if in_hand == "some" else 50)
+        await ack(source, old[:25] if in_flight == "some" else old)
+        await wait_committed(kafka.address, one.group, topic, 25 if in_flight == "some" else 50)
         await make_topic_again(kafka.address, topic)
         wanted = numbers(1000, 1200)
         await publish(driver, topic, *wanted)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take_new, source, set(wanted))
-            if in_hand == "some":
+            if in_flight == "some":
                 failed = [retry(got, one.retry_channels[0]) for got in old[25:]]
                 assert await patiently(lambda: source.settle(failed)) == []
         await wait_committed(kafka.address, one.group, topic, 200)
         retried = await driver.browse(one.retry_channels[0], -1, 100)
-        assert len(retried) == (25 if in_hand == "some" else 0), "a retry of an old record was dropped or doubled"
+        assert len(retried) == (25 if in_flight == "some" else 0), "a retry of an old record was dropped or doubled"
 
 
 async def test_what_is_fetched_ahead_does_not_hide_that_a_topic_was_made_again(
@@ -219,10 +219,10 @@ async def test_a_group_that_was_renamed_does_not_run_finished_retries_again(kafk
             await publish(driver, channel, *numbers(0, 10))
             got = await take(source, 10)
             await ack(source, [each for each in got if each.offset not in {6, 8}])
-        (group,) = [one for one in await driver.survey(after) if one.kind == "group"]
+        (group,) = [one for one in await driver.preflight(after) if one.kind == "group"]
         assert before.group in group.note
         async with subscribed(driver, after) as source:
             assert [each.payload for each in await take(source, 2)] == [b"6", b"8"]
             assert (await source.backlog()).ready == 0
-        (group,) = [one for one in await driver.survey(after) if one.kind == "group"]
+        (group,) = [one for one in await driver.preflight(after) if one.kind == "group"]
         assert before.group not in group.note

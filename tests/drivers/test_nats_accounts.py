@@ -58,7 +58,7 @@ def own(nats: Broker, tmp_path: Path) -> Iterator[Callable[[str], Nats]]:
 
 
 async def problems(driver: NatsDriver, one: SubscriptionSpec) -> list[str]:
-    return [found.problem for found in await driver.survey(one) if found.problem]
+    return [found.problem for found in await driver.preflight(one) if found.problem]
 
 
 async def test_jetstream_that_is_away_for_a_while_is_waited_for(own: Callable[[], Nats], unique_name: Name) -> None:
@@ -178,7 +178,7 @@ async def test_limits_of_an_operator_are_accepted_and_said(nats: Broker, unique_
         await client.close()
     async with opened(nats.address) as driver:
         await driver.declare([one])
-        (warning,) = [found.warning for found in await driver.survey(one) if found.warning]
+        (warning,) = [found.warning for found in await driver.preflight(one) if found.warning]
         assert await problems(driver, one) == []
     assert "older than 3600 s" in warning
     assert "max_bytes = 1000000" in warning

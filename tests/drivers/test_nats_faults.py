@@ -66,7 +66,7 @@ async def test_after_a_black_hole_consuming_goes_on(
     assert consumer.unavailable
 
 
-async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
+async def test_a_slow_line_takes_nothing_from_who_has_it_in_flight(
     nats: Broker, unique_name: Name, open_proxy: Callable[[Broker], Proxy]
 ) -> None:
     proxy, one = open_proxy(nats), spec(unique_name())
@@ -99,7 +99,7 @@ async def test_cut_connections_do_not_break_the_order(
         assert first_seen == sorted(first_seen)
 
 
-async def test_what_was_in_hand_when_the_server_died_is_not_run_twice(nats: Broker, unique_name: Name) -> None:
+async def test_what_was_in_flight_when_the_server_died_is_not_run_twice(nats: Broker, unique_name: Name) -> None:
     one = spec(unique_name())
     async with opened(nats.address) as driver, subscribed(driver, one) as source:
         await publish(driver, one.channels[0], *[b"%d" % number for number in range(20)])

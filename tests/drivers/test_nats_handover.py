@@ -200,7 +200,7 @@ async def test_what_waits_for_a_retry_goes_on_where_a_killed_holder_was(
             assert again == {0: (1, waiting[0].due_ms), 1: (0, 0), 2: (1, waiting[1].due_ms)}
 
 
-async def test_what_is_postponed_while_a_new_term_begins_is_kept_in_hand(nats: Broker, one: SubscriptionSpec) -> None:
+async def test_what_is_postponed_while_a_new_term_begins_is_kept_in_flight(nats: Broker, one: SubscriptionSpec) -> None:
     """Were it given up, what follows in its key would overtake it."""
     async with opened(nats.address) as driver:
         await driver.declare([one])

@@ -99,12 +99,12 @@ async def test_a_deleted_durable_goes_on_behind_what_is_settled(
         await publish(driver, one.channels[0], *numbered(0, 20))
         async with subscribed(driver, one) as source:
             await ack(source, await take(source, 10))
-            in_hand = await take(source, 3)
+            in_flight = await take(source, 3)
             await operator.delete_durables(one.channels[0])
             await publish(driver, one.channels[0], *numbered(20, 22))
             came = await handle(source, {*numbered(13, 22)})
             assert not set(came) & set(numbered(0, 10)), "what was settled came again"
-            await source.settle([Acked(each) for each in in_hand])
+            await source.settle([Acked(each) for each in in_flight])
 
 
 @each_order
@@ -190,9 +190,9 @@ async def test_all_messages_of_a_stream_that_was_made_anew_are_handled(
         await publish(driver, one.channels[0], *numbered(0, 10))
         async with subscribed(driver, one) as source:
             await ack(source, await take(source, 5))
-            in_hand = await take(source, 5)
+            in_flight = await take(source, 5)
             await operator.replace_stream(one.channels[0], *numbered(100, 120))
-            unsettled = await patiently(lambda: source.settle([Acked(each) for each in in_hand]))
+            unsettled = await patiently(lambda: source.settle([Acked(each) for each in in_flight]))
             assert {type(each.error) for each in unsettled} <= {LeaseLost}
             await handle(source, {*numbered(100, 120)})
 
@@ -214,7 +214,7 @@ async def test_a_stream_that_was_made_anew_while_nobody_read_is_read_from_its_be
 
 
 @each_order
-async def test_what_is_in_hand_of_an_old_stream_settles_nothing_of_a_new_one(
+async def test_what_is_in_flight_of_an_old_stream_settles_nothing_of_a_new_one(
     server: Broker, operator: Operator, unique_name: Name, open_proxy: Callable[[Broker], Proxy], order_by: OrderBy
 ) -> None:
     """Another process reads the new one while this one is cut off: the same names, the same sequences."""
@@ -223,13 +223,13 @@ async def test_what_is_in_hand_of_an_old_stream_settles_nothing_of_a_new_one(
         await driver.declare([one])
         await publish(other, one.channels[0], *numbered(0, 3))
         async with subscribed(driver, one) as source:
-            in_hand = await take(source, 3)
+            in_flight = await take(source, 3)
             proxy.refuse()
             await operator.replace_stream(one.channels[0], *numbered(100, 103))
             async with subscribed(other, one) as reading:
                 taken = await take(reading, 3)
                 proxy.heal()
-                unsettled = await patiently(lambda: source.settle([Acked(each) for each in in_hand]))
+                unsettled = await patiently(lambda: source.settle([Acked(each) for each in in_flight]))
                 assert {type(each.error) for each in unsettled} == {LeaseLost}
                 assert (await reading.backlog()).leased == len(taken)
 

@@ -96,7 +96,7 @@ async def test_what_a_stream_held_before_it_was_made_anew_settles_nothing_of_the
         assert dead.payload == b"new"
 
 
-async def test_whoever_stood_still_past_its_lease_alone_goes_on_with_what_it_had_in_hand(
+async def test_whoever_stood_still_past_its_lease_alone_goes_on_with_what_it_had_in_flight(
     nats: Broker, unique_name: Name
 ) -> None:
     one = spec(unique_name(), order_by=OrderBy.KEY)

@@ -144,7 +144,7 @@ async def test_whole_entries_are_acknowledged_so_that_nothing_comes_again(pulsar
             await expect_quiet(source)
 
 
-async def test_what_is_in_hand_is_not_run_twice_when_the_connection_is_lost(
+async def test_what_is_in_flight_is_not_run_twice_when_the_connection_is_lost(
     pulsar: Broker, unique_name: Name, open_proxy: Callable[[Broker], Any]
 ) -> None:
     proxy = open_proxy(pulsar)

@@ -114,7 +114,7 @@ async def test_until_idle_ends_when_everything_is_done_retries_included(pulsar: 
     assert (code, doomed.seen()) == (0, set(range(count)))
 
 
-async def test_a_slow_line_takes_nothing_from_who_has_it_in_hand(
+async def test_a_slow_line_takes_nothing_from_who_has_it_in_flight(
     pulsar: Broker, unique_name: Name, open_proxy: Callable[[Broker], Any]
 ) -> None:
     proxy, one = open_proxy(pulsar), spec(unique_name())

@@ -140,7 +140,7 @@ async def test_a_message_ttl_takes_no_retries_and_no_dead_letters(pulsar: Broker
             with anyio.fail_after(10):
                 while await to_thread.run_sync(driver._admin.message_ttl, topic) != ttl_s:
                     await anyio.sleep(0.05)
-        found = {each.kind: each for each in await driver.survey(one)}
+        found = {each.kind: each for each in await driver.preflight(one)}
     assert "more than 30 s are lost" in found["channel"].warning
     assert (found["dead letter"].warning, found["dead letter"].note) == ("", "")
 
@@ -153,17 +153,17 @@ async def test_check_says_what_the_brokers_will_drop(pulsar: Broker, unique_name
         await publish(driver, one.channels[0], b"x")
         await publish(driver, one.dead_letter_channel, b"x")
         await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/backlogQuota", quota)
-        found = {each.kind: each for each in await driver.survey(one)}
+        found = {each.kind: each for each in await driver.preflight(one)}
         assert "backlog quota" in found["channel"].warning
         assert "events are kept for 0 min" in found["channel"].note
         await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/messageTTL", b"30")
-        found = {each.kind: each for each in await driver.survey(one)}
+        found = {each.kind: each for each in await driver.preflight(one)}
         assert "more than 30 s" in found["dead letter"].note
         assert "a worker that starts takes it away" in found["dead letter"].note
 
 
 @pytest.mark.parametrize(("kind", "partitions"), [("shared", 0), ("key_shared", 2), ("exclusive", 0)])
-async def test_what_was_in_hand_of_a_removed_topic_touches_nothing_of_the_one_made_anew(
+async def test_what_was_in_flight_of_a_removed_topic_touches_nothing_of_the_one_made_anew(
     pulsar: Broker, unique_name: Name, kind: Any, partitions: int
 ) -> None:
     one = spec(unique_name(), start="latest", options=PulsarSubscription(type=kind))
@@ -260,5 +260,5 @@ async def test_check_says_where_brokers_store_twice_what_is_sent_again(pulsar: B
         for policy in (b"true", b"false"):
             await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/deduplication", policy)
             with anyio.fail_after(20):
-                while ("no deduplication" in (await driver.survey(one))[0].note) is (policy == b"true"):
+                while ("no deduplication" in (await driver.preflight(one))[0].note) is (policy == b"true"):
                     await anyio.sleep(0.1)

@@ -126,7 +126,7 @@ async def test_a_renamed_group_goes_on_with_the_retries_of_the_old_one(
                 assert await source.settle([RetryAt(delivery, record, 0.0, why)]) == []
             retried = await take(source, 2)
             await ack(source, [each for each in retried if each.payload == b"done"])
-        (finding,) = [each for each in await driver.survey(new) if each.kind == "subscription"]
+        (finding,) = [each for each in await driver.preflight(new) if each.kind == "subscription"]
         assert finding.note == f"goes on with the retries of {old.group}"
         await driver.declare([new])
         async with subscribed(driver, new) as source:

@@ -57,7 +57,7 @@ def test_what_is_to_run_until_nothing_is_left_does_not_wait_for_tables_that_nobo
         assert "run hexa-worker outbox init" in project(*command, "--until-idle", code=1).stderr
 
 
-def test_a_relay_killed_between_sending_and_noting_repeats_what_it_had_in_hand_and_loses_nothing(
+def test_a_relay_killed_between_sending_and_noting_repeats_what_it_had_in_flight_and_loses_nothing(
     project: Project,
 ) -> None:
     ids = write(project, *[Event(channel="work", payload={"id": number}, key="k") for number in range(5)])

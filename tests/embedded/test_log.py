@@ -158,7 +158,7 @@ async def test_a_damaged_lease_on_retries_gives_back_all_it_may_have_held(driver
         assert numbers(await take(source, 5)) == [0, 2, 4, 6, 8]
 
 
-async def test_a_retry_in_hand_cannot_be_removed(driver: EmbeddedDriver) -> None:
+async def test_a_retry_in_flight_cannot_be_removed(driver: EmbeddedDriver) -> None:
     source = await driver.subscribe(spec())
     await retries_with_gaps(driver)
     taken = await take(source, 5)

@@ -48,7 +48,7 @@ async def other(path: Path, action: str) -> AsyncIterator[Other]:
                 process.kill()
 
 
-async def test_what_a_killed_process_had_in_hand_is_taken_over_at_once_and_only_that(
+async def test_what_a_killed_process_had_in_flight_is_taken_over_at_once_and_only_that(
     driver: EmbeddedDriver, path: Path
 ) -> None:
     await publish(driver, 10)

@@ -81,8 +81,8 @@ class ScriptedChild:
         assert Path.cwd() == self.folder.resolve()
         self.write(f"in {Path.cwd()}")
 
-    async def do_survey(self) -> None:
-        self.write("surveys" if self.session.arguments.survey else "surveys not")
+    async def do_preflight(self) -> None:
+        self.write("surveys" if self.session.arguments.preflight else "surveys not")
 
     async def do_ack(self, count: str) -> None:
         self.acked += int(count)

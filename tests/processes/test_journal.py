@@ -22,7 +22,7 @@ places = st.tuples(names, st.integers(-(2**63), 2**63 - 1))
 
 
 @given(st.lists(st.tuples(names, st.integers(0, 50), places, st.booleans()), max_size=30))
-def test_what_has_begun_and_not_ended_is_in_hand(
+def test_what_has_begun_and_not_ended_is_in_flight(
     scratch: Path, calls: list[tuple[str, int, tuple[str, int], bool]]
 ) -> None:
     journal = MappedJournal(scratch)
@@ -35,7 +35,7 @@ def test_what_has_begun_and_not_ended_is_in_hand(
             cell.end()
             del expected[action, lane]
     remains = read_journal(scratch)
-    assert sorted(remains.in_hand) == sorted(expected.values())
+    assert sorted(remains.in_flight) == sorted(expected.values())
     assert not remains.clean
 
 
@@ -45,7 +45,7 @@ def test_it_grows_with_lanes_and_sources(tmp_path: Path) -> None:
     for number, cell in enumerate(cells):
         cell.begin(f"source-{number}", number)
     assert (tmp_path / "slot-0").stat().st_size > 4 * SEGMENT_SIZE
-    assert set(read_journal(tmp_path / "slot-0").in_hand) == {
+    assert set(read_journal(tmp_path / "slot-0").in_flight) == {
         InFlightId("do", f"source-{number}", number) for number in range(10_000)
     }
 
@@ -62,10 +62,10 @@ def test_a_clean_end_is_told_from_a_crash(tmp_path: Path) -> None:
     journal = MappedJournal(path)
     journal.cells("do", 0, 1)[0].begin("work", 7)
     journal.close_cleanly(1)
-    assert read_journal(path) == Remains(code=1, in_hand=(InFlightId("do", "work", 7),), accused=())
+    assert read_journal(path) == Remains(code=1, in_flight=(InFlightId("do", "work", 7),), accused=())
 
 
-def test_only_what_is_in_hand_can_be_accused(tmp_path: Path) -> None:
+def test_only_what_is_in_flight_can_be_accused(tmp_path: Path) -> None:
     path = tmp_path / "slot-0"
     journal = MappedJournal(path)
     first, second, third = journal.cells("do", 0, 3)
@@ -105,7 +105,7 @@ def test_a_missing_journal_says_nothing(tmp_path: Path) -> None:
 
 
 def crash(*offsets: int) -> Remains:
-    return Remains(code=None, in_hand=tuple(InFlightId("do", "work", offset) for offset in offsets), accused=())
+    return Remains(code=None, in_flight=tuple(InFlightId("do", "work", offset) for offset in offsets), accused=())
 
 
 def test_children_see_crashes_as_soon_as_they_are_counted(tmp_path: Path) -> None:

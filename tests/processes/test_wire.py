@@ -91,4 +91,4 @@ def test_last_words_to_a_dead_parent_do_not_matter() -> None:
     ours, theirs = socket.socketpair()
     ours.close()
     with theirs:
-        Link(theirs).last_words(Heartbeat())
+        Link(theirs).send_final(Heartbeat())

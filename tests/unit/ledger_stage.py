@@ -112,7 +112,7 @@ class Stage:
                 "do": JudgedSubscription(channels=frozenset({"work"}), policy=POLICY, order_by=self._order_by)  # type: ignore[arg-type]
             },
             faults=self._faults,
-            in_hand=MAILBOX,
+            in_flight=MAILBOX,
             settle_s=0.2,
             recovery_s=1.0,
             finish_s=30.0,

@@ -16,14 +16,14 @@ hands = st.integers(0, 20).map(hand)
 
 
 @given(st.sets(hands), st.data())
-def test_nobody_who_was_not_in_hand_is_blamed_and_somebody_always_is(
-    in_hand: set[InFlightId], data: st.DataObject
+def test_nobody_who_was_not_in_flight_is_blamed_and_somebody_always_is(
+    in_flight: set[InFlightId], data: st.DataObject
 ) -> None:
     suspects = data.draw(st.dictionaries(hands, st.builds(Suspicion, st.integers(1, 5), st.just(0.0))))
-    accused = data.draw(st.sets(st.sampled_from(sorted(in_hand)))) if in_hand else set()
-    blamed = blame(in_hand, accused, suspects)
-    assert blamed <= in_hand
-    assert bool(blamed) == bool(in_hand)
+    accused = data.draw(st.sets(st.sampled_from(sorted(in_flight)))) if in_flight else set()
+    blamed = blame(in_flight, accused, suspects)
+    assert blamed <= in_flight
+    assert bool(blamed) == bool(in_flight)
     if accused:
         assert blamed == accused
 

@@ -123,15 +123,15 @@ def test_an_interrupted_run_may_be_repeated() -> None:
     assert history.handle("start", "a", pid=2).handle("ok", "a", pid=2).judge() == set()
 
 
-@pytest.mark.parametrize(("in_hand", "found"), [(3, set()), (2, {"I3"})])
-def test_a_kill_repeats_no_more_than_was_in_hand(in_hand: int, found: set[str]) -> None:
+@pytest.mark.parametrize(("in_flight", "found"), [(3, set()), (2, {"I3"})])
+def test_a_kill_repeats_no_more_than_was_in_flight(in_flight: int, found: set[str]) -> None:
     history = History()
     for event in "abc":
         history.emit(event).handle("start", event, after=0.01)
     killed_at = history.now + 0.01
     for event in "abc":
         history.handle("start", event, pid=2).handle("ok", event, pid=2)
-    assert history.judge(in_hand=in_hand, faults=(kill(killed_at),)) == found
+    assert history.judge(in_flight=in_flight, faults=(kill(killed_at),)) == found
 
 
 @pytest.mark.parametrize(("uncommitted_s", "found"), [(0.4, set()), (0.3, {"I3"})])
@@ -145,7 +145,7 @@ def test_what_was_done_shortly_before_a_kill_may_be_repeated_where_that_is_said(
     for event in "abc":
         history.handle("start", event, pid=2).handle("ok", event, pid=2)
     faults = (kill(killed_at),)
-    assert history.judge(in_hand=1, uncommitted_s=uncommitted_s, settle_s=5.0, faults=faults) == found
+    assert history.judge(in_flight=1, uncommitted_s=uncommitted_s, settle_s=5.0, faults=faults) == found
 
 
 def test_a_retry_before_its_time_is_early() -> None:
@@ -258,16 +258,16 @@ def test_a_broker_may_forget_acknowledgements_only_as_far_back_as_it_says() -> N
     assert history.judge(faults=(Fault(**outage, forgets_s=10.0),)) == {"I2", "I7"}
 
 
-def test_what_was_forgotten_does_not_count_as_in_hand() -> None:
+def test_what_was_forgotten_does_not_count_as_in_flight() -> None:
     history = History()
     for number in range(3):
         history.emit(str(number)).handle("start", str(number)).handle("ok", str(number))
     outage: dict[str, Any] = {"at": history.now + 0.1, "until": history.now + 0.2}
     for number in range(3):
         history.handle("start", str(number), pid=2, after=0.5).handle("ok", str(number), pid=2)
-    assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_hand=1) == {"I3"}
-    assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_hand=1, processes=3) == set()
-    assert history.judge(faults=(Fault(**outage, forgets_s=60.0),), in_hand=1) == set()
+    assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_flight=1) == {"I3"}
+    assert history.judge(faults=(Fault(**outage),), settle_s=2.0, in_flight=1, processes=3) == set()
+    assert history.judge(faults=(Fault(**outage, forgets_s=60.0),), in_flight=1) == set()
 
 
 def test_claims_may_be_lost_a_little_after_the_fault_where_that_is_said() -> None:

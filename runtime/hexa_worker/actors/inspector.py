@@ -21,7 +21,7 @@ log = logging.getLogger("hexa_worker.broker")
 
 
 async def warn(driver: Driver, specs: Sequence[SubscriptionSpec], ready: Callable[[], Awaitable[None]]) -> None:
-    """Say what `Driver.survey` finds; for a task of its own beside the workers.
+    """Say what `Driver.preflight` finds; for a task of its own beside the workers.
 
     Args:
         driver: an open driver.
@@ -34,7 +34,7 @@ async def warn(driver: Driver, specs: Sequence[SubscriptionSpec], ready: Callabl
     with anyio.move_on_after(LIMIT_S):
         for spec in specs:
             try:
-                findings = await driver.survey(spec)
+                findings = await driver.preflight(spec)
             except DriverUnavailable:
                 return  # its worker says so
             except DriverRejected as error:

@@ -38,7 +38,7 @@ SLICE_S = 0.005
 """A lane whose handlers never suspend lets others run after this long."""
 
 
-class Conclude(Protocol):
+class RecordOutcome(Protocol):
     """What a lane does with an end that is not a plain success."""
 
     def __call__(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -74,13 +74,13 @@ class LaneParts:
     __slots__ = (
         "acks",
         "call",
-        "conclude",
         "gate",
         "log",
         "mailbox",
         "maximum_crashes",
         "monotonic",
         "plan",
+        "record_outcome",
         "runtime",
         "stats",
     )
@@ -92,7 +92,7 @@ class LaneParts:
         runtime: Runtime,
         mailbox: Mailbox,
         acks: Any,
-        conclude: Conclude,
+        record_outcome: RecordOutcome,
         stats: Counters,
         log: SubscriptionLog,
         gate: Isolation,
@@ -104,7 +104,7 @@ class LaneParts:
         self.runtime = runtime
         self.mailbox = mailbox
         self.acks = acks
-        self.conclude = conclude
+        self.record_outcome = record_outcome
         self.stats = stats
         self.log = log
         self.gate = gate
@@ -167,11 +167,11 @@ class Lane:
                     self._journal_end()
                     self._parts.stats.timeouts += len(late)
                     for delivery in late:
-                        self._parts.conclude(delivery, TimedOut(self.deadline_s))
+                        self._parts.record_outcome(delivery, TimedOut(self.deadline_s))
                 self.late = False
         finally:
             for delivery in self.current:
-                self._parts.conclude(delivery, Interrupted())
+                self._parts.record_outcome(delivery, Interrupted())
             self._journal_end()
             self.current = ()
 
@@ -188,7 +188,7 @@ class Lane:
         hand, self.current = self.current, ()
         self._journal_end()
         for delivery in hand:
-            self._parts.conclude(delivery, Raised(HandlerCancelled("a handler cancelled the task that runs it")))
+            self._parts.record_outcome(delivery, Raised(HandlerCancelled("a handler cancelled the task that runs it")))
 
     def _journal_end(self) -> None:
         for cell in self._cells:
@@ -341,7 +341,7 @@ class Lane:
                 good.append(delivery)
             except plan.handler.decode_errors as error:
                 parts.stats.undecodable += 1
-                parts.conclude(delivery, Undecodable(explained(delivery.payload, error)))
+                parts.record_outcome(delivery, Undecodable(explained(delivery.payload, error)))
         self.current = tuple(good)
         if good:
             contexts = tuple(Context(delivery, parts.runtime) for delivery in good)
@@ -364,7 +364,7 @@ class Lane:
         self.current = ()
         self._journal_end()
         self._parts.stats.undecodable += 1
-        self._parts.conclude(delivery, Undecodable(explained(delivery.payload, error)))
+        self._parts.record_outcome(delivery, Undecodable(explained(delivery.payload, error)))
 
     def _returned(self, delivery: Delivery, result: Any) -> None:
         """Conclude a call that returned."""
@@ -376,7 +376,7 @@ class Lane:
             return
         if isinstance(outcome, Raised):
             self._parts.stats.failed += 1
-        self._parts.conclude(delivery, outcome)
+        self._parts.record_outcome(delivery, outcome)
 
     def _raised(
         self, error: BaseException, contexts: Sequence[Context[Any]], whole: AnyContext[Any] | None = None
@@ -394,4 +394,4 @@ class Lane:
             return
         self._parts.stats.failed += len(hand)
         for delivery in hand:
-            self._parts.conclude(delivery, Raised(error))
+            self._parts.record_outcome(delivery, Raised(error))

@@ -30,13 +30,13 @@ class Outage:
     """What one worker misses at present.
 
     Args:
-        away: told why, when the first need is not met any more.
-        running: told when all are met again.
+        on_unavailable: told why, when the first need is not met any more.
+        on_running: told when all are met again.
     """
 
-    def __init__(self, away: Callable[[str], None], running: Callable[[], None]) -> None:
-        self._away = away
-        self._running = running
+    def __init__(self, on_unavailable: Callable[[str], None], on_running: Callable[[], None]) -> None:
+        self._on_unavailable = on_unavailable
+        self._on_running = on_running
         self._missed = set[Need]()
         self._failed_at = 0.0
         self._lost = anyio.Event()
@@ -47,7 +47,7 @@ class Outage:
             self._failed_at = anyio.current_time()
             self._lost.set()
         if not self._missed:
-            self._away(str(error))
+            self._on_unavailable(str(error))
         first = need not in self._missed
         self._missed.add(need)
         return first
@@ -58,7 +58,7 @@ class Outage:
             return
         self._missed.discard(need)
         if not self._missed:
-            self._running()
+            self._on_running()
 
     async def run(self, source: Source) -> None:
         """Find out that a broker is back while nothing is received. Cancellation: safe."""

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from hexa_worker.actors.dedup_stage import Deduplicator
-from hexa_worker.actors.lane import Conclude
+from hexa_worker.actors.lane import RecordOutcome
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.actors.services import WorkerServices
@@ -31,7 +31,7 @@ class Pump:
         stats: counts what came.
         log: says that the broker is away.
         outage: told that the broker, or the claim store, is away and is back.
-        conclude: settles a suspect that is given up.
+        record_outcome: settles a suspect that is given up.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -44,7 +44,7 @@ class Pump:
         log: SubscriptionLog,
         *,
         outage: Outage,
-        conclude: Conclude,
+        record_outcome: RecordOutcome,
     ) -> None:
         self._action = plan.action
         self._route = plan.route
@@ -57,7 +57,7 @@ class Pump:
         self._stats = stats
         self._log = log
         self._outage = outage
-        self._conclude = conclude
+        self._record_outcome = record_outcome
         self._stopping = False
 
     def stop(self) -> None:
@@ -123,7 +123,7 @@ class Pump:
             crashes = self._suspects.crashes(self._action, delivery.source, delivery.offset)
             if crashes >= self._maximum_crashes:
                 self._mailbox.hold((delivery,))
-                self._conclude(
+                self._record_outcome(
                     delivery, Crashed(crashes, self._suspects.why(self._action, delivery.source, delivery.offset))
                 )
             else:

@@ -90,7 +90,7 @@ class Supervised:
             destination=self.plan.pattern or ",".join(self.plan.channels),
             error=self.error,
             counters=self.stats.copy(),
-            in_hand=0 if self._worker is None else self._worker.in_hand,
+            in_flight=0 if self._worker is None else self._worker.in_flight,
             held=self.held - self.stats.parked,
             mailbox=self.plan.mailbox,
         )
@@ -144,8 +144,8 @@ class Supervised:
             self._env,
             self.stats,
             self._log,
-            running=self._is_running,
-            away=self._is_away,
+            on_running=self._is_running,
+            on_unavailable=self._is_unavailable,
         )
         await self._worker.run()
 
@@ -193,7 +193,7 @@ class Supervised:
             self._running_since = self._env.clock.monotonic()
             self._move(StateChange.STARTED)
 
-    def _is_away(self, error: str) -> None:
+    def _is_unavailable(self, error: str) -> None:
         self.error = error
         if self.state is WorkerState.RUNNING:
             self._move(StateChange.BROKER_LOST)

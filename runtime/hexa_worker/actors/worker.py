@@ -53,8 +53,8 @@ class Worker:
         env: what all workers of the process share.
         stats: the subscription's counters; they outlive the worker.
         log: the subscription's log.
-        running: called when it has begun to consume, and again after its broker was away.
-        away: told why when its broker, or the claim store, is away.
+        on_running: called when it has begun to consume, and again after its broker was away.
+        on_unavailable: told why when its broker, or the claim store, is away.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -63,8 +63,8 @@ class Worker:
         env: WorkerServices,
         stats: Counters,
         log: SubscriptionLog,
-        running: Callable[[], None],
-        away: Callable[[str], None],
+        on_running: Callable[[], None],
+        on_unavailable: Callable[[str], None],
     ) -> None:
         self.action = plan.action
         self.state = env.state
@@ -73,7 +73,7 @@ class Worker:
         self._env = env
         self._stats = stats
         self._log = log
-        self._running = running
+        self._on_running = on_running
         self._lanes: list[Lane] = []
         self._stopping = False
         self._hurried = False
@@ -98,7 +98,7 @@ class Worker:
             busy=plan.concurrency * plan.batch,
             waits=self._waits,
         )
-        self._outage = Outage(away, running)
+        self._outage = Outage(on_unavailable, on_running)
         self._parking = Parking(
             limit=plan.mailbox, limit_bytes=plan.mailbox_bytes, stats=stats, monotonic=env.clock.monotonic
         )
@@ -113,7 +113,7 @@ class Worker:
             stats,
             log,
             outage=self._outage,
-            conclude=self._conclude,
+            record_outcome=self._record_outcome,
         )
 
     # -- its life
@@ -147,7 +147,7 @@ class Worker:
                 lost=None if self._waits is None else self._lost,
             )
             lanes = self._make_lanes(settler)
-            self._running()
+            self._on_running()
             try:
                 await self._serve(source, settler, lanes)
             finally:
@@ -212,7 +212,7 @@ class Worker:
         self._lane_scope.cancel()
 
     @property
-    def in_hand(self) -> int:
+    def in_flight(self) -> int:
         """How many deliveries handlers run right now."""
         return sum(len(lane.current) for lane in self._lanes)
 
@@ -250,7 +250,7 @@ class Worker:
             runtime=self,
             mailbox=self._mailbox,
             acks=settler,
-            conclude=self._conclude,
+            record_outcome=self._record_outcome,
             stats=self._stats,
             log=self._log,
             gate=env.gate,
@@ -283,7 +283,7 @@ class Worker:
     def _skip(self, delivery: Delivery) -> None:
         self._settler.add(Acked(delivery, dropped=DUPLICATE))
 
-    def _conclude(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _record_outcome(self, delivery: Delivery, outcome: Outcome) -> None:
         """Decide what is done about an outcome, say so, and hand it to the settler."""
         try:
             settlement = self._settlement(delivery, outcome)
@@ -328,7 +328,7 @@ class Worker:
             self._claimer.postponed(delivery, again)
         self._settler.add(settlement)
         if self._drained or again.source in self._leaving:
-            self._conclude(again, Interrupted())
+            self._record_outcome(again, Interrupted())
         else:
             self._mailbox.postpone(again)
 
@@ -348,7 +348,7 @@ class Worker:
     def _release_queued(self, sources: frozenset[str] | None = None) -> None:
         waiting = [] if self._claimer is None else self._claimer.take(sources)
         for delivery in (*self._mailbox.take_queued(sources), *waiting):
-            self._conclude(delivery, Interrupted())
+            self._record_outcome(delivery, Interrupted())
 
     async def _revoked(self, sources: frozenset[str]) -> None:
         """Forget what is queued of `sources`; wait until what is in hand of them is settled."""
@@ -356,7 +356,7 @@ class Worker:
         try:
             self._release_queued(sources)
             self._release_parked(sources)
-            while self._in_hand(sources):
+            while self._in_flight(sources):
                 await self._mailbox.wait_room()
                 self._release_parked(sources)  # refused meanwhile
         finally:
@@ -366,7 +366,7 @@ class Worker:
         if self._parking:
             self._settler.forget_parked(sources)
 
-    def _in_hand(self, sources: frozenset[str]) -> bool:
+    def _in_flight(self, sources: frozenset[str]) -> bool:
         if not self._lanes:
             return False  # it has not begun
         running = any(delivery.source in sources for lane in self._lanes for delivery in lane.current)

@@ -51,7 +51,7 @@ async def look(config: "Config", loaded: "Loaded") -> Look:
 
     async with opened(make_driver(config)) as driver:
         facts = await driver.inspect()
-        findings = {spec.action: await driver.survey(spec) for spec in specs(loaded)}
+        findings = {spec.action: await driver.preflight(spec) for spec in specs(loaded)}
         return Look(driver.capabilities.name, facts, findings, await _look_at_claims(config), _look_at_outbox(config))
 
 
@@ -86,7 +86,7 @@ async def _look_at_claims(config: "Config") -> list[str]:
 
     claims = RedisClaims(config.file.dedup, config.folder)
     try:
-        return await claims.survey()
+        return await claims.preflight()
     finally:
         with anyio.CancelScope(shield=True):
             await claims.close()

@@ -41,19 +41,19 @@ Suspicions = Mapping[InFlightId, Suspicion]
 
 
 def blame(
-    in_hand: Collection[InFlightId], accused: Collection[InFlightId], suspicions: Suspicions
+    in_flight: Collection[InFlightId], accused: Collection[InFlightId], suspicions: Suspicions
 ) -> frozenset[InFlightId]:
     """Who is blamed for the death of one process.
 
     Args:
-        in_hand: what its handlers were running.
+        in_flight: what its handlers were running.
         accused: those of them that the process itself named as the reason of its end.
         suspicions: what is known from earlier crashes.
     """
     if accused:
         return frozenset(accused)
-    known = frozenset(hand for hand in in_hand if hand in suspicions)
-    return known or frozenset(in_hand)
+    known = frozenset(hand for hand in in_flight if hand in suspicions)
+    return known or frozenset(in_flight)
 
 
 def count_crash(

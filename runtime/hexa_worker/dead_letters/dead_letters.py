@@ -38,12 +38,12 @@ class Tally(msgspec.Struct):
         return self.done + self.already + self.refused + self.untouched
 
 
-Told = Callable[[Tally], None]
-Happened = Callable[[Literal["redriven", "purged"], Sequence[StoredDeadLetter], int], None]
+OnProgress = Callable[[Tally], None]
+OnChange = Callable[[Literal["redriven", "purged"], Sequence[StoredDeadLetter], int], None]
 """Told what was done with letters, and when it was begun (milliseconds); for the lineage."""
 
 
-def nothing_noted(_outcome: Literal["redriven", "purged"], _letters: Sequence[StoredDeadLetter], _at_ms: int) -> None:
+def no_change(_outcome: Literal["redriven", "purged"], _letters: Sequence[StoredDeadLetter], _at_ms: int) -> None:
     """For desks whose work is no part of a lineage."""
 
 
@@ -54,16 +54,16 @@ class DeadLetters:
         driver: an open driver that knows the subscriptions.
         specs: the subscriptions.
         clock: tells how old a letter is.
-        happened: see `Happened`.
+        on_change: see `OnChange`.
     """
 
     def __init__(
-        self, driver: Driver, specs: Sequence[SubscriptionSpec], clock: Clock, happened: Happened = nothing_noted
+        self, driver: Driver, specs: Sequence[SubscriptionSpec], clock: Clock, on_change: OnChange = no_change
     ) -> None:
         self._driver = driver
         self._specs = specs
         self._clock = clock
-        self._happened = happened
+        self._on_change = on_change
 
     async def letters(
         self, filters: Filters, unread: dict[str, DriverError] | None = None
@@ -120,12 +120,12 @@ class DeadLetters:
                 chosen.append(Chosen(spec, offsets))
         return chosen
 
-    async def purge(self, chosen: Sequence[Chosen], told: Told) -> Tally:
+    async def purge(self, chosen: Sequence[Chosen], on_progress: OnProgress) -> Tally:
         """Delete the chosen letters for good.
 
         Args:
             chosen: see `choose`.
-            told: called after each batch.
+            on_progress: called after each batch.
 
         Raises:
             DriverUnavailable: the broker went away; what was done so far stays done.
@@ -139,8 +139,8 @@ class DeadLetters:
                     now_ms = self._clock.now_ms()
                     offsets = [letter.offset for letter in letters]
                     tally.done += await self._driver.remove(one.spec.dead_letter_channel, offsets)
-                    self._happened("purged", letters, now_ms)
-                    told(tally)
+                    self._on_change("purged", letters, now_ms)
+                    on_progress(tally)
         return tally
 
 

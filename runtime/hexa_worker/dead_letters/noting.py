@@ -5,15 +5,15 @@ from typing import Literal
 
 from hexa_worker.core.channels import retry_channel
 from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
-from hexa_worker.dead_letters.dead_letters import Happened
+from hexa_worker.dead_letters.dead_letters import OnChange
 from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.recorder import Recorder
 
 
-def noted(recorder: Recorder) -> Happened:
+def recorded_in(recorder: Recorder) -> OnChange:
     """What `Desk` calls with the letters that it redrove or purged."""
 
-    def happened(outcome: Literal["redriven", "purged"], letters: Sequence[StoredDeadLetter], at_ms: int) -> None:
+    def on_change(outcome: Literal["redriven", "purged"], letters: Sequence[StoredDeadLetter], at_ms: int) -> None:
         for letter in letters:
             base = letter.delivery.channel.removesuffix(".dlq")
             recorder.put(
@@ -31,4 +31,4 @@ def noted(recorder: Recorder) -> Happened:
                 )
             )
 
-    return happened
+    return on_change

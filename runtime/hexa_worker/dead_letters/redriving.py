@@ -19,7 +19,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import REDRIVEN_FROM, lineage_of
 from hexa_worker.core.message import header
 from hexa_worker.dead_letters.dead_letter import StoredDeadLetter, redriven
-from hexa_worker.dead_letters.dead_letters import Happened, Tally, Told, meant, nothing_noted
+from hexa_worker.dead_letters.dead_letters import OnChange, OnProgress, Tally, meant, no_change
 from hexa_worker.dead_letters.editing import EditFailed, Hook, edited
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.dead_letters.reading import Chosen, read_channel, read_chosen, read_letters
@@ -81,7 +81,7 @@ class Redriver:
         driver: an open driver that knows the subscriptions.
         specs: the subscriptions.
         clock: tells how old a letter is.
-        happened: see `Happened`.
+        on_change: see `OnChange`.
         handled: see `Handled`.
     """
 
@@ -90,13 +90,13 @@ class Redriver:
         driver: Driver,
         specs: Sequence[SubscriptionSpec],
         clock: Clock,
-        happened: Happened = nothing_noted,
+        on_change: OnChange = no_change,
         handled: Handled = nothing_handled,
     ) -> None:
         self._driver = driver
         self._specs = specs
         self._clock = clock
-        self._happened = happened
+        self._on_change = on_change
         self._handled = handled
 
     async def plan(self, filters: Filters, limit: int | None = None, *, force: bool = False) -> RedrivePlan:
@@ -128,12 +128,14 @@ class Redriver:
                     plan.copies.update(self._handled(source, picked.oldest_ms))
         return plan
 
-    async def run(self, plan: RedrivePlan, told: Told, rate: float | None = None, hook: Hook | None = None) -> Tally:
+    async def run(
+        self, plan: RedrivePlan, on_progress: OnProgress, rate: float | None = None, hook: Hook | None = None
+    ) -> Tally:
         """Send what was planned.
 
         Args:
             plan: see `plan`.
-            told: called after each batch.
+            on_progress: called after each batch.
             rate: letters per second; None: as fast as the broker takes them.
             hook: changes each letter first.
 
@@ -149,7 +151,7 @@ class Redriver:
             async with aclosing(read_chosen(self._driver, one, size)) as batches:
                 async for letters in batches:
                     await self._send(one.spec, letters, plan.copies, hook, tally)
-                    told(tally)
+                    on_progress(tally)
                     if rate is not None:
                         await anyio.sleep(max(began + tally.handled / rate - self._clock.monotonic(), 0))
         return tally
@@ -190,7 +192,7 @@ class Redriver:
         gone = [letter.offset for letter in (*already, *sent)]
         if gone:
             await self._driver.remove(spec.dead_letter_channel, gone)
-        self._happened("redriven", sent, now_ms)
+        self._on_change("redriven", sent, now_ms)
         await fault("redrive-done")
         tally.already += len(already)
         tally.done += len(sent)

@@ -94,7 +94,7 @@ class AsyncioRedisClaims:
         """See `hexa_worker.dedup.base.ClaimStore.open`."""
         await self._bounded(self._ping)
 
-    async def survey(self) -> list[str]:
+    async def preflight(self) -> list[str]:
         """What of this server's settings would make it forget claims too early, in one sentence each.
 
         Raises:
@@ -244,8 +244,8 @@ class RedisClaims:
         self._island: AsyncioThread | None = None
 
     async def open(self) -> None:
-        """See `hexa_worker.dedup.base.ClaimStore.open`. Warns of what `survey` finds."""
-        for warning in await self.survey():
+        """See `hexa_worker.dedup.base.ClaimStore.open`. Warns of what `preflight` finds."""
+        for warning in await self.preflight():
             log.warning("%s", warning)
 
     async def _connect(self) -> None:
@@ -258,13 +258,13 @@ class RedisClaims:
     async def _made(self) -> AsyncioRedisClaims:
         return AsyncioRedisClaims(self._options, self._folder)
 
-    async def survey(self) -> list[str]:
-        """Connect, and see `AsyncioRedisClaims.survey`.
+    async def preflight(self) -> list[str]:
+        """Connect, and see `AsyncioRedisClaims.preflight`.
 
         Raises: as `open`.
         """
         await self._connect()
-        return await self._call(self._opened.survey)
+        return await self._call(self._opened.preflight)
 
     async def close(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.close`."""

@@ -310,9 +310,9 @@ class AsyncioDriverAdapter(Generic[D]):
         """See `hexa_worker.drivers.base.Driver.backlog`."""
         return await self._call(self.inner.backlog, spec)
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
-        return await self._call(self.inner.survey, spec)
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
+        return await self._call(self.inner.preflight, spec)
 
     async def inspect(self) -> Mapping[str, str]:
         """See `hexa_worker.drivers.base.Driver.inspect`."""

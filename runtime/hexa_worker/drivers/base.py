@@ -323,7 +323,7 @@ class Driver(Protocol):
         """
         ...
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         """What of the things that a subscription needs is there, and what stands in its way. Changes nothing.
 
         For ``check --connect``, and for warnings soon after the start of a worker (which looks for `LIMIT_S` of

@@ -9,7 +9,7 @@ from hexa_worker.errors import DriverError
 
 
 @contextmanager
-def placed(driver: str, addresses: Sequence[str]) -> Iterator[None]:
+def error_context(driver: str, addresses: Sequence[str]) -> Iterator[None]:
     """Name the driver and its broker's addresses, without secrets, in every `DriverError` that names none.
 
     Args:

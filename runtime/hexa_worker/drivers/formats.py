@@ -130,9 +130,9 @@ class FormattingDriver:
         """As the driver's."""
         return await self._driver.backlog(spec)
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
         """As the driver's."""
-        return await self._driver.survey(spec)
+        return await self._driver.preflight(spec)
 
     async def inspect(self) -> Mapping[str, str]:
         """As the driver's."""

@@ -48,7 +48,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         watchdog_s: how long the loop may be silent.
         until_idle: end by itself when nothing is left to do.
         backend: instead of the configured one.
-        survey: look at the broker once it is up, and warn of what will be lost: one process of a worker does.
+        preflight: look at the broker once it is up, and warn of what will be lost: one process of a worker does.
         proven: a process with this configuration was ready before; a broker that refuses it now is waited for.
     """
 
@@ -61,7 +61,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     watchdog_s: float
     until_idle: bool = False
     backend: str | None = None
-    survey: bool = False
+    preflight: bool = False
     proven: bool = False
 
     @property

@@ -95,12 +95,12 @@ def main(program: ChildProgram | None = None) -> None:
     try:
         code = _run(arguments, link, early, chosen, blocked)
     except ConfigError as error:
-        link.last_words(Misconfigured(error.message, error.where, error.hint))
+        link.send_final(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
     except BaseException as raised:  # the last frame of a process
         cause = _innermost(raised)
         if isinstance(cause, ConfigError | DriverRejected):  # the broker will never take it: no restart mends that
-            link.last_words(Misconfigured(str(cause), "", ""))
+            link.send_final(Misconfigured(str(cause), "", ""))
             _exit(EXIT_CONFIG)
         if isinstance(cause, DriverBroken):  # it has said what happened to it
             log.critical("worker process ends: %s", cause)

@@ -59,7 +59,7 @@ async def _serve(session: ChildContext, loaded: Loaded) -> int:
             stuck=session.stuck,
             report=session.report,
             record=record,
-            survey=session.arguments.survey,
+            preflight=session.arguments.preflight,
             proven=session.arguments.proven,
             beside=ParkedFiles(
                 folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot
@@ -71,7 +71,7 @@ def _remember_ladders(session: ChildContext, loaded: Loaded) -> None:
     """Note whose retries and dead letters these are; the first process says what nobody reads any more."""
     path = file_of(session.arguments.state_dir, session.arguments.name)
     wanted = specs(loaded)
-    if session.arguments.survey:
+    if session.arguments.preflight:
         for text in orphans(path, wanted):
             log.warning("%s", text)
     remember(path, wanted)

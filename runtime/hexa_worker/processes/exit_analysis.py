@@ -119,7 +119,7 @@ def _finding(code: int, remains: Remains, error: ConfigError | None) -> ExitFind
         return ExitFinding.MISCONFIGURED
     if remains.code is not None:
         return {EXIT_OK: ExitFinding.DONE, EXIT_STOPPED: ExitFinding.STOPPED}.get(remains.code, ExitFinding.FAILED)
-    if code == EXIT_FAILED and not remains.in_hand:
+    if code == EXIT_FAILED and not remains.in_flight:
         return ExitFinding.FAILED
     return ExitFinding.CRASHED
 

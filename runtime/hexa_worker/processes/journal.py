@@ -178,12 +178,12 @@ class Remains(NamedTuple):
 
     Attributes:
         code: with which exit code the process ended in an orderly way; None: it did not.
-        in_hand: what its handlers were running.
+        in_flight: what its handlers were running.
         accused: those of them that the process named as the reason of its end.
     """
 
     code: int | None
-    in_hand: tuple[InFlightId, ...]
+    in_flight: tuple[InFlightId, ...]
     accused: tuple[InFlightId, ...]
 
     @property
@@ -192,7 +192,7 @@ class Remains(NamedTuple):
         return self.code is not None
 
 
-NOTHING: Final = Remains(code=None, in_hand=(), accused=())
+NOTHING: Final = Remains(code=None, in_flight=(), accused=())
 
 
 def read_journal(path: Path) -> Remains:
@@ -223,7 +223,7 @@ def read_journal(path: Path) -> Remains:
         if 0 < action <= len(names) and 0 < source <= len(names)
     ]
     accused = tuple(hand for hand, state in hands if state == ACCUSED)
-    return Remains(code=data[9] if data[8] else None, in_hand=tuple(hand for hand, _ in hands), accused=accused)
+    return Remains(code=data[9] if data[8] else None, in_flight=tuple(hand for hand, _ in hands), accused=accused)
 
 
 def _read_names(data: bytes, at: int, end: int) -> list[str]:

@@ -123,7 +123,7 @@ def _gauges(view: Overview) -> Iterator[Family]:
     for name, help_text, field in (
         ("hexa_worker_mailbox_deliveries", "Deliveries received and not settled.", "held"),
         ("hexa_worker_mailbox_limit", "How many deliveries a mailbox may hold.", "mailbox"),
-        ("hexa_worker_running_deliveries", "Deliveries that handlers run now.", "in_hand"),
+        ("hexa_worker_running_deliveries", "Deliveries that handlers run now.", "in_flight"),
     ):
         yield name, "gauge", help_text, [("", labels, getattr(one, field)) for labels, one in present]
     for name, help_text, field in (

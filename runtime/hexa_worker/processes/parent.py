@@ -137,7 +137,7 @@ def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector, reloader
             pool.forgive_silence()
         for key, _ in ready:
             if key.data is not None:
-                pool.hear(key.data)
+                pool.on_readable(key.data)
         for number in wakeup.signals():
             _obey(pool, number, reloader)
         pool.reap()

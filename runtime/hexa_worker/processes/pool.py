@@ -83,7 +83,7 @@ class Pool:
         self._first = first
         self._rolling = Rolling()
         self._reload: Reload | None = None
-        self._surveyed = False
+        self._inspected = False
         self._proven: Rules | None = None  # a process that followed these was ready
         self._turned_at = monotonic()
         for _ in range(processes):
@@ -111,7 +111,7 @@ class Pool:
             due.append(self._rolling.deadline)
         return max(min(due) - now, 0.0) if due else None
 
-    def hear(self, slot: Slot) -> bool:
+    def on_readable(self, slot: Slot) -> bool:
         """Read the socket of a child; whether there may be more."""
         connection = slot.connection
         if connection is None:
@@ -138,7 +138,7 @@ class Pool:
                 continue
             code = reap(slot.pid)
             if code is not None:
-                self._bury(slot, code)
+                self._on_exit(slot, code)
         if os.getpid() == 1:
             reap_orphans({slot.pid for slot in self.slots.values()})
 
@@ -181,7 +181,7 @@ class Pool:
         running = self._running()
         kept = running if reload.processes is None else running[: reload.processes]
         log.info("reload: replacing %d processes", len(kept))
-        self._surveyed = False
+        self._inspected = False
         self._reload = reload
         superseded = self._rolling.begin(slot.number for slot in kept)
         if superseded is not None:
@@ -220,7 +220,7 @@ class Pool:
         arguments = msgspec.structs.replace(
             slot.rules.arguments,
             slot=slot.number,
-            survey=not self._surveyed,
+            preflight=not self._inspected,
             proven=slot.rules is self._proven,
         )
         try:
@@ -229,7 +229,7 @@ class Pool:
         except OSError as error:
             self._not_spawned(slot, f"cannot start a worker process: {error}")
             return
-        self._surveyed = True
+        self._inspected = True
         slot.fill(spawned, now)
         self._selector.register(spawned.connection, selectors.EVENT_READ, slot)
 
@@ -263,9 +263,9 @@ class Pool:
         if why:
             self._kill(slot, f"it writes to the parent's socket what is no report ({why})")
 
-    def _bury(self, slot: Slot, code: int) -> None:
+    def _on_exit(self, slot: Slot, code: int) -> None:
         """A child has died: hear its last words, find out why, decide what comes next."""
-        while self.hear(slot):
+        while self.on_readable(slot):
             pass
         self._cut_off(slot, "")
         death = examine(slot, code, self._layout)
@@ -273,7 +273,7 @@ class Pool:
         if not slot.candidate:
             death.log(slot, blamed, until_idle=self._rules.until_idle)
         with self.lock:  # or somebody who looks meanwhile would count it twice, or not at all
-            self.totals.bury(slot.report)
+            self.totals.on_exit(slot.report)
             slot.clear()
         self._decide(slot, death, progress=bool(blamed))
 

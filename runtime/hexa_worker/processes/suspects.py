@@ -65,9 +65,9 @@ class CrashCounter:
         Returns:
             Whom it is blamed on, with their crashes so far; empty when nothing was in hand.
         """
-        if remains.clean or not remains.in_hand:
+        if remains.clean or not remains.in_flight:
             return {}
-        blamed = blame(remains.in_hand, remains.accused, self.suspicions)
+        blamed = blame(remains.in_flight, remains.accused, self.suspicions)
         self.suspicions = count_crash(self.suspicions, blamed, self._now_s(), why)
         self._write()
         return {hand: self.suspicions[hand].crashes for hand in sorted(blamed)}

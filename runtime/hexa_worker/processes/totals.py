@@ -27,7 +27,7 @@ class Totals:
     def __init__(self) -> None:
         self._dead: dict[str, Total] = {}
 
-    def bury(self, report: Report) -> None:
+    def on_exit(self, report: Report) -> None:
         """A process is gone; this was its last report."""
         self._dead = self.sums((report,))
 

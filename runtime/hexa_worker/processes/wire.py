@@ -76,7 +76,7 @@ class Link:
         self._push()
         return True
 
-    def last_words(self, frame: Frame) -> None:
+    def send_final(self, frame: Frame) -> None:
         """Send a frame before the process ends, waiting a little for the parent."""
         body = _encoder.encode(frame)
         self._unsent += _LENGTH.pack(len(body)) + body

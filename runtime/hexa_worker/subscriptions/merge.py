@@ -49,23 +49,23 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         ConfigError: decorator, function and worker.toml do not fit together.
     """
     mark = marked.mark
-    written = config.file.subscriptions.get(mark.action, Subscription())
-    said = _said_by(marked)
-    settings = _merged(said, written)
-    wire = written.wire or config.file.broker.wire
-    handler = _handler(marked, written, wire, batch=settings["batch"] is not None)
-    where = _Places(config, mark.action, handler, written)
+    from_file = config.file.subscriptions.get(mark.action, Subscription())
+    from_decorator = _from_decorator(marked)
+    settings = _merged(from_decorator, from_file)
+    wire = from_file.wire or config.file.broker.wire
+    handler = _handler(marked, from_file, wire, batch=settings["batch"] is not None)
+    where = _Places(config, mark.action, handler, from_file)
     _check_channel(settings, handler, mark.action)
     _check_settings(settings, handler, where)
-    _check_retry_order(settings, handler, written, where)
-    if isinstance(config.file.broker, Pulsar) and written.pulsar is not None:
-        _check_pulsar(settings, written.pulsar, where)
+    _check_retry_order(settings, handler, from_file, where)
+    if isinstance(config.file.broker, Pulsar) and from_file.pulsar is not None:
+        _check_pulsar(settings, from_file.pulsar, where)
     channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
-    group = written.group or mark.action
+    group = from_file.group or mark.action
     concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
     timeout_s = DEFAULT_TIMEOUT_S if settings["timeout_s"] is None else settings["timeout_s"]
     batch_wait_s = settings["batch_wait_s"]
-    retry_base = written.retry_channel or group
+    retry_base = from_file.retry_channel or group
     _check_names(driver_name(config), channels, retry_base, where)
     return Plan(
         action=mark.action,
@@ -75,18 +75,18 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         pattern=settings["pattern"],
         group=group,
         retry_base=retry_base,
-        start=written.start,
+        start=from_file.start,
         concurrency=concurrency,
-        mailbox=written.mailbox or DEFAULT_MAILBOX,
-        mailbox_bytes=written.mailbox_bytes or DEFAULT_MAILBOX_BYTES,
+        mailbox=from_file.mailbox or DEFAULT_MAILBOX,
+        mailbox_bytes=from_file.mailbox_bytes or DEFAULT_MAILBOX_BYTES,
         order_by=OrderBy(settings["order_by"] or "none"),
         timeout_s=timeout_s or None,
         batch=settings["batch"] or 1,
         batch_wait_s=DEFAULT_BATCH_WAIT_S if batch_wait_s is None else batch_wait_s,
         threads=settings["threads"] or concurrency,
-        retry=written.retry,
-        effect_key=_effect_key(config, mark.action, written),
-        options=getattr(written, driver_name(config), None),
+        retry=from_file.retry,
+        effect_key=_effect_key(config, mark.action, from_file),
+        options=getattr(from_file, driver_name(config), None),
         wire=wire,
     )
 
@@ -100,28 +100,28 @@ def _check_channel(settings: Mapping[str, Any], handler: Handler, action: str) -
         )
 
 
-def _effect_key(config: Config, action: str, written: Subscription) -> EffectKey | None:
+def _effect_key(config: Config, action: str, from_file: Subscription) -> EffectKey | None:
     """Names the effects of a subscription among all that share the claim store; None without deduplication."""
     dedup = config.file.dedup
-    if dedup.store == "none" or not written.dedup:
+    if dedup.store == "none" or not from_file.dedup:
         return None
-    kind, _, name = (written.idempotency_key or "").partition(":")
+    kind, _, name = (from_file.idempotency_key or "").partition(":")
     key: EffectKey
     match kind:
         case "header":
             key = by_header(name)
         case "payload":
-            key = by_field(name, written.codec)
+            key = by_field(name, from_file.codec)
         case _:
             key = by_event
     prefix = f"{dedup.namespace or config.file.worker.name}:{action}:"
     return lambda delivery: prefix + key(delivery)
 
 
-def _handler(marked: Marked, written: Subscription, wire: Wire, *, batch: bool) -> Handler:
+def _handler(marked: Marked, from_file: Subscription, wire: Wire, *, batch: bool) -> Handler:
     """The handler of a subscription; where hexa-event writes, JSON is understood beside a binary codec."""
-    handler = understand(marked.function, batch=batch, codec=written.codec)
-    if wire != "hexa" or written.codec not in ("msgpack", "protobuf"):
+    handler = understand(marked.function, batch=batch, codec=from_file.codec)
+    if wire != "hexa" or from_file.codec not in ("msgpack", "protobuf"):
         return handler
     json = understand(marked.function, batch=batch, codec="json")
     errors = tuple({*handler.decode_errors, *json.decode_errors})
@@ -136,11 +136,11 @@ def driver_name(config: Config) -> str:
 class _Places:
     """Where a setting was said: in worker.toml, or at the function."""
 
-    def __init__(self, config: Config, action: str, handler: Handler, written: Subscription) -> None:
+    def __init__(self, config: Config, action: str, handler: Handler, from_file: Subscription) -> None:
         self._config = config
         self._action = action
         self._handler = handler
-        self._written = written
+        self._written = from_file
 
     def of(self, key: str) -> str:
         return self.in_file(key) if self.wrote(key) else self._handler.where
@@ -168,7 +168,7 @@ def _check_names(driver: str, channels: Sequence[str], retry_base: str, where: _
         )
 
 
-def _said_by(marked: Marked) -> Subscription:
+def _from_decorator(marked: Marked) -> Subscription:
     """The decorator's arguments, checked by the rules of worker.toml.
 
     Raises:
@@ -181,23 +181,23 @@ def _said_by(marked: Marked) -> Subscription:
     if mark.channels:
         data["channels"] = list(mark.channels)
     check = Check(place_of(marked.function), None)
-    said: Subscription | None = check.table(data, Subscription)
+    from_decorator: Subscription | None = check.table(data, Subscription)
     if re.search(NAME_PATTERN, mark.action) is None:
         check.report(("action",), f'must be {NAME_DESCRIPTION}, not "{mark.action}"', "give it with action=…")
-    if said is not None:
-        check_channels(said, check, ())
+    if from_decorator is not None:
+        check_channels(from_decorator, check, ())
     for error in check.mistakes:
         raise error
-    return said or Subscription()
+    return from_decorator or Subscription()
 
 
-def _merged(said: Subscription, written: Subscription) -> Mapping[str, Any]:
+def _merged(from_decorator: Subscription, from_file: Subscription) -> Mapping[str, Any]:
     merged: dict[str, Any] = {}
     for key in _SETTINGS:
-        value = getattr(written, key)
-        merged[key] = getattr(said, key) if value is None else value
+        value = getattr(from_file, key)
+        merged[key] = getattr(from_decorator, key) if value is None else value
     # Where to read is one decision: worker.toml replaces all of it or none of it.
-    source = written if any(getattr(written, key) is not None for key in _CHANNELS) else said
+    source = from_file if any(getattr(from_file, key) is not None for key in _CHANNELS) else from_decorator
     return merged | {key: getattr(source, key) for key in _CHANNELS}
 
 
@@ -214,9 +214,9 @@ def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Place
         )
 
 
-def _check_retry_order(settings: Mapping[str, Any], handler: Handler, written: Subscription, where: _Places) -> None:
+def _check_retry_order(settings: Mapping[str, Any], handler: Handler, from_file: Subscription, where: _Places) -> None:
     """A retry in its place: something must keep its order, one event at a time, and leave room for others."""
-    retry = written.retry
+    retry = from_file.retry
     if retry.order == "free":
         if retry.maximum_waiting_keys is not None:
             raise ConfigError(
@@ -239,7 +239,7 @@ def _check_retry_order(settings: Mapping[str, Any], handler: Handler, written: S
             where=place,
             hint="events of one batch are handled at once, so none can wait for another: leave batch out",
         )
-    mailbox = written.mailbox or DEFAULT_MAILBOX
+    mailbox = from_file.mailbox or DEFAULT_MAILBOX
     if retry.maximum_waiting_keys is not None and retry.maximum_waiting_keys >= max(mailbox, 2):
         raise ConfigError(
             f"must be less than mailbox ({mailbox}), not {retry.maximum_waiting_keys}",

@@ -19,7 +19,7 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
         destination: the channels it reads, comma-separated, or its pattern.
         error: why it is not running; empty when it is, or when nobody knows. Never a payload or a secret.
         counters: see `Counters`.
-        in_hand: deliveries that handlers run right now.
+        in_flight: deliveries that handlers run right now.
         held: deliveries received and not settled: the fill of its mailbox.
         mailbox: the mailbox's limit.
     """
@@ -29,7 +29,7 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
     destination: str = ""
     error: str = ""
     counters: Counters = msgspec.field(default_factory=Counters)
-    in_hand: int = 0
+    in_flight: int = 0
     held: int = 0
     mailbox: int = 0
 

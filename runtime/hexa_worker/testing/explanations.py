@@ -70,13 +70,13 @@ class Repeat(NamedTuple):
         run: the later one.
         fault: the fault that explains it; None: none does.
         copied: it is explained by a second copy of its record.
-        in_hand: it counts as something a process had in hand.
+        in_flight: it counts as something a process had in hand.
     """
 
     run: HandlerRun
     fault: Fault | None
     copied: bool = False
-    in_hand: bool = True
+    in_flight: bool = True
 
 
 class Causes:
@@ -118,7 +118,7 @@ class Causes:
                 spare = count[later.attempt - 1] - 1 if later.attempt else 0
                 copied = copies[later.attempt] < spare or self.written_twice(runs, later.attempt, emitted)
                 copies[later.attempt] += copied
-            found.append(Repeat(later, fault, copied, in_hand=not _forgotten(earlier, fault)))
+            found.append(Repeat(later, fault, copied, in_flight=not _forgotten(earlier, fault)))
         return found
 
     def _explains(self, earlier: HandlerRun, before: LedgerEntry) -> Fault | None:

@@ -61,8 +61,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
         faults: what was done to it, process kills included; processes that killed themselves are known
             from the ledger.
         changes: what was done beside them: it must repeat nothing, but consuming must go on after it (I4).
-        in_hand: how many deliveries one process holds at most (mailbox; running ones are part of it).
-        processes: how many processes there are at most; after a fault of the broker each may repeat `in_hand`.
+        in_flight: how many deliveries one process holds at most (mailbox; running ones are part of it).
+        processes: how many processes there are at most; after a fault of the broker each may repeat `in_flight`.
         uncommitted_s: what a process has done within so long before a fault may be repeated, too: the broker was not
             told of it yet.
         settle_s: within this time a finished handler's settlement has taken effect, faults aside.
@@ -78,7 +78,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     actions: Mapping[str, JudgedSubscription]
     faults: Sequence[Fault] = ()
     changes: Sequence[Fault] = ()
-    in_hand: int = 2_000
+    in_flight: int = 2_000
     processes: int = 1
     uncommitted_s: float = 0.0
     settle_s: float = 5.0
@@ -251,12 +251,12 @@ class _Judge:
         for pair, repeats in self.repeats.items():
             for repeat in repeats:
                 if repeat.fault is not None:
-                    by_fault[repeat.fault] += repeat.in_hand
+                    by_fault[repeat.fault] += repeat.in_flight
                 elif not repeat.copied:
                     text = f"attempt {repeat.run.attempt} ran again without a fault{self._story(pair)}"
                     yield Violation("I7", text, *pair)
         for fault, count in by_fault.items():
-            limit = self.expected.in_hand * (1 if fault.pid is not None else self.expected.processes)
+            limit = self.expected.in_flight * (1 if fault.pid is not None else self.expected.processes)
             if count > limit and count > (limit := limit + self._uncommitted(fault)):
                 text = f"{count} runs were repeated after the fault at {fault.at:.3f} (pid {fault.pid})"
                 yield Violation("I3", f"{text}, at most {limit} were in hand")

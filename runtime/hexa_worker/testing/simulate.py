@@ -330,7 +330,7 @@ class _Simulation:
                 for plan in self._loaded.plans
             },
             faults=self._faults,
-            in_hand=max(plan.mailbox for plan in self._loaded.plans),
+            in_flight=max(plan.mailbox for plan in self._loaded.plans),
             settle_s=SETTLE_S,
             recovery_s=RECOVERY_S,
         )

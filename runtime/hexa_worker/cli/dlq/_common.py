@@ -9,7 +9,7 @@ import click
 
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.terminal import fail, note, plural, write_json
-from hexa_worker.dead_letters.dead_letters import Tally, Told
+from hexa_worker.dead_letters.dead_letters import OnProgress, Tally
 from hexa_worker.dead_letters.filters import Filters
 from hexa_worker.dead_letters.reading import Chosen
 from hexa_worker.errors import DriverUnavailable
@@ -34,18 +34,18 @@ class Change(NamedTuple):
         return {"redrive": "redrove", "purge": "purged"}[self.verb]
 
 
-def guarded(job: Change, run: Callable[[Told], Coroutine[Any, Any, int]]) -> int:
+def guarded(job: Change, run: Callable[[OnProgress], Coroutine[Any, Any, int]]) -> int:
     """Run something on an event loop; when it is broken off, say how far it came."""
     from hexa_worker.cli.project import run_async  # noqa: PLC0415 - lazy by design
 
     tally = Tally()
 
-    def told(now: Tally) -> None:
+    def on_progress(now: Tally) -> None:
         nonlocal tally
         tally = now
 
     try:
-        return run_async(run, told)
+        return run_async(run, on_progress)
     except KeyboardInterrupt:
         note(f"{job.did} {plural(tally.done, 'dead letter')} before the interruption; run it again to go on")
         raise

@@ -10,8 +10,8 @@ from hexa_worker.cli.dlq.options import certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.clock import SystemClock
-from hexa_worker.dead_letters.dead_letters import DeadLetters, Tally, Told, nothing_noted
-from hexa_worker.dead_letters.noting import noted
+from hexa_worker.dead_letters.dead_letters import DeadLetters, OnProgress, Tally, no_change
+from hexa_worker.dead_letters.noting import recorded_in
 from hexa_worker.lineage.opening import recording
 
 
@@ -46,10 +46,10 @@ def command(  # noqa: PLR0913 - one parameter per option
     path, ids = find_config(config_path, arguments)
     filters = certain_filters(ids, chosen, everything=everything)
     job = Change("purge", path, filters, limit, dry, yes or bool(ids), as_json)
-    return guarded(job, lambda told: _purge(job, told))
+    return guarded(job, lambda on_progress: _purge(job, on_progress))
 
 
-async def _purge(job: Change, told: Told) -> int:
+async def _purge(job: Change, on_progress: OnProgress) -> int:
     clock = SystemClock()
     async with open_desk(job.path, job.filters.action) as project:
         desk = DeadLetters(project.driver, project.specs, clock)
@@ -60,11 +60,11 @@ async def _purge(job: Change, told: Told) -> int:
         if count and not job.sure:
             ask(job.verb, count)
         with recording(project.config, clock) as recorder, counting(job.verb, count) as advance:
-            happened = nothing_noted if recorder is None else noted(recorder)
+            on_change = no_change if recorder is None else recorded_in(recorder)
 
             def both(tally: Tally) -> None:
-                told(tally)
+                on_progress(tally)
                 advance(tally.handled)
 
-            tally = await DeadLetters(project.driver, project.specs, clock, happened).purge(chosen, both)
+            tally = await DeadLetters(project.driver, project.specs, clock, on_change).purge(chosen, both)
     return conclude(job, chosen, tally)

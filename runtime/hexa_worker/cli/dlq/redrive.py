@@ -15,9 +15,9 @@ from hexa_worker.cli.project import Project, config_option, find_config, json_op
 from hexa_worker.cli.terminal import clean, iso, local, note, plural
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.model import Config
-from hexa_worker.dead_letters.dead_letters import Tally, Told, nothing_noted
+from hexa_worker.dead_letters.dead_letters import OnProgress, Tally, no_change
 from hexa_worker.dead_letters.editing import Hook
-from hexa_worker.dead_letters.noting import noted
+from hexa_worker.dead_letters.noting import recorded_in
 from hexa_worker.dead_letters.redriving import Copy, Handled, RedrivePlan, Redriver, Withheld
 from hexa_worker.errors import ConfigError
 from hexa_worker.lineage.finding import handled_redrives
@@ -77,18 +77,18 @@ def command(  # noqa: PLR0913 - one parameter per option
     path, ids = find_config(config_path, arguments)
     filters = certain_filters(ids, chosen, everything=everything)
     job = Change("redrive", path, filters, limit, dry, yes or not everything, as_json)
-    return guarded(job, lambda told: _redrive(job, How(rate, transform, force), told))
+    return guarded(job, lambda on_progress: _redrive(job, How(rate, transform, force), on_progress))
 
 
-async def _redrive(job: Change, how: How, told: Told) -> int:
+async def _redrive(job: Change, how: How, on_progress: OnProgress) -> int:
     async with open_desk(job.path, job.filters.action) as project:
         if job.dry_run:
-            return await _redrive_from(project, job, how, told)
+            return await _redrive_from(project, job, how, on_progress)
         with alone(project.config):  # from before it is decided what to send
-            return await _redrive_from(project, job, how, told)
+            return await _redrive_from(project, job, how, on_progress)
 
 
-async def _redrive_from(project: Project, job: Change, how: How, told: Told) -> int:
+async def _redrive_from(project: Project, job: Change, how: How, on_progress: OnProgress) -> int:
     clock = SystemClock()
     hook = None if how.transform is None else _hook(how.transform, project.config)
     planner = Redriver(project.driver, project.specs, clock, handled=_memory(project.config))
@@ -99,13 +99,13 @@ async def _redrive_from(project: Project, job: Change, how: How, told: Told) -> 
     if plan.count and not job.sure:
         ask(job.verb, plan.count)
     with recording(project.config, clock) as recorder, counting(job.verb, plan.count) as advance:
-        happened = nothing_noted if recorder is None else noted(recorder)
+        on_change = no_change if recorder is None else recorded_in(recorder)
 
         def both(tally: Tally) -> None:
-            told(tally)
+            on_progress(tally)
             advance(tally.handled)
 
-        redriver = Redriver(project.driver, project.specs, clock, happened)
+        redriver = Redriver(project.driver, project.specs, clock, on_change)
         tally = await redriver.run(plan, both, how.rate, hook)
     return _conclude(job, plan, tally)
 

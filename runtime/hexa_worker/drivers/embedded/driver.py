@@ -168,12 +168,12 @@ class EmbeddedDriver:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
         thread = await self._up()
         now_ms = thread.clock.now_ms()
-        found: Backlog = await thread.read(lambda connection: inspection.standing(connection, spec, now_ms))
+        found: Backlog = await thread.read(lambda connection: inspection.backlog_of(connection, spec, now_ms))
         return found
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
-        found: list[Finding] = await (await self._up()).read(lambda connection: inspection.survey(connection, spec))
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
+        found: list[Finding] = await (await self._up()).read(lambda connection: inspection.preflight(connection, spec))
         return found
 
     async def inspect(self) -> Mapping[str, str]:

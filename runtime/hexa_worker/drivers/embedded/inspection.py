@@ -12,7 +12,7 @@ from hexa_worker.drivers.embedded.storage.schema import SEQUENCE_BITS, SEQUENCE_
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 
-def standing(connection: sqlite3.Connection, spec: SubscriptionSpec, now_ms: int) -> Backlog:
+def backlog_of(connection: sqlite3.Connection, spec: SubscriptionSpec, now_ms: int) -> Backlog:
     """See `hexa_worker.drivers.base.Driver.backlog`."""
     group = _row(connection, "SELECT id, by_key FROM subscriptions WHERE name = ?", spec.group)
     base = _row(connection, "SELECT id FROM retry_bases WHERE name = ?", spec.retry_base)
@@ -23,8 +23,8 @@ def standing(connection: sqlite3.Connection, spec: SubscriptionSpec, now_ms: int
     return structs.replace(found, dead_letters=_letters(connection, spec.dead_letter_channel))
 
 
-def survey(connection: sqlite3.Connection, spec: SubscriptionSpec) -> list[Finding]:
-    """See `hexa_worker.drivers.base.Driver.survey`."""
+def preflight(connection: sqlite3.Connection, spec: SubscriptionSpec) -> list[Finding]:
+    """See `hexa_worker.drivers.base.Driver.preflight`."""
     channels = {name for (name,) in connection.execute("SELECT name FROM channels")}
     retries = {name for (name,) in connection.execute("SELECT name FROM retry_channels")}
     group = _row(connection, "SELECT id, by_key FROM subscriptions WHERE name = ?", spec.group)

@@ -26,11 +26,11 @@ from hexa_worker.drivers.base import (
     confirmed,
     nothing_revoked,
 )
-from hexa_worker.drivers.error_context import placed
+from hexa_worker.drivers.error_context import error_context
 from hexa_worker.drivers.kafka.browsing import KafkaBrowser
 from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
-from hexa_worker.drivers.kafka.inspection import survey
+from hexa_worker.drivers.kafka.inspection import preflight
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import KafkaPublisher
@@ -135,7 +135,7 @@ class AsyncioKafkaDriver:
         """See `hexa_worker.drivers.base.Driver.declare`."""
         if not specs:
             return
-        with placed("kafka", self._options.servers):
+        with error_context("kafka", self._options.servers):
             await self._declare(specs, self._opened())
 
     async def _declare(self, specs: Sequence[SubscriptionSpec], parts: "_Parts") -> None:
@@ -216,7 +216,7 @@ class AsyncioKafkaDriver:
             Presence(parts.registry, spec, origins),
         )
         self._sources = [one for one in self._sources if not one.closed] + [source]
-        with placed("kafka", self._options.servers):
+        with error_context("kafka", self._options.servers):
             try:
                 await source.join()
             except BaseException:
@@ -247,10 +247,10 @@ class AsyncioKafkaDriver:
             ready=left.ready, delayed=left.delayed, leased=0, next_due_ms=left.next_due_ms, dead_letters=letters
         )
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
         parts = self._opened()
-        found = await survey(parts.topics, self._options, spec)
+        found = await preflight(parts.topics, self._options, spec)
         inherited = await inheritance(parts.topics, parts.reader, parts.books, spec)
         if inherited.groups:
             note = f"goes on with the retries of {', '.join(inherited.groups)}"

@@ -22,8 +22,8 @@ _DEAD = "Dead"
 """The state of a group that does not exist."""
 
 
-async def survey(topics: TopicAdmin, options: Kafka, spec: SubscriptionSpec) -> list[Finding]:
-    """See `hexa_worker.drivers.base.Driver.survey`."""
+async def preflight(topics: TopicAdmin, options: Kafka, spec: SubscriptionSpec) -> list[Finding]:
+    """See `hexa_worker.drivers.base.Driver.preflight`."""
     channels = channels_of(spec, await topics.partitions() if spec.pattern is not None else ())
     kinds = dict.fromkeys(channels, "channel") | dict.fromkeys(spec.retry_channels, "retry channel")
     kinds[spec.dead_letter_channel] = "dead letter"

@@ -159,8 +159,8 @@ class MemoryDriver:
         dead = 0 if letters is None else sum(one is not None for one in letters.records)
         return replace(found, dead_letters=dead)
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
         store = self.store
         store.require()
         return [

@@ -14,7 +14,7 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.error_context import placed
+from hexa_worker.drivers.error_context import error_context
 from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.inspection import NatsInspection, account_of, used
@@ -135,7 +135,7 @@ class AsyncioNatsDriver:
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
-        with placed("nats", self._options.servers):
+        with error_context("nats", self._options.servers):
             for spec in specs:
                 await self._declare(spec)
 
@@ -241,7 +241,7 @@ class AsyncioNatsDriver:
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
-        with placed("nats", self._options.servers):
+        with error_context("nats", self._options.servers):
             parts = await self._declare(spec)
         options = self._own(spec)
 
@@ -291,9 +291,9 @@ class AsyncioNatsDriver:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
         return await (await self._looking(spec)).backlog(self._clock.now_ms())
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
-        return await (await self._looking(spec)).survey()
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
+        return await (await self._looking(spec)).preflight()
 
     async def inspect(self) -> Mapping[str, str]:
         """What is at the other end, for people."""

@@ -67,9 +67,9 @@ class NatsInspection:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
         ready = leased = 0
         for channel in self._channels:
-            pending, in_hand = await self._left(channel)
+            pending, in_flight = await self._left(channel)
             ready += pending
-            leased += in_hand
+            leased += in_flight
         retries = await self._retries(now_ms)
         letters = await self._info("STREAM", names.dead_letter_stream(self._spec.retry_base))
         return Backlog(
@@ -126,8 +126,8 @@ class NatsInspection:
 
     # -- what is there
 
-    async def survey(self) -> list[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
+    async def preflight(self) -> list[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
         permissions = await self._permissions()
         self._account = await account_of(self._connection)
         found: list[Finding] = []

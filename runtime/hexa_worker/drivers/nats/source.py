@@ -457,16 +457,16 @@ class NatsSource:
             if feed.gone:
                 continue
             info = await self._consumer_info(feed)
-            pending, in_hand = int(info.get("num_pending", 0)), int(info.get("num_ack_pending", 0))
+            pending, in_flight = int(info.get("num_pending", 0)), int(info.get("num_ack_pending", 0))
             ready += pending
             if feed.channel is None:
                 waiting = feed.delayed.dues_ms()
                 scheduled = await browsing.schedules(self._connection, feed.stream, self._spec.retry_base)
                 due += waiting
                 due += scheduled
-                delayed += len(scheduled) + min(len(waiting), in_hand)
-                in_hand -= min(len(waiting), in_hand)
-            leased += in_hand
+                delayed += len(scheduled) + min(len(waiting), in_flight)
+                in_flight -= min(len(waiting), in_flight)
+            leased += in_flight
         return Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
 
     async def _consumer_info(self, feed: PullConsumer) -> dict[str, Any]:

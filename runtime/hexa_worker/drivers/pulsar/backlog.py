@@ -100,24 +100,24 @@ class Gauge:
         self._generation = 0
         self._due: list[int] = []
 
-    def measure(self, in_hand: InFlight) -> Backlog:
+    def measure(self, in_flight: InFlight) -> Backlog:
         """What is left to do.
 
         Raises:
             DriverError: the admin API does not tell.
         """
-        part = self._part(self._channels(), bool(in_hand.channels or in_hand.queued))
-        leased = in_hand.channels
+        part = self._part(self._channels(), bool(in_flight.channels or in_flight.queued))
+        leased = in_flight.channels
         undelivered = part.undelivered
         if not part.attached:  # its connection was lost: what it has in hand counts as nobody's there
-            undelivered = max(undelivered - leased - in_hand.queued, 0)
-        ready = undelivered + max(part.here - leased, in_hand.queued)
+            undelivered = max(undelivered - leased - in_flight.queued, 0)
+        ready = undelivered + max(part.here - leased, in_flight.queued)
         if part.entries and not (ready or leased or part.elsewhere):
             ready = part.entries
-        retry = self._part(self._retries, bool(in_hand.retries))
+        retry = self._part(self._retries, bool(in_flight.retries))
         delayed = min(self._look_at_delays(), retry.entries) if retry.entries else 0
         rest = retry.entries - delayed
-        retry_leased = min(rest, in_hand.retries + retry.elsewhere)
+        retry_leased = min(rest, in_flight.retries + retry.elsewhere)
         return Backlog(
             ready=ready + rest - retry_leased,
             delayed=delayed,

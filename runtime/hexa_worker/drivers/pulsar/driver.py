@@ -16,7 +16,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.error_context import placed
+from hexa_worker.drivers.error_context import error_context
 from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.browsing import PulsarBrowser
@@ -142,7 +142,7 @@ class PulsarDriver:
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
-        with placed("pulsar", [self._options.url]):
+        with error_context("pulsar", [self._options.url]):
             for spec in specs:
                 await self._run(self._declare, spec)
 
@@ -216,7 +216,7 @@ class PulsarDriver:
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> PulsarSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
         del revoked  # nobody tells a process that it has lost something
-        with placed("pulsar", [self._options.url]):
+        with error_context("pulsar", [self._options.url]):
             return await self._subscribe(spec)
 
     async def _subscribe(self, spec: SubscriptionSpec) -> PulsarSource:
@@ -275,9 +275,9 @@ class PulsarDriver:
         found: Backlog = await self._run(self._looking(spec).backlog)
         return found
 
-    async def survey(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
-        found: Sequence[Finding] = await self._run(self._looking(spec).survey)
+    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
+        found: Sequence[Finding] = await self._run(self._looking(spec).preflight)
         return found
 
     async def inspect(self) -> Mapping[str, str]:

@@ -112,8 +112,8 @@ class PulsarInspection:
 
     # -- what is there
 
-    def survey(self) -> list[Finding]:
-        """See `hexa_worker.drivers.base.Driver.survey`."""
+    def preflight(self) -> list[Finding]:
+        """See `hexa_worker.drivers.base.Driver.preflight`."""
         found: list[Finding] = []
         for channel in self._channels():
             found += self._topic("channel", channel, self._terms.name)

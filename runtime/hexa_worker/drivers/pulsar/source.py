@@ -252,13 +252,13 @@ class PulsarSource:
             recent = self.settled_at + ACKED_S - monotonic()
             if recent > 0:
                 await anyio.sleep(recent)
-            found: Backlog = await self._threads.run(self.measure, self._in_hand())
-            if found.leased > self._in_hand().total:
+            found: Backlog = await self._threads.run(self.measure, self._in_flight())
+            if found.leased > self._in_flight().total:
                 await anyio.sleep(ACKED_S)  # others may have acknowledged what the broker has not heard of yet
-                found = await self._threads.run(self.measure, self._in_hand())
+                found = await self._threads.run(self.measure, self._in_flight())
             return found
 
-    def _in_hand(self) -> InFlight:
+    def _in_flight(self) -> InFlight:
         """What was handed out and is not settled, and what waits here."""
         known = list(self.known.values())
         retries = sum(1 for inlet in known if inlet.retries)

@@ -1,4 +1,4 @@
-"""Claims about looking from outside: `Driver.backlog` and `Driver.survey` tell much and disturb nobody."""
+"""Claims about looking from outside: `Driver.backlog` and `Driver.preflight` tell much and disturb nobody."""
 # ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
@@ -64,7 +64,7 @@ async def a_look_from_outside_disturbs_nobody(bench: ConformanceContext) -> None
     taken = await bench.take(source, 2)
     before = len(revoked)
     await _wait_for_backlog(bench, outside, spec, (2, 0, 0))
-    await outside.survey(spec)
+    await outside.preflight(spec)
     await bench.ack(source, taken)
     await _wait_for_backlog(bench, outside, spec, (0, 0, 0))
     await bench.publish(driver, b"c")
@@ -85,15 +85,15 @@ async def a_removed_dead_letter_is_not_counted(bench: ConformanceContext) -> Non
 
 
 @claim()
-async def a_survey_makes_nothing_and_tells_what_is_there(bench: ConformanceContext) -> None:
+async def a_preflight_makes_nothing_and_tells_what_is_there(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     names = {bench.name("in"), *spec.retry_channels, spec.dead_letter_channel}
-    found = await driver.survey(spec)
+    found = await driver.preflight(spec)
     expect(found and not any(one.exists for one in found), f"it is said to exist: {found}")
     expect(not any(one.problem for one in found), f"what a worker would make is a problem: {found}")
     expect(not names & set(await driver.channels()), "the survey made a channel")
     await driver.declare([spec])
-    found = await driver.survey(spec)
+    found = await driver.preflight(spec)
     kept = {"channel", "retry channel", "dead letter"}  # progress may begin to be kept when somebody reads
     wrong = [one for one in found if one.problem or (one.kind in kept and not one.exists)]
     expect(not wrong, f"not there after it was declared, or a problem: {wrong}")

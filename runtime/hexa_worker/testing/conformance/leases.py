@@ -73,7 +73,7 @@ async def after_a_death_only_the_unfinished_come_again(bench: ConformanceContext
 
 
 @claim("kill")
-async def a_retry_in_hand_of_a_dead_process_comes_again_as_the_same_attempt(bench: ConformanceContext) -> None:
+async def a_retry_in_flight_of_a_dead_process_comes_again_as_the_same_attempt(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"x")
@@ -109,7 +109,7 @@ async def the_broker_counts_the_deaths_of_a_delivery(bench: ConformanceContext) 
 
 
 @claim(needs=_shared, needs_text=SHARED)
-async def a_delivery_in_hand_is_not_given_to_others_however_long_it_takes(bench: ConformanceContext) -> None:
+async def a_delivery_in_flight_is_not_given_to_others_however_long_it_takes(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source, other = await first.subscribe(spec), await second.subscribe(spec)
     await bench.publish(first, b"slow")

@@ -136,7 +136,7 @@ async def backlog_is_idle_when_everything_is_settled(bench: ConformanceContext) 
 
 
 @claim(needs=lambda capabilities: not capabilities.revokes, needs_text="claims that stay when a process joins")
-async def backlog_counts_what_other_drivers_have_in_hand(bench: ConformanceContext) -> None:
+async def backlog_counts_what_other_drivers_have_in_flight(bench: ConformanceContext) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), bench.spec()
     source = await first.subscribe(spec)
     await bench.publish(first, b"1", b"2")

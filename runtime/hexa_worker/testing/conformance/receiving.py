@@ -145,7 +145,7 @@ async def after_stop_receive_gives_nothing_even_when_there_is_something(bench: C
 
 
 @claim()
-async def stopping_twice_is_harmless_and_what_is_in_hand_can_be_settled_after(bench: ConformanceContext) -> None:
+async def stopping_twice_is_harmless_and_what_is_in_flight_can_be_settled_after(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, b"x")

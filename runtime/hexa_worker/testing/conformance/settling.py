@@ -162,7 +162,7 @@ async def a_thousand_acknowledgements_in_one_batch_take_effect(bench: Conformanc
 
 
 @claim()
-async def what_stays_in_hand_does_not_stop_what_comes_behind_it(bench: ConformanceContext) -> None:
+async def what_stays_in_flight_does_not_stop_what_comes_behind_it(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
     await bench.publish(driver, *[b"parked"] * 40)

@@ -72,7 +72,7 @@ def _expect_each_key_in_order(deliveries: Sequence[Delivery]) -> None:
 
 
 @claim(needs=_by_key, needs_text=KEY)
-async def while_one_key_is_kept_in_hand_all_others_go_on(bench: ConformanceContext) -> None:
+async def while_one_key_is_kept_in_flight_all_others_go_on(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), _spec(bench)
     source = await driver.subscribe(spec)
     await _publish(bench, driver, range(KEYS))
@@ -87,7 +87,7 @@ async def while_one_key_is_kept_in_hand_all_others_go_on(bench: ConformanceConte
 
 
 @claim("kill", needs=_shared, needs_text=KEY)
-async def what_a_dead_process_kept_in_hand_comes_again_before_what_follows_in_its_key(
+async def what_a_dead_process_kept_in_flight_comes_again_before_what_follows_in_its_key(
     bench: ConformanceContext,
 ) -> None:
     first, second, spec = await bench.driver(), await bench.driver(), _spec(bench)
