@@ -180,7 +180,7 @@ def outcomes(tree: dict[str, Any], place: Place) -> dict[str, list[str]]:
 def test_lag_disturbs_no_worker_and_a_drain_lets_handlers_end(place: Place, tmp_path: Path) -> None:
     project = place.project(tmp_path)
     project("emit", f"{place.name}.work", "--payload", '{"id": 1, "slow": true}')
-    with project.running("run") as worker:
+    with project.running("run", "--processes", "1") as worker:  # a second one that joins late takes the event away
         worker.hear("begun 1 0")
         assert lag(project, place)["do"] == (1, 0, 0)
         project("check", "--connect")
@@ -196,7 +196,7 @@ def test_lag_disturbs_no_worker_and_a_drain_lets_handlers_end(place: Place, tmp_
 def test_a_second_sigterm_cancels_and_the_event_comes_again(place: Place, tmp_path: Path) -> None:
     project = place.project(tmp_path)
     project("emit", f"{place.name}.work", "--payload", '{"id": 1, "slow": true}')
-    with project.running("run") as worker:
+    with project.running("run", "--processes", "1") as worker:  # a second one that joins late takes the event away
         worker.hear("begun 1 0")
         worker.signal(signal.SIGTERM)
         worker.hear("draining")
