@@ -62,7 +62,14 @@ class Process:
                 os.kill(pid, number)
 
     def kill_tree(self, timeout_s: float) -> bool:
-        """SIGKILL the process and all its descendants; False if one still lives after `timeout_s`."""
+        """SIGKILL the process and all its descendants; False if one still lives after `timeout_s`.
+
+        It is stopped first: what it forks between a look at its descendants and its end would outlive it, and hold
+        PostgreSQL's shared memory against the next start.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            if self.alive:
+                os.kill(self.pid, signal.SIGSTOP)
         family = [self, *(Process(pid, _start_time(pid) or 0) for pid in _descendants(self.pid))]
         self.signal_tree(signal.SIGKILL)
         return all(process.wait_gone(timeout_s) for process in family)
