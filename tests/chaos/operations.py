@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
@@ -17,6 +18,7 @@ import anyio
 from tests.drivers.kafka_tools import admin_of, make_topic_again
 from tests.lab.base import Broker
 from tests.lab.kafka import Kafka
+from tests.lab.nats import Nats
 
 PATIENCE_S = 20.0
 """A topic that is being deleted keeps its name for a moment."""
@@ -126,14 +128,15 @@ async def _delete_records(address: str, topic: str) -> None:
 
 
 def _on_nats(broker: Broker, name: str) -> Sequence[Operation]:
-    subject = f"{name}.jobs"
+    assert isinstance(broker, Nats)
+    subject, kept = f"{name}.jobs", broker.streams_folder
 
     def run(act: Callable[..., Awaitable[None]]) -> Callable[[], None]:
         return lambda: anyio.run(act, broker.address, subject)
 
     return [
         Operation("delete a durable", run(_delete_durable), forgets_s=FORGOTTEN_S),
-        Operation("make the stream anew", run(_recreate_stream), destroys=True),
+        Operation("make the stream anew", run(partial(_recreate_stream, kept)), destroys=True),
         Operation("purge the stream", run(_purge_stream), destroys=True),
     ]
 
@@ -157,12 +160,25 @@ async def _delete_durable(address: str, subject: str) -> None:
         await streams.delete_consumer(stream, next(one for one in durables if "work" in one))
 
 
-async def _recreate_stream(address: str, subject: str) -> None:
+async def _recreate_stream(kept: Path, address: str, subject: str) -> None:
+    """Delete the stream and make it anew, until what the server has made is whole.
+
+    It tells the readers of a deleted stream before it moves the folder away, then removes it in the background. A
+    reader that makes the stream anew in between gets one whose folder is moved away and that stores nothing; while an
+    earlier folder is still being removed the next one cannot be moved at all.
+    """
     async with _jetstream(address) as streams:
         stream = await streams.find_stream_name_by_subject(subject)
         config = (await streams.stream_info(stream)).config
-        await streams.delete_stream(stream)
-        await streams.add_stream(config)
+        leaving = kept / f".{stream}"
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                await streams.delete_stream(stream)
+                while leaving.exists():
+                    await anyio.sleep(0.01)
+                await streams.add_stream(config)
+                if (kept / stream / "meta.inf").exists():
+                    return
 
 
 async def _purge_stream(address: str, subject: str) -> None:

@@ -111,6 +111,11 @@ class Nats(Broker):
         return f"http://127.0.0.1:{self.port('http')}"
 
     @property
+    def streams_folder(self) -> Path:
+        """Where the server keeps streams of clients without an account, each in a folder of its name."""
+        return self.root / "data" / "jetstream" / "$G" / "streams"
+
+    @property
     def nkey_seed(self) -> Path:
         """Seed file of a user who may do everything (login ``users``)."""
         return self.root / "certs" / "user.nk"
