@@ -175,7 +175,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         transactions: instead of the configured outbox, which is not relayed then.
         beside: runs as long as the subscriptions do.
         preflight: look at the broker once every subscription was started, and warn of what will be lost.
-        proven: this configuration has run well before: a broker that refuses it is asked again.
+        proven: this configuration has run well before: a broker or claim store that refuses it is asked again.
 
     Raises:
         DriverRejected, ConfigError: the broker will never take this configuration.
@@ -199,7 +199,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             middlewares=loaded.middlewares,
             emit=EventEncoder(driver, clock, encode).emit,
             record=record,
-            claiming=await _claiming(stack, config, clock, claims),
+            claiming=await _claiming(stack, config, clock, claims, proven=proven),
             journal=journal,
             suspects=suspects,
             stuck=stuck or _ignore,
@@ -250,7 +250,7 @@ def _relay(config: Config, driver: Driver) -> "Relay | None":
 
 
 async def _claiming(
-    stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None
+    stack: AsyncExitStack, config: Config, clock: Clock, store: ClaimStore | None, *, proven: bool
 ) -> DedupSettings | None:
     """The claim store, open until the end of `stack`; None where deduplication is off.
 
@@ -265,7 +265,7 @@ async def _claiming(
 
     breaker = Breaker(store or make_claims(config, clock), clock)
     stack.push_async_callback(_close_shielded, breaker)
-    await breaker.open()
+    await breaker.open(proven=proven)
     return DedupSettings(
         store=breaker, lease_s=options.lease_s, ttl_s=options.ttl_s, on_failure=options.on_store_failure
     )

@@ -23,7 +23,7 @@ from hexa_worker.core.settlement import Acked
 from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.dedup.embedded import EmbeddedClaims
 from hexa_worker.dedup.memory import MemoryClaims
-from hexa_worker.errors import DriverUnavailable
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 from hexa_worker.subscriptions.plan import Plan
 from tests.actors.conftest import plan_of
 from tests.actors.weak_drivers import RevokingDriver
@@ -244,10 +244,11 @@ class Flaky:
     def __init__(self) -> None:
         self.inner = MemoryClaims(lease_s=5.0)
         self.away = False
+        self.error: DriverError = DriverUnavailable("away on purpose")
 
     def _look(self) -> None:
         if self.away:
-            raise DriverUnavailable("away on purpose")
+            raise self.error
 
     async def open(self) -> None:
         self._look()
@@ -305,6 +306,28 @@ async def test_with_hold_nothing_is_handled_or_received_until_the_store_is_back(
             await anyio.sleep(0.01)
         stop.ask()
     assert seen == [1, 2]
+
+
+async def test_a_store_that_refuses_at_the_start_is_waited_for_where_another_process_has_run() -> None:
+    flaky = Flaky()
+    flaky.away, flaky.error = True, DriverRejected("rights were taken away")
+    stage, seen = stage_of(flaky, on_store_failure="hold"), list[int]()
+
+    async def handle(number: int, _ctx: Context) -> None:
+        seen.append(number)
+
+    emit(stage, 1, "event-1")
+    with pytest.raises(DriverRejected, match="rights were taken away"):
+        await stage.run(dedup_plan(handle))
+    async with stage.running(dedup_plan(handle), proven=True) as stop:
+        while not any(one.subscriptions[0].state is WorkerState.WAITING for one in stage.reports):
+            await anyio.sleep(0.01)
+        assert seen == []
+        flaky.away = False
+        while not seen:
+            await anyio.sleep(0.01)
+        stop.ask()
+    assert seen == [1]
 
 
 async def test_with_hold_a_subscription_that_lost_all_it_held_goes_on_when_the_store_is_back() -> None:

@@ -34,9 +34,16 @@ class Breaker:
         self._pause_s = FIRST_S
         self._ask_at = 0.0
 
-    async def open(self) -> None:
-        """Open the store. Raises DriverRejected; a store that is away is looked for later."""
-        with suppress(DriverUnavailable):  # said already
+    async def open(self, *, proven: bool = False) -> None:
+        """Open the store; one that is away is looked for later.
+
+        Args:
+            proven: another process has used it: one that refuses now is looked for later, too.
+
+        Raises:
+            DriverRejected: it will never work.
+        """
+        with suppress(DriverError if proven else DriverUnavailable):  # said already
             await self._call(self._store.open)
 
     async def close(self) -> None:
