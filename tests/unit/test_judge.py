@@ -311,6 +311,19 @@ def test_no_more_copies_are_allowed_than_were_made() -> None:
     assert "I2" in history.judge(faults=(fault,), dead=letters * 3, republishes=True)
 
 
+def test_each_copy_of_a_retry_may_be_repeated_by_each_later_kill() -> None:
+    history, fault = _forked()
+    later = kill(history.now, pid=3)
+    for _ in range(2):
+        history.handle("start", "a", 1, pid=4, after=2.0).handle("error", "a", 1, pid=4, error="ValueError")
+    for _ in range(4):
+        history.handle("start", "a", 2, pid=5, after=2.0).handle("ok", "a", 2, pid=5)
+    assert history.judge(faults=(fault, later), republishes=True, settle_s=3.0) == set()
+    assert history.judge(faults=(fault,), republishes=True, settle_s=3.0) == {"I7"}
+    history.handle("start", "a", 2, pid=5).handle("ok", "a", 2, pid=5)
+    assert history.judge(faults=(fault, later), republishes=True, settle_s=3.0) == {"I7"}
+
+
 def test_an_event_may_be_stored_twice_only_when_the_broker_was_away_while_it_was_emitted() -> None:
     history = History().emit("a").line("emit_begin", pid=9, token="b", channel="in", payload="p", event="b")
     away = Fault(at=history.now, until=history.now + 2.0)

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -108,18 +107,29 @@ class Causes:
         """
         found: list[Repeat] = []
         count = Counter(run.attempt for run in runs)
-        copies: Counter[int] = Counter()
-        for earlier, later in pairwise(runs):
-            if earlier.attempt != later.attempt or earlier.end == CANCELLED:
+        latest: dict[int, list[HandlerRun]] = defaultdict(list)  # by attempt: the last run of each of its records
+        for run in runs:
+            records = latest[run.attempt]
+            cancelled = next((one for one in records if one.end == CANCELLED), None)
+            if not records or cancelled is not None:
+                _follow(records, cancelled, run)
                 continue
-            fault = self._explains(earlier, later.start)
+            earlier, fault = self._repeated(records, run)
             copied = False
             if fault is None and self._republishes:
-                spare = count[later.attempt - 1] - 1 if later.attempt else 0
-                copied = copies[later.attempt] < spare or self.written_twice(runs, later.attempt, emitted)
-                copies[later.attempt] += copied
-            found.append(Repeat(later, fault, copied, in_flight=not _forgotten(earlier, fault)))
+                written = count[run.attempt - 1] if run.attempt else 1
+                copied = len(records) < written or self.written_twice(runs, run.attempt, emitted)
+            found.append(Repeat(run, fault, copied, in_flight=not _forgotten(earlier, fault)))
+            _follow(records, None if copied else earlier, run)
         return found
+
+    def _repeated(self, records: Sequence[HandlerRun], later: HandlerRun) -> tuple[HandlerRun, Fault | None]:
+        """Which of the last runs of an attempt's records `later` repeats, and why; the latest if nothing tells."""
+        for earlier in records:
+            fault = self._explains(earlier, later.start)
+            if fault is not None:
+                return earlier, fault
+        return records[-1], None
 
     def _explains(self, earlier: HandlerRun, before: LedgerEntry) -> Fault | None:
         """The first fault that explains why `earlier` was run again by `before`."""
@@ -144,6 +154,13 @@ class Causes:
             for start, end in spans
             for fault in self._of[None]
         )
+
+
+def _follow(records: list[HandlerRun], earlier: HandlerRun | None, later: HandlerRun) -> None:
+    """Note a run of the record that `earlier` was the last run of; None: of one that had not run yet."""
+    if earlier is not None:
+        records.remove(earlier)
+    records.append(later)
 
 
 def _forgotten(earlier: HandlerRun, fault: Fault | None) -> bool:
