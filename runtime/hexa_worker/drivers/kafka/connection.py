@@ -15,6 +15,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from hexa_worker.config.kafka import Kafka
 from hexa_worker.drivers.error_context import reason_of
+from hexa_worker.drivers.kafka.client_internals import ask_others, cut, make_no_topics
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.security import security_settings, tls_failure
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
@@ -68,41 +69,6 @@ async def stop_client(stop: Callable[[], Awaitable[object]], client: Any) -> Non
         cut(client)
 
 
-def _make_no_topics(client: AIOKafkaClient) -> None:
-    """Have brokers tell that a topic is not there, instead of making it with their own defaults.
-
-    aiokafka asks for its topics now and then, also for those that somebody has deleted, and cannot be told.
-    """
-    connect = client._get_conn
-
-    async def connected(*args: Any, **more: Any) -> Any:
-        connection = await connect(*args, **more)
-        if connection is not None and not hasattr(connection, "hexa_makes_no_topics"):
-            connection.hexa_makes_no_topics = True
-            connection.send = partial(_sent, connection.send)
-        return connection
-
-    client._get_conn = connected
-
-
-def _sent(send: Callable[..., Any], request: Any, **more: Any) -> Any:
-    if isinstance(request, MetadataRequest):
-        request._allow_auto_topic_creation = False
-    return send(request, **more)
-
-
-def cut(client: AIOKafkaClient) -> None:
-    """Close a client's connections and its metadata task at once, as the end of its process would."""
-    if client._sync_task is not None:
-        client._sync_task.cancel()
-        client._sync_task = None
-    if client._md_update_fut is not None:
-        client._md_update_fut.cancel()  # who waits for fresh metadata would wait for ever
-    for connection in list(client._conns.values()):
-        connection.close()
-    client._conns.clear()
-
-
 class KafkaConnection:
     """The settings of one driver's clients.
 
@@ -146,26 +112,14 @@ class KafkaConnection:
         Raises:
             DriverUnavailable, DriverRejected: with address and reason.
         """
-        _make_no_topics(client)
-        self._look_again(client)
+        make_no_topics(client)
+        ask_others(client, partial(self._update_from_servers, client))
         try:
             await bounded(start(), self.timeout_s, f"connecting to {', '.join(self.options.servers)}")
         except DriverRejected:
             raise
         except DriverUnavailable as error:
             raise await self.diagnose() or error from error.__cause__
-
-    def _look_again(self, client: AIOKafkaClient) -> None:
-        """Have a client ask the servers of the configuration when none of the brokers that it knows answers.
-
-        All may have come back under other addresses; aiokafka would try the old ones for ever.
-        """
-        update = client._metadata_update
-
-        async def updated(cluster: Any, topics: Any) -> bool:
-            return await update(cluster, topics) or await self._update_from_servers(client, cluster, topics)
-
-        client._metadata_update = updated
 
     async def _update_from_servers(self, client: AIOKafkaClient, cluster: Any, topics: Any) -> bool:
         for host, port, _ in client.hosts:
@@ -175,7 +129,9 @@ class KafkaConnection:
                         host, port, client_id=self.options.client_id, request_timeout_ms=_PROBE_MS, **self._security
                     )
                     try:
-                        metadata = await _sent(connection.send, MetadataRequest(list(topics) if topics else None))
+                        metadata = await connection.send(
+                            MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=False)
+                        )
                     finally:
                         connection.close()
                 if metadata.brokers:

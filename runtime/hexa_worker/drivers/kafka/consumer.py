@@ -22,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 from hexa_worker.config.kafka import Kafka, KafkaSubscription
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec
 from hexa_worker.drivers.kafka.assignment import Assignment, Found, Origins
+from hexa_worker.drivers.kafka.client_internals import client_of, dead_task, subscription_of
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.membership import Identity, Membership, NoteTooLong
 from hexa_worker.drivers.kafka.partition import Partition
@@ -66,6 +67,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         reassigning: between giving up and getting.
         settled: set while not reassigning.
         consumer: aiokafka's.
+        client: what that talks to brokers with.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -110,6 +112,8 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             max_poll_interval_ms=2**31 - 1,  # aiokafka's own count of it can stick; ours is the watchdog's
             partition_assignment_strategy=ASSIGNORS,
         )
+        self.client = client_of(self.consumer)
+        self._subscription = subscription_of(self.consumer)
         self._membership: Membership | None = None
         self._fetch_wait_s = options.fetch_max_wait_s
         self._quiet = False
@@ -121,9 +125,9 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             DriverUnavailable, DriverRejected: it cannot connect.
         """
         try:
-            await self._connection.start(self.consumer.start, self.consumer._client)
+            await self._connection.start(self.consumer.start, self.client)
         except BaseException:
-            await stop_client(self.consumer.stop, self.consumer._client)
+            await stop_client(self.consumer.stop, self.client)
             raise
         self._membership = Membership(self.consumer, self._spec.group)
         if self._spec.pattern is None:
@@ -217,7 +221,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
         aiokafka's own mark comes before it tells of a rebalance, when a pattern's topics change.
         """
-        return not (self.reassigning or self.consumer._subscription.reassignment_in_progress)
+        return not (self.reassigning or self._subscription.reassignment_in_progress)
 
     def arrival(self) -> "asyncio.Future[None]":
         """A future that is done when records have come, or the client has something to say. Cancel it after use."""
@@ -245,7 +249,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
         return self._membership is not None and self._membership.identity == self._identity
 
     def _seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        assigned = self.consumer._subscription.is_assigned  # for a moment nothing is, when a pattern's topics change
+        assigned = self._subscription.is_assigned  # for a moment nothing is, when a pattern's topics change
         for place, offset in offsets.items():
             if assigned(place):
                 self.consumer.seek(place, offset)
@@ -314,9 +318,9 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
             BrokenClient: this client will never come back.
         """
         membership, now = self._member(), time.monotonic()
-        broken = membership.broken
-        if broken is not None:
-            raise BrokenClient(f"kafka: the client's {broken} has died")
+        dead = dead_task(self.consumer)
+        if dead is not None:
+            raise BrokenClient(f"kafka: the client's {dead} has died")
         membership.raise_failure()
         silent = now - membership.answered_at
         if self.reassigning:
@@ -378,7 +382,7 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     def skip_gaps(self) -> None:
         """Move past what will never be delivered: transaction markers, compacted records."""
-        assignment = self.consumer._subscription.subscription.assignment if not self.reassigning else None
+        assignment = self._subscription.subscription.assignment if not self.reassigning else None
         if assignment is None:
             return
         for place in list(self.partitions):

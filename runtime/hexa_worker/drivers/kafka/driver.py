@@ -29,6 +29,7 @@ from hexa_worker.drivers.base import (
 from hexa_worker.drivers.error_context import error_context
 from hexa_worker.drivers.kafka.browsing import KafkaBrowser
 from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
+from hexa_worker.drivers.kafka.client_internals import client_of
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.inspection import preflight
 from hexa_worker.drivers.kafka.lag import Lag
@@ -188,7 +189,7 @@ class AsyncioKafkaDriver:
     ) -> None:
         consumer = AIOKafkaConsumer(**parts.connection.settings(), group_id=group, enable_auto_commit=False)
         try:
-            await parts.connection.start(consumer.start, consumer._client)
+            await parts.connection.start(consumer.start, client_of(consumer))
             consumer.assign(list(origins))
             await bounded(consumer.commit(dict(origins)), self._options.timeout_s, f"placing group {group}")
         except DriverUnavailable as error:
@@ -196,7 +197,7 @@ class AsyncioKafkaDriver:
             if type(error.__cause__).__name__ != "CommitFailedError":
                 raise
         finally:
-            await stop_client(consumer.stop, consumer._client)
+            await stop_client(consumer.stop, client_of(consumer))
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> KafkaSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""

@@ -1,13 +1,11 @@
 """A consumer's membership in its group: who we are, whether we still are, committing as nobody else.
 
-The one place that touches what aiokafka keeps to itself. Its public `commit` waits for ever, and after a stall it
-may commit with a generation that is no longer the one our work was done in (broker-side that moves a group's
-progress back): here the commit carries the generation and member of the assignment, so that a broker refuses it
-once they are history.
+aiokafka's public `commit` waits indefinitely, and after a stall it may commit with a generation that is no longer
+the one our work was done in (broker-side that moves a group's progress back): here the commit carries the generation
+and member of the assignment, so that a broker refuses it once they are history.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -29,7 +27,17 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from hexa_worker.drivers.kafka.connection import bounded, cut
+from hexa_worker.drivers.kafka.client_internals import (
+    arrivals,
+    client_of,
+    close_connections,
+    coordinator_of,
+    coordinator_sender,
+    end_at_once,
+    hold_fetches,
+    replace_heartbeat,
+)
+from hexa_worker.drivers.kafka.connection import bounded
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.progress import Book
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
@@ -54,6 +62,7 @@ class Membership:
         group: the group's name.
 
     Attributes:
+        arrival: makes a future that is done when a fetch has brought records, or the coordinator an error.
         answered_at: when the group's coordinator last confirmed the membership (monotonic seconds).
         fetched_at: when a broker last answered a fetch.
         doubtful: a fetch failed since this was last cleared: the topics may be others than they were.
@@ -62,14 +71,16 @@ class Membership:
     def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
         self._consumer = consumer
         self._group = group
-        self._coordinator: Any = consumer._coordinator
+        self._coordinator = coordinator_of(consumer)
+        self._ask = coordinator_sender(consumer)
+        self.arrival = arrivals(consumer)
         self.answered_at = self.fetched_at = time.monotonic()
         self.doubtful = False
         self._muted_until = 0.0
-        self._heartbeat = self._coordinator._do_heartbeat
-        self._coordinator._do_heartbeat = self._noted_heartbeat
-        self._send = consumer._client.send
-        consumer._client.send = self._noted_send
+        self._heartbeat = replace_heartbeat(consumer, self._noted_heartbeat)
+        client = client_of(consumer)
+        self._send = client.send
+        client.send = self._noted_send
 
     def mute(self, seconds: float) -> None:
         """Send no heartbeats for so long, as a frozen process does."""
@@ -82,7 +93,7 @@ class Membership:
         return await self._heartbeat_now()
 
     async def _heartbeat_now(self) -> bool:
-        alive: bool = await self._heartbeat()
+        alive = await self._heartbeat()
         if alive:
             self.answered_at = time.monotonic()
         return alive
@@ -136,7 +147,7 @@ class Membership:
             DriverError: it cannot be told.
         """
         # Over the connection to the coordinator: on the others it would wait behind a fetch.
-        return await bounded(books.look(self._coordinator._send_req, topics), seconds, "asking for topic ids")
+        return await bounded(books.look(self._ask, topics), seconds, "asking for topic ids")
 
     async def commit(
         self, identity: Identity, points: Mapping[TopicPartition, tuple[int, str]], seconds: float
@@ -157,7 +168,7 @@ class Membership:
             self._group, generation, member, OffsetCommitRequest.DEFAULT_RETENTION_TIME, list(offsets.items())
         )
         doing = f"committing the progress of group {self._group}"
-        answer = await bounded(self._coordinator._send_req(request), seconds, doing)
+        answer = await bounded(self._ask(request), seconds, doing)
         for _, partitions in answer.topics:
             for _, code in partitions:
                 self._raise_refusal(for_code(code), doing)
@@ -190,46 +201,14 @@ class Membership:
         except KafkaError as error:
             raise driver_error(error, f"joining group {self._group}") from error
 
-    @property
-    def broken(self) -> str | None:
-        """Which of the client's own tasks has died, if any: nothing would ever come again."""
-        tasks = {"fetcher": self._consumer._fetcher._fetch_task, "coordinator": self._coordinator._coordination_task}
-        for name, task in tasks.items():
-            if task.done():
-                return name
-        return None
-
-    def arrival(self) -> "asyncio.Future[None]":
-        """A future that is done when a fetch has brought records, or the coordinator an error."""
-        waiter: asyncio.Future[None] = self._consumer._fetcher._create_fetch_waiter()
-        return waiter
-
     def wait_for_records(self, seconds: float) -> None:
         """Let brokers hold each fetch for so long while there is nothing to answer it with."""
-        self._consumer._fetcher._fetch_max_wait_ms = round(seconds * 1000)
+        hold_fetches(self._consumer, seconds)
 
     def reconnect(self) -> None:
         """Cut connections that may lead nowhere; the client makes new ones and stays the same member."""
-        for connection in list(self._consumer._client._conns.values()):
-            connection.close()
+        close_connections(client_of(self._consumer))
 
     def vanish(self) -> None:
         """End everything at once and say goodbye to nobody, as the death of the process would."""
-        consumer, coordinator = self._consumer, self._coordinator
-        consumer._closed = True
-        fetcher = consumer._fetcher
-        tasks = [
-            coordinator._coordination_task,
-            coordinator._heartbeat_task,
-            coordinator._commit_refresh_task,
-            fetcher._fetch_task,
-            *fetcher._pending_tasks,
-        ]
-        if not coordinator._closing.done():
-            coordinator._closing.set_result(None)
-        for task in tasks:
-            if task is not None and not task.done():
-                task.cancel()
-                task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        with contextlib.suppress(RuntimeError):
-            cut(consumer._client)
+        end_at_once(self._consumer)

@@ -19,7 +19,8 @@ from aiokafka.protocol.api import Request
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceRequest_v8
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from hexa_worker.drivers.kafka.connection import STOP_S, KafkaConnection, bounded, cut, stop_client
+from hexa_worker.drivers.kafka.client_internals import cut
+from hexa_worker.drivers.kafka.connection import STOP_S, KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error, error_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from hexa_worker.drivers.kafka.client_internals import client_of, subscription_of
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.errors import DriverUnavailable
 
@@ -35,9 +36,10 @@ class OffsetReader:
         consumer = await self._started()
 
         async def ask() -> T:
-            leader = consumer._client.cluster.leader_for_partition
+            client = client_of(consumer)
+            leader = client.cluster.leader_for_partition
             if any(leader(place) is None for place in places):
-                await consumer._client.set_topics([])  # which means all; the client itself would ask for one by one
+                await client.set_topics([])  # which means all; the client itself would ask for one by one
             return await question(consumer)
 
         try:
@@ -59,9 +61,9 @@ class OffsetReader:
                     fetch_max_wait_ms=100,
                 )
                 try:
-                    await self._connection.start(consumer.start, consumer._client)
+                    await self._connection.start(consumer.start, client_of(consumer))
                 except BaseException:
-                    await stop_client(consumer.stop, consumer._client)
+                    await stop_client(consumer.stop, client_of(consumer))
                     raise
                 self._consumer = consumer
             return self._consumer
@@ -70,7 +72,7 @@ class OffsetReader:
         """Disconnect. Idempotent; never raises for a dead broker."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await stop_client(consumer.stop, consumer._client)
+            await stop_client(consumer.stop, client_of(consumer))
 
     async def ends(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The offset after the last record of each partition."""
@@ -125,7 +127,7 @@ async def _read(
     limit: int,
     seconds: float | None,
 ) -> dict[TopicPartition, list[Any]]:
-    subscription = consumer._subscription
+    subscription = subscription_of(consumer)
     subscription.assign_from_user(list(spans))  # the consumer's own call would ask about all topics each time
     for place, (first, _) in spans.items():
         consumer.seek(place, first)

@@ -18,6 +18,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Message
+from hexa_worker.drivers.kafka.client_internals import encoded
 from hexa_worker.drivers.kafka.connection import KafkaConnection
 from hexa_worker.drivers.kafka.errors import TOO_LARGE, Fate, InvalidRecord, driver_error, error_of, fate_of
 from hexa_worker.drivers.kafka.producer import Answer, Producer
@@ -192,15 +193,14 @@ class SendQueue:
                 messages.append(self._queue.popleft())
         return _Batch(messages, builder)
 
-    def _encoded(self, batch: _Batch) -> bytes:
+    def _encoded(self, batch: _Batch, writer: int) -> bytes:
         builder, batch.builder = batch.builder, None
         if builder is None:
             builder = BatchBuilder(*self._builder)
             latest_ms = self._now_ms()
             for _, _, message in batch.messages:
                 _append(builder, message, latest_ms)
-        builder._set_producer_state(self._writer, 0, self._sequence)
-        return bytes(builder._build())
+        return encoded(builder, writer, self._sequence)
 
     # -- sending
 
@@ -243,7 +243,7 @@ class SendQueue:
         if batch.data is None:
             if self._writer is None:
                 self._writer = await self._producer.identified(not_as=self._forgotten)
-            batch.data = self._encoded(batch)
+            batch.data = self._encoded(batch, self._writer)
         sending = self._producer.submit(node, self._place, batch.data)
         answered = sending.answer.done
         try:

@@ -119,7 +119,7 @@ class KafkaSource:
                 batch = await self._take(group, max_count, max_bytes)
                 if batch:
                     return batch
-                await self._presence.look(group.consumer._client)
+                await self._presence.look(group.client)
                 await self._wait_for_more(group)
                 group.check(waiting=True)
             except BrokenClient as error:

@@ -8,8 +8,10 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
+from hexa_worker.drivers.kafka.client_internals import admin_sender, client_of, newest_version
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.progress import Book
@@ -49,9 +51,9 @@ class TopicAdmin:
             if self._client is None:
                 client = AIOKafkaAdminClient(**self._connection.settings())
                 try:
-                    await self._connection.start(client.start, client._client)
+                    await self._connection.start(client.start, client_of(client))
                 except BaseException:
-                    await stop_client(client.close, client._client)
+                    await stop_client(client.close, client_of(client))
                     raise
                 self._client = client
 
@@ -59,7 +61,7 @@ class TopicAdmin:
         """Disconnect. Idempotent; never raises for a dead broker."""
         client, self._client = self._client, None
         if client is not None:
-            await stop_client(client.close, client._client)
+            await stop_client(client.close, client_of(client))
 
     async def _ask(self, doing: str, question: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
         """Ask; a client that could not answer is replaced at the next question, so that new addresses are found."""
@@ -83,7 +85,7 @@ class TopicAdmin:
         wanted = frozenset(wait_leaders_of)
         deadline = asyncio.get_running_loop().time() + self._connection.timeout_s / 2
         while True:
-            answer = await self._ask("listing topics", lambda client: client._get_cluster_metadata(None))
+            answer = await self._ask("listing topics", lambda client: admin_sender(client)(MetadataRequest()))
             self.brokers = len(answer.brokers)
             found, leaderless = _topics_in(answer)
             missing = wanted - found.keys() | wanted & leaderless
@@ -156,7 +158,7 @@ class TopicAdmin:
 
     async def books(self, books: TopicIds, names: Iterable[str]) -> Mapping[str, Book]:
         """Which topics these are now; those that do not exist are left out."""
-        return await self._ask("asking for topic ids", lambda client: books.look(client._send_request, names))
+        return await self._ask("asking for topic ids", lambda client: books.look(admin_sender(client), names))
 
     async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         """Delete the oldest records of partitions: everything below the given offsets."""
@@ -170,7 +172,7 @@ class TopicAdmin:
 
     async def look(self, names: Sequence[str]) -> tuple[Mapping[str, Any], frozenset[str]]:
         """What these topics are, by name, with the rights of this login; and its rights on the cluster."""
-        answer = await self._ask("looking at topics", lambda client: client._send_request(LookAtTopics(names)))
+        answer = await self._ask("looking at topics", lambda client: admin_sender(client)(LookAtTopics(names)))
         found = answer.to_object()
         return {one["topic"]: one for one in found["topics"]}, rights_of(found["cluster_authorized_operations"])
 
@@ -191,7 +193,7 @@ class TopicAdmin:
         """What a consumer group is, with the rights of this login."""
 
         async def ask(client: AIOKafkaAdminClient) -> Any:
-            return await client._send_request(LookAtGroup(group), await client.find_coordinator(group))
+            return await admin_sender(client)(LookAtGroup(group), await client.find_coordinator(group))
 
         answer = await self._ask(f"looking at group {group}", ask)
         found: Mapping[str, Any] = answer.to_object()["groups"][0]
@@ -201,10 +203,7 @@ class TopicAdmin:
         """The newest fetch request that a broker takes: Kafka does not tell its version."""
 
         async def ask(client: AIOKafkaAdminClient) -> str:
-            node = client._client.get_random_node()
-            await client._client.ready(node)
-            connection = next(iter(client._client._conns.values()))
-            return f"fetch up to v{connection._versions[FETCH][1]}"
+            return f"fetch up to v{await newest_version(client_of(client), FETCH)}"
 
         return await self._ask("asking for the broker's protocol", ask)
 
