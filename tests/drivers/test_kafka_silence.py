@@ -10,7 +10,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from hexa_worker.drivers.kafka import unreadable
 from hexa_worker.drivers.kafka.consumer import GroupConsumer
 from hexa_worker.drivers.kafka.membership import Membership
 from hexa_worker.errors import DriverUnavailable
@@ -29,9 +28,8 @@ def anyio_backend() -> str:
 
 
 async def test_a_record_that_cannot_be_parsed_takes_nothing_of_other_partitions_along(
-    kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch
+    kafka: Broker, unique_name: Name
 ) -> None:
-    monkeypatch.setattr(unreadable, "_lenient_until", float("-inf"))
     one = spec(unique_name())
     channel = one.channels[0]
     await make_topic(kafka.address, channel, 4)

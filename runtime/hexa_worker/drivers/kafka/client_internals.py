@@ -8,16 +8,21 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
 
 Send = Callable[..., Awaitable[Any]]
 Heartbeat = Callable[[], Awaitable[bool]]
+_FIRST_WITH_HEADERS = 2
 
 # -- clients
 
@@ -169,6 +174,61 @@ def end_at_once(consumer: AIOKafkaConsumer) -> None:
             task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     with contextlib.suppress(RuntimeError):
         cut(consumer._client)
+
+
+# -- what a consumer reads
+
+
+def refused(consumer: AIOKafkaConsumer) -> TopicPartition | None:
+    """The partition whose records could not be read to their end: what `getmany` raises does not name it."""
+    for place, result in consumer._fetcher._records.items():
+        records = result._partition_records if isinstance(result, FetchResult) else None
+        iterator = None if records is None else records._records_iterator
+        if iterator is not None and iterator.gi_frame is None:
+            return place
+    return None
+
+
+def parse_with(consumer: AIOKafkaConsumer, parser: Callable[[bytes], Any]) -> None:
+    """Have a started consumer read what it fetches from now on with `parser`, which makes `MemoryRecords` or the like.
+
+    aiokafka finds its parser in a global of the fetcher's module, for all consumers of the process: this consumer gets
+    the function that looks there with globals of its own.
+    """
+    common, fetcher = Fetcher._proc_fetch_request, consumer._fetcher
+    own = FunctionType(common.__code__, {**common.__globals__, "MemoryRecords": parser}, common.__name__)
+    fetcher._proc_fetch_request = MethodType(own, fetcher)
+
+
+class LenientRecords(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka is not typed
+    """Reads what `MemoryRecords` reads, and shows bytes of header names that are not UTF-8 as escapes."""
+
+    def next_batch(self) -> Any:
+        """See `MemoryRecords`."""
+        part = self._next_slice
+        if part is None or len(part) < self.MIN_SLICE or part[self.MAGIC_OFFSET] < _FIRST_WITH_HEADERS:
+            return super().next_batch()
+        self._cache_next()
+        return _LenientBatch(part)
+
+
+class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka is not typed
+    def _maybe_uncompress(self) -> None:
+        if not self._decompressed:
+            super()._maybe_uncompress()
+            self._buffer: bytearray = _Escaping(self._buffer)
+
+
+class _Escaping(bytearray):
+    """Bytes whose slices decode whatever they hold."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return _Escaping(found) if isinstance(key, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        del errors
+        return super().decode(encoding, "backslashreplace")
 
 
 # -- producing
