@@ -118,6 +118,29 @@ async def test_nothing_is_read_before_it_is_known_where_the_group_was(
     assert "its progress cannot be read, joining again: no answer" in caplog.text
 
 
+async def test_a_start_that_the_group_lets_nobody_write_down_does_not_move_when_it_is_declared_again(
+    kafka: Broker, unique_name: Name
+) -> None:
+    one, other = spec(unique_name(), start="latest"), unique_name()
+    await make_topic(kafka.address, one.channels[0])
+    await make_topic(kafka.address, other)
+    member = AIOKafkaConsumer(
+        other, bootstrap_servers=kafka.address, group_id=one.group, heartbeat_interval_ms=100, session_timeout_ms=20_000
+    )
+    await member.start()
+    try:
+        async with opened(kafka.address) as driver:
+            await publish(driver, one.channels[0], b"old")
+            await driver.declare([one])
+            await publish(driver, one.channels[0], b"new")
+            async with subscribed(driver, one) as source:  # declares it again
+                taken = await take(source, 1)
+                assert [got.payload for got in taken] == [b"new"]
+                await ack(source, taken)
+    finally:
+        await member.stop()
+
+
 async def test_a_source_that_is_closed_while_it_joins_leaves_no_member_behind(
     kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,8 @@ class AsyncioKafkaDriver:
         self._sources: list[KafkaSource] = []
         self._declared: set[str] = set()
         self._origins: dict[str, dict[TopicPartition, int]] = {}
+        self._unwritten: dict[str, set[TopicPartition]] = {}
+        """By group, the places whose origins are known here only."""
         self._attempts: dict[str, int] = {}
         quiet = logging.getLogger("aiokafka")
         if quiet.getEffectiveLevel() > logging.DEBUG:
@@ -154,17 +156,22 @@ class AsyncioKafkaDriver:
 
     async def _pin_start(self, spec: SubscriptionSpec, parts: "_Parts") -> None:
         """Write down where a subscription without progress begins, unless that is the first record."""
-        origins = await self._fresh_origins(spec, parts)
+        known = self._origins.setdefault(spec.group, {})
+        unwritten = self._unwritten.setdefault(spec.group, set())
+        fresh = await self._fresh_origins(spec, parts)
+        # What nobody could write down at the first start holds all the same: the end has moved since then.
+        origins = {place: known.get(place, offset) if place in unwritten else offset for place, offset in fresh.items()}
         places: dict[TopicPartition, int | OffsetAndMetadata] = dict(origins)
-        self._origins.setdefault(spec.group, {}).update(origins)
+        known.update(origins)
+        unwritten.update(origins)
         if _from_first(spec):
             return
         if spec.pattern is not None and not await _has_begun(spec, parts):
             # Channels may match only later: that there was a first start is written down at one that is there.
             first = TopicPartition(_failure_channels(spec)[0], 0)
             places.update(await parts.reader.starts([first]))
-        if places:
-            await self._commit_origins(spec.group, places, parts)
+        if places and await self._commit_origins(spec.group, places, parts):
+            unwritten.difference_update(origins)
 
     async def _fresh_origins(self, spec: SubscriptionSpec, parts: "_Parts") -> Mapping[TopicPartition, int]:
         """Where channels without progress begin; empty where that is their first record.
@@ -186,7 +193,8 @@ class AsyncioKafkaDriver:
 
     async def _commit_origins(
         self, group: str, origins: Mapping[TopicPartition, int | OffsetAndMetadata], parts: "_Parts"
-    ) -> None:
+    ) -> bool:
+        """Commit them for a group; False: it takes none."""
         consumer = AIOKafkaConsumer(**parts.connection.settings(), group_id=group, enable_auto_commit=False)
         try:
             await parts.connection.start(consumer.start, client_of(consumer))
@@ -196,8 +204,10 @@ class AsyncioKafkaDriver:
             # A group with living members takes commits from none but them; ours will know its origins by itself.
             if type(error.__cause__).__name__ != "CommitFailedError":
                 raise
+            return False
         finally:
             await stop_client(consumer.stop, client_of(consumer))
+        return True
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> KafkaSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
