@@ -10,7 +10,7 @@ COMMANDS = {
     "redrive": ("redrive", "Send dead letters round again."),
     "purge": ("purge", "Delete dead letters for good."),
     "export": ("export", "Write dead letters to a file of JSON lines."),
-    "import": ("importing", "Put exported dead letters back."),
+    "import": ("import_", "Put exported dead letters back."),
     "park": ("park", "List, retry or drop deliveries whose record the broker refuses."),
 }
 
