@@ -10,7 +10,7 @@ from msgspec import structs
 from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.delay_queue import DelayQueue, left_ms
+from hexa_worker.drivers.kit.delay_queue import DelayQueue, left_ms
 from hexa_worker.drivers.nats.early_retries import KEPT, EarlyRetries
 from hexa_worker.drivers.nats.headers import Decoded, encode
 from hexa_worker.telemetry.stats import Counters

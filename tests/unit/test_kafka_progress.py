@@ -21,7 +21,7 @@ from hexa_worker.drivers.kafka.progress import (
     write_note,
 )
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
-from hexa_worker.drivers.offset_ranges import RangeSet, Run
+from hexa_worker.drivers.kit.offset_ranges import RangeSet, Run
 
 HERE = Book("0a1b2c3d4e5f6g7h8i9j0k", "1x2y3z")
 

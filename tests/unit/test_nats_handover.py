@@ -5,8 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hexa_worker.drivers.kit.offset_ranges import merged, read_runs, write_runs
 from hexa_worker.drivers.nats.handover import NOTE_LIMIT, NOTHING, HandedOver, SettledAhead
-from hexa_worker.drivers.offset_ranges import merged, read_runs, write_runs
 
 SEQUENCES = st.integers(min_value=1, max_value=200)
 SETTLED = st.sets(SEQUENCES, max_size=60)

@@ -14,10 +14,10 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from hexa_worker.config.kafka import Kafka
-from hexa_worker.drivers.error_context import reason_of
 from hexa_worker.drivers.kafka.client_internals import ask_others, cut, make_no_topics
 from hexa_worker.drivers.kafka.errors import driver_error
 from hexa_worker.drivers.kafka.security import security_settings, tls_failure
+from hexa_worker.drivers.kit.error_context import reason_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 T = TypeVar("T")

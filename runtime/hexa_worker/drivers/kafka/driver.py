@@ -26,7 +26,6 @@ from hexa_worker.drivers.base import (
     confirmed,
     nothing_revoked,
 )
-from hexa_worker.drivers.error_context import error_context
 from hexa_worker.drivers.kafka.browsing import KafkaBrowser
 from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
 from hexa_worker.drivers.kafka.client_internals import client_of
@@ -41,6 +40,7 @@ from hexa_worker.drivers.kafka.source import KafkaSource
 from hexa_worker.drivers.kafka.succession import inheritance
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.topics import TopicAdmin
+from hexa_worker.drivers.kit.error_context import error_context
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")

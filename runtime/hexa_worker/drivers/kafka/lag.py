@@ -14,7 +14,7 @@ from hexa_worker.drivers.kafka.records import delivery_of
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.topics import TopicAdmin
-from hexa_worker.drivers.offset_ranges import RangeSet
+from hexa_worker.drivers.kit.offset_ranges import RangeSet
 
 PEEK = 500
 """So many records at the front of a retry partition are looked at for their due time; the others count as delayed."""

@@ -9,7 +9,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.watermark import Watermark
 from hexa_worker.drivers.kafka.progress import NOTE_LIMIT, Book, CommitPoint, Progress, read_progress, write_note
 from hexa_worker.drivers.kafka.records import deliveries_of
-from hexa_worker.drivers.offset_ranges import RangeSet
+from hexa_worker.drivers.kit.offset_ranges import RangeSet
 
 
 class Partition:

@@ -16,7 +16,7 @@ from zlib import crc32
 
 import msgspec
 
-from hexa_worker.drivers.offset_ranges import Run, base36, read_runs, write_runs
+from hexa_worker.drivers.kit.offset_ranges import Run, base36, read_runs, write_runs
 
 Postponed = Mapping[int, tuple[int, int]]
 """Next attempt and due time by offset."""

@@ -16,7 +16,6 @@ from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.delay_queue import DelayQueue
 from hexa_worker.drivers.kafka.assignment import Origins
 from hexa_worker.drivers.kafka.connection import KafkaConnection
 from hexa_worker.drivers.kafka.consumer import BrokenClient, GroupConsumer
@@ -28,6 +27,7 @@ from hexa_worker.drivers.kafka.publisher import KafkaPublisher
 from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.unreadable import recover
+from hexa_worker.drivers.kit.delay_queue import DelayQueue
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 log = logging.getLogger("hexa_worker.kafka")

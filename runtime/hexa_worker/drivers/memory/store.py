@@ -12,7 +12,7 @@ from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
-from hexa_worker.drivers.delay_queue import left_ms
+from hexa_worker.drivers.kit.delay_queue import left_ms
 from hexa_worker.errors import DriverUnavailable, RecordTooLarge
 
 STRIPES = 64

@@ -14,7 +14,7 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.error_context import error_context
+from hexa_worker.drivers.kit.error_context import error_context
 from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.inspection import NatsInspection, account_of, used

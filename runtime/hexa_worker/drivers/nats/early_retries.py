@@ -3,7 +3,7 @@
 from math import ceil
 
 from hexa_worker.clock import Clock
-from hexa_worker.drivers.delay_queue import Unhurried, left_ms
+from hexa_worker.drivers.kit.delay_queue import Unhurried, left_ms
 
 KEPT = 10_000
 FORGET_S = 60.0

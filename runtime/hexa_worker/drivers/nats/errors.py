@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hexa_worker.core.scrubbing import scrub
-from hexa_worker.drivers.error_context import reason_of
+from hexa_worker.drivers.kit.error_context import reason_of
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 _LOGIN = ("authorization violation", "authorization failed", "authentication", "user authentication expired")

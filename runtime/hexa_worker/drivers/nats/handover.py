@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from hexa_worker.drivers.kit.offset_ranges import RangeSet, Run, merged, read_runs, write_runs
 from hexa_worker.drivers.nats.ack_subjects import stored_at
-from hexa_worker.drivers.offset_ranges import RangeSet, Run, merged, read_runs, write_runs
 
 NOTE_LIMIT = 64 * 1024
 """Of its characters; what does not fit is run again."""
@@ -25,7 +25,7 @@ class SettledAhead(msgspec.Struct, frozen=True):
     """Settled messages.
 
     Attributes:
-        runs: their sequences, see `hexa_worker.drivers.offset_ranges`.
+        runs: their sequences, see `hexa_worker.drivers.kit.offset_ranges`.
         until: when the newest of them was stored, in nanoseconds since 1970.
     """
 

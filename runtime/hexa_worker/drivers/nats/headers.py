@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from hexa_worker.core.message import Headers, Message
-from hexa_worker.drivers.header_escaping import quoted, quoted_pair, unquoted
+from hexa_worker.drivers.kit.header_escaping import quoted, quoted_pair, unquoted
 
 KEY = "hexa-key"
 DUE = "hexa-due-ms"

@@ -16,7 +16,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.error_context import error_context
+from hexa_worker.drivers.kit.error_context import error_context
 from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.browsing import PulsarBrowser

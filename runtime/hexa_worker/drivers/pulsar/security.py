@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hexa_worker.config.pulsar import Pulsar
-from hexa_worker.drivers.error_context import reason_of
+from hexa_worker.drivers.kit.error_context import reason_of
 from hexa_worker.drivers.pulsar.handshake import greet
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 

@@ -11,7 +11,7 @@ from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.delay_queue import DelayQueue
+from hexa_worker.drivers.kit.delay_queue import DelayQueue
 from hexa_worker.drivers.pulsar.backlog import InFlight
 from hexa_worker.drivers.pulsar.batch_acks import Place, Token
 from hexa_worker.drivers.pulsar.consumer import ConsumerThread

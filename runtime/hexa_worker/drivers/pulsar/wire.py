@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hexa_worker.core.message import Delivery, Headers, Message
-from hexa_worker.drivers.header_escaping import quoted, quoted_pair, unquoted, unquoted_pair
+from hexa_worker.drivers.kit.header_escaping import quoted, quoted_pair, unquoted, unquoted_pair
 from hexa_worker.drivers.pulsar.client_internals import new_builder
 from hexa_worker.drivers.pulsar.names import place
 from hexa_worker.errors import DriverRejected, RecordTooLarge
