@@ -14,7 +14,7 @@ from aiokafka.errors import ConsumerStoppedError
 from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, Postponed, Released, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.kafka.assignment import Origins
 from hexa_worker.drivers.kafka.connection import KafkaConnection
@@ -28,6 +28,7 @@ from hexa_worker.drivers.kafka.records import timed
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.unreadable import recover
 from hexa_worker.drivers.kit.delay_queue import DelayQueue
+from hexa_worker.drivers.kit.settling import WithRecord, store_records
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -279,7 +280,7 @@ class KafkaSource:
             await group.confirm()
         unsettled: list[Unsettled] = []
         finished: dict[Partition, list[int]] = {}
-        written: list[RetryAt | DeadLettered] = []
+        written: list[WithRecord] = []
         for settlement in settlements:
             delivery = settlement.delivery
             partition: Partition = delivery.token
@@ -297,7 +298,7 @@ class KafkaSource:
             elif not partition.is_finished(delivery.offset):
                 written.append(settlement)  # type: ignore[arg-type]  # only these two are left
         if written:
-            await self._write(written, finished, unsettled)
+            unsettled += await self._write(written, finished)
         self._finish(finished)
         return unsettled
 
@@ -309,18 +310,16 @@ class KafkaSource:
             self._notify()
 
     async def _write(
-        self,
-        settlements: Sequence[RetryAt | DeadLettered],
-        finished: dict[Partition, list[int]],
-        unsettled: list[Unsettled],
-    ) -> None:
-        """Store retry and dead-letter records; what is confirmed is finished."""
-        answers = await self._publisher.publish([settlement.record for settlement in settlements])
-        for settlement, answer in zip(settlements, answers, strict=True):
-            if isinstance(answer, DriverError):
-                unsettled.append(Unsettled(settlement, answer))
-            else:
-                finished.setdefault(settlement.delivery.token, []).append(settlement.delivery.offset)
+        self, settlements: Sequence[WithRecord], finished: dict[Partition, list[int]]
+    ) -> Sequence[Unsettled]:
+        """Store retry and dead-letter records; what is durable is finished."""
+        durable, unsettled = await store_records(settlements, self._publish_records)
+        for settlement in durable:
+            finished.setdefault(settlement.delivery.token, []).append(settlement.delivery.offset)
+        return unsettled
+
+    async def _publish_records(self, settlements: Sequence[WithRecord]) -> Sequence[str | DriverError]:
+        return await self._publisher.publish([settlement.record for settlement in settlements])
 
     def _release(self, delivery: Delivery) -> None:
         """Hand a delivery out again, in its place, unless its partition is on its way to others."""

@@ -12,9 +12,10 @@ import msgspec
 
 from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Acknowledge
-from hexa_worker.core.message import Delivery, Message
-from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, Released, RetryAt, Settlement
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Acked, Postponed, Released, Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
+from hexa_worker.drivers.kit.settling import WithRecord, store_records
 from hexa_worker.drivers.nats import browsing, names
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.consumer import PullConsumer
@@ -387,23 +388,22 @@ class NatsSource:
 
     async def _store_records(self, settlements: list[Settlement], failed: list[Unsettled]) -> list[Settlement]:
         """Make retries and dead letters durable; returns what may be acknowledged now."""
-        with_record = [one for one in settlements if isinstance(one, RetryAt | DeadLettered)]
+        with_record = [one for one in settlements if isinstance(one, WithRecord)]
         if not with_record:
             return settlements
-        records: list[Message] = [one.record for one in with_record]
-        ids = [
-            f"{one.delivery.message_id}>{one.delivery.timestamp_ms}>{names.token(one.record.channel)}"
-            for one in with_record
-        ]
-        ours = [one.record.payload is not one.delivery.payload for one in with_record]
-        answers = await self._publisher.publish(records, ids, limited=ours)
-        refused: dict[int, DriverError] = {}
-        for one, answer in zip(with_record, answers, strict=True):
-            if isinstance(answer, DriverError):
-                refused[id(one)] = answer
-                failed.append(Unsettled(one, answer))
+        _, unsettled = await store_records(with_record, self._publish_records)
+        failed += unsettled
+        refused = {id(one.settlement) for one in unsettled}
         # Meanwhile claims may have been lost.
         return self._sort_out_lost([one for one in settlements if id(one) not in refused], failed, stored=True)
+
+    async def _publish_records(self, settlements: Sequence[WithRecord]) -> Sequence[str | DriverError]:
+        ids = [
+            f"{one.delivery.message_id}>{one.delivery.timestamp_ms}>{names.token(one.record.channel)}"
+            for one in settlements
+        ]
+        ours = [one.record.payload is not one.delivery.payload for one in settlements]
+        return await self._publisher.publish([one.record for one in settlements], ids, limited=ours)
 
     def _release(self, feed: PullConsumer, sequences: list[int]) -> None:
         if feed.exclusive:

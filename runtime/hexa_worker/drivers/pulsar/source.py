@@ -9,9 +9,10 @@ import anyio
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Message
-from hexa_worker.core.settlement import DeadLettered, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import Released, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.kit.delay_queue import DelayQueue
+from hexa_worker.drivers.kit.settling import WithRecord, store_records
 from hexa_worker.drivers.pulsar.backlog import InFlight
 from hexa_worker.drivers.pulsar.batch_acks import Place, Token
 from hexa_worker.drivers.pulsar.consumer import ConsumerThread
@@ -196,7 +197,7 @@ class PulsarSource:
         records = [
             one
             for one in settlements
-            if isinstance(one, RetryAt | DeadLettered)
+            if isinstance(one, WithRecord)
             and (one.delivery.source, one.delivery.offset) in self.known
             and (one.delivery.source, one.delivery.offset) not in self._written
         ]
@@ -205,23 +206,12 @@ class PulsarSource:
         for inlet in {self.known[one.delivery.source, one.delivery.offset] for one in records}:
             if not inlet.connected:
                 raise DriverUnavailable("pulsar: the connection is lost")
-        sent = await self._send(records)
-        failed: list[Unsettled] = []
-        for one, (call, number) in zip(records, sent, strict=True):
-            place = (one.delivery.source, one.delivery.offset)
-            answer = call.answers[number]
-            if answer is None:  # it is not sent again while it may still be stored
-                failed.append(Unsettled(one, DriverUnavailable(f"pulsar: {one.record.channel}: not confirmed in time")))
-                continue
-            self._sent.pop(place, None)
-            if isinstance(answer, DriverError):
-                failed.append(Unsettled(one, answer))
-            else:
-                self._written.add(place)
-        return failed
+        durable, unsettled = await store_records(records, self._send)
+        self._written.update([(one.delivery.source, one.delivery.offset) for one in durable])
+        return unsettled
 
-    async def _send(self, records: Sequence[RetryAt | DeadLettered]) -> Sequence[tuple[PublishCall, int]]:
-        """Send the records that are not under way, and wait for all; the call of each, and which of its it is."""
+    async def _send(self, records: Sequence[WithRecord]) -> Sequence[str | DriverError]:
+        """Send the records that are not under way, and wait for what becomes of all."""
         fresh = [one for one in records if (one.delivery.source, one.delivery.offset) not in self._sent]
         if fresh:
             call = self._begin([one.record for one in fresh])
@@ -232,7 +222,15 @@ class PulsarSource:
         with anyio.move_on_after(max(call.patience_s for call in calls)):
             for call in calls:
                 await call.ended.wait()
-        return sent
+        answers: list[str | DriverError] = []
+        for one, (call, number) in zip(records, sent, strict=True):
+            answer = call.answers[number]
+            if answer is None:  # it stays under way: it is not sent again while it may still be stored
+                answer = DriverUnavailable(f"pulsar: {one.record.channel}: not confirmed in time")
+            else:
+                self._sent.pop((one.delivery.source, one.delivery.offset), None)
+            answers.append(answer)
+        return answers
 
     def _hand_back(self, released: Sequence[Delivery]) -> None:
         """Deliver again, in order; who else should have them gets them when this source is closed."""
