@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import hexa_worker
 from hexa_worker.core.channels import Rung, dead_letter_channel, parse, retry_channel
+from hexa_worker.drivers.base import SubscriptionSpec
 
 
 @given(st.text(), st.integers(1, 10**9 - 1))
@@ -34,6 +35,22 @@ def test_what_is_made_is_read(base: str, number: int) -> None:
 )
 def test_any_other_name_is_neither(channel: str) -> None:
     assert parse(channel) is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "pattern", "read"),
+    [
+        (("b", "new"), None, ("b", "new")),
+        ((), ".*", ("b", "a", "else.dlq")),
+        ((), "[ab]", ("b", "a")),
+    ],
+    ids=["by name", "all but its own retries and dead letters", "the whole name matches"],
+)
+def test_a_subscription_reads_its_channels_or_those_that_match_its_pattern(
+    channels: tuple[str, ...], pattern: str | None, read: tuple[str, ...]
+) -> None:
+    spec = SubscriptionSpec(action="do", group="do", channels=channels, pattern=pattern, retry_base="do", retry_count=1)
+    assert spec.channels_among(["b", "a", "else.dlq", "do.retry.1", "do.dlq"]) == read
 
 
 def test_no_driver_spells_such_a_name_itself() -> None:

@@ -16,7 +16,7 @@ Rules every driver keeps (the conformance suite checks them):
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -108,6 +108,14 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
     def reads(self, channel: str) -> bool:
         """Whether `channel` is one of its own; retry channels and dead letters are not."""
         return channel in self.channels if self.pattern is None else re.fullmatch(self.pattern, channel) is not None
+
+    def channels_among(self, known: Iterable[str]) -> tuple[str, ...]:
+        """The channels it reads, of a pattern those among `known`; never its own retry channels and dead letters."""
+        if self.pattern is None:
+            return self.channels
+        matches = re.compile(self.pattern).fullmatch
+        own = {*self.retry_channels, self.dead_letter_channel}
+        return tuple(name for name in known if name not in own and matches(name))
 
     @property
     def retry_channels(self) -> tuple[str, ...]:

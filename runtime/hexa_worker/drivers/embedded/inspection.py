@@ -1,6 +1,5 @@
 """Looking at a subscription from outside: what it has left to do, what of it is in the file. Only reads."""
 
-import re
 import sqlite3
 
 from msgspec import structs
@@ -32,19 +31,14 @@ def preflight(connection: sqlite3.Connection, spec: SubscriptionSpec) -> list[Fi
     if group is not None and group[1] and spec.order_by is OrderBy.CHANNEL:
         problem = "it has kept order by key, so it cannot go on by channel: give the subscription a new group"
     return [
-        *[Finding(kind="channel", name=name, exists=name in channels) for name in _read_by(spec, channels)],
+        *[
+            Finding(kind="channel", name=name, exists=name in channels)
+            for name in spec.channels_among(sorted(channels))
+        ],
         *[Finding(kind="retry channel", name=name, exists=name in retries) for name in spec.retry_channels],
         Finding(kind="dead letter", name=spec.dead_letter_channel, exists=spec.dead_letter_channel in channels),
         Finding(kind="group", name=spec.group, exists=group is not None, problem=problem),
     ]
-
-
-def _read_by(spec: SubscriptionSpec, known: set[str]) -> list[str]:
-    """The channels of a subscription, of a pattern those that exist."""
-    if spec.pattern is None:
-        return list(spec.channels)
-    pattern = re.compile(spec.pattern)
-    return sorted(name for name in known if pattern.fullmatch(name) and name != spec.dead_letter_channel)
 
 
 def _unread(connection: sqlite3.Connection, spec: SubscriptionSpec) -> int:
@@ -52,7 +46,7 @@ def _unread(connection: sqlite3.Connection, spec: SubscriptionSpec) -> int:
     if spec.start == "latest":
         return 0
     rows = connection.execute("SELECT name, next - first FROM channels WHERE dead_letter = 0").fetchall()
-    wanted = set(_read_by(spec, {name for name, _ in rows}))
+    wanted = spec.channels_among(name for name, _ in rows)
     return sum(count for name, count in rows if name in wanted)
 
 

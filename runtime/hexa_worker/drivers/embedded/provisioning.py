@@ -1,6 +1,5 @@
 """Subscriptions made known to the file: groups, positions, retry channels, dead letters, stripes."""
 
-import re
 import sqlite3
 
 from hexa_worker.core.ordering import OrderBy, stripe_of
@@ -57,13 +56,8 @@ def _channels(connection: sqlite3.Connection, spec: SubscriptionSpec) -> list[tu
             if connection.execute("SELECT 1 FROM channels WHERE name = ?", (name,)).fetchone() is None:
                 create_channel(connection, name)
     known = connection.execute("SELECT id, first, next, name, dead_letter FROM channels").fetchall()
-    wanted = frozenset(spec.channels)
-    pattern = re.compile(spec.pattern) if spec.pattern is not None else None
-    return [
-        (id_, first, end)
-        for id_, first, end, name, dead in known
-        if (name in wanted if pattern is None else not dead and pattern.fullmatch(name))
-    ]
+    wanted = frozenset(spec.channels_among(name for *_, name, dead in known if not dead))
+    return [(id_, first, end) for id_, first, end, name, _ in known if name in wanted]
 
 
 def _place(connection: sqlite3.Connection, group: int, channel: int, position: int, *, by_key: bool) -> None:
@@ -92,12 +86,9 @@ def _declare_dead_letters(connection: sqlite3.Connection, name: str) -> None:
 
 def unstriped_after(connection: sqlite3.Connection, spec: SubscriptionSpec) -> list[tuple[int, int]]:
     """Ids and first sequences of striped channels of `spec` whose older records have no stripe yet."""
-    wanted = frozenset(spec.channels)
     rows = connection.execute("SELECT id, first, name FROM channels WHERE striped = 1").fetchall()
-    pattern = re.compile(spec.pattern) if spec.pattern is not None else None
-    return [
-        (id_, first) for id_, first, name in rows if (name in wanted if pattern is None else pattern.fullmatch(name))
-    ]
+    wanted = frozenset(spec.channels_among(name for _, _, name in rows))
+    return [(id_, first) for id_, first, name in rows if name in wanted]
 
 
 def stripe_some(connection: sqlite3.Connection, channel: int, start: int) -> int | None:

@@ -1,6 +1,5 @@
 """Which topics are channels, and which of them a subscription reads. Pure."""
 
-import re
 from collections.abc import Iterable
 
 from hexa_worker.drivers.base import SubscriptionSpec
@@ -11,8 +10,4 @@ INTERNAL = (".dlq.removed", "__consumer_offsets", "__transaction_state", "__shar
 
 def channels_of(spec: SubscriptionSpec, known: Iterable[str]) -> tuple[str, ...]:
     """The channels that a subscription reads, without its retry channels."""
-    if spec.pattern is None:
-        return spec.channels
-    pattern = re.compile(spec.pattern)
-    own = {*spec.retry_channels, spec.dead_letter_channel}
-    return tuple(name for name in known if name not in own and not name.endswith(INTERNAL) and pattern.fullmatch(name))
+    return spec.channels_among(name for name in known if not name.endswith(INTERNAL))

@@ -2,8 +2,6 @@
 
 from collections import deque
 from heapq import heappush
-from re import Pattern
-from re import compile as compile_pattern
 from typing import Protocol
 
 import anyio
@@ -52,7 +50,6 @@ class MemoryGroup:
 
     def __init__(self, spec: SubscriptionSpec) -> None:
         self.spec = spec
-        self.pattern: Pattern[str] | None = compile_pattern(spec.pattern) if spec.pattern else None
         self.positions: dict[str, int] = {}
         self.order_by = spec.order_by
         self.stripes: dict[int, deque[Delivery]] = {}
@@ -60,12 +57,6 @@ class MemoryGroup:
         self.retry_sequence = 0
         self.held_stripes: dict[int, tuple[MemoryReader, int]] = {}
         self.leased = 0
-
-    def reads(self, channel: str) -> bool:
-        """Whether `channel` is one of its own."""
-        if self.pattern is not None:
-            return self.pattern.fullmatch(channel) is not None
-        return channel in self.spec.channels
 
     def stripe(self, delivery: Delivery) -> int:
         """The stripe that keeps the delivery's order; -1: it has none."""
@@ -112,7 +103,7 @@ class MemoryStore:
         if log is None:
             log = self.logs[channel] = MemoryLog(channel)
             for group in self.groups.values():
-                if group.reads(channel):
+                if group.spec.reads(channel):
                     group.positions[channel] = 0
         return log
 
@@ -121,8 +112,8 @@ class MemoryStore:
         group = self.groups.get(spec.group)
         if group is None:
             group = self.groups[spec.group] = MemoryGroup(spec)
-        for channel in spec.channels or tuple(self.logs):
-            if channel not in group.positions and (spec.pattern is None or group.reads(channel)):
+        for channel in spec.channels_among(self.logs):
+            if channel not in group.positions:
                 log = self.log(channel)
                 group.positions[channel] = log.end if spec.start == "latest" else log.base
         group.order_by = spec.order_by

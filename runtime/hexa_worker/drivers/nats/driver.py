@@ -1,7 +1,6 @@
 """The nats driver: one process's connection to JetStream."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -232,9 +231,7 @@ class AsyncioNatsDriver:
     async def _channels(self, spec: SubscriptionSpec) -> Sequence[str]:
         if spec.pattern is None:
             return spec.channels
-        wanted = re.compile(spec.pattern)
-        kept = await browsing.channels(self._connection, ladders=False)
-        return [channel for channel in kept if wanted.fullmatch(channel)]
+        return spec.channels_among(await browsing.channels(self._connection, ladders=False))
 
     def _own(self, spec: SubscriptionSpec) -> NatsSubscription:
         return spec.options if isinstance(spec.options, NatsSubscription) else NatsSubscription()

@@ -1,6 +1,5 @@
 """The pulsar driver: one process's connection to Pulsar."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -207,11 +206,7 @@ class PulsarDriver:
 
     def _channels_of(self, spec: SubscriptionSpec) -> Sequence[str]:
         """The channels that a subscription reads, as far as they exist."""
-        if spec.pattern is None:
-            return spec.channels
-        wanted = re.compile(spec.pattern)
-        own = {*spec.retry_channels, spec.dead_letter_channel}
-        return [one for one in self._admin.channels() if wanted.fullmatch(one) and one not in own]
+        return spec.channels_among(() if spec.pattern is None else self._admin.channels())
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> PulsarSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
