@@ -12,7 +12,7 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Failure, RetryAt
-from hexa_worker.drivers.pulsar.home import Home
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.errors import DriverUnavailable
@@ -74,7 +74,7 @@ class _Connection:
 async def test_a_topic_that_nobody_serves_fails_alone() -> None:
     connection: Any = _Connection()
     publisher = PulsarPublisher(connection, Pulsar(), SystemClock(), Unread(connection, connection, "drop"))
-    publisher.open(Home())
+    publisher.open(LoopHandle())
     try:
         names = ("one", "away", "two")
         answers = await publisher.publish([Message(channel=name, payload=b"x") for name in names])

@@ -10,9 +10,10 @@ from hexa_worker.clock import SystemClock
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked, Failure, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
-from hexa_worker.drivers.pulsar.home import Home, Threads
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar.publisher import PublishCall
 from hexa_worker.drivers.pulsar.source import PulsarSource
+from hexa_worker.drivers.pulsar.threads import Threads
 from hexa_worker.errors import LeaseLost
 from tests.drivers.consuming import spec
 
@@ -30,14 +31,14 @@ class _Inlet:
 
 
 async def test_a_source_that_is_closed_while_a_retry_is_written_has_settled_nothing() -> None:
-    home, calls, begun = Home(), list[PublishCall](), anyio.Event()
+    loop, calls, begun = LoopHandle(), list[PublishCall](), anyio.Event()
 
     def begin(messages: Sequence[Message]) -> PublishCall:
-        calls.append(PublishCall(messages, home, 10.0))
+        calls.append(PublishCall(messages, loop, 10.0))
         begun.set()
         return calls[-1]
 
-    source = PulsarSource(spec("closing"), begin, SystemClock(), home, Threads())
+    source = PulsarSource(spec("closing"), begin, SystemClock(), loop, Threads())
     deliveries = [Delivery(channel="in", payload=b"x", source="in", offset=number) for number in range(2)]
     source.known.update({(each.source, each.offset): cast("Any", _Inlet()) for each in deliveries})
     retry = RetryAt(deliveries[0], Message(channel="r", payload=b"x"), 0.0, Failure(error="", message="", reason=""))

@@ -11,8 +11,8 @@ from pulsar import MessageId, Result
 from hexa_worker.clock import SystemClock
 from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.message import Message
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar import publisher as publishing
-from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.names import TopicNames, place
 from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.errors import DriverUnavailable
@@ -83,7 +83,7 @@ async def test_an_admin_api_that_lets_everybody_wait_holds_up_nothing_that_is_pu
     broker: Any = Broker()
     admin: Any = Admin()
     publisher = PulsarPublisher(broker, Pulsar(url="pulsar://localhost:6650"), SystemClock(), admin)
-    publisher.open(Home())
+    publisher.open(LoopHandle())
     try:
         await publisher.publish([MESSAGE])
         assert await anyio.to_thread.run_sync(admin.asked_again.wait, 5)

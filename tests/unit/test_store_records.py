@@ -13,12 +13,13 @@ from hexa_worker.drivers.base import Source, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.kafka.partition import Partition
 from hexa_worker.drivers.kafka.progress import Progress
 from hexa_worker.drivers.kafka.source import KafkaSource
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.kit.settling import WithRecord, store_records
 from hexa_worker.drivers.nats.protocol import SubjectSubscription
 from hexa_worker.drivers.nats.source import ChannelPart, NatsSource
-from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.publisher import PublishCall
 from hexa_worker.drivers.pulsar.source import PulsarSource
+from hexa_worker.drivers.pulsar.threads import Threads
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -122,20 +123,20 @@ class OnPulsar(Stage):
 
     def __init__(self, publisher: Any) -> None:
         inlet: Any = self
-        home = Home()
+        loop = LoopHandle()
         told: set[tuple[str, int]] = set()
 
         def begin(messages: Sequence[Message]) -> PublishCall:
             publisher.asked.set()
             if publisher.away:
                 raise DriverUnavailable("away")
-            call = PublishCall(messages, home, 30.0)
+            call = PublishCall(messages, loop, 30.0)
             if publisher.answers.is_set():
                 for number, message in enumerate(messages):
                     call.answer(number, ANSWERS.get(message.payload, "stored"))
             return call
 
-        source = PulsarSource(SPEC, begin, SystemClock(), home, Threads())
+        source = PulsarSource(SPEC, begin, SystemClock(), loop, Threads())
         source.inlets.append(inlet)
         self.source = source
         self.deliveries = [Delivery(channel="in", payload=b"x", source="in", offset=number) for number in range(4)]

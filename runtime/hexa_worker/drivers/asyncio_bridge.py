@@ -26,6 +26,7 @@ from hexa_worker.drivers.base import (
     Unsettled,
     nothing_revoked,
 )
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.errors import DriverError, DriverUnavailable
 
 T = TypeVar("T")
@@ -64,14 +65,14 @@ class AsyncioThread:
 
         Cancellation: the call is cancelled over there, and its end is awaited.
         """
-        home = _Home()
+        home = LoopHandle()
         ended = anyio.Event()
         result: list[T] = []
         errors: list[BaseException] = []
         tasks: list[asyncio.Task[None]] = []
 
         def told() -> None:
-            home.tell(ended.set)
+            home.post(ended.set)
 
         async def run() -> None:
             try:
@@ -144,50 +145,39 @@ def on_asyncio() -> bool:
     return True
 
 
-class _Home:
-    """The loop that the runtime lives on, as seen from the island. Make it at home."""
+def _at_home(revoked: Revoked) -> Revoked:
+    """`revoked`, to be called on the island, run on the trio loop that this is called on."""
+    import trio.lowlevel  # noqa: PLC0415 - islands are for trio only
 
-    def __init__(self) -> None:
-        import trio.lowlevel  # noqa: PLC0415 - islands are for trio only
+    home = LoopHandle()
 
-        self._trio = trio
-        self._token = trio.lowlevel.current_trio_token()
+    async def run_at_home(sources: frozenset[str]) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        scope = trio.CancelScope()
 
-    def tell(self, function: Callable[[], object]) -> None:
-        """Have ``function()`` called at home, soon. Ignored once home is gone."""
-        with suppress(self._trio.RunFinishedError):
-            self._token.run_sync_soon(function)
+        def finish(error: BaseException | None) -> None:
+            if not done.done():
+                done.set_result(None) if error is None else done.set_exception(error)
 
-    def carrying(self, revoked: Revoked) -> Revoked:
-        """`revoked`, to be called on the island, run at home."""
-
-        async def run_at_home(sources: frozenset[str]) -> None:
-            loop = asyncio.get_running_loop()
-            done: asyncio.Future[None] = loop.create_future()
-            scope = self._trio.CancelScope()
-
-            def finish(error: BaseException | None) -> None:
-                if not done.done():
-                    done.set_result(None) if error is None else done.set_exception(error)
-
-            async def at_home() -> None:
-                error: BaseException | None = None
-                try:
-                    with scope:
-                        await revoked(sources)
-                except Exception as caught:  # noqa: BLE001 - an error in a system task would end trio
-                    error = caught
-                with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(finish, error)
-
-            self.tell(lambda: self._trio.lowlevel.spawn_system_task(at_home))
+        async def at_home() -> None:
+            error: BaseException | None = None
             try:
-                await done
-            except asyncio.CancelledError:
-                self.tell(scope.cancel)
-                raise
+                with scope:
+                    await revoked(sources)
+            except Exception as caught:  # noqa: BLE001 - an error in a system task would end trio
+                error = caught
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish, error)
 
-        return run_at_home
+        home.post(trio.lowlevel.spawn_system_task, at_home)
+        try:
+            await done
+        except asyncio.CancelledError:
+            home.post(scope.cancel)
+            raise
+
+    return run_at_home
 
 
 class BridgedSource:
@@ -292,7 +282,7 @@ class AsyncioDriverAdapter(Generic[D]):
         island = self._island
         if island is None:
             return await self.inner.subscribe(spec, revoked)
-        return BridgedSource(island, await self._call(self.inner.subscribe, spec, _Home().carrying(revoked)))
+        return BridgedSource(island, await self._call(self.inner.subscribe, spec, _at_home(revoked)))
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""

@@ -16,6 +16,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.kit.error_context import error_context
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.browsing import PulsarBrowser
@@ -23,12 +24,12 @@ from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.consumer_settings import ConsumerSettings
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.expiry import Expiry
-from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.inspection import PulsarInspection
 from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
 from hexa_worker.drivers.pulsar.source_builder import SourceBuilder
+from hexa_worker.drivers.pulsar.threads import Threads
 from hexa_worker.drivers.pulsar.unread import Unread
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
@@ -85,7 +86,7 @@ class PulsarDriver:
         self._publisher = PulsarPublisher(self._connection, options, self._clock, self._unread)
         self._desk = PulsarBrowser(self._connection, self._admin, options.timeout_s)
         self._sources: list[PulsarSource] = []
-        self._home: Home | None = None
+        self._loop: LoopHandle | None = None
         self._threads: Threads | None = None
         self._kept: set[str] = set()
         self._positions: dict[str, Positions] = {}
@@ -105,10 +106,10 @@ class PulsarDriver:
     async def open(self) -> None:
         """See `hexa_worker.drivers.base.Driver.open`."""
         if self._threads is None:
-            self._home, self._threads = Home(), Threads()
+            self._loop, self._threads = LoopHandle(), Threads()
         await self._threads.run(self._connection.open)
-        assert self._home is not None  # noqa: S101 - made with the threads
-        self._publisher.open(self._home)
+        assert self._loop is not None  # noqa: S101 - made with the threads
+        self._publisher.open(self._loop)
 
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Driver.close`."""
@@ -216,7 +217,7 @@ class PulsarDriver:
 
     async def _subscribe(self, spec: SubscriptionSpec) -> PulsarSource:
         self._connection.require()
-        assert self._home is not None  # noqa: S101 - it is open
+        assert self._loop is not None  # noqa: S101 - it is open
         assert self._threads is not None  # noqa: S101 - it is open
         await self._run(self._keep_letters, spec)
         wiring = SourceBuilder(
@@ -224,7 +225,7 @@ class PulsarDriver:
             self._admin,
             self._clock,
             (await self._run(self._begun, spec))[1],
-            PulsarSource(spec, self._publisher.begin, self._clock, self._home, self._threads),
+            PulsarSource(spec, self._publisher.begin, self._clock, self._loop, self._threads),
             self._positions_of(ConsumerSettings(spec).name),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,

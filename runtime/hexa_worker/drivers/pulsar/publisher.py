@@ -25,10 +25,10 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import confirmed
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar.client_internals import raw_producer
 from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.errors import name_of, translate
-from hexa_worker.drivers.pulsar.home import Home
 from hexa_worker.drivers.pulsar.names import place
 from hexa_worker.drivers.pulsar.unread import LOOK_S, Unread
 from hexa_worker.drivers.pulsar.wire import build
@@ -51,16 +51,16 @@ class PublishCall:
 
     Args:
         messages: what to store.
-        home: where the caller waits.
+        loop: where the caller waits.
         patience_s: how long to wait for all answers.
     """
 
-    def __init__(self, messages: Sequence[Message], home: Home, patience_s: float) -> None:
+    def __init__(self, messages: Sequence[Message], loop: LoopHandle, patience_s: float) -> None:
         self.patience_s = patience_s
         self.messages = messages
         self.answers: list[Answer | None] = [None] * len(messages)
         self.ended = anyio.Event()
-        self._home = home
+        self._loop = loop
         self._open = list(range(len(messages)))
 
     def answer(self, number: int, answer: Answer) -> None:
@@ -68,7 +68,7 @@ class PublishCall:
         self.answers[number] = answer
         self._open.pop()
         if not self._open:
-            self._home.tell(self.ended.set)
+            self._loop.post(self.ended.set)
 
 
 class _Line:
@@ -145,12 +145,12 @@ class PulsarPublisher:
         self._calls: SimpleQueue[PublishCall | None] = SimpleQueue()
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._generation = 0
-        self._home: Home | None = None
+        self._loop: LoopHandle | None = None
         self._thread: threading.Thread | None = None
 
-    def open(self, home: Home) -> None:
+    def open(self, loop: LoopHandle) -> None:
         """Start. Idempotent."""
-        self._home = home
+        self._loop = loop
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="hexa-pulsar-publish", daemon=True)
             self._thread.start()
@@ -185,9 +185,9 @@ class PulsarPublisher:
             DriverUnavailable: nothing is sent.
         """
         self._connection.require()
-        if self._thread is None or self._home is None:
+        if self._thread is None or self._loop is None:
             raise DriverUnavailable("pulsar: the driver is not open")
-        call = PublishCall(messages, self._home, self._options.timeout_s * 1.5)
+        call = PublishCall(messages, self._loop, self._options.timeout_s * 1.5)
         self._calls.put(call)
         return call
 

@@ -12,13 +12,14 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Released, Settlement
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.kit.delay_queue import DelayQueue
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.kit.settling import WithRecord, store_records
 from hexa_worker.drivers.pulsar.backlog import InFlight
 from hexa_worker.drivers.pulsar.batch_acks import Place, Token
 from hexa_worker.drivers.pulsar.consumer import ConsumerThread
 from hexa_worker.drivers.pulsar.consumer_settings import own_options
-from hexa_worker.drivers.pulsar.home import Home, Threads
 from hexa_worker.drivers.pulsar.publisher import PublishCall
+from hexa_worker.drivers.pulsar.threads import Threads
 from hexa_worker.errors import DriverError, DriverUnavailable, LeaseLost
 
 LOOK_S = 5.0
@@ -36,7 +37,7 @@ class PulsarSource:
         spec: the subscription.
         begin: sends retries and dead letters off.
         clock: tells what is due.
-        home: the loop.
+        loop: the event loop that it is used on.
         threads: for what blocks.
     """
 
@@ -45,7 +46,7 @@ class PulsarSource:
         spec: SubscriptionSpec,
         begin: Callable[[Sequence[Message]], PublishCall],
         clock: Clock,
-        home: Home,
+        loop: LoopHandle,
         threads: Threads,
     ) -> None:
         self.spec = spec
@@ -54,7 +55,7 @@ class PulsarSource:
         """Everything that was read and is not settled, with where it came from."""
         self._begin = begin
         self._sent: dict[Place, tuple[PublishCall, int]] = {}  # their record is sent, nobody has told what became of it
-        self._home = home
+        self._loop = loop
         self._threads = threads
         self._ahead = 2 * own_options(spec).batch_receive
         self._ahead_bytes = spec.mailbox_bytes // 2
@@ -84,11 +85,11 @@ class PulsarSource:
     def arrived(self, deliveries: list[Delivery], size: int) -> None:
         """Deliveries have come, with so many bytes of payload."""
         self._count(size)
-        self._home.tell(self._take_in, deliveries)
+        self._loop.post(self._take_in, deliveries)
 
     def changed(self) -> None:
         """An inlet has got into trouble, or out of it."""
-        self._home.tell(self._wake)
+        self._loop.post(self._wake)
 
     def full(self) -> bool:
         """Enough is ready."""

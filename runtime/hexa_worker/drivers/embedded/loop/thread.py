@@ -16,8 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from anyio.lowlevel import current_token
-
 from hexa_worker.clock import Clock
 from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery
@@ -34,6 +32,7 @@ from hexa_worker.drivers.embedded.loop.wakeups import Wakeups
 from hexa_worker.drivers.embedded.storage.files import connect_patiently
 from hexa_worker.drivers.embedded.storage.place import FileGone, FilePlace
 from hexa_worker.drivers.embedded.subscriber import Subscriber
+from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.errors import DriverBroken, DriverError, DriverUnavailable
 
 BUSY = 100
@@ -82,8 +81,7 @@ class BrokerThread:
         self._next_tick = 0.0
         self._alive_ms = members.now_ms()
         self._held = ExitStack()  # what is open
-        native: Any = current_token().native_token
-        self._post: Callable[..., Any] = getattr(native, "run_sync_soon", None) or native.call_soon_threadsafe
+        self._loop = LoopHandle()
         self._thread = threading.Thread(target=self._main, name="hexa-worker-broker", daemon=True)
 
     # -- the loop's side
@@ -207,9 +205,7 @@ class BrokerThread:
     def _tell(self, jobs: Sequence[Command | Receive]) -> None:
         if not jobs:
             return
-        try:
-            self._post(self._resolve, jobs)
-        except RuntimeError:  # the loop is gone: nobody waits any more
+        if not self._loop.post(self._resolve, jobs):  # the loop is gone: nobody waits any more
             self._stopping = True
 
     def _open(self) -> None:
@@ -401,9 +397,7 @@ class BrokerThread:
     # -- what happens by itself
 
     def _tick(self, now: float) -> None:
-        try:
-            self._post(self._mark_alive)
-        except RuntimeError:
+        if not self._loop.post(self._mark_alive):
             self._stopping = True
             return
         if self._upkeep.tick(now, self._alive_ms, busy=self._served > BUSY):
