@@ -5,7 +5,6 @@ a connection turns out to be closed.
 """
 
 import logging
-import ssl
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,6 +18,7 @@ from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis
 
 from hexa_worker.config.dedup import Dedup, host_and_port
 from hexa_worker.errors import ConfigError
+from hexa_worker.tls import UnusableFile, client_context
 
 CLUSTER_TRIES = 3
 _IN_URL = ("host", "port", "path", "connection_class")
@@ -162,16 +162,10 @@ def _tls(options: Dedup, folder: Path) -> dict[str, Any]:
     ca, cert, key = (
         None if name is None else str(folder / name) for name in (tls.ca_file, tls.cert_file, tls.key_file)
     )
-    # Tried here: to redis-py a file that it cannot read is a server that it cannot reach.
-    used = "ca_file"
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        used = "cert_file"
-        if cert is not None:
-            context.load_cert_chain(cert, key, password="")  # without it OpenSSL would ask on the terminal
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigError(f"cannot be used: {reason}", where=f"dedup.tls.{used}") from error
+    try:  # to redis-py a file that it cannot read is a server that it cannot reach
+        client_context(tls, folder)
+    except UnusableFile as error:
+        raise ConfigError(f"cannot be used: {error.reason}", where=f"dedup.tls.{error.key}") from error
     settings: dict[str, Any] = {"ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
     if tls.insecure:
         log.warning("TLS to redis without checks: insecure = true")

@@ -9,6 +9,7 @@ from aiokafka.abc import AbstractTokenProvider
 
 from hexa_worker.config.kafka import Kafka, KafkaSasl, KafkaTls
 from hexa_worker.errors import ConfigError
+from hexa_worker.tls import UnusableFile, client_context
 
 log = logging.getLogger("hexa_worker.kafka")
 
@@ -75,32 +76,20 @@ def tls_context(tls: KafkaTls, folder: Path) -> ssl.SSLContext:
         ConfigError: a file cannot be read or is not what it should be.
     """
     try:
-        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(folder / tls.ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"cannot use {tls.ca_file} as certificate authority: {_reason(error)}", where="broker.tls.ca_file"
-        ) from error
-    if tls.cert_file is not None:
-        try:
-            # Without a password the library would ask for one on the terminal.
-            password = tls.key_password.reveal() if tls.key_password is not None else ""
-            key = None if tls.key_file is None else str(folder / tls.key_file)
-            context.load_cert_chain(str(folder / tls.cert_file), key, password=password)
-        except (OSError, ssl.SSLError, ValueError) as error:
+        context = client_context(tls, folder, "" if tls.key_password is None else tls.key_password.reveal())
+    except UnusableFile as error:
+        if error.key == "ca_file":
             raise ConfigError(
-                f"cannot use {tls.cert_file} with its key: {_reason(error)}",
-                where="broker.tls.cert_file",
-                hint="the key belongs to the certificate, and key_password opens it",
+                f"cannot use {tls.ca_file} as certificate authority: {error.reason}", where="broker.tls.ca_file"
             ) from error
+        raise ConfigError(
+            f"cannot use {tls.cert_file} with its key: {error.reason}",
+            where="broker.tls.cert_file",
+            hint="the key belongs to the certificate, and key_password opens it",
+        ) from error
     if tls.insecure:
         log.warning("kafka: broker.tls.insecure is set: certificates and host names are not checked")
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
 
 
 def tls_failure(error: BaseException) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hexa_worker.config.nats import Nats, NatsTls
 from hexa_worker.errors import ConfigError
+from hexa_worker.tls import UnusableFile, client_context
 
 log = logging.getLogger("hexa_worker.drivers.nats")
 
@@ -46,24 +47,12 @@ def _readable(folder: Path, name: str, key: str, *starts: str) -> Path:
 
 
 def _context(tls: NatsTls, folder: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    key = "ca_file"
     try:
-        if tls.ca_file is not None:
-            context = ssl.create_default_context(cafile=str(folder / tls.ca_file))
-        key = "cert_file"
-        if tls.cert_file is not None:
-            context.load_cert_chain(
-                str(folder / tls.cert_file),
-                None if tls.key_file is None else str(folder / tls.key_file),
-                # Without a password the library would ask for one on the terminal.
-                "" if tls.key_password is None else tls.key_password.reveal(),
-            )
-    except (OSError, ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigError(f"cannot load certificates or key: {reason}", where=f"broker.tls.{key}") from error
+        context = client_context(tls, folder, "" if tls.key_password is None else tls.key_password.reveal())
+    except UnusableFile as error:
+        raise ConfigError(
+            f"cannot load certificates or key: {error.reason}", where=f"broker.tls.{error.key}"
+        ) from error
     if tls.insecure:
         log.warning("the servers' certificates are not checked: tls.insecure is set")
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     return context

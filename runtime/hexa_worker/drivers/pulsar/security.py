@@ -16,6 +16,7 @@ from hexa_worker.config.pulsar import Pulsar
 from hexa_worker.drivers.kit.error_context import reason_of
 from hexa_worker.drivers.pulsar.handshake import greet
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.tls import UnusableFile, client_context
 
 log = logging.getLogger("hexa_worker.drivers.pulsar")
 _PORTS = {"pulsar": 6650, "pulsar+ssl": 6651}
@@ -99,22 +100,13 @@ class Security:
         """
         tls = self._options.tls
         try:
-            context = ssl.create_default_context(cafile=self._ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"cannot use {tls.ca_file!r}: {_reason(error)}", where="broker.tls.ca_file") from error
-        if self._pair is not None:
-            try:
-                context.load_cert_chain(*self._pair, password="")
-            except (OSError, ssl.SSLError, ValueError) as error:
-                raise ConfigError(
-                    f"cannot use {tls.cert_file!r} with its key: {_reason(error)}", where="broker.tls.cert_file"
-                ) from error
-        if tls.insecure:
-            if not self._warned:
-                self._warned = True
-                log.warning("pulsar: broker.tls.insecure is set: certificates and host names are not checked")
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+            context = client_context(tls, self._folder)
+        except UnusableFile as error:
+            what = f"{tls.ca_file!r}" if error.key == "ca_file" else f"{tls.cert_file!r} with its key"
+            raise ConfigError(f"cannot use {what}: {error.reason}", where=f"broker.tls.{error.key}") from error
+        if tls.insecure and not self._warned:
+            self._warned = True
+            log.warning("pulsar: broker.tls.insecure is set: certificates and host names are not checked")
         return context
 
     def probe(self, timeout_s: float) -> None:
@@ -168,7 +160,3 @@ def addresses(url: str) -> list[tuple[str, int]]:
         parts = urlsplit(f"//{one}")
         found.append((parts.hostname or "", parts.port or _PORTS[scheme]))
     return found
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
