@@ -81,6 +81,42 @@ def test_the_same_seed_is_the_same_history_and_another_is_another() -> None:
     assert history(7) != history(8)
 
 
+@subscribe("orders", action="check", concurrency=4)
+async def check_at_once(order: Order, ctx: Context) -> None:
+    if order.id % 5 == 0 and ctx.attempt == 0:
+        raise ValueError("not yet")
+    await ctx.emit("checked", order)
+
+
+@subscribe("checked", action="charge")
+async def charge_at_once(order: Order) -> None:
+    del order
+
+
+@pytest.mark.parametrize("seed", [1, 2, 10])
+def test_a_process_that_dies_while_it_subscribes_handles_nothing_more(seed: int) -> None:
+    assert simulate([check_at_once, charge_at_once], EVENTS[:20], seed=seed).violations == []
+
+
+@subscribe("orders", action="check", concurrency=4)
+async def check_slowly(order: Order, ctx: Context) -> None:
+    await anyio.sleep(0.05)
+    if order.id % 5 == 0 and ctx.attempt == 0:
+        raise ValueError("not yet")
+    await ctx.emit("checked", order)
+
+
+@subscribe("checked", action="charge")
+async def charge_slowly(order: Order) -> None:
+    del order
+    await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize("seed", [5, 10, 22, 38])
+def test_what_is_emitted_during_the_last_drain_is_handled(seed: int) -> None:
+    assert simulate([check_slowly, charge_slowly], EVENTS[:20], seed=seed).violations == []
+
+
 class LosesOnDeath(MemorySource):
     """A broker that forgets what a dead process had in hand."""
 

@@ -173,6 +173,8 @@ class _Driver(MemoryDriver):
         self.store.require()
         source = self._make_source(self.store, spec)
         self._sources.append(source)
+        if self._lines.dead:  # a worker that started just then gets here before its cancellation does
+            source.crash()
         return source
 
 
@@ -252,7 +254,8 @@ class _Simulation:
 
     async def _keep_running(self) -> None:
         """One slot: a process, and after its death another."""
-        while not self._done:
+        # Not done only: a handler that had lost its lease may have emitted while its process drained.
+        while not (self._done and self._idle):
             lines = self._new_lines()
             process = _Process(lines, _Driver(self._store, lines, self._make_source))
             _process.set(process)
