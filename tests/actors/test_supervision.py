@@ -11,7 +11,7 @@ from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Released, Settlement
-from hexa_worker.drivers.base import Revoked, Unsettled, nothing_revoked
+from hexa_worker.drivers.base import Revoked, SubscriptionSpec, Unsettled, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.stop import CANCEL
@@ -249,6 +249,33 @@ async def test_a_suspect_on_its_last_chance_runs_alone_in_its_process() -> None:
     assert stage.kinds() == ["Acked"] * 24
     assert beside[3] == beside[4] == 1
     assert max(beside.values()) > 1
+
+
+async def test_a_suspect_runs_only_when_those_before_it_are_settled() -> None:
+    stage, settled = WorkerFixture(suspects=Known({0: 3, 1: 1, 2: 2})), list[int]()
+    before = dict[int, list[int]]()
+
+    class SlowToSettle(MemoryDriver):
+        async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
+            source = await super().subscribe(spec, revoked)
+            settle = source.settle
+
+            async def slowly(settlements: Any) -> Any:
+                await anyio.sleep(0.05)
+                unsettled = await settle(settlements)
+                settled.extend(one.delivery.offset for one in settlements)
+                return unsettled
+
+            source.settle = slowly  # type: ignore[method-assign]
+            return source
+
+    async def handle(number: int, _ctx: Context) -> None:
+        before[number] = sorted(settled)
+
+    for number in range(3):
+        stage.emit(number)
+    await stage.run(plan_of(handle), driver=SlowToSettle(stage.store))
+    assert before in ({1: [0], 2: [0, 1]}, {2: [0], 1: [0, 2]})
 
 
 async def test_suspects_of_a_batch_handler_come_alone() -> None:

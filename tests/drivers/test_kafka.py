@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec import structs
 
 from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Message
@@ -224,6 +225,21 @@ async def test_work_done_out_of_order_is_not_done_again_after_a_take_over(kafka:
         async with subscribed(first, one) as again:
             left = await take(again, 334)
             assert [got.offset for got in left] == list(range(0, 1_000, 3))
+            assert (await again.backlog()).ready == 0
+
+
+async def test_a_suspect_that_is_settled_stays_so_however_soon_its_process_dies(
+    kafka: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with opened(kafka.address, commit_interval_s=3600.0) as first, opened(kafka.address) as second:
+        source = await first.subscribe(one)
+        await publish(first, one.channels[0], b"innocent", b"suspect")
+        innocent, suspect = await take(source, 2)
+        await ack(source, [structs.replace(suspect, crashes=2)])
+        await first.crash()
+        async with subscribed(second, one) as again:
+            assert [got.payload for got in await take(again, 1)] == [innocent.payload]
             assert (await again.backlog()).ready == 0
 
 

@@ -266,6 +266,7 @@ class Lane:
         self.deadline, self.waiting = math.inf, True
         try:
             async with parts.gate.alone(exclusively=exclusively):
+                await parts.acks.wait_suspects()
                 self.waiting = False
                 await self._run_batch((delivery,))
         finally:

@@ -121,11 +121,11 @@ class Pump:
         kept: list[Delivery] = []
         for delivery in batch:
             crashes = self._suspects.crashes(self._action, delivery.source, delivery.offset)
-            if crashes >= self._maximum_crashes:
-                self._mailbox.hold((delivery,))
-                self._record_outcome(
-                    delivery, Crashed(crashes, self._suspects.why(self._action, delivery.source, delivery.offset))
-                )
-            else:
-                kept.append(replace(delivery, crashes=crashes) if crashes else delivery)
+            suspect = replace(delivery, crashes=crashes) if crashes else delivery
+            if crashes < self._maximum_crashes:
+                kept.append(suspect)
+                continue
+            self._mailbox.hold((suspect,))
+            why = self._suspects.why(self._action, delivery.source, delivery.offset)
+            self._record_outcome(suspect, Crashed(crashes, why))
         return kept

@@ -36,6 +36,8 @@ from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.stats import Counters
 
 DROPPED = "parked, and dropped by command"
+SUSPECTS_S = 5.0
+"""How long the next suspect waits for the settlement of the one before, should the broker be away."""
 Recorder = Callable[[Sequence[Settlement], int], None]
 
 
@@ -140,6 +142,15 @@ class Settler:
             for settlements in (self.pending, self._under_way)
             for settlement in settlements
         )
+
+    async def wait_suspects(self) -> None:
+        """Wait until no suspect's settlement is pending or under way, as long as that makes sense.
+
+        The next one may kill the process, and what is not settled by then comes again. Cancellation: safe.
+        """
+        with anyio.move_on_after(SUSPECTS_S):
+            while any(one.delivery.crashes for one in (*self.pending, *self._under_way)):
+                await self._mailbox.wait_room()
 
     async def _wait(self) -> None:
         self._work = anyio.Event()

@@ -5,7 +5,7 @@ each driver only has to make that record durable BEFORE it acknowledges the orig
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import assert_never
 
@@ -149,6 +149,11 @@ class Released(msgspec.Struct, frozen=True, gc=False):
 
 
 Settlement = Acked | RetryAt | Postponed | DeadLettered | Released
+
+
+def of_suspects(settlements: Sequence[Settlement]) -> list[Settlement]:
+    """Those of deliveries that were in hand when a process died; see `hexa_worker.drivers.base.Source.settle`."""
+    return [settlement for settlement in settlements if settlement.delivery.crashes]
 
 
 def settle(  # noqa: PLR0913 - the whole decision is a function of these

@@ -14,7 +14,7 @@ from aiokafka.errors import ConsumerStoppedError
 from hexa_worker.clock import Clock
 from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Acked, Postponed, Released, Settlement
+from hexa_worker.core.settlement import Acked, Postponed, Released, Settlement, of_suspects
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
 from hexa_worker.drivers.kafka.assignment import Origins
 from hexa_worker.drivers.kafka.connection import KafkaConnection
@@ -273,7 +273,7 @@ class KafkaSource:
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`.
 
-        Plain acknowledgements wait for no broker: the next commit carries them.
+        Plain acknowledgements wait for no broker: the next commit carries them, at once where suspects are among them.
         """
         group = self._group
         if group is not None and not group.reassigning:
@@ -300,7 +300,26 @@ class KafkaSource:
         if written:
             unsettled += await self._write(written, finished)
         self._finish(finished)
+        await self._commit_suspects(settlements, unsettled)
         return unsettled
+
+    async def _commit_suspects(self, settlements: Sequence[Settlement], unsettled: list[Unsettled]) -> None:
+        """Commit at once what was settled of suspects: what runs next may kill the process.
+
+        Args:
+            settlements: all that was asked.
+            unsettled: what did not take effect; gets those that turn out to be somebody else's.
+        """
+        suspects, group = of_suspects(settlements), self._group
+        if not suspects or group is None or group.reassigning:  # what is given up is committed then
+            return
+        try:
+            await group.commit()
+        except LeaseLost as error:
+            known = {id(one.settlement) for one in unsettled}
+            unsettled += [Unsettled(one, error) for one in suspects if id(one) not in known]
+        except DriverError as error:
+            log.debug("%s", error)  # nothing else waits for it: it is committed now and then, as all is
 
     def _finish(self, finished: Mapping[Partition, Sequence[int]]) -> None:
         for partition, offsets in finished.items():
