@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from types import GeneratorType
+from types import GeneratorType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -183,6 +184,20 @@ async def test_a_client_asks_for_no_topics_to_be_made() -> None:
     client_internals.make_no_topics(client)
     for _ in range(2):
         assert (await client._get_conn(1)).send(MetadataRequest()) is False
+
+
+async def test_what_is_sent_on_a_connection_that_was_closed_just_now_fails_as_the_client_expects() -> None:
+    def send(_request: Any) -> Any:
+        raise RuntimeError("the handler is closed")
+
+    async def connect(*_: Any, **__: Any) -> Any:
+        return SimpleNamespace(send=send)
+
+    client = AIOKafkaClient(bootstrap_servers=NOBODY)
+    client._get_conn = connect
+    client_internals.make_no_topics(client)
+    with pytest.raises(KafkaConnectionError, match="the handler is closed"):
+        (await client._get_conn(1)).send(MetadataRequest())
 
 
 async def test_others_are_asked_when_no_broker_answers() -> None:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -55,6 +56,8 @@ def close_connections(client: AIOKafkaClient) -> None:
 def make_no_topics(client: AIOKafkaClient) -> None:
     """Have brokers tell that a topic is not there, instead of making it with their own defaults.
 
+    What is sent on a connection that was closed just now fails as the client expects it, or the heartbeat would end.
+
     A client asks for its topics now and then, also for those that somebody has deleted, and has no option for this.
     """
     connect = client._get_conn
@@ -72,7 +75,10 @@ def make_no_topics(client: AIOKafkaClient) -> None:
 def _sent(send: Callable[..., Any], request: Any, **more: Any) -> Any:
     if isinstance(request, MetadataRequest):
         request._allow_auto_topic_creation = False
-    return send(request, **more)
+    try:
+        return send(request, **more)
+    except RuntimeError as error:  # uvloop's for a connection that was closed just now; the client expects an OSError
+        raise KafkaConnectionError(str(error)) from error
 
 
 def ask_others(client: AIOKafkaClient, ask: Callable[[Any, Any], Awaitable[bool]]) -> None:
