@@ -15,6 +15,9 @@ from hexa_worker.testing.ledger import read
 SOMEBODY_S = 10.0
 """How long to wait for a process that can be hit."""
 ROLL_S = 60.0
+STEADY_S = 2.0
+"""A process that was started so long ago has read worker.toml."""
+FAILED = b"reload failed"
 MISTAKE_S = 3.0
 """So long is looked for a process that a rolling restart onto a mistake ended."""
 MISTAKES: Sequence[Callable[[str], str]] = (
@@ -112,16 +115,27 @@ class WorkerGroup:
         Returns:
             What went wrong with that: the processes must be the same when it is over. Empty: all is well.
         """
+        self._wait(lambda now: len(now) >= self._processes and self._youngest_s() >= STEADY_S, ROLL_S)
         before = {one.pid for one in self.family()[1:]}
-        path = self._folder / "worker.toml"
+        path, said = self._folder / "worker.toml", self.log.read_bytes().count(FAILED)
         good = path.read_text()
+
+        def ended(now: set[int]) -> bool:
+            return not before <= now | self._killed()
+
         try:
             path.write_text(MISTAKES[int(pick * len(MISTAKES))](good))
             self._signal(signal.SIGHUP)
-            kept = not self._wait(lambda now: not before <= now | self._killed(), MISTAKE_S)
+            # No longer than that: whoever is started anew meanwhile, because an event killed it, cannot start.
+            self._wait(lambda now: ended(now) or self.log.read_bytes().count(FAILED) > said, MISTAKE_S)
         finally:
             path.write_text(good)
+        kept = not self._wait(ended, MISTAKE_S)
         return "" if kept else "a rolling restart onto a mistake ended a process"
+
+    def _youngest_s(self) -> float:
+        """How long ago the latest process was started."""
+        return min((time.time() - one.create_time() for one in self.family()), default=0.0)
 
     def _killed(self) -> set[int]:
         """Processes that an event made kill themselves."""
