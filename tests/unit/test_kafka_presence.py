@@ -24,6 +24,7 @@ class Cluster:
     """
 
     brokers = 1
+    untold: frozenset[str] = frozenset()
 
     def __init__(self, *, listed: bool, exists: bool) -> None:
         self._listed = listed

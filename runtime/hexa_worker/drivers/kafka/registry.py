@@ -108,8 +108,14 @@ class Registry:
 
         Raises:
             DriverRejected: something is missing and may not be made; all of it is named.
+            DriverUnavailable: a topic has no leader, or no broker answers.
         """
         known = await self.refresh()
+        names = [name for spec in specs for name in (*spec.channels, *spec.retry_channels, spec.dead_letter_channel)]
+        untold = self._topics.untold.intersection(names)
+        if untold:
+            await self._topics.partitions(wait_leaders_of=untold)
+            known = await self.refresh()
         wanted: dict[str, None] = {}
         for spec in specs:
             wanted.update(dict.fromkeys(spec.channels))

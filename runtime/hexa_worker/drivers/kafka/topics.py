@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import InvalidReplicationFactorError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidReplicationFactorError, LeaderNotAvailableError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -37,6 +37,7 @@ class TopicAdmin:
 
     Attributes:
         brokers: how many there were at the last look.
+        untold: the topics whose partitions nobody could tell then, because they have no leader yet.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
@@ -44,6 +45,7 @@ class TopicAdmin:
         self._client: AIOKafkaAdminClient | None = None
         self._lock = asyncio.Lock()
         self.brokers = 0
+        self.untold: frozenset[str] = frozenset()
 
     async def open(self) -> None:
         """Connect. Raises DriverUnavailable or DriverRejected with the reason."""
@@ -87,7 +89,7 @@ class TopicAdmin:
         while True:
             answer = await self._ask("listing topics", lambda client: admin_sender(client)(MetadataRequest()))
             self.brokers = len(answer.brokers)
-            found, leaderless = _topics_in(answer)
+            found, leaderless, self.untold = _topics_in(answer)
             missing = wanted - found.keys() | wanted & leaderless
             if not missing:
                 return found
@@ -208,18 +210,21 @@ class TopicAdmin:
         return await self._ask("asking for the broker's protocol", ask)
 
 
-def _topics_in(answer: Any) -> tuple[dict[str, int], set[str]]:
-    """Topics with their number of partitions, and those of them with a partition that has no leader."""
+def _topics_in(answer: Any) -> tuple[dict[str, int], set[str], frozenset[str]]:
+    """Topics with their number of partitions, those with a partition that has no leader, and those yet untold."""
     found: dict[str, int] = {}
     leaderless: set[str] = set()
+    untold: set[str] = set()
     for topic in answer.to_object()["topics"]:
         name, partitions = topic["topic"], topic["partitions"]
+        if topic.get("error_code") == LeaderNotAvailableError.errno and not partitions:
+            untold.add(name)
         if topic.get("error_code") == _AUTHORIZATION_FAILED or not partitions:
             continue
         found[name] = len(partitions)
         if any(partition["leader"] == _LEADERLESS for partition in partitions):
             leaderless.add(name)
-    return found, leaderless
+    return found, leaderless, frozenset(untold)
 
 
 def refuse_missing(options: Mapping[str, str]) -> DriverRejected:
