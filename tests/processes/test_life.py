@@ -19,7 +19,7 @@ def test_every_slot_gets_a_process_in_a_session_of_its_own(make_stage: MakeStage
 
 
 def test_one_process_of_a_worker_looks_at_the_broker_and_one_again_after_a_reload(make_stage: MakeStage) -> None:
-    stage = make_stage("survey", "1:once died die 3", worker="processes = 3")
+    stage = make_stage("preflight", "1:once died die 3", worker="processes = 3")
     stage.start()
     stage.on_readable("surveys")
     stage.on_readable("surveys not", 3)

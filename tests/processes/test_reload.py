@@ -216,7 +216,7 @@ def test_one_process_less_during_a_reload_is_one_less_at_its_end(make_stage: Mak
     stage.on_readable("running", 2)
     ready(stage, 2)
     stage.order(
-        "early", "2:run", "0:survey", "0:await go", "0:run"
+        "early", "2:run", "0:preflight", "0:await go", "0:run"
     )  # the second new one is in the first old one's slot
     stage.signal(signal.SIGHUP)
     stage.on_readable("surveys not", 1)
@@ -256,7 +256,7 @@ def test_a_reload_during_another_one_starts_anew_with_what_is_there_by_then(make
     stage.start()
     (old,) = stage.on_readable("running")
     ready(stage, 1)
-    stage.order("early", "survey")  # its process is never ready
+    stage.order("early", "preflight")  # its process is never ready
     stage.signal(signal.SIGHUP)
     (stale,) = stage.on_readable("surveys")
     stage.order()

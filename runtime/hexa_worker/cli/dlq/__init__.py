@@ -1,4 +1,4 @@
-"""``hexa-worker dlq``: the dead-letter desk on the command line, one module per command."""
+"""``hexa-worker dlq``: dead letters on the command line, one module per command."""
 
 import click
 
