@@ -295,6 +295,8 @@ class PulsarSource:
         """Vanish as a killed process does: for tests."""
         self._closed = True
         self.stop()
+        for end in self.on_close:
+            end()
         for inlet in self.inlets:
             inlet.abandon()
         self._forget()
