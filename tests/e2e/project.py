@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 LIMIT_S = 90.0
 """How long anything may take on a busy machine."""
 
@@ -31,6 +33,8 @@ maximum_attempts = 1
 """
 HANDLERS = """
 from pathlib import Path
+
+import pytest
 
 from hexa_worker import Context, DeadLetter, subscribe
 
@@ -88,15 +92,19 @@ class Project:
 
         `faults` are injected, see `hexa_worker.faults`.
         """
-        done = subprocess.run(
-            [*prefix, sys.executable, "-m", "hexa_worker", *arguments],
-            cwd=folder or self.folder,
-            input=given,
-            capture_output=True,
-            timeout=LIMIT_S,
-            check=False,
-            env=self.environment() | ({"HEXA_WORKER_FAULTS": faults} if faults else {}),
-        )
+        try:
+            done = subprocess.run(
+                [*prefix, sys.executable, "-m", "hexa_worker", *arguments],
+                cwd=folder or self.folder,
+                input=given,
+                capture_output=True,
+                timeout=LIMIT_S,
+                check=False,
+                env=self.environment() | ({"HEXA_WORKER_FAULTS": faults} if faults else {}),
+            )
+        except subprocess.TimeoutExpired as error:
+            said = b"\n".join(filter(None, (error.stdout, error.stderr))).decode(errors="replace")
+            pytest.fail(f"{' '.join(arguments)} did not end within {LIMIT_S:.0f} s; it said:\n{said}")
         out, err = done.stdout.decode(), done.stderr.decode()
         assert done.returncode == code, f"exit code {done.returncode}\n{out}\n{err}"
         # Of the command itself; what a log line tells of a dead letter is within its JSON.
