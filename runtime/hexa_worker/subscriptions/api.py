@@ -12,7 +12,8 @@ from typing_extensions import TypeVar
 
 from hexa_worker.core.outcome import Verdict
 from hexa_worker.errors import ConfigError
-from hexa_worker.subscriptions.context import AnyContext, BatchContext, Context, Event, Runtime
+from hexa_worker.subscriptions.context import AnyContext, BatchContext, Context, Runtime
+from hexa_worker.subscriptions.event import Event
 
 __all__ = [
     "LIFESPAN_MARK",

@@ -1,4 +1,4 @@
-"""What a handler holds of its delivery: `Context`, `BatchContext`, and the `Event` that it may emit."""
+"""What a handler holds of its delivery: `Context`, `BatchContext`."""
 
 import logging
 from collections.abc import Coroutine, Mapping
@@ -7,13 +7,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias
 
-import msgspec
 from typing_extensions import TypeVar
 
 from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.propagated import LOCALE, USER, User, carried_from, read_user
 from hexa_worker.errors import ConfigError, EmitUnconfirmed
+from hexa_worker.subscriptions.event import Event
 from hexa_worker.subscriptions.transactions import Block, EventWriter, Transaction, Transactions
 
 S = TypeVar("S", default=Any)
@@ -29,7 +29,7 @@ class Runtime(Protocol):
     action: str
     state: Any
 
-    async def emit(self, event: "Event", parent: Lineage | None) -> str:
+    async def emit(self, event: Event, parent: Lineage | None) -> str:
         """Publish and return the event id once the broker has confirmed."""
         ...
 
@@ -49,32 +49,6 @@ class Runtime(Protocol):
     def transactions(self) -> Transactions:
         """The outbox. Raises ConfigError when worker.toml has none."""
         ...
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user emits.
-
-    Attributes:
-        channel: where to.
-        payload: bytes and str go out as they are, anything else as JSON.
-        key: keeps its order among events of the same key, where a subscription asks for it.
-        headers: names and values of your own; names that start with ``hexa-`` are reserved.
-        id: the event id; None makes a new one. Emitting twice with one id is one event to deduplication.
-        correlation_id: joins everything that one request or one process of the business made happen.
-        user: on whose behalf.
-        locale: the user's language, ``de-DE``.
-        carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
-    """
-
-    channel: str
-    payload: Any = None
-    key: str | bytes | None = None
-    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
-    id: str | None = None
-    correlation_id: str | None = None
-    user: User | None = None
-    locale: str | None = None
-    carried: Headers = ()
 
 
 class _Running(Generic[S]):

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers
-
-if TYPE_CHECKING:
-    from hexa_worker.subscriptions.context import Event
+from hexa_worker.subscriptions.event import Event
 
 
 class EventWriter(Protocol):
     """Writes child events of the event that is handled, in the transaction of a connection."""
 
-    async def emit(self, *events: "Event") -> Sequence[str]:
+    async def emit(self, *events: Event) -> Sequence[str]:
         """Write events; returns their ids. They are sent once the transaction is committed.
 
         Raises:
@@ -23,7 +21,7 @@ class EventWriter(Protocol):
         """
         ...
 
-    def emit_sync(self, *events: "Event") -> Sequence[str]:
+    def emit_sync(self, *events: Event) -> Sequence[str]:
         """As `emit`, for connections whose calls block."""
         ...
 

@@ -1,0 +1,35 @@
+"""What a handler or a service emits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from hexa_worker.core.message import Headers
+from hexa_worker.core.propagated import User
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user emits.
+
+    Attributes:
+        channel: where to.
+        payload: bytes and str go out as they are, anything else as JSON.
+        key: keeps its order among events of the same key, where a subscription asks for it.
+        headers: names and values of your own; names that start with ``hexa-`` are reserved.
+        id: the event id; None makes a new one. Emitting twice with one id is one event to deduplication.
+        correlation_id: joins everything that one request or one process of the business made happen.
+        user: on whose behalf.
+        locale: the user's language, ``de-DE``.
+        carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
+    """
+
+    channel: str
+    payload: Any = None
+    key: str | bytes | None = None
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    id: str | None = None
+    correlation_id: str | None = None
+    user: User | None = None
+    locale: str | None = None
+    carried: Headers = ()
