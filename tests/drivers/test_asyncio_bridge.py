@@ -1,4 +1,4 @@
-"""The asyncio island under trio, and nothing at all between under asyncio."""
+"""The bridge to asyncio under trio, and nothing at all between under asyncio."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def only_trio(anyio_backend: str) -> None:
     if anyio_backend != "trio":
-        pytest.skip("islands are for trio")
+        pytest.skip("the bridge is for trio")
 
 
 def make() -> AsyncioDriverAdapter[MemoryDriver]:
@@ -73,7 +73,7 @@ async def test_before_open_and_after_close_the_driver_is_unavailable() -> None:
 
 
 async def test_a_cancelled_call_ends_over_there_before_it_ends_here(only_trio: None) -> None:
-    island = AsyncioThread()
+    thread = AsyncioThread()
     ended: list[str] = []
 
     async def call() -> None:
@@ -83,25 +83,25 @@ async def test_a_cancelled_call_ends_over_there_before_it_ends_here(only_trio: N
             ended.append(threading.current_thread().name)
 
     with anyio.move_on_after(0.05) as scope:
-        await island.call(call)
+        await thread.call(call)
     assert scope.cancelled_caught
-    assert ended == ["hexa-worker-island"]
-    await island.close()
+    assert ended == ["hexa-worker-asyncio"]
+    await thread.close()
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_an_error(only_trio: None) -> None:
-    island = AsyncioThread()
+    thread = AsyncioThread()
 
     async def call() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(DriverUnavailable):
-        await island.call(call)
-    await island.close()
+        await thread.call(call)
+    await thread.close()
 
 
-async def test_a_call_while_the_island_ends_is_answered(only_trio: None) -> None:
-    island, ending = AsyncioThread(), threading.Event()
+async def test_a_call_while_the_thread_ends_is_answered(only_trio: None) -> None:
+    thread, ending = AsyncioThread(), threading.Event()
 
     async def reluctant() -> None:
         try:
@@ -115,43 +115,43 @@ async def test_a_call_while_the_island_ends_is_answered(only_trio: None) -> None
 
     async def call_in_vain() -> None:
         with pytest.raises(DriverUnavailable):
-            await island.call(reluctant)
+            await thread.call(reluctant)
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call_in_vain)
             await anyio.sleep(0.05)
-            tasks.start_soon(island.close)
+            tasks.start_soon(thread.close)
             await anyio.to_thread.run_sync(ending.wait)
             with pytest.raises(DriverUnavailable):
-                await island.call(late)
+                await thread.call(late)
 
 
 async def test_errors_come_home_as_they_are(only_trio: None) -> None:
-    island = AsyncioThread()
+    thread = AsyncioThread()
 
     async def call() -> None:
         raise KeyError("k")
 
     with pytest.raises(KeyError, match="k"):
-        await island.call(call)
-    await island.close()
+        await thread.call(call)
+    await thread.close()
 
 
 async def test_a_hop_takes_far_less_than_a_millisecond(only_trio: None) -> None:
-    island = AsyncioThread()
+    thread = AsyncioThread()
 
     async def call() -> None:
         return None
 
-    await island.call(call)
+    await thread.call(call)
     fastest_s = 1.0
     for _ in range(200):  # a busy machine interrupts most of them
         begin = anyio.current_time()
-        await island.call(call)
+        await thread.call(call)
         fastest_s = min(fastest_s, anyio.current_time() - begin)
     assert fastest_s < 0.001
-    await island.close()
+    await thread.close()
 
 
 class Losing(MemoryDriver):
@@ -179,11 +179,11 @@ async def test_the_revoked_callback_runs_on_the_loop_of_the_runtime() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_a_call_that_is_cancelled_before_it_began_over_there_ends(anyio_backend: str) -> None:
-    island = AsyncioThread()
+    thread = AsyncioThread()
     try:
         for _ in range(50):
             with anyio.fail_after(5), anyio.CancelScope() as scope:
                 scope.cancel()
-                await island.call(asyncio.sleep, 60)
+                await thread.call(asyncio.sleep, 60)
     finally:
-        await island.close()
+        await thread.close()

@@ -76,10 +76,10 @@ async def test_what_servers_say_of_pulls_is_not_said_at_every_pull(
 ) -> None:
     connection = NatsConnection(options("nats://127.0.0.1:1"), Path())
     heard: Callable[[], None] = anyio.Event().set
-    feed = PullConsumer(0, connection, "stream", "durable", "channel", "", 30.0, SystemClock(), heard)
+    pull_consumer = PullConsumer(0, connection, "stream", "durable", "channel", "", 30.0, SystemClock(), heard)
     with caplog.at_level(logging.INFO):
         for number in range(1, 178):
-            feed.pull(10)
-            feed._deliver([(b"inbox.%d" % number, b"", b"NATS/1.0 409 %s\r\n\r\n" % text.encode(), b"")])
+            pull_consumer.pull(10)
+            pull_consumer._deliver([(b"inbox.%d" % number, b"", b"NATS/1.0 409 %s\r\n\r\n" % text.encode(), b"")])
     assert len(caplog.records) == lines
-    assert feed.window.outstanding == 0
+    assert pull_consumer.window.outstanding == 0

@@ -122,7 +122,7 @@ async def test_a_stop_while_something_is_made_again_is_not_overlooked(
             return await asked(connection, action, **body)
 
         monkeypatch.setattr(NatsConnection, "api", api)
-        source.feeds[0].missing = True
+        source.pull_consumers[0].missing = True
         with anyio.fail_after(3):
             assert await source.receive(1, PLENTY) == []
 

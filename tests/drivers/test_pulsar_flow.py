@@ -56,7 +56,7 @@ async def test_large_messages_are_fetched_ahead_within_the_mailboxs_bytes(pulsar
             await publish(driver, channel, *[b"x" * MB] * 20)
         async with subscribed(driver, one) as source:
             assert await known_at_rest(source) <= 6
-            assert source.inlets[0]._flow.queue <= 2
+            assert source.consumers[0]._flow.queue <= 2
             await ack(source, await take(source, 40))
 
 
@@ -66,12 +66,12 @@ async def test_a_consumer_is_made_anew_when_messages_are_larger_than_was_thought
 ) -> None:
     one = spec(unique_name(), mailbox_bytes=16 * MB)
     async with opened(options(pulsar, batching="none")) as driver, subscribed(driver, one) as source:
-        assert source.inlets[0]._flow.queue > 100
+        assert source.consumers[0]._flow.queue > 100
         await publish(driver, one.channels[0], *[b"x" * MB] * 30)
         for _ in range(30):
             await ack(source, await take(source, 1))
         with anyio.fail_after(20):
-            while source.inlets[0]._flow.queue > 8:
+            while source.consumers[0]._flow.queue > 8:
                 await anyio.sleep(0.05)
         await patiently(lambda: driver.publish([Message(channel=one.channels[0], payload=b"more")]))
         await ack(source, await take(source, 1))

@@ -71,7 +71,7 @@ async def test_a_consumer_that_broke_while_enough_was_ready_is_made_anew(pulsar:
         with anyio.fail_after(10):
             while not source.full():
                 await anyio.sleep(0.01)
-        await to_thread.run_sync(source.inlets[0]._consumer._consumer.close)  # the client library has given it up
+        await to_thread.run_sync(source.consumers[0]._consumer._consumer.close)  # the client library has given it up
         with anyio.fail_after(20):
             while await source.settle([Acked(each) for each in taken]):
                 await anyio.sleep(0.1)
@@ -150,18 +150,18 @@ async def test_a_consumer_that_is_made_while_its_source_is_closed_is_closed_too(
 ) -> None:
     one = spec(unique_name())
     async with opened(options(pulsar)) as driver, subscribed(driver, one) as source:
-        inlet = source.inlets[0]
-        subscribe, closing = inlet._subscribe, Closing(inlet.close)
+        consumer = source.consumers[0]
+        subscribe, closing = consumer._subscribe, Closing(consumer.close)
 
         def subscribe_and_arm(client: Any, queue: int) -> Any:
             consumer = subscribe(client, queue)
             closing.armed = True
             return consumer
 
-        inlet._subscribe, inlet._ending = subscribe_and_arm, closing
-        await to_thread.run_sync(inlet._consumer._consumer.close)  # the client library has given it up
+        consumer._subscribe, consumer._ending = subscribe_and_arm, closing
+        await to_thread.run_sync(consumer._consumer._consumer.close)  # the client library has given it up
         with anyio.fail_after(20):
-            while inlet._thread.is_alive():
+            while consumer._thread.is_alive():
                 await anyio.sleep(0.05)
             while await consumers_of(driver, f"{one.action}.in", one.group):  # the broker tells it a moment later
                 await anyio.sleep(0.05)
@@ -330,7 +330,7 @@ async def test_a_topic_that_is_gone_for_a_while_is_waited_for_by_a_source_that_h
         await ask(pulsar, "POST", f"/admin/v2/namespaces/{namespace}/autoTopicCreation", made)
         await ask(pulsar, "DELETE", f"{topic}?force=true")
         with anyio.fail_after(20):
-            while "does not exist" not in str(source.inlets[0].trouble):
+            while "does not exist" not in str(source.consumers[0].trouble):
                 await anyio.sleep(0.05)
         with pytest.raises(DriverUnavailable, match="does not exist"):
             await source.receive(1, PLENTY)
@@ -338,7 +338,7 @@ async def test_a_topic_that_is_gone_for_a_while_is_waited_for_by_a_source_that_h
             await driver.subscribe(one)
         await ask(pulsar, "PUT", topic)
         with anyio.fail_after(2.0):
-            while source.inlets[0].trouble is not None:
+            while source.consumers[0].trouble is not None:
                 await anyio.sleep(0.05)
         assert await source.settle([Acked(each) for each in held]) == []
         assert (await source.backlog()).idle

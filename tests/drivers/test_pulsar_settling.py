@@ -20,7 +20,7 @@ from tests.drivers.consuming import spec
 pytestmark = pytest.mark.anyio
 
 
-class _Inlet:
+class _Consumer:
     """Is connected; nobody may acknowledge with it."""
 
     connected = True
@@ -40,7 +40,7 @@ async def test_a_source_that_is_closed_while_a_retry_is_written_has_settled_noth
 
     source = PulsarSource(spec("closing"), begin, SystemClock(), loop, Threads())
     deliveries = [Delivery(channel="in", payload=b"x", source="in", offset=number) for number in range(2)]
-    source.known.update({(each.source, each.offset): cast("Any", _Inlet()) for each in deliveries})
+    source.known.update({(each.source, each.offset): cast("Any", _Consumer()) for each in deliveries})
     retry = RetryAt(deliveries[0], Message(channel="r", payload=b"x"), 0.0, Failure(error="", message="", reason=""))
     settlements: list[Settlement] = [retry, Acked(deliveries[1])]
     answers: list[Unsettled] = []

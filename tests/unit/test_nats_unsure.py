@@ -93,14 +93,14 @@ async def test_a_channel_that_is_gone_is_asked_about_no_more_and_leaves_its_plac
     source.add_feed(part, 30.0)
     server.sink([(b"orders", REPLY, None, b"x")])
     (old,) = await source.receive(1, 1000)
-    source.feeds[0].dismiss()
+    source.pull_consumers[0].dismiss()
     server.api = None
     server.reconnected()
     (lost,) = await source.settle([Acked(old)])
     assert isinstance(lost.error, LeaseLost)
 
     source.add_feed(part, 30.0)
-    assert [(feed.number, feed.gone) for feed in source.feeds] == [(0, False)]
+    assert [(pull_consumer.number, pull_consumer.gone) for pull_consumer in source.pull_consumers] == [(0, False)]
     server.sink([(b"orders", REPLY, None, b"y")])
     (new,) = await source.receive(1, 1000)
     (lost,) = await source.settle([Acked(old)])

@@ -99,7 +99,7 @@ class OnNats(Stage):
         source.add_feed(ChannelPart(stream="in", durable="do", channel="in", born="first"), 30.0)
         self.source = source
         self._sink([(b"in", b"$JS.ACK.in.do.1.%d.1.1000.0" % number, None, b"x") for number in range(1, 5)])
-        self.deliveries = list(source.feeds[0].buffer)
+        self.deliveries = list(source.pull_consumers[0].buffer)
         self.acknowledged = lambda delivery: b"$JS.ACK.in.do.1.%d.1.1000.0 4\r\n+ACK" % delivery.offset in self._written
 
     def on_change(self, changed: Callable[[bool], None]) -> None:
@@ -122,7 +122,7 @@ class OnPulsar(Stage):
     retries = False
 
     def __init__(self, publisher: Any) -> None:
-        inlet: Any = self
+        consumer: Any = self
         loop = LoopHandle()
         told: set[tuple[str, int]] = set()
 
@@ -137,10 +137,10 @@ class OnPulsar(Stage):
             return call
 
         source = PulsarSource(SPEC, begin, SystemClock(), loop, Threads())
-        source.inlets.append(inlet)
+        source.consumers.append(consumer)
         self.source = source
         self.deliveries = [Delivery(channel="in", payload=b"x", source="in", offset=number) for number in range(4)]
-        source.known.update({(one.source, one.offset): inlet for one in self.deliveries})
+        source.known.update({(one.source, one.offset): consumer for one in self.deliveries})
         self.acknowledge = lambda settled: told.update([place for place, _ in settled])
         self.acknowledged = lambda delivery: (delivery.source, delivery.offset) in told
 

@@ -1,4 +1,4 @@
-"""The claimer: between pump and mailbox, it lets through what nobody else has handled or has in hand.
+"""The deduplication stage: between pump and mailbox, it lets through what nobody else has handled or has in hand.
 
 One round trip for a received batch. A duplicate is settled without running; a delivery whose event somebody else has
 in hand waits here, holding its room in the mailbox, and is asked for again; where an order is promised, what follows

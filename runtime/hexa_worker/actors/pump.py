@@ -27,7 +27,7 @@ class Pump:
         plan: the subscription.
         env: its clock, and its suspects.
         mailbox: gets what may run, and says how much there is room for.
-        claimer: stands between pump and mailbox; None without deduplication.
+        deduplicator: stands between pump and mailbox; None without deduplication.
         stats: counts what came.
         log: says that the broker is away.
         outage: told that the broker, or the claim store, is away and is back.
@@ -39,7 +39,7 @@ class Pump:
         plan: Plan,
         env: WorkerServices,
         mailbox: Mailbox,
-        claimer: Deduplicator | None,
+        deduplicator: Deduplicator | None,
         stats: Counters,
         log: SubscriptionLog,
         *,
@@ -53,7 +53,7 @@ class Pump:
         self._suspects = env.suspects
         self._maximum_crashes = env.maximum_crashes
         self._mailbox = mailbox
-        self._claimer = claimer
+        self._deduplicator = deduplicator
         self._stats = stats
         self._log = log
         self._outage = outage
@@ -97,17 +97,17 @@ class Pump:
             batch = self._resume(batch)
         if self._suspects is not None and self._suspects.any():
             batch = self._mark_suspects(batch)
-        if self._claimer is None:
+        if self._deduplicator is None:
             self._stats.received_bytes += self._mailbox.put(batch)
         else:
-            await self._claim(batch, self._claimer)
+            await self._claim(batch, self._deduplicator)
 
-    async def _claim(self, batch: list[Delivery], claimer: Deduplicator) -> None:
-        """Let `batch` through the claimer; wait while it withholds deliveries."""
-        self._stats.received_bytes += await claimer.accept(batch)
-        if claimer.withheld and not self._stopping:
-            self._outage.missed(Need.CLAIMING, claimer.withheld)
-            await claimer.wait_open()
+    async def _claim(self, batch: list[Delivery], deduplicator: Deduplicator) -> None:
+        """Let `batch` through the deduplicator; wait while it withholds deliveries."""
+        self._stats.received_bytes += await deduplicator.accept(batch)
+        if deduplicator.withheld and not self._stopping:
+            self._outage.missed(Need.CLAIMING, deduplicator.withheld)
+            await deduplicator.wait_open()
             self._outage.met(Need.CLAIMING)
 
     def _resume(self, batch: list[Delivery]) -> list[Delivery]:

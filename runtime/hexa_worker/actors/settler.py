@@ -54,7 +54,7 @@ class Settler:
         clock: stamps what the recorder gets.
         outage: told that the broker is away and is back, and the same of room for what is parked.
         record: told of every batch that took effect (lineage); must not block.
-        claimer: told of every settlement before and after; None without deduplication.
+        deduplicator: told of every settlement before and after; None without deduplication.
         keeps_attempts: the source is told of postponed deliveries, too.
         lost: told of a postponed delivery that is somebody else's by now.
     """
@@ -70,7 +70,7 @@ class Settler:
         clock: Clock,
         outage: Outage,
         record: Recorder | None = None,
-        claimer: Deduplicator | None = None,
+        deduplicator: Deduplicator | None = None,
         *,
         keeps_attempts: bool = False,
         lost: Callable[[Delivery], None] | None = None,
@@ -85,7 +85,7 @@ class Settler:
         self._clock = clock
         self._outage = outage
         self._record = record
-        self._claimer = claimer
+        self._deduplicator = deduplicator
         self._keeps_attempts = keeps_attempts
         self._lost = lost
         self._postpones = lost is not None
@@ -223,10 +223,10 @@ class Settler:
 
     async def _settle(self, batch: list[Settlement]) -> None:
         backoff = Backoff()
-        claimer = self._claimer
+        deduplicator = self._deduplicator
         self._under_way = batch
-        if claimer is not None:
-            await claimer.settling(batch)
+        if deduplicator is not None:
+            await deduplicator.settling(batch)
         while batch:
             self._under_way = batch
             try:
@@ -243,8 +243,8 @@ class Settler:
             if unsettled:
                 batch = self._sort_out(batch, unsettled, again)
             self._count(batch)
-            if claimer is not None:
-                claimer.settled(batch)
+            if deduplicator is not None:
+                deduplicator.settled(batch)
             if self._record is not None:
                 self._record(batch, self._clock.now_ms())
             self._under_way = batch = again
@@ -268,8 +268,8 @@ class Settler:
                 self._sort_out_postponed(one.settlement, one.error, again)
             elif isinstance(one.error, LeaseLost):
                 self._stats.lost += 1
-                if self._claimer is not None:
-                    self._claimer.lost(one.settlement.delivery)
+                if self._deduplicator is not None:
+                    self._deduplicator.lost(one.settlement.delivery)
                 self._log.lease_lost(one.settlement.delivery)
                 self._mailbox.release(1, len(one.settlement.delivery.payload))
             elif isinstance(one.error, DriverRejected):

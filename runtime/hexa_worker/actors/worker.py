@@ -102,14 +102,14 @@ class Worker:
         self._parking = Parking(
             limit=plan.mailbox, limit_bytes=plan.mailbox_bytes, stats=stats, monotonic=env.clock.monotonic
         )
-        self._claimer: Deduplicator | None = None
+        self._deduplicator: Deduplicator | None = None
         if env.claiming is not None and plan.effect_key is not None:
-            self._claimer = Deduplicator(plan, env.claiming, self._mailbox, stats, log, self._skip)
+            self._deduplicator = Deduplicator(plan, env.claiming, self._mailbox, stats, log, self._skip)
         self._pump = Pump(
             plan,
             env,
             self._mailbox,
-            self._claimer,
+            self._deduplicator,
             stats,
             log,
             outage=self._outage,
@@ -142,7 +142,7 @@ class Worker:
                 self._env.clock,
                 self._outage,
                 record,
-                self._claimer,
+                self._deduplicator,
                 keeps_attempts=self._env.driver.capabilities.keeps_attempts,
                 lost=None if self._waits is None else self._lost,
             )
@@ -166,10 +166,10 @@ class Worker:
                 background.start_soon(self._guard, lambda: self._outage.run(source))
                 if self._waits is not None:
                     background.start_soon(self._guard, self._mailbox.run_waits)
-                if self._claimer is not None:
-                    background.start_soon(self._guard, self._claimer.run_waiting)
-                    background.start_soon(self._guard, self._claimer.run_extending)
-                    background.start_soon(self._guard, self._claimer.run_endings)
+                if self._deduplicator is not None:
+                    background.start_soon(self._guard, self._deduplicator.run_waiting)
+                    background.start_soon(self._guard, self._deduplicator.run_extending)
+                    background.start_soon(self._guard, self._deduplicator.run_endings)
                 async with anyio.create_task_group() as group:
                     self._lane_scope = group.cancel_scope
                     for lane in lanes:
@@ -193,14 +193,14 @@ class Worker:
         settler.close()
         if settler.pending:
             await settler.run()
-        if self._claimer is not None:
-            await self._claimer.flush()
+        if self._deduplicator is not None:
+            await self._deduplicator.flush()
 
     def stop(self) -> None:
         """Receive no more, let running handlers end within the grace, release the rest. Idempotent."""
         self._stopping = True
-        if self._claimer is not None:
-            self._claimer.stop()
+        if self._deduplicator is not None:
+            self._deduplicator.stop()
         self._pump.stop()
         if self.source is not None:
             self.source.stop()
@@ -324,8 +324,8 @@ class Worker:
         """
         delivery, again = settlement.delivery, settlement.again
         self._log.failure(settlement)
-        if self._claimer is not None:
-            self._claimer.postponed(delivery, again)
+        if self._deduplicator is not None:
+            self._deduplicator.postponed(delivery, again)
         self._settler.add(settlement)
         if self._drained or again.source in self._leaving:
             self._record_outcome(again, Interrupted())
@@ -340,13 +340,13 @@ class Worker:
             return
         self._stats.lost += 1
         self._log.lease_lost(again)
-        if self._claimer is not None:
-            self._claimer.lost(again)
+        if self._deduplicator is not None:
+            self._deduplicator.lost(again)
         self._mailbox.release(1, len(again.payload))
         self._mailbox.let_go_on({lane})
 
     def _release_queued(self, sources: frozenset[str] | None = None) -> None:
-        waiting = [] if self._claimer is None else self._claimer.take(sources)
+        waiting = [] if self._deduplicator is None else self._deduplicator.take(sources)
         for delivery in (*self._mailbox.take_queued(sources), *waiting):
             self._record_outcome(delivery, Interrupted())
 
@@ -388,7 +388,7 @@ class Worker:
 
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""
-        return None if self._claimer is None else self._claimer.fence(delivery)
+        return None if self._deduplicator is None else self._deduplicator.fence(delivery)
 
     @property
     def transactions(self) -> Transactions:

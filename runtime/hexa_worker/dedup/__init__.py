@@ -1,1 +1,1 @@
-"""Deduplication: stores of claims. What claims mean is in `hexa_worker.core.claims`; who asks, in `actors.claimer`."""
+"""Deduplication: stores of claims. What claims mean is in `core.claims`; who asks, in `actors.dedup_stage`."""

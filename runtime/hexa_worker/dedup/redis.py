@@ -1,6 +1,6 @@
 """Claims in Redis, shared by processes of many machines.
 
-Lives on asyncio; `RedisClaims` puts it on an island where the runtime is not. A call is one script for the whole
+Lives on asyncio; `RedisClaims` puts it on a thread of its own where the runtime is not. One script serves a whole
 batch (for each hash tag, in a cluster). A call that was cut short leaves its connection out of step: redis-py drops
 it, and the outcome is unknown, which is why every script may be run twice.
 """
@@ -241,7 +241,7 @@ class RedisClaims:
         self._options = options
         self._folder = folder or Path()
         self._inner: AsyncioRedisClaims | None = None
-        self._island: AsyncioThread | None = None
+        self._asyncio: AsyncioThread | None = None
 
     async def open(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.open`. Warns of what `preflight` finds."""
@@ -251,7 +251,7 @@ class RedisClaims:
     async def _connect(self) -> None:
         if self._inner is None:
             if not on_asyncio():
-                self._island = AsyncioThread()
+                self._asyncio = AsyncioThread()
             self._inner = await self._call(self._made)
         await self._call(self._inner.open)
 
@@ -268,15 +268,15 @@ class RedisClaims:
 
     async def close(self) -> None:
         """See `hexa_worker.dedup.base.ClaimStore.close`."""
-        inner, island = self._inner, self._island
+        inner, thread = self._inner, self._asyncio
         try:
             if inner is not None:
                 await self._call(inner.close)
         finally:
-            self._inner = self._island = None
-            if island is not None:
+            self._inner = self._asyncio = None
+            if thread is not None:
                 with anyio.CancelScope(shield=True):
-                    await island.close()
+                    await thread.close()
 
     async def claim(self, asks: Sequence[Ask]) -> Sequence[Answer]:
         """See `hexa_worker.dedup.base.ClaimStore.claim`."""
@@ -297,6 +297,6 @@ class RedisClaims:
         return self._inner
 
     async def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        if self._island is None:
+        if self._asyncio is None:
             return await function(*args)
-        return await self._island.call(function, *args)
+        return await self._asyncio.call(function, *args)

@@ -1,4 +1,4 @@
-"""An asyncio island: how a driver that lives on asyncio serves a runtime on any event loop.
+"""A bridge to asyncio: how a driver that lives on asyncio serves a runtime on any event loop.
 
 On asyncio the driver's own methods are called, nothing is in between. Elsewhere (trio) the driver lives on an
 asyncio loop in a thread of its own, and each call hops there and back: some 0.1 ms for each batch.
@@ -31,7 +31,7 @@ from hexa_worker.errors import DriverError, DriverUnavailable
 
 T = TypeVar("T")
 JOIN_S = 5.0
-"""How long the island's thread may take to end."""
+"""How long the asyncio thread may take to end."""
 
 
 D = TypeVar("D", bound=Driver)
@@ -43,7 +43,7 @@ class AsyncioThread:
     def __init__(self) -> None:
         self._loop = _new_loop()
         self._calls = set[Callable[[], None]]()
-        self._thread = threading.Thread(target=self._run, name="hexa-worker-island", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="hexa-worker-asyncio", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -61,7 +61,7 @@ class AsyncioThread:
                 told()
 
     async def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """Await ``function(*args)`` on the island.
+        """Await ``function(*args)`` on the asyncio thread.
 
         Cancellation: the call is cancelled over there, and its end is awaited.
         """
@@ -104,7 +104,7 @@ class AsyncioThread:
 
     async def _ended(self, ended: anyio.Event, start: Callable[[], None], cancel: Callable[[], None]) -> None:
         """Call `start` over there and wait until `ended`; cancelled, call `cancel` and wait all the same."""
-        # A context of its own: in the caller's, anyio would take the island for trio.
+        # A context of its own: in the caller's, anyio would take the thread for trio.
         try:
             self._loop.call_soon_threadsafe(start, context=Context())
         except RuntimeError as error:
@@ -118,7 +118,7 @@ class AsyncioThread:
             raise
 
     def tell(self, function: Callable[[], object]) -> None:
-        """Have ``function()`` called on the island, soon. Ignored once the island is gone."""
+        """Have ``function()`` called on the asyncio thread, soon. Ignored once that has ended."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, context=Context())
 
@@ -137,7 +137,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def on_asyncio() -> bool:
-    """Whether the caller runs on an asyncio loop, and needs no island."""
+    """Whether the caller runs on an asyncio loop, and needs no thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -146,8 +146,8 @@ def on_asyncio() -> bool:
 
 
 def _at_home(revoked: Revoked) -> Revoked:
-    """`revoked`, to be called on the island, run on the trio loop that this is called on."""
-    import trio.lowlevel  # noqa: PLC0415 - islands are for trio only
+    """`revoked`, to be called on the asyncio thread, run on the trio loop that this is called on."""
+    import trio.lowlevel  # noqa: PLC0415 - the bridge is for trio only
 
     home = LoopHandle()
 
@@ -181,32 +181,32 @@ def _at_home(revoked: Revoked) -> Revoked:
 
 
 class BridgedSource:
-    """A source that lives on the island."""
+    """A source that lives on the asyncio thread."""
 
-    def __init__(self, island: AsyncioThread, source: Source) -> None:
-        self._island = island
+    def __init__(self, thread: AsyncioThread, source: Source) -> None:
+        self._asyncio = thread
         self._source = source
 
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
         """See `hexa_worker.drivers.base.Source.receive`."""
-        return await self._island.call(self._source.receive, max_count, max_bytes)
+        return await self._asyncio.call(self._source.receive, max_count, max_bytes)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""
-        return await self._island.call(self._source.settle, settlements)
+        return await self._asyncio.call(self._source.settle, settlements)
 
     async def backlog(self) -> Backlog:
         """See `hexa_worker.drivers.base.Source.backlog`."""
-        return await self._island.call(self._source.backlog)
+        return await self._asyncio.call(self._source.backlog)
 
     def stop(self) -> None:
         """See `hexa_worker.drivers.base.Source.stop`."""
-        self._island.tell(self._source.stop)
+        self._asyncio.tell(self._source.stop)
 
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Source.close`."""
         with suppress(DriverUnavailable):  # the driver was closed before, and the source with it
-            await self._island.call(self._source.close)
+            await self._asyncio.call(self._source.close)
 
 
 class AsyncioDriverAdapter(Generic[D]):
@@ -221,7 +221,7 @@ class AsyncioDriverAdapter(Generic[D]):
         self._make = make
         self._capabilities = capabilities
         self._driver: D | None = None
-        self._island: AsyncioThread | None = None
+        self._asyncio: AsyncioThread | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -240,15 +240,15 @@ class AsyncioDriverAdapter(Generic[D]):
         return self._driver
 
     async def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        if self._island is None:
+        if self._asyncio is None:
             return await function(*args)
-        return await self._island.call(function, *args)  # type: ignore[arg-type]  # drivers' methods are coroutines
+        return await self._asyncio.call(function, *args)  # type: ignore[arg-type]  # drivers' methods are coroutines
 
     async def open(self) -> None:
         """See `hexa_worker.drivers.base.Driver.open`."""
         if self._driver is None:
             if not on_asyncio():
-                self._island = AsyncioThread()
+                self._asyncio = AsyncioThread()
             self._driver = await self._call(self._made)
         await self._call(self._driver.open)
 
@@ -257,17 +257,17 @@ class AsyncioDriverAdapter(Generic[D]):
 
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Driver.close`."""
-        driver, island = self._driver, self._island
+        driver, thread = self._driver, self._asyncio
         try:
             if driver is not None:
                 await self._call(driver.close)
         except DriverUnavailable:
             pass  # closed by another call at the same time
         finally:
-            self._driver = self._island = None
-            if island is not None:
+            self._driver = self._asyncio = None
+            if thread is not None:
                 with anyio.CancelScope(shield=True):
-                    await island.close()
+                    await thread.close()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
@@ -279,10 +279,10 @@ class AsyncioDriverAdapter(Generic[D]):
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> Source:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
-        island = self._island
-        if island is None:
+        thread = self._asyncio
+        if thread is None:
             return await self.inner.subscribe(spec, revoked)
-        return BridgedSource(island, await self._call(self.inner.subscribe, spec, _at_home(revoked)))
+        return BridgedSource(thread, await self._call(self.inner.subscribe, spec, _at_home(revoked)))
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""

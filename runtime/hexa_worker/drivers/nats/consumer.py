@@ -52,12 +52,12 @@ class Token(msgspec.Struct, frozen=True):
     """A delivery's handle.
 
     Attributes:
-        feed: number of its feed in its source.
+        pull_consumer: number of its pull_consumer in its source.
         delivered: how often the server has delivered it, this time included.
         epoch: counts how often sequences have lost their meaning, see `PullConsumer.reset`.
     """
 
-    feed: int
+    pull_consumer: int
     delivered: int
     epoch: int
 

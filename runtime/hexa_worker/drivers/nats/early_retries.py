@@ -12,7 +12,7 @@ CLOCKS_MS = 5
 
 
 class EarlyRetries:
-    """What one feed sent back.
+    """What one pull_consumer sent back.
 
     Args:
         clock: the clocks.

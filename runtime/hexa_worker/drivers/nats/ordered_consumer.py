@@ -108,29 +108,34 @@ class OrderedConsumer:
 
     Args:
         connection: the way to the server.
-        feed: what reads; it is paused while this process does not hold the lease.
+        pull_consumer: what reads; it is paused while this process does not hold the lease.
         durable: the consumer's name, without a term.
         channel: what it reads.
         lost: called when the lease is somebody else's by now.
     """
 
     def __init__(
-        self, connection: NatsConnection, feed: PullConsumer, durable: str, channel: str, lost: Callable[[], None]
+        self,
+        connection: NatsConnection,
+        pull_consumer: PullConsumer,
+        durable: str,
+        channel: str,
+        lost: Callable[[], None],
     ) -> None:
         self._connection = connection
-        self._feed = feed
+        self._pull_consumer = pull_consumer
         self._durable = durable
         self._channel = channel
         self._lost = lost
-        self._store = lease_of(connection, feed.stream, durable)
+        self._store = lease_of(connection, pull_consumer.stream, durable)
         self._me = secrets.token_hex(8)
-        self._lease_s = feed.ack_wait_s
+        self._lease_s = pull_consumer.ack_wait_s
         self._sequence = 0
         self._lease: ChannelLease | None = None
         self._seen = (0, 0.0)  # sequence of somebody's lease, and since when
         self._generation = 0
         self._refusals = 0  # in a row
-        self._born = ""  # the stream that the feed has read
+        self._born = ""  # the stream that the pull_consumer has read
         self._noted = 0  # of `PullConsumer.postponed`: what the lease tells
         self._task: asyncio.Task[None] | None = None
 
@@ -159,12 +164,14 @@ class OrderedConsumer:
 
     async def _free(self, lease: ChannelLease) -> None:
         """Make the lease nobody's, with all that the next holder has to know."""
-        feed, floor = self._feed, lease.floor
+        pull_consumer, floor = self._pull_consumer, lease.floor
         with suppress(DriverError):
-            floor = max(floor, await consumers.floor(self._connection, feed.stream, feed.durable) or 0)
+            floor = max(
+                floor, await consumers.floor(self._connection, pull_consumer.stream, pull_consumer.durable) or 0
+            )
         free = structs.replace(lease, owner="", floor=floor)
         if self._born == lease.born:
-            free = structs.replace(free, done=feed.hand_over(floor), waiting=feed.note_waiting(floor))
+            free = structs.replace(free, done=pull_consumer.hand_over(floor), waiting=pull_consumer.note_waiting(floor))
         if await self._store.write(free, self._sequence) is None:
             sequence, found = await self._store.read()
             if found is not None and found.owner == self._me:  # a write was under way when we were stopped
@@ -175,7 +182,7 @@ class OrderedConsumer:
             try:
                 if self._lease is None:
                     await self._acquire()
-                elif self._feed.rewind_wanted or self._generation != self._connection.generation:
+                elif self._pull_consumer.rewind_wanted or self._generation != self._connection.generation:
                     await self._begin_term(self._lease.term + 1)
                 else:
                     await self._renew()
@@ -188,19 +195,19 @@ class OrderedConsumer:
             self._refusals = 0
             if self._lease is None:
                 await asyncio.sleep(POLL_S)
-            elif not self._feed.rewind_wanted:
+            elif not self._pull_consumer.rewind_wanted:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(POLL_S, self._lease_s / 6)):
-                        await self._feed.rewind_event.wait()
+                        await self._pull_consumer.rewind_event.wait()
 
     def _refused(self, error: DriverError) -> None:
         """Have made again what may be missing; raise `error` if that was done and did not help."""
         log.warning("the lease of %s: %s", self._channel, error)
-        if not self._feed.missing:
+        if not self._pull_consumer.missing:
             self._refusals += 1
         if self._refusals > REFUSALS:
             raise error
-        self._feed.mark_missing()
+        self._pull_consumer.mark_missing()
 
     async def _acquire(self) -> None:
         """Take the lease if it is nobody's, or was not renewed for its whole length."""
@@ -213,8 +220,8 @@ class OrderedConsumer:
         if lease is None or not lease.owner or lease.owner == self._me or now - self._seen[1] > self._lease_s:
             self._sequence, self._lease = sequence, lease or ChannelLease(owner="", term=0, floor=0)
             if self._lease.owner != self._me:
-                self._feed.handed_over = HandedOver(self._lease.done)
-                self._feed.waiting = dict(self._lease.waiting)
+                self._pull_consumer.handed_over = HandedOver(self._lease.done)
+                self._pull_consumer.waiting = dict(self._lease.waiting)
             await self._begin_term(self._lease.term + 1)
 
     async def _begin_term(self, term: int) -> None:
@@ -224,39 +231,43 @@ class OrderedConsumer:
         """
         lease = self._lease
         assert lease is not None  # noqa: S101 - the callers hold or take one
-        feed = self._feed
-        feed.want_rewind()
+        pull_consumer = self._pull_consumer
+        pull_consumer.want_rewind()
         self._generation = self._connection.generation
         if not await self._write(structs.replace(lease, owner=self._me, term=term)):
             return
-        born, last = await life_of(self._connection, feed.stream)
+        born, last = await life_of(self._connection, pull_consumer.stream)
         earlier = await self._consumers()
         # A subscription that was shared meanwhile has gone on in the durable without a term.
-        floors = [await consumers.floor(self._connection, feed.stream, name) for name in (self._durable, *earlier)]
+        floors = [
+            await consumers.floor(self._connection, pull_consumer.stream, name) for name in (self._durable, *earlier)
+        ]
         floor = _furthest(floors, lease.floor if born == lease.born else 0, last)
         if born != lease.born:
-            feed.handed_over = HandedOver(NOTHING)
-            feed.waiting.clear()
+            pull_consumer.handed_over = HandedOver(NOTHING)
+            pull_consumer.waiting.clear()
         if self._born not in {"", born}:
-            feed.reset()
+            pull_consumer.reset()
         self._born = born
         if not await self._write(structs.replace(self._settled_to(floor, lease), owner=self._me, term=term, born=born)):
             return
         for name in earlier:
-            await consumers.delete(self._connection, feed.stream, name)
+            await consumers.delete(self._connection, pull_consumer.stream, name)
         config = _config(self._durable, term, self._channel) | _from(floor)
-        await consumers.ensure(self._connection, feed.stream, config)
-        if (await life_of(self._connection, feed.stream)).born == born:  # or the next term begins at its beginning
-            feed.resume(term_durable(self._durable, term))
+        await consumers.ensure(self._connection, pull_consumer.stream, config)
+        if (
+            await life_of(self._connection, pull_consumer.stream)
+        ).born == born:  # or the next term begins at its beginning
+            pull_consumer.resume(term_durable(self._durable, term))
 
     async def _consumers(self) -> list[str]:
         """Every consumer of an earlier term."""
         found: list[str] = []
         while True:
             try:
-                page = await self._connection.api(f"CONSUMER.NAMES.{self._feed.stream}", offset=len(found))
+                page = await self._connection.api(f"CONSUMER.NAMES.{self._pull_consumer.stream}", offset=len(found))
             except ApiError as error:
-                raise error.as_driver_error(f"list durables of stream {self._feed.stream!r}") from error
+                raise error.as_driver_error(f"list durables of stream {self._pull_consumer.stream!r}") from error
             names_here: list[str] = page.get("consumers") or []
             found += names_here
             if not names_here or len(found) >= int(page.get("total", 0)):
@@ -267,25 +278,25 @@ class OrderedConsumer:
     async def _renew(self) -> None:
         """Say that we live, before it is late, and what waits, soon."""
         lease = self._lease
-        early = monotonic() - self._feed.renewed_at < self._lease_s / 3
-        if lease is None or (early and self._noted == self._feed.postponed):
+        early = monotonic() - self._pull_consumer.renewed_at < self._lease_s / 3
+        if lease is None or (early and self._noted == self._pull_consumer.postponed):
             return
-        floor = await consumers.floor(self._connection, self._feed.stream, self._feed.durable)
+        floor = await consumers.floor(self._connection, self._pull_consumer.stream, self._pull_consumer.durable)
         if floor is None:
-            self._feed.want_rewind()  # somebody deleted the consumer
+            self._pull_consumer.want_rewind()  # somebody deleted the consumer
             return
-        self._feed.passed(floor)
+        self._pull_consumer.passed(floor)
         await self._write(self._settled_to(max(floor, lease.floor), lease))
 
     def _settled_to(self, floor: int, lease: ChannelLease) -> ChannelLease:
         """The lease at a floor, with what is left of the note of the owner before."""
-        self._feed.handed_over = self._feed.handed_over.beyond(floor)
-        return structs.replace(lease, floor=floor, done=lease.done if self._feed.handed_over else NOTHING)
+        self._pull_consumer.handed_over = self._pull_consumer.handed_over.beyond(floor)
+        return structs.replace(lease, floor=floor, done=lease.done if self._pull_consumer.handed_over else NOTHING)
 
     async def _write(self, lease: ChannelLease) -> bool:
         """Write the lease; False, and it is lost, when others were faster."""
-        sent_at, postponed = monotonic(), self._feed.postponed
-        lease = structs.replace(lease, waiting=self._feed.note_waiting(lease.floor))
+        sent_at, postponed = monotonic(), self._pull_consumer.postponed
+        lease = structs.replace(lease, waiting=self._pull_consumer.note_waiting(lease.floor))
         sequence = await self._store.write(lease, self._sequence)
         if sequence is None:
             sequence, found = await self._store.read()
@@ -293,15 +304,15 @@ class OrderedConsumer:
                 self._let_go()
                 return False
         self._sequence, self._lease, self._noted = sequence, lease, postponed
-        self._feed.renewed_at = sent_at
+        self._pull_consumer.renewed_at = sent_at
         return True
 
     def _expire(self) -> None:
         """Nobody could be told that we live: after the lease's length it is not ours."""
-        if self._lease is not None and not self._feed.claims_hold:
+        if self._lease is not None and not self._pull_consumer.claims_hold:
             self._let_go()
 
     def _let_go(self) -> None:
         self._lease = None
-        self._feed.pause()
+        self._pull_consumer.pause()
         self._lost()

@@ -1,4 +1,4 @@
-"""A subscription's deliveries in one process: its feeds, their claims, and settling."""
+"""A subscription's deliveries in one process: its pull_consumers, their claims, and settling."""
 
 import asyncio
 import logging
@@ -79,7 +79,7 @@ class NatsSource:
         redeclare: Callable[[], Awaitable[list[ChannelPart]]],
         revoked: Revoked,
     ) -> None:
-        self.feeds: list[PullConsumer] = []
+        self.pull_consumers: list[PullConsumer] = []
         self._connection = connection
         self._publisher = publisher
         self._positions = positions
@@ -103,9 +103,9 @@ class NatsSource:
 
     def add_feed(self, part: ChannelPart, ack_wait_s: float) -> None:
         """Read one more channel; it gets the place of one that is gone, if there is any."""
-        gone = next((one for one in self.feeds if one.gone), None)
-        number = len(self.feeds) if gone is None else gone.number
-        feed = PullConsumer(
+        gone = next((one for one in self.pull_consumers if one.gone), None)
+        number = len(self.pull_consumers) if gone is None else gone.number
+        pull_consumer = PullConsumer(
             number,
             self._connection,
             part.stream,
@@ -118,15 +118,17 @@ class NatsSource:
             exclusive=part.exclusive,
             epoch=0 if gone is None else gone.epoch + 1,
         )
-        self.feeds[number : number + 1] = [feed]
+        self.pull_consumers[number : number + 1] = [pull_consumer]
         if part.exclusive and part.channel is not None:
             lost = partial(self._lost_lease, part.stream)
-            self._ordered[feed.number] = OrderedConsumer(self._connection, feed, part.durable, part.channel, lost)
+            self._ordered[pull_consumer.number] = OrderedConsumer(
+                self._connection, pull_consumer, part.durable, part.channel, lost
+            )
         if self._task is not None:
-            self._start_feed(feed)
+            self._start_feed(pull_consumer)
 
-    def _start_feed(self, feed: PullConsumer) -> None:
-        exclusive = self._ordered.get(feed.number)
+    def _start_feed(self, pull_consumer: PullConsumer) -> None:
+        exclusive = self._ordered.get(pull_consumer.number)
         if exclusive is not None:
             exclusive.start(self._watched)
         self._work.set()
@@ -143,8 +145,8 @@ class NatsSource:
     def start(self) -> None:
         """Keep claims alive from now on."""
         self._task = self._watched(self._keep())
-        for feed in self.feeds:
-            self._start_feed(feed)
+        for pull_consumer in self.pull_consumers:
+            self._start_feed(pull_consumer)
         if self._spec.pattern is not None:
             self._discovery = self._watched(self._discover())
 
@@ -168,7 +170,11 @@ class NatsSource:
                 raise self._failure
             if not self._connection.up:
                 await self._connection.wait_up(AWAY_S)
-            unavailable = await self._make_again() if any(feed.missing for feed in self.feeds) else None
+            unavailable = (
+                await self._make_again()
+                if any(pull_consumer.missing for pull_consumer in self.pull_consumers)
+                else None
+            )
             taken = self._take(max_count, max_bytes)  # other channels go on
             self._ask(max_count - len(taken), max_bytes)
             if taken:
@@ -180,31 +186,35 @@ class NatsSource:
 
     async def _wait(self) -> None:
         self._work.clear()
-        if self._stopped or self._failure or any(feed.buffer for feed in self.feeds):
+        if self._stopped or self._failure or any(pull_consumer.buffer for pull_consumer in self.pull_consumers):
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(SILENCE_S):
                 await self._work.wait()
         now = monotonic()
-        for feed in self.feeds:
-            if feed.window.fell_silent(now) and not feed.exclusive and not await self._exists(feed):
-                feed.mark_missing()  # server 2.9 says nothing to those who ask a consumer that is gone
+        for pull_consumer in self.pull_consumers:
+            if (
+                pull_consumer.window.fell_silent(now)
+                and not pull_consumer.exclusive
+                and not await self._exists(pull_consumer)
+            ):
+                pull_consumer.mark_missing()  # server 2.9 says nothing to those who ask a consumer that is gone
 
-    async def _exists(self, feed: PullConsumer) -> bool:
+    async def _exists(self, pull_consumer: PullConsumer) -> bool:
         try:
-            await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{feed.durable}")
+            await self._connection.api(f"CONSUMER.INFO.{pull_consumer.stream}.{pull_consumer.durable}")
         except ApiError as error:
             return error.number not in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}
         return True
 
     def _take(self, max_count: int, max_bytes: int) -> list[Delivery]:
-        """What has arrived, feed by feed, each time beginning with another one."""
-        feeds = self.feeds
-        count = len(feeds)
+        """What has arrived, pull_consumer by pull_consumer, each time beginning with another one."""
+        pull_consumers = self.pull_consumers
+        count = len(pull_consumers)
         taken: list[Delivery] = []
         size = 0
         for step in range(count):
-            buffer = feeds[(self._next_feed + step) % count].buffer
+            buffer = pull_consumers[(self._next_feed + step) % count].buffer
             while buffer and len(taken) < max_count and not (taken and size >= max_bytes):
                 delivery = buffer.popleft()
                 size += len(delivery.payload)
@@ -218,13 +228,17 @@ class NatsSource:
         if room <= 0 or self._stopped:
             return
         now = monotonic()
-        feeds = [feed for feed in self.feeds if not feed.paused and not feed.missing]
-        active = sum(1 for feed in feeds if now - feed.window.active_at <= ACTIVE_S)
-        for feed in feeds:
-            coming = feed.window.outstanding + len(feed.buffer)
-            share = feed.window.share(room, room_bytes, len(feeds), active, now)
+        pull_consumers = [
+            pull_consumer
+            for pull_consumer in self.pull_consumers
+            if not pull_consumer.paused and not pull_consumer.missing
+        ]
+        active = sum(1 for pull_consumer in pull_consumers if now - pull_consumer.window.active_at <= ACTIVE_S)
+        for pull_consumer in pull_consumers:
+            coming = pull_consumer.window.outstanding + len(pull_consumer.buffer)
+            share = pull_consumer.window.share(room, room_bytes, len(pull_consumers), active, now)
             if coming * 2 <= share:
-                feed.pull(share - coming)
+                pull_consumer.pull(share - coming)
 
     async def _make_again(self) -> DriverUnavailable | None:
         """A consumer or stream was deleted: make it again.
@@ -246,20 +260,20 @@ class NatsSource:
         return self._not_made
 
     async def _made_again(self) -> None:
-        missing = [feed for feed in self.feeds if feed.missing]
+        missing = [pull_consumer for pull_consumer in self.pull_consumers if pull_consumer.missing]
         born = {part.channel: part.born for part in await self._redeclare()}
         log.warning("made again: %s", ", ".join(f"{one.durable} of {one.stream}" for one in missing))
-        for feed in missing:
-            if feed.channel in born:
-                feed.made_again(born[feed.channel])
+        for pull_consumer in missing:
+            if pull_consumer.channel in born:
+                pull_consumer.made_again(born[pull_consumer.channel])
             else:  # a pattern's; should it come back, it is discovered
-                await self._dismiss(feed)
+                await self._dismiss(pull_consumer)
 
-    async def _dismiss(self, feed: PullConsumer) -> None:
-        exclusive = self._ordered.pop(feed.number, None)
+    async def _dismiss(self, pull_consumer: PullConsumer) -> None:
+        exclusive = self._ordered.pop(pull_consumer.number, None)
         if exclusive is not None:
             await exclusive.close()
-        feed.dismiss()
+        pull_consumer.dismiss()
 
     async def _discover(self) -> None:
         """Read channels that match the pattern and were made later."""
@@ -270,71 +284,73 @@ class NatsSource:
             except DriverError as error:
                 log.debug("looking for new channels: %s", error)
                 continue
-            known = {feed.channel for feed in self.feeds if not feed.gone}
+            known = {pull_consumer.channel for pull_consumer in self.pull_consumers if not pull_consumer.gone}
             for part in parts:
                 if part.channel not in known:
-                    self.add_feed(part, self.feeds[0].ack_wait_s)
+                    self.add_feed(part, self.pull_consumers[0].ack_wait_s)
 
     def _connection_changed(self, _up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
-        for feed in self.feeds:
-            feed.window.forget()
-            feed.unsure = not (feed.exclusive or feed.gone)  # the former begin a new term, and look then
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.window.forget()
+            pull_consumer.unsure = not (
+                pull_consumer.exclusive or pull_consumer.gone
+            )  # the former begin a new term, and look then
         self._work.set()
 
     # -- claims
 
     async def _keep(self) -> None:
         """Renew claims for as long as this process lives."""
-        every_s = min(feed.ack_wait_s for feed in self.feeds) / 4
+        every_s = min(pull_consumer.ack_wait_s for pull_consumer in self.pull_consumers) / 4
         while True:
             await asyncio.sleep(every_s)
-            for feed in self.feeds:
-                if feed.exclusive or feed.gone:
+            for pull_consumer in self.pull_consumers:
+                if pull_consumer.exclusive or pull_consumer.gone:
                     continue  # the lease is what counts
                 try:
-                    await self._be_sure(feed)
-                    await feed.renew()
-                    await self._look_how_far(feed)
+                    await self._be_sure(pull_consumer)
+                    await pull_consumer.renew()
+                    await self._look_how_far(pull_consumer)
                 except DriverError as error:
-                    log.debug("claims of %s not renewed: %s", feed.durable, error)
+                    log.debug("claims of %s not renewed: %s", pull_consumer.durable, error)
 
-    async def _be_sure(self, feed: PullConsumer) -> None:
+    async def _be_sure(self, pull_consumer: PullConsumer) -> None:
         """After a time without connection: see whether the stream is still the one that the claims are on.
 
         In another one of its name they would settle other messages. Raises DriverUnavailable.
         """
-        if not feed.unsure:
+        if not pull_consumer.unsure:
             return
         generation = self._connection.generation
         try:
-            life = await life_of(self._connection, feed.stream)
+            life = await life_of(self._connection, pull_consumer.stream)
         except DriverRejected:
-            feed.mark_missing()
-            feed.doubt()
+            pull_consumer.mark_missing()
+            pull_consumer.doubt()
             return
-        feed.is_of(life.born)
-        feed.unsure = generation != self._connection.generation
+        pull_consumer.is_of(life.born)
+        pull_consumer.unsure = generation != self._connection.generation
 
-    async def _look_how_far(self, feed: PullConsumer) -> None:
+    async def _look_how_far(self, pull_consumer: PullConsumer) -> None:
         """Note how far the durable is settled, and forget what is needed no more. Raises DriverError."""
-        if feed.missing or not (feed.progressed or feed.settled):
+        if pull_consumer.missing or not (pull_consumer.progressed or pull_consumer.settled):
             return
-        feed.progressed, born = False, feed.born
-        info = await self._consumer_info(feed)
+        pull_consumer.progressed, born = False, pull_consumer.born
+        info = await self._consumer_info(pull_consumer)
         floor = floor_of(info)
-        feed.passed(floor)
-        if feed.channel is not None:
-            await self._positions.note(feed.stream, feed.durable, Position(born=born, floor=floor))
+        pull_consumer.passed(floor)
+        if pull_consumer.channel is not None:
+            await self._positions.note(pull_consumer.stream, pull_consumer.durable, Position(born=born, floor=floor))
 
     # -- settling
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""
         failed: list[Unsettled] = []
-        for feed in self.feeds:
-            feed.expire()
-            if feed.unsure:
-                await self._be_sure(feed)
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.expire()
+            if pull_consumer.unsure:
+                await self._be_sure(pull_consumer)
         valid = self._sort_out_lost(settlements, failed)
         valid = await self._store_records(valid, failed)
         done: dict[int, list[int]] = {}
@@ -342,20 +358,20 @@ class NatsSource:
         for settlement in valid:
             token = settlement.delivery.token
             if isinstance(settlement, Postponed):
-                self.feeds[token.feed].postpone(settlement.again)
+                self.pull_consumers[token.pull_consumer].postpone(settlement.again)
                 continue
             place = released if type(settlement) is Released else done
-            place.setdefault(token.feed, []).append(settlement.delivery.offset)
+            place.setdefault(token.pull_consumer, []).append(settlement.delivery.offset)
         for number, sequences in released.items():
-            self._release(self.feeds[number], sequences)
-        epochs = {number: self.feeds[number].epoch for number in done}
+            self._release(self.pull_consumers[number], sequences)
+        epochs = {number: self.pull_consumers[number].epoch for number in done}
         for number, sequences in done.items():
             error = await self._acknowledge(number, epochs[number], sequences)
             if error is not None:
                 failed += [
                     Unsettled(one, error)
                     for one in valid
-                    if one.delivery.token.feed == number and type(one) is not Released
+                    if one.delivery.token.pull_consumer == number and type(one) is not Released
                 ]
         return failed
 
@@ -371,18 +387,20 @@ class NatsSource:
             failed: gets the others.
             stored: retries and dead letters are durable, so these are done.
         """
-        feeds = self.feeds
+        pull_consumers = self.pull_consumers
         valid: list[Settlement] = []
         for settlement in settlements:
             delivery = settlement.delivery
-            feed, sequence = feeds[delivery.token.feed], delivery.offset
-            if delivery.token.epoch != feed.epoch:  # the sequence may be another message's by now
+            pull_consumer, sequence = pull_consumers[delivery.token.pull_consumer], delivery.offset
+            if delivery.token.epoch != pull_consumer.epoch:  # the sequence may be another message's by now
                 failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} was of a consumer that is gone")))
-            elif sequence in feed.held and (sequence not in feed.lost or isinstance(settlement, Postponed)):
+            elif sequence in pull_consumer.held and (
+                sequence not in pull_consumer.lost or isinstance(settlement, Postponed)
+            ):
                 valid.append(settlement)
-            elif sequence not in feed.settled:
+            elif sequence not in pull_consumer.settled:
                 done = type(settlement) is not Released if stored else type(settlement) is Acked
-                feed.let_go([sequence], done=done)
+                pull_consumer.let_go([sequence], done=done)
                 failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} may be somebody else's by now")))
         return valid
 
@@ -405,46 +423,48 @@ class NatsSource:
         ours = [one.record.payload is not one.delivery.payload for one in settlements]
         return await self._publisher.publish([one.record for one in settlements], ids, limited=ours)
 
-    def _release(self, feed: PullConsumer, sequences: list[int]) -> None:
-        if feed.exclusive:
-            feed.let_go(sequences, done=False)
+    def _release(self, pull_consumer: PullConsumer, sequences: list[int]) -> None:
+        if pull_consumer.exclusive:
+            pull_consumer.let_go(sequences, done=False)
             if not self._stopped:  # or what is in hand would count as lost: nothing is handed out here any more
-                feed.want_rewind()  # it must come again before what is newer
+                pull_consumer.want_rewind()  # it must come again before what is newer
             return
-        feed.send([feed.held[sequence] for sequence in sequences if sequence in feed.held], b"-NAK")
-        feed.let_go(sequences, done=False)
+        pull_consumer.send(
+            [pull_consumer.held[sequence] for sequence in sequences if sequence in pull_consumer.held], b"-NAK"
+        )
+        pull_consumer.let_go(sequences, done=False)
 
     async def _acknowledge(self, number: int, epoch: int, sequences: list[int]) -> DriverError | None:
         """Acknowledge, or tell why that cannot be. Raises DriverUnavailable.
 
         Args:
-            number: of the feed.
+            number: of the pull_consumer.
             epoch: in which the sequences mean what they are to mean.
             sequences: what is done.
         """
-        feed = self.feeds[number]
-        if feed.unsure:  # the connection was lost and is back since we looked
-            await self._be_sure(feed)
-        if feed.epoch != epoch:  # as it was found just now, or while other feeds were acknowledged
-            return LeaseLost(f"the stream {feed.stream!r} is another one by now")
-        held = feed.held
+        pull_consumer = self.pull_consumers[number]
+        if pull_consumer.unsure:  # the connection was lost and is back since we looked
+            await self._be_sure(pull_consumer)
+        if pull_consumer.epoch != epoch:  # as it was found just now, or while other pull_consumers were acknowledged
+            return LeaseLost(f"the stream {pull_consumer.stream!r} is another one by now")
+        held = pull_consumer.held
         replies = [held[sequence] for sequence in sequences if sequence in held]
         if not replies:
             return None
         if self._ack == "fast":
             if not self._connection.up:
                 raise DriverUnavailable("nats: the connection is lost")
-            feed.send(replies, b"+ACK")
+            pull_consumer.send(replies, b"+ACK")
         else:
             try:
-                there = await feed.confirm(replies, b"+ACK")
+                there = await pull_consumer.confirm(replies, b"+ACK")
             except DriverRejected as error:
                 return error
-            if feed.epoch != epoch or not there:
-                if feed.epoch == epoch:
-                    feed.let_go(sequences, done=False)
-                return LeaseLost(f"the durable {feed.durable!r} was deleted")
-        feed.let_go(sequences, done=True)
+            if pull_consumer.epoch != epoch or not there:
+                if pull_consumer.epoch == epoch:
+                    pull_consumer.let_go(sequences, done=False)
+                return LeaseLost(f"the durable {pull_consumer.durable!r} was deleted")
+        pull_consumer.let_go(sequences, done=True)
         return None
 
     # -- looking
@@ -453,15 +473,15 @@ class NatsSource:
         """See `hexa_worker.drivers.base.Source.backlog`."""
         ready = delayed = leased = 0
         due: list[int] = []
-        for feed in self.feeds:
-            if feed.gone:
+        for pull_consumer in self.pull_consumers:
+            if pull_consumer.gone:
                 continue
-            info = await self._consumer_info(feed)
+            info = await self._consumer_info(pull_consumer)
             pending, in_flight = int(info.get("num_pending", 0)), int(info.get("num_ack_pending", 0))
             ready += pending
-            if feed.channel is None:
-                waiting = feed.delayed.dues_ms()
-                scheduled = await browsing.schedules(self._connection, feed.stream, self._spec.retry_base)
+            if pull_consumer.channel is None:
+                waiting = pull_consumer.delayed.dues_ms()
+                scheduled = await browsing.schedules(self._connection, pull_consumer.stream, self._spec.retry_base)
                 due += waiting
                 due += scheduled
                 delayed += len(scheduled) + min(len(waiting), in_flight)
@@ -469,22 +489,24 @@ class NatsSource:
             leased += in_flight
         return Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
 
-    async def _consumer_info(self, feed: PullConsumer) -> dict[str, Any]:
-        """What the server says of a feed's consumer.
+    async def _consumer_info(self, pull_consumer: PullConsumer) -> dict[str, Any]:
+        """What the server says of a pull_consumer's consumer.
 
         Where order holds it is missing for a moment, whenever a channel goes from one holder to the next.
         """
-        exclusive = self._ordered.get(feed.number)
+        exclusive = self._ordered.get(pull_consumer.number)
         deadline = monotonic() + self._connection.options.timeout_s
         while True:
-            durable = feed.durable if exclusive is None else await exclusive.current_durable()
+            durable = pull_consumer.durable if exclusive is None else await exclusive.current_durable()
             try:
-                return await self._connection.api(f"CONSUMER.INFO.{feed.stream}.{durable}")
+                return await self._connection.api(f"CONSUMER.INFO.{pull_consumer.stream}.{durable}")
             except ApiError as error:
                 if exclusive is None or error.number != CONSUMER_NOT_FOUND:
-                    raise error.as_driver_error(f"look at durable {durable!r} of stream {feed.stream!r}") from error
+                    raise error.as_driver_error(
+                        f"look at durable {durable!r} of stream {pull_consumer.stream!r}"
+                    ) from error
                 if monotonic() > deadline:
-                    raise DriverUnavailable(f"nats: nobody reads {feed.channel!r} at the moment") from error
+                    raise DriverUnavailable(f"nats: nobody reads {pull_consumer.channel!r} at the moment") from error
             await asyncio.sleep(CHANGING_HANDS_S)
 
     # -- the end
@@ -502,14 +524,14 @@ class NatsSource:
         self._closed = True
         self._connection.forget(self._connection_changed)
         self._cancel_tasks()
-        for feed in self.feeds:
-            feed.end_pulls()
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.end_pulls()
         if self._connection.up:
             await self._connection.flush(HAND_BACK_S)  # what was under way has arrived then
         for exclusive in self._ordered.values():
             await exclusive.close()
-        for feed in self.feeds:
-            feed.hand_back()
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.hand_back()
         if self._connection.up and await self._connection.flush(HAND_BACK_S):
             await self._note_positions()
 
@@ -517,9 +539,9 @@ class NatsSource:
         """Leave what helps if a durable is deleted while nobody reads."""
         with suppress(DriverError, TimeoutError):
             async with asyncio.timeout(HAND_BACK_S):
-                for feed in self.feeds:
-                    if not feed.exclusive and feed.progressed:
-                        await self._look_how_far(feed)
+                for pull_consumer in self.pull_consumers:
+                    if not pull_consumer.exclusive and pull_consumer.progressed:
+                        await self._look_how_far(pull_consumer)
 
     def _cancel_tasks(self) -> None:
         for task in (self._task, self._discovery, *self._revoking):
@@ -531,13 +553,13 @@ class NatsSource:
     async def stall(self) -> None:
         """Say nothing until every claim has run out on the server: for tests."""
         self._cancel_tasks()
-        for feed in self.feeds:
-            feed.end_pulls()
-            feed.renewed_at = -feed.ack_wait_s
-            feed.expire()
-        await asyncio.sleep(max(feed.ack_wait_s for feed in self.feeds) * 1.2)
-        for feed in self.feeds:
-            feed.begin_pulls()
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.end_pulls()
+            pull_consumer.renewed_at = -pull_consumer.ack_wait_s
+            pull_consumer.expire()
+        await asyncio.sleep(max(pull_consumer.ack_wait_s for pull_consumer in self.pull_consumers) * 1.2)
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.begin_pulls()
         self.start()
 
     def abandon(self) -> None:
@@ -545,5 +567,5 @@ class NatsSource:
         self._closed = True
         self.stop()
         self._cancel_tasks()
-        for feed in self.feeds:
-            feed.drop()
+        for pull_consumer in self.pull_consumers:
+            pull_consumer.drop()

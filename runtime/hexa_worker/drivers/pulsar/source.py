@@ -1,4 +1,4 @@
-"""A subscription's deliveries in one process: its inlets, what is in hand, and settling."""
+"""A subscription's deliveries in one process: its consumers, what is in hand, and settling."""
 
 import threading
 from collections import deque
@@ -50,7 +50,7 @@ class PulsarSource:
         threads: Threads,
     ) -> None:
         self.spec = spec
-        self.inlets: list[ConsumerThread] = []
+        self.consumers: list[ConsumerThread] = []
         self.known: dict[Place, ConsumerThread] = {}
         """Everything that was read and is not settled, with where it came from."""
         self._begin = begin
@@ -80,7 +80,7 @@ class PulsarSource:
         """When something was settled, by the clock that is monotonic."""
         self._measuring = anyio.Lock()
 
-    # -- what the inlets call, on their threads
+    # -- what the consumers call, on their threads
 
     def arrived(self, deliveries: list[Delivery], size: int) -> None:
         """Deliveries have come, with so many bytes of payload."""
@@ -88,7 +88,7 @@ class PulsarSource:
         self._loop.post(self._take_in, deliveries)
 
     def changed(self) -> None:
-        """An inlet has got into trouble, or out of it."""
+        """A consumer has got into trouble, or out of it."""
         self._loop.post(self._wake)
 
     def full(self) -> bool:
@@ -132,9 +132,9 @@ class PulsarSource:
             self._let_due()
             if self._ready:
                 return self._take(max_count, max_bytes)
-            for inlet in self.inlets:
-                if inlet.trouble is not None:
-                    raise inlet.trouble
+            for consumer in self.consumers:
+                if consumer.trouble is not None:
+                    raise consumer.trouble
             self._work = anyio.Event()
             with anyio.move_on_after(self._waiting.patience_s(LOOK_S)):
                 await self._work.wait()
@@ -149,8 +149,8 @@ class PulsarSource:
             taken.append(ready.popleft())
         self._count(-size)
         if not self.full():
-            for inlet in self.inlets:
-                inlet.room.set()
+            for consumer in self.consumers:
+                consumer.room.set()
         return taken
 
     # -- settling
@@ -161,35 +161,35 @@ class PulsarSource:
         if self._closed:  # before, or while records were written: then nothing is acknowledged any more
             return [Unsettled(one, LeaseLost("the source is closed")) for one in settlements]
         refused = {id(one.settlement) for one in failed}
-        connected = {inlet: inlet.connected for inlet in self.inlets}
-        acks: dict[ConsumerThread, list[tuple[Place, Token]]] = {inlet: [] for inlet in self.inlets}
+        connected = {consumer: consumer.connected for consumer in self.consumers}
+        acks: dict[ConsumerThread, list[tuple[Place, Token]]] = {consumer: [] for consumer in self.consumers}
         released: list[Delivery] = []
         take, known = self.known.pop, self.known
         for one in settlements:
             delivery = one.delivery
             place = (delivery.source, delivery.offset)
-            inlet = take(place, None)
-            if inlet is None:
+            consumer = take(place, None)
+            if consumer is None:
                 continue  # settled before
             if type(one) is Released:
-                known[place] = inlet
+                known[place] = consumer
                 released.append(delivery)
             elif refused and id(one) in refused:
-                known[place] = inlet
-            elif connected[inlet]:
-                acks[inlet].append((place, delivery.token))
+                known[place] = consumer
+            elif connected[consumer]:
+                acks[consumer].append((place, delivery.token))
             else:
-                known[place] = inlet
-                failed.append(Unsettled(one, DriverUnavailable(f"pulsar: {inlet.what}: the connection is lost")))
+                known[place] = consumer
+                failed.append(Unsettled(one, DriverUnavailable(f"pulsar: {consumer.what}: the connection is lost")))
         self._acknowledge(acks)
         self._hand_back(released)
         return failed
 
     def _acknowledge(self, acks: Mapping[ConsumerThread, Sequence[tuple[Place, Token]]]) -> None:
         self.settled_at = monotonic()
-        for inlet, settled in acks.items():
+        for consumer, settled in acks.items():
             if settled:
-                inlet.acknowledge(settled)
+                consumer.acknowledge(settled)
                 if self._written:
                     self._written.difference_update([place for place, _ in settled])
 
@@ -204,8 +204,8 @@ class PulsarSource:
         ]
         if not records:
             return []
-        for inlet in {self.known[one.delivery.source, one.delivery.offset] for one in records}:
-            if not inlet.connected:
+        for consumer in {self.known[one.delivery.source, one.delivery.offset] for one in records}:
+            if not consumer.connected:
                 raise DriverUnavailable("pulsar: the connection is lost")
         durable, unsettled = await store_records(records, self._send)
         self._written.update([(one.delivery.source, one.delivery.offset) for one in durable])
@@ -260,7 +260,7 @@ class PulsarSource:
     def _in_flight(self) -> InFlight:
         """What was handed out and is not settled, and what waits here."""
         known = list(self.known.values())
-        retries = sum(1 for inlet in known if inlet.retries)
+        retries = sum(1 for consumer in known if consumer.retries)
         queued_retries = sum(1 for one in self._ready if one.attempt) + len(self._waiting)
         queued = len(self._ready) + len(self._waiting) - queued_retries
         return InFlight(len(known) - retries - queued, retries - queued_retries, queued)
@@ -279,15 +279,15 @@ class PulsarSource:
             return
         self._closed = True
         with anyio.CancelScope(shield=True):
-            await self._threads.run(self._close_inlets)
+            await self._threads.run(self._close_consumers)
         self._forget()
 
-    def _close_inlets(self) -> None:
+    def _close_consumers(self) -> None:
         """Close everything at once, and leave behind what takes too long: a frozen broker does, for each consumer."""
         for end in self.on_close:
             end()
         deadline = monotonic() + CLOSE_S
-        _run_together([*self.closed_with, *(inlet.close for inlet in self.inlets)], deadline)
+        _run_together([*self.closed_with, *(consumer.close for consumer in self.consumers)], deadline)
         if self.last is not None and monotonic() < deadline:
             _run_together([self.last], deadline)
 
@@ -297,8 +297,8 @@ class PulsarSource:
         self.stop()
         for end in self.on_close:
             end()
-        for inlet in self.inlets:
-            inlet.abandon()
+        for consumer in self.consumers:
+            consumer.abandon()
         self._forget()
 
     def _forget(self) -> None:

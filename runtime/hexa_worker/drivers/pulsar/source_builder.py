@@ -1,4 +1,4 @@
-"""What makes a source of a subscription: inlets for its channels and retry channels, a gauge, a look-out for new ones.
+"""What makes a source of a subscription: consumers for channels and retry channels, a gauge, a look-out for new ones.
 
 Blocking; for threads.
 """
@@ -42,7 +42,7 @@ class SourceBuilder:
         admin: the REST API.
         clock: tells what is due.
         spec: the subscription.
-        source: the source, still without inlets.
+        source: the source, still without consumers.
         positions: where the subscription stands.
         find: the channels to read that exist now.
         prepare: makes a topic with partitions where that is wanted.
@@ -148,7 +148,7 @@ class SourceBuilder:
         budget = self._spec.mailbox_bytes // (4 if retry else 2)
         flow = Flow(self._terms.options.receiver_queue, budget // ((len(topics) + beside) * len(parts)))
         flow.expect(size_in(self._connection, self._admin, [*topics, *(self._topics if retry else ())]))
-        inlet = ConsumerThread(
+        consumer = ConsumerThread(
             self._connection,
             subscribe,
             what,
@@ -163,10 +163,10 @@ class SourceBuilder:
             retries=retry,
             standby=self._terms.standby and not retry,
         )
-        inlet.begin()
-        source.inlets.append(inlet)
+        consumer.begin()
+        source.consumers.append(consumer)
         if self._ending.is_set():  # the source was closed meanwhile, and this one was not there yet
-            inlet.close()
+            consumer.close()
 
     # -- where it stands
 
