@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from heapq import merge
 from itertools import islice
+from time import monotonic, sleep
 from typing import Any
 
 import pulsar
@@ -17,13 +18,15 @@ from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.dead_letter_reader import DeadLetterReader
 from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, place_of, whole_topic
-from hexa_worker.drivers.pulsar.readers import FETCHED, open_reader, unread
+from hexa_worker.drivers.pulsar.readers import FETCHED, READ_MS, open_reader, unread
 from hexa_worker.drivers.pulsar.wire import PulsarOrigin, read_one
-from hexa_worker.errors import DriverError, DriverRejected
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 IDLE_S = 0.5
 """Dead letters are given back, for other desks, when nothing was asked for so long."""
 LEAST_PATIENCE_S = 5.0
+AGAIN_S = 0.1
+"""Between two tries to read a topic."""
 
 
 class PulsarBrowser:
@@ -145,7 +148,18 @@ class PulsarBrowser:
     # -- any other channel
 
     def _read(self, topic: str, after: int, limit: int, since_ms: int) -> list[Delivery]:
-        """Records of one topic or partition, read without a subscription. What was read before a failure counts."""
+        """Records of one topic or partition, read without a subscription, again where that passes by itself."""
+        until = monotonic() + READ_MS / 1000
+        while True:
+            try:
+                return self._read_once(topic, after, limit, since_ms)
+            except DriverUnavailable:
+                if monotonic() + AGAIN_S > until:
+                    raise
+                sleep(AGAIN_S)  # a broker that loads a topic, or lets the cursor of another reader go, refuses at once
+
+    def _read_once(self, topic: str, after: int, limit: int, since_ms: int) -> list[Delivery]:
+        """What was read before a failure counts."""
         origin = self._origin(topic)
         found: list[Delivery] = []
         try:
