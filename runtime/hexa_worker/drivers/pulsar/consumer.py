@@ -107,6 +107,7 @@ class ConsumerThread:
         self._changed = changed
         self._standby = standby
         self._consumer: Any = None
+        self._dropping = threading.Lock()
         self._generation = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hexa-pulsar-read", daemon=True)
@@ -195,12 +196,12 @@ class ConsumerThread:
             if self._standby and name_of(error) == "ConsumerBusy":
                 return None
             raise translate(error, f"subscribe to {self.what}") from error
-        if self._ending.is_set():
-            _close(consumer)
         return consumer
 
     def _drop_consumer(self) -> None:
-        consumer, self._consumer = self._consumer, None
+        """Close it, once: this thread and who closes the source may meet here, and the library bears no second time."""
+        with self._dropping:
+            consumer, self._consumer = self._consumer, None
         if consumer is not None:
             _close(consumer)
 
