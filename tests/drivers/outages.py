@@ -26,6 +26,12 @@ class Consumer:
         self.seen: dict[bytes, float] = {}
         self.order: list[bytes] = []
         self.unavailable = 0
+        self.unsettled = 0
+
+    @property
+    def told(self) -> bool:
+        """Whether the source said that its broker is away: an outage may meet it while it settles, and only there."""
+        return bool(self.unavailable or self.unsettled)
 
     async def run(self) -> None:
         """Until the source is stopped."""
@@ -44,7 +50,16 @@ class Consumer:
 
     async def settle(self, settlements: list[Acked]) -> None:
         """Once the broker is there; what did not take effect comes again."""
-        await patiently(partial(self.source.settle, settlements), 120)
+
+        async def settle() -> None:
+            try:
+                left = await self.source.settle(settlements)
+            except DriverUnavailable:
+                self.unsettled += 1
+                raise
+            self.unsettled += sum(isinstance(one.error, DriverUnavailable) for one in left)
+
+        await patiently(settle, 120)
 
     async def wait(self, payloads: set[bytes], within_s: float) -> None:
         """Until they all came."""
