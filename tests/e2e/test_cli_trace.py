@@ -105,7 +105,8 @@ def test_a_follower_tells_what_happens_as_it_happens_until_it_is_interrupted(tmp
         front.drain()
         assert heard(follower, 2) == [("take", "retried"), ("take", "acked")]
         back.drain()
-        assert heard(follower, 2) == [("pack", "acked"), ("post", "dead-lettered")]
+        # What the child's handler emits may come to its end before the child is acknowledged.
+        assert sorted(heard(follower, 2)) == [("pack", "acked"), ("post", "dead-lettered")]
         follower.signal(signal.SIGINT)
         assert follower.ended() == 0, follower.lines
     assert len(follower.lines) == 4, follower.lines
@@ -148,12 +149,9 @@ def test_services_that_share_a_database_tell_one_tree(
     with back.running("trace", event_id, "--until-done", "--json") as follower:
         front.drain()
         assert "canary" not in back("run", "--until-idle").stderr
-        assert heard(follower, 4) == [
-            ("take", "retried"),
-            ("take", "acked"),
-            ("pack", "acked"),
-            ("post", "dead-lettered"),
-        ]
+        assert heard(follower, 2) == [("take", "retried"), ("take", "acked")]
+        # What the child's handler emits may come to its end before the child is acknowledged.
+        assert sorted(heard(follower, 2)) == [("pack", "acked"), ("post", "dead-lettered")]
         assert follower.ended() == 0, follower.lines
     expect_one_tree(front, back, event_id)
 
