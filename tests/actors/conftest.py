@@ -56,7 +56,7 @@ def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) 
         "batch": 1,
         "batch_wait_s": 0.01,
         "threads": 4,
-        "retry": RetryPolicy(initial_interval_s=0.0, maximum_attempts=2),
+        "retry": RetryPolicy(initial_interval_s=0.0, maximum_retries=2),
     }
     return Plan(action=action, handler=handler, **{**defaults, **settings})
 

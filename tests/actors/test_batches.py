@@ -39,7 +39,7 @@ async def test_a_batch_that_raises_fails_each_of_its_items() -> None:
 
     for number in range(3):
         stage.emit(number)
-    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_attempts=0)))
+    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_retries=0)))
     assert len(await stage.dead()) == 3
 
 
@@ -51,7 +51,7 @@ async def test_a_batch_handler_that_answers_for_too_few_items_fails_the_batch() 
 
     stage.emit(1)
     stage.emit(2)
-    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_attempts=0)))
+    await stage.run(plan_of(handle, batch=10, concurrency=1, retry=RetryPolicy(maximum_retries=0)))
     letters = await stage.dead()
     assert len(letters) == 2
     assert header(letters[0].headers, settlement.ERROR_MESSAGE) == b"the batch handler returned 1 results for 2 items"

@@ -19,7 +19,7 @@ def jump(theatre: VirtualWorker, milliseconds: int) -> None:
 
 
 def free(function: Callable[..., None]) -> object:
-    return plan_of(function, retry=RetryPolicy(initial_interval_s=1.0, maximum_attempts=3))
+    return plan_of(function, retry=RetryPolicy(initial_interval_s=1.0, maximum_retries=3))
 
 
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS], ids=["forward", "back"])

@@ -449,5 +449,5 @@ async def test_without_an_effect_key_a_subscription_handles_every_copy(claims: C
 
     for _ in range(2):
         emit(stage, 1, "event-1")
-    assert await stage.run(plan_of(handle, retry=RetryPolicy(maximum_attempts=0))) == 0
+    assert await stage.run(plan_of(handle, retry=RetryPolicy(maximum_retries=0))) == 0
     assert seen == [1, 1]

@@ -18,7 +18,7 @@ from tests.actors.conftest import plan_of
 from tests.actors.worker_fixture import WorkerFixture
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")]
-ONCE = RetryPolicy(maximum_attempts=0)
+ONCE = RetryPolicy(maximum_retries=0)
 
 
 async def run_once(plan: Plan) -> tuple[WorkerFixture, list[Delivery]]:

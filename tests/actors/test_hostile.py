@@ -178,7 +178,7 @@ async def test_whatever_a_handler_ends_with_is_the_failure_of_its_own_delivery(
         seen.extend(number for number in numbers if number)
         return results
 
-    how: dict[str, Any] = {"retry": RetryPolicy(maximum_attempts=0), "concurrency": 2}
+    how: dict[str, Any] = {"retry": RetryPolicy(maximum_retries=0), "concurrency": 2}
     plans = {
         "async": lambda: plan_of(handle, **how),
         "sync": lambda: plan_of(plain, style="sync", **how),
@@ -268,7 +268,7 @@ async def test_a_payload_that_exits_while_it_is_written_fails_its_delivery() -> 
     stage = WorkerFixture()
     stage.emit(0)
     stage.emit(1)
-    assert await stage.run(plan_of(handle, retry=RetryPolicy(maximum_attempts=0))) == 0
+    assert await stage.run(plan_of(handle, retry=RetryPolicy(maximum_retries=0))) == 0
     assert set(stage.kinds()) <= {"DeadLettered", "Acked"}
     assert_never_restarted(stage)
 
@@ -281,7 +281,7 @@ async def test_a_deadline_that_is_no_number_is_refused() -> None:
 
     stage = WorkerFixture()
     stage.emit(0)
-    await stage.run(plan_of(handle, timeout_s=0.05, retry=RetryPolicy(maximum_attempts=0)))
+    await stage.run(plan_of(handle, timeout_s=0.05, retry=RetryPolicy(maximum_retries=0)))
     [letter] = await stage.dead()
     assert header(letter.headers, settlement.ERROR) == b"HandlerTimeout"
 

@@ -26,7 +26,7 @@ from tests.actors.worker_fixture import WorkerFixture
 from tests.deadlines import until
 
 pytestmark = pytest.mark.anyio
-NO_RETRY = RetryPolicy(maximum_attempts=0)
+NO_RETRY = RetryPolicy(maximum_retries=0)
 
 
 class Refusing(MemoryStore):
@@ -135,7 +135,7 @@ async def test_what_is_too_large_for_its_dead_letter_ends_cut(attempts: int) -> 
     stage.store.refuses = small_ones_only  # type: ignore[attr-defined]
     stage.emit("x" * 50_000)
     stage.emit("x")
-    await stage.run(plan_of(fail_the_long, retry=RetryPolicy(initial_interval_s=0.0, maximum_attempts=attempts)))
+    await stage.run(plan_of(fail_the_long, retry=RetryPolicy(initial_interval_s=0.0, maximum_retries=attempts)))
     (letter,) = await stage.dead()
     assert len(letter.payload) == KEPT_PAYLOAD
     assert header(letter.headers, CUT_SIZE) == b"50002"

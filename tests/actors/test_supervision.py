@@ -119,7 +119,7 @@ async def test_a_refused_dead_letter_keeps_its_original_unacknowledged() -> None
 
     stage.emit(0)
     stage.emit(1)
-    async with stage.running(plan_of(fail, retry=plan_of(succeed).retry.__class__(maximum_attempts=0))):
+    async with stage.running(plan_of(fail, retry=plan_of(succeed).retry.__class__(maximum_retries=0))):
         while not any(one.counters.parked for report in stage.reports for one in report.subscriptions):
             await anyio.sleep(0.01)
     assert stage.kinds() == ["Acked", "Released"]
@@ -301,7 +301,7 @@ async def test_a_suspect_on_its_last_chance_sees_the_end_of_a_handler_that_is_la
 
     stage.emit("first", "others")
     stage.emit("late", "late")
-    no_retry = RetryPolicy(maximum_attempts=0)
+    no_retry = RetryPolicy(maximum_retries=0)
     plan = plan_of(late, "late", channels=("late",), timeout_s=0.2, retry=no_retry, concurrency=1, **batch)
     await stage.run(plan, plan_of(succeed, "others", channels=("others",)))
     assert sorted(stage.kinds()) == ["Acked", "Acked", "DeadLettered"]

@@ -20,7 +20,7 @@ from tests.actors.worker_fixture import WorkerFixture
 
 
 def in_place(function: Callable[..., Any], *, limit: int | None = None, attempts: int = 3, **settings: Any) -> Plan:
-    policy = RetryPolicy(initial_interval_s=1.0, maximum_attempts=attempts, order="key", maximum_waiting_keys=limit)
+    policy = RetryPolicy(initial_interval_s=1.0, maximum_retries=attempts, order="key", maximum_waiting_keys=limit)
     return plan_of(function, **{"order_by": OrderBy.KEY, "retry": policy, "timeout_s": 60.0, **settings})
 
 

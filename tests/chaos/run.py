@@ -41,7 +41,7 @@ MAXIMUM_CRASHES = 3
 KILLERS_S = 30.0
 CALM_S = 2.0
 """A process that died so long ago has its successor."""
-POLICY = RetryPolicy(initial_interval_s=0.1, backoff_coefficient=2, maximum_attempts=3)
+POLICY = RetryPolicy(initial_interval_s=0.1, backoff_coefficient=2, maximum_retries=3)
 STEADY = structs.replace(POLICY, order="key")
 WORKER_TOML = """
 [worker]
@@ -64,7 +64,7 @@ mailbox = 200
 [subscriptions.work.retry]
 initial_interval_s = 0.1
 backoff_coefficient = 2
-maximum_attempts = 3
+maximum_retries = 3
 [subscriptions.ordered]
 channel = "{name}.jobs"
 group = "{name}.ordered"
@@ -83,7 +83,7 @@ order = "key"
 maximum_waiting_keys = 20
 initial_interval_s = 0.1
 backoff_coefficient = 2
-maximum_attempts = 3
+maximum_retries = 3
 """
 
 

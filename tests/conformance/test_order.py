@@ -73,7 +73,7 @@ class Company:
             channels=(f"{name}.in",),
             order_by=OrderBy.KEY,
             timeout_s=30.0,
-            retry=RetryPolicy(initial_interval_s=0.5, backoff_coefficient=1, maximum_attempts=ATTEMPTS, order="key"),
+            retry=RetryPolicy(initial_interval_s=0.5, backoff_coefficient=1, maximum_retries=ATTEMPTS, order="key"),
         )
 
     async def _handle(self, text: str, ctx: Context) -> None:

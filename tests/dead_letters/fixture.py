@@ -39,7 +39,7 @@ def dead(number: int, action: str = "do", error: type[Exception] = ValueError, t
     delivery = Delivery(
         channel="work", payload=b"%d" % number, headers=((EVENT_ID, b"e-%d" % number),), source="work", offset=number
     )
-    route = Route(action=action, retry_base=action, policy=RetryPolicy(maximum_attempts=0))
+    route = Route(action=action, retry_base=action, policy=RetryPolicy(maximum_retries=0))
     settlement = settle(Raised(error(text)), delivery, route, now_ms=1_000_000 + number)
     assert isinstance(settlement, DeadLettered)
     return settlement.record
@@ -89,7 +89,7 @@ async def handle(driver: Driver, error: Exception | None, action: str = "do", re
     """
     spec = next(one for one in SPECS if one.action == action)
     source = await driver.subscribe(spec)
-    route = Route(action=action, retry_base=action, policy=RetryPolicy(maximum_attempts=retries, initial_interval_s=0))
+    route = Route(action=action, retry_base=action, policy=RetryPolicy(maximum_retries=retries, initial_interval_s=0))
     seen: list[Delivery] = []
     with in_time():
         while not (await source.backlog()).idle:

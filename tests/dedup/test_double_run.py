@@ -49,7 +49,7 @@ lease_s = 1
 [subscriptions.work]
 mailbox = {mailbox}
 concurrency = 8
-retry = {{ initial_interval_s = 0.1, maximum_attempts = 3 }}
+retry = {{ initial_interval_s = 0.1, maximum_retries = 3 }}
 [subscriptions.count]
 mailbox = {mailbox}
 """

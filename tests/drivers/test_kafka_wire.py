@@ -61,7 +61,7 @@ async def test_a_ladder_that_go_began_goes_on_here_at_its_attempt_and_in_its_tim
         assert (delivery.attempt, lineage_of(delivery).event_id) == (1, "orders-0-1")
         assert header(delivery.headers, CORRELATION_ID) == b"cid-2"
 
-        route = Route(action="go-action", retry_base=one.retry_base, policy=RetryPolicy(maximum_attempts=2))
+        route = Route(action="go-action", retry_base=one.retry_base, policy=RetryPolicy(maximum_retries=2))
         done = settle(Raised(ValueError("no")), delivery, route, now_ms=int(now_ms))
         assert await source.settle([done]) == []
         record = await raw_record(kafka.address, one.retry_channels[1])

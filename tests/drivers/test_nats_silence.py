@@ -232,7 +232,7 @@ async def test_what_is_stored_but_answered_too_late_is_stored_once(
 ) -> None:
     """A slow line: requests arrive after their deadline, and are sent again."""
     one, proxy = spec(unique_name()), open_proxy(nats)
-    policy = RetryPolicy(maximum_attempts=2, initial_interval_s=delay_s, jitter=0.0)
+    policy = RetryPolicy(maximum_retries=2, initial_interval_s=delay_s, jitter=0.0)
     route = Route(action=one.action, retry_base=one.retry_base, policy=policy)
     async with opened(nats.proxied_address, timeout_s=0.5, ack_wait_s=30.0) as driver, opened(nats.address) as looking:
         async with subscribed(driver, one) as source:

@@ -48,7 +48,7 @@ async def test_an_event_its_retry_and_its_dead_letter_keep_payload_key_and_id(
         await driver.publish([Message(channel=one.channels[0], payload=b"\x00\xff", key=b"k", headers=headers)])
         (first,) = await take(source, 1)
         assert (first.payload, first.key, header(first.headers, "own")) == (b"\x00\xff", b"k", "grün".encode())
-        policy = RetryPolicy(initial_interval_s=0.1, maximum_attempts=1)
+        policy = RetryPolicy(initial_interval_s=0.1, maximum_retries=1)
         route = Route(action=one.action, retry_base=one.retry_base, policy=policy)
         done = settle(Raised(ValueError("no")), first, route, now_ms=first.timestamp_ms)
         assert isinstance(done, RetryAt)

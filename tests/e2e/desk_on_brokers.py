@@ -18,10 +18,10 @@ handlers = ["h"]
 {broker}
 
 [subscriptions.{name}-do.retry]
-maximum_attempts = 0
+maximum_retries = 0
 
 [subscriptions.{name}-sibling.retry]
-maximum_attempts = 0
+maximum_retries = 0
 """
 HANDLERS = """
 from pathlib import Path

@@ -24,13 +24,13 @@ processes = 2
 
 [subscriptions.{name}-do.retry]
 initial_interval_s = 0.2
-maximum_attempts = 1
+maximum_retries = 1
 
 [subscriptions.{name}-sibling.retry]
-maximum_attempts = 1
+maximum_retries = 1
 
 [subscriptions.{name}-grow.retry]
-maximum_attempts = 1
+maximum_retries = 1
 """
 HANDLERS = """
 from pathlib import Path

@@ -29,7 +29,7 @@ path = "var/hexa.db"
 
 [subscriptions.do.retry]
 initial_interval_s = 0.05
-maximum_attempts = 1
+maximum_retries = 1
 """
 HANDLERS = """
 from pathlib import Path

@@ -35,7 +35,7 @@ def test_a_failed_event_is_listed_shown_redriven_and_its_siblings_are_left_alone
 
 
 def test_a_subscription_without_retries_can_be_redriven_too(project: Project) -> None:
-    project.write(worker=WORKER.replace("maximum_attempts = 1", "maximum_attempts = 0"))
+    project.write(worker=WORKER.replace("maximum_retries = 1", "maximum_retries = 0"))
     project.emit({"id": 1, "fail": True})
     project.drain()
     (letter,) = project.json("dlq", "list")

@@ -18,7 +18,7 @@ ODD = {
 @pytest.fixture
 def buried(project: Project) -> Project:
     """A project with 1,200 dead letters, and one that is no text."""
-    project.write(worker=WORKER.replace("maximum_attempts = 1", "maximum_attempts = 0"))
+    project.write(worker=WORKER.replace("maximum_retries = 1", "maximum_retries = 0"))
     given = b"".join(b'{"payload": {"id": %d, "fail": true}, "key": "k"}\n' % number for number in range(1200))
     project("emit", "work", "--file", "-", "--quiet", given=given)
     project.drain()

@@ -15,7 +15,7 @@ BEGIN SELECT RAISE(ABORT, 'against the policy'); END
 
 ALIKE = """
 [subscriptions.alike.retry]
-maximum_attempts = 0
+maximum_retries = 0
 """
 FAIL_ALIKE = """
 
@@ -34,7 +34,7 @@ def change(project: Project, statement: str) -> None:
 @pytest.fixture
 def refusing(project: Project) -> Project:
     """Its dead letters are refused."""
-    project.write(worker=WORKER.replace("maximum_attempts = 1", "maximum_attempts = 0"))
+    project.write(worker=WORKER.replace("maximum_retries = 1", "maximum_retries = 0"))
     project.drain()
     change(project, REFUSE)
     return project

@@ -185,11 +185,24 @@ def test_worker_toml_is_an_argument_an_option_or_in_the_current_folder(project: 
     "command", [("check",), ("run",), ("emit", "work", "--payload", "1"), ("dlq", "list"), ("lag",)]
 )
 def test_a_mistake_in_worker_toml_is_one_clear_text_and_exit_code_2(project: Project, command: tuple[str, ...]) -> None:
-    project.write(worker=WORKER.replace("maximum_attempts", "maximum_atempts"))
+    project.write(worker=WORKER.replace("maximum_retries", "maximum_retires"))
     done = project(*command, code=2)
     assert "subscriptions.do.retry" in done.stderr
-    assert "maximum_attempts" in done.stderr
+    assert "maximum_retries" in done.stderr
     assert done.stdout == ""
+
+
+def test_an_old_name_of_a_key_works_and_is_said_once_at_the_start(project: Project) -> None:
+    told = "maximum_attempts is called maximum_retries now"
+    project.emit({"id": 1})
+    assert told not in project("run", "--until-idle").stderr
+    project.write(worker=WORKER.replace("maximum_retries", "maximum_attempts"))
+    assert project("check").stderr.count(told) == 1
+    (warning,) = project.json("check")["warnings"]
+    assert told in warning
+    assert warning.startswith(str(project.folder / "worker.toml"))
+    project.emit({"id": 2})
+    assert project("run", "--until-idle", "--processes", "2").stderr.count(told) == 1
 
 
 def test_a_mistake_in_a_handler_module_is_one_clear_text_and_exit_code_2(project: Project) -> None:

@@ -50,7 +50,7 @@ def hold(draft: Draft) -> None:
 @pytest.fixture
 def failing(project: Project) -> Project:
     """A project whose handler fails, with `MENDING` at hand."""
-    project.write(worker=WORKER.replace("maximum_attempts = 1", "maximum_attempts = 0"), handlers=HANDLERS)
+    project.write(worker=WORKER.replace("maximum_retries = 1", "maximum_retries = 0"), handlers=HANDLERS)
     (project.folder / "mending.py").write_text(MENDING)
     return project
 

@@ -27,7 +27,7 @@ path = "../shared/hexa.db"
 
 [subscriptions.take.retry]
 initial_interval_s = 0.05
-maximum_attempts = 1
+maximum_retries = 1
 """
 FRONT_HANDLERS = """
 from hexa_worker import Context, subscribe

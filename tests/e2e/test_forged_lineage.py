@@ -30,7 +30,7 @@ store = "embedded"
 
 [subscriptions.{name}-do.retry]
 initial_interval_s = 0.05
-maximum_attempts = 2
+maximum_retries = 2
 """
 HANDLERS = """
 from hexa_worker import Context, subscribe

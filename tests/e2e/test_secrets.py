@@ -27,7 +27,7 @@ store = "postgres"
 url = "postgresql://user:${{SECRET}}@{away}/lineage?connect_timeout=1"
 [subscriptions.do.retry]
 initial_interval_s = 0.05
-maximum_attempts = 1
+maximum_retries = 1
 """
 HANDLERS = """
 from typing import Literal

@@ -28,7 +28,7 @@ path = "../lineage.db"
 
 [subscriptions.{name}-{action}.retry]
 initial_interval_s = 0.2
-maximum_attempts = 2
+maximum_retries = 2
 """
 SHOP = """
 from hexa_worker import Context, subscribe

@@ -19,7 +19,7 @@ driver = "embedded"
 path = "var/hexa.db"
 [subscriptions.pay.retry]
 initial_interval_s = 0.05
-maximum_attempts = 1000
+maximum_retries = 1000
 [outbox]
 url = "{url}"
 """

@@ -33,7 +33,7 @@ session_timeout_s = 6
 [subscriptions.{action}.retry]
 initial_interval_s = {initial}
 backoff_coefficient = {coefficient}
-maximum_attempts = 2
+maximum_retries = 2
 """
 HANDLERS = """
 import json

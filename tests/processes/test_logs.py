@@ -106,7 +106,7 @@ OWN_LINES = ("from the context", "handler failed: no", "dead letters 1")
 
 def said_by(tmp_path: Path, configuring: str) -> list[str]:
     """The lines of a worker whose application configures logging."""
-    retries = "[subscriptions.do.retry]\nmaximum_attempts = 0\n"
+    retries = "[subscriptions.do.retry]\nmaximum_retries = 0\n"
     project = Project(tmp_path, CONFIGURED.replace("CONFIGURE", configuring), WORKER + retries)
     project.emit(1)
     with project.running(subprocess.PIPE, "--until-idle") as process:

@@ -27,7 +27,7 @@ from hexa_worker.testing.virtual import VirtualTime
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAILBOX = 20
-POLICY = RetryPolicy(initial_interval_s=0.5, maximum_attempts=3)
+POLICY = RetryPolicy(initial_interval_s=0.5, maximum_retries=3)
 
 
 class MortalLedger(Ledger):
@@ -154,7 +154,7 @@ class Stage:
     async def _scan(self) -> Scan:
         driver = MemoryDriver(self.store)
         spec = SubscriptionSpec(
-            action="do", group="do", channels=("work",), retry_base="do", retry_count=POLICY.maximum_attempts
+            action="do", group="do", channels=("work",), retry_base="do", retry_count=POLICY.maximum_retries
         )
         waiting = [stored(one) for name in spec.retry_channels for one in await driver.browse(name, -1, 10_000)]
         dead = [stored(one) for one in await driver.browse(spec.dead_letter_channel, -1, 10_000)]

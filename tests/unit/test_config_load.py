@@ -87,9 +87,9 @@ def test_a_linked_file_means_the_folder_of_the_link(tmp_path: Path) -> None:
 
 
 def test_subscriptions_keep_what_they_say() -> None:
-    said = parsed('[subscriptions.check-order]\nmailbox = 10\norder_by = "key"\nretry.maximum_attempts = 2\n')
+    said = parsed('[subscriptions.check-order]\nmailbox = 10\norder_by = "key"\nretry.maximum_retries = 2\n')
     one = said.file.subscriptions["check-order"]
-    assert (one.mailbox, one.order_by, one.retry.maximum_attempts, one.concurrency) == (10, "key", 2, None)
+    assert (one.mailbox, one.order_by, one.retry.maximum_retries, one.concurrency) == (10, "key", 2, None)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_subscriptions_keep_what_they_say() -> None:
             "subscriptions.a: has channel and pattern (channel, channels",
         ),
         (
-            "[subscriptions.a.retry]\nmaximum_attempts = -1",
-            "subscriptions.a.retry.maximum_attempts: must be from 0 to 1000, not -1",
+            "[subscriptions.a.retry]\nmaximum_retries = -1",
+            "subscriptions.a.retry.maximum_retries: must be from 0 to 1000, not -1",
         ),
         (
             "[subscriptions.a.retry]\nbackof = 1",
@@ -151,6 +151,35 @@ def test_subscriptions_keep_what_they_say() -> None:
 )
 def test_a_mistake_is_named_with_its_key_path_value_and_what_is_allowed(text: str, error: str) -> None:
     assert f"worker.toml: {error}" in refused(text)
+
+
+OLD_NAMES = [("maximum_attempts", "maximum_retries"), ("retry_topics_count", "retry_channels_count")]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_NAMES)
+def test_an_old_name_of_a_key_is_understood_and_told_once(old: str, new: str) -> None:
+    config = parsed(f"[subscriptions.a.retry]\n{old} = 7\n[subscriptions.b.retry]\n{old} = 8\n")
+    assert [getattr(one.retry, new) for one in config.file.subscriptions.values()] == [7, 8]
+    places = "subscriptions.a.retry, subscriptions.b.retry"
+    told = f"worker.toml: {old} is called {new} now, the old name still works: rename it in {places}"
+    assert config.warnings == (told,)
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_NAMES)
+def test_a_key_is_refused_under_its_old_and_its_present_name_at_once(old: str, new: str) -> None:
+    for first, second in ((old, new), (new, old)):
+        text = refused(f"[subscriptions.a.retry]\n{first} = 1\n{second} = 1")
+        told = f"subscriptions.a.retry.{old}: is the old name of {new}, which is given too (leave it out)"
+        assert text == f"worker.toml: {told}"
+
+
+def test_a_wrong_value_is_shown_at_the_name_that_was_written() -> None:
+    text = refused("[subscriptions.a.retry]\nmaximum_attempts = true")
+    assert "subscriptions.a.retry.maximum_attempts: must be an integer" in text
+
+
+def test_present_names_are_told_of_nothing() -> None:
+    assert parsed("[subscriptions.a.retry]\nmaximum_retries = 7\nretry_channels_count = 8").warnings == ()
 
 
 def every_key() -> Iterator[tuple[str, str]]:

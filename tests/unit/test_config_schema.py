@@ -34,7 +34,7 @@ GOOD: dict[str, Any] = {
     },
     "broker": {"driver": "embedded", "path": "x", "lease_s": 3},
     "subscriptions": {
-        "a": {"channel": "x", "retry": {"maximum_attempts": 3}, "timeout_s": 0.5, "order_by": "key"},
+        "a": {"channel": "x", "retry": {"maximum_retries": 3}, "timeout_s": 0.5, "order_by": "key"},
         "b": {"channels": ["x", "y"], "mailbox": 3, "codec": "raw", "middlewares": ["m:f"]},
     },
 }
@@ -103,6 +103,14 @@ def test_every_key_is_described() -> None:
         key for key, one in SCHEMA["$defs"]["Subscription"]["properties"].items() if "description" not in one
     ]
     assert undescribed == []
+
+
+def test_editors_accept_an_old_name_and_mark_it_and_the_page_leaves_it_out() -> None:
+    VALIDATOR.validate(mutated(("subscriptions", "a", "retry"), {"maximum_attempts": 1, "retry_topics_count": 2}))
+    assert not VALIDATOR.is_valid(mutated(("subscriptions", "a", "retry"), {"maximum_attempts": "many"}))
+    keys = SCHEMA["$defs"]["RetryPolicy"]["properties"]
+    assert [key for key, one in keys.items() if one.get("deprecated")] == ["maximum_attempts", "retry_topics_count"]
+    assert "retry_topics_count" not in reference_text()
 
 
 def test_a_good_file_is_good_for_both(tmp_path: Path) -> None:

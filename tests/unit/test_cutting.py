@@ -11,7 +11,7 @@ from hexa_worker.core.outcome import Raised, Undecodable
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import CUT_CHANNEL, CUT_ID, CUT_SIZE, REFUSED, DeadLettered, RetryAt, Route, settle
 
-ROUTE = Route(action="act", retry_base="act", policy=RetryPolicy(maximum_attempts=1))
+ROUTE = Route(action="act", retry_base="act", policy=RetryPolicy(maximum_retries=1))
 
 
 def delivery_of(payload: bytes, headers: Headers = (), key: bytes | None = b"k", attempt: int = 1) -> Delivery:

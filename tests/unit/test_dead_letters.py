@@ -35,7 +35,7 @@ def died(outcome: Outcome, attempt: int = 0, retries: int = 0) -> StoredDeadLett
         offset=9,
         attempt=attempt,
     )
-    route = Route(action="do", retry_base="do", policy=RetryPolicy(maximum_attempts=retries))
+    route = Route(action="do", retry_base="do", policy=RetryPolicy(maximum_retries=retries))
     settlement = settle(outcome, delivery, route, now_ms=5_000)
     assert isinstance(settlement, DeadLettered)
     return read_letter(stored(settlement.record.headers, payload=settlement.record.payload), "do")
@@ -80,7 +80,7 @@ def test_a_redriven_letter_that_dies_again_remembers_its_first_failure_and_its_r
     settlement = settle(
         Raised(KeyError()),
         delivery,
-        Route(action="do", retry_base="do", policy=RetryPolicy(maximum_attempts=1)),
+        Route(action="do", retry_base="do", policy=RetryPolicy(maximum_retries=1)),
         now_ms=9_500,
     )
     assert isinstance(settlement, DeadLettered)

@@ -170,7 +170,7 @@ def test_a_timeout_passes_in_virtual_time(backend: Backend) -> None:
     async def hang(order: Order) -> None:
         await anyio.sleep_forever()
 
-    h = Harness([hang], settings={"hang": {"retry": {"maximum_attempts": 0}}}, backend=backend)
+    h = Harness([hang], settings={"hang": {"retry": {"maximum_retries": 0}}}, backend=backend)
     h.emit("orders", Order(1))
     h.run_until_idle()
     assert [(one.error, one.reason) for one in h.dead_letters] == [("HandlerTimeout", "timeout")]
@@ -250,10 +250,16 @@ def test_settings_are_those_of_worker_toml() -> None:
     async def fail(order: Order) -> None:
         raise ValueError
 
-    h = Harness([fail], settings={"fail": {"retry": {"initial_interval_s": 5, "maximum_attempts": 1}}})
+    h = Harness([fail], settings={"fail": {"retry": {"initial_interval_s": 5, "maximum_retries": 1}}})
     h.emit("orders", Order(1))
     h.run_until_idle()
     assert [one.delay_s for one in h.retried] == [5]
+    h = Harness([fail], settings={"fail": {"retry": {"maximum_attempts": 0}}})
+    h.emit("orders", Order(1))
+    h.run_until_idle()
+    assert (len(h.retried), len(h.dead_letters)) == (0, 1), "an old name is understood as in worker.toml"
+    with pytest.raises(ConfigError, match="maximum_attempts: is the old name of maximum_retries"):
+        Harness([fail], settings={"fail": {"retry": {"maximum_attempts": 0, "maximum_retries": 0}}})
     with pytest.raises(ConfigError, match="concurency"):
         Harness([fail], settings={"fail": {"concurency": 1}})
     with pytest.raises(ConfigError, match="fial"):

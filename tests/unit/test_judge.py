@@ -10,7 +10,7 @@ from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.testing.judge import Expected, Fault, JudgedSubscription, Scan, Stored, Violation, check, stored
 from hexa_worker.testing.ledger import CANCELLED, LedgerEntry, payload_hash
 
-POLICY = RetryPolicy(initial_interval_s=1.0, maximum_attempts=2)
+POLICY = RetryPolicy(initial_interval_s=1.0, maximum_retries=2)
 ACTIONS = {"do": JudgedSubscription(channels=frozenset({"in"}), policy=POLICY)}
 
 

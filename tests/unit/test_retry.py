@@ -13,8 +13,8 @@ policies = st.builds(
     initial_interval_s=st.floats(0, 1e9),
     backoff_coefficient=st.floats(1, 1e6),
     maximum_interval_s=st.none() | st.floats(0, 1e12),
-    maximum_attempts=st.integers(0, 1000),
-    retry_topics_count=st.none() | st.integers(0, 1000),
+    maximum_retries=st.integers(0, 1000),
+    retry_channels_count=st.none() | st.integers(0, 1000),
 )
 
 
@@ -45,18 +45,18 @@ def test_delays_never_shrink_from_one_retry_to_the_next(policy: RetryPolicy, ret
 
 
 @given(policies)
-def test_a_handler_runs_once_and_then_maximum_attempts_times(policy: RetryPolicy) -> None:
+def test_a_handler_runs_once_and_then_maximum_retries_times(policy: RetryPolicy) -> None:
     runs, attempt = 1, 0
     while (following := policy.next_retry(attempt)) is not None:
         assert following == attempt + 1
         attempt, runs = following, runs + 1
-    assert runs == 1 + policy.maximum_attempts
+    assert runs == 1 + policy.maximum_retries
 
 
 @given(policies, st.integers(0, 2000))
-def test_lowering_maximum_attempts_strands_nothing(policy: RetryPolicy, attempt: int) -> None:
+def test_lowering_maximum_retries_strands_nothing(policy: RetryPolicy, attempt: int) -> None:
     following = policy.next_retry(attempt)
-    if attempt >= policy.maximum_attempts:
+    if attempt >= policy.maximum_retries:
         assert following is None
     else:
         assert following is not None
@@ -71,9 +71,9 @@ def test_lowering_maximum_attempts_strands_nothing(policy: RetryPolicy, attempt:
         ("backoff_coefficient", 0.5),
         ("backoff_coefficient", math.inf),
         ("maximum_interval_s", -0.1),
-        ("maximum_attempts", -1),
-        ("maximum_attempts", 1001),
-        ("retry_topics_count", -1),
+        ("maximum_retries", -1),
+        ("maximum_retries", 1001),
+        ("retry_channels_count", -1),
         ("jitter", 1.5),
     ],
 )

@@ -52,7 +52,7 @@ routes = st.builds(
     Route,
     action=st.just("act"),
     retry_base=st.just("base"),
-    policy=st.builds(RetryPolicy, maximum_attempts=st.integers(0, 10), jitter=st.sampled_from([0.0, 0.5])),
+    policy=st.builds(RetryPolicy, maximum_retries=st.integers(0, 10), jitter=st.sampled_from([0.0, 0.5])),
 )
 
 
@@ -78,11 +78,11 @@ def test_settlement_is_total_and_keeps_the_event(outcome: Outcome, one: Delivery
     if isinstance(settled, RetryAt):
         assert settled.record.channel == f"base.retry.{one.attempt + 1}"
         assert settled.record.due_ms >= NOW
-        assert one.attempt < way.policy.maximum_attempts
+        assert one.attempt < way.policy.maximum_retries
 
 
 def test_a_failure_walks_the_ladder_and_ends_in_the_dead_letter() -> None:
-    way = route(maximum_attempts=2)
+    way = route(maximum_retries=2)
     channels = []
     one = delivery()
     while True:
@@ -103,7 +103,7 @@ def test_a_failure_walks_the_ladder_and_ends_in_the_dead_letter() -> None:
 
 
 def test_zero_attempts_dead_letters_the_first_failure() -> None:
-    assert isinstance(settle(Raised(ValueError()), delivery(), route(maximum_attempts=0), now_ms=NOW), DeadLettered)
+    assert isinstance(settle(Raised(ValueError()), delivery(), route(maximum_retries=0), now_ms=NOW), DeadLettered)
 
 
 def test_what_cannot_mend_is_never_retried() -> None:
@@ -133,7 +133,7 @@ def test_a_forged_attempt_header_shortens_no_ladder() -> None:
 
 def test_a_dead_letter_tells_what_why_when_and_from_where() -> None:
     settled = settle(
-        Raised(ValueError("no such order 17")), delivery(), route(maximum_attempts=0), now_ms=NOW, traceback="trace"
+        Raised(ValueError("no such order 17")), delivery(), route(maximum_retries=0), now_ms=NOW, traceback="trace"
     )
     assert isinstance(settled, DeadLettered)
     told = dict(settled.record.headers)

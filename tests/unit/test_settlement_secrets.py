@@ -21,7 +21,7 @@ def raised() -> ConnectionError:
 @pytest.mark.parametrize("attempts", [0, 1])
 def test_no_record_of_a_failure_has_a_secret(outcome: Outcome, attempts: int) -> None:
     delivery = Delivery(channel="jobs", payload=b"x", source="jobs", offset=7)
-    route = Route(action="work", retry_base="work", policy=RetryPolicy(maximum_attempts=attempts))
+    route = Route(action="work", retry_base="work", policy=RetryPolicy(maximum_retries=attempts))
     settlement = settle(outcome, delivery, route, now_ms=0, traceback=format_error(raised()))
     assert isinstance(settlement, RetryAt | DeadLettered)
     said = repr(settlement.record.headers) + repr(settlement.failure)

@@ -86,7 +86,7 @@ async def test_an_event_is_one_event_from_its_emit_to_its_dead_letter(
     (tmp_path / f"{name}.py").write_text(HANDLERS)
     monkeypatch.syspath_prepend(str(tmp_path))
     text = f'[worker]\nname = "shop"\nhandlers = ["{name}"]\n[broker]\ndriver = "memory"\nwire = "{wire}"\n'
-    text += "[subscriptions.act.retry]\nmaximum_attempts = 2\ninitial_interval_s = 0.01\n"
+    text += "[subscriptions.act.retry]\nmaximum_retries = 2\ninitial_interval_s = 0.01\n"
     loaded = load_plans(parse_config(text, tmp_path / "worker.toml"))
     stage = WorkerFixture()
     driver = FormattingDriver(MemoryDriver(stage.store), ChannelFormats(Form(wire, broker, "shop")))
@@ -129,7 +129,7 @@ async def test_what_is_not_settled_comes_back_as_it_was_given() -> None:
 
 
 def test_gos_retries_are_due_after_the_delay_of_their_topic() -> None:
-    policy = RetryPolicy(initial_interval_s=1, maximum_attempts=2)
+    policy = RetryPolicy(initial_interval_s=1, maximum_retries=2)
     delays = [round(policy.delay_s(number) * 1000) for number in (1, 2)]
 
     def record(attempt: int, due_ms: int, written_for: int | None = None) -> Delivery:

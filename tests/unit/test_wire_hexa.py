@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "hexa-event-kafka.jsonl"
 LINES: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
 RECORDS = [line for line in LINES if "headers_hex" in line]
 KAFKA = Form("hexa", "kafka")
-ROUTE = Route(action="go-action", retry_base="go-action", policy=RetryPolicy(maximum_attempts=2))
+ROUTE = Route(action="go-action", retry_base="go-action", policy=RetryPolicy(maximum_retries=2))
 NEEDED = ("_ctx_correlation_id", "_ctx_locale", "_ctx_user", "_payload_encoder")
 
 

@@ -49,7 +49,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     loaded = load_plans(config)
     warn_of_orphans(config, specs(loaded))
     missing, without = look_around(config)
-    for one in () if as_json else (*missing, *without):
+    for one in () if as_json else (*config.warnings, *missing, *without):
         note(f"warning: {one}")
     found = None
     if connect:
@@ -58,9 +58,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
         except DriverRejected as error:
             return fail(str(error), EXIT_USAGE)
     if as_json:
-        write_json(
-            _plain_all(str(path), config.file.worker.name, loaded.plans, found) | {"machine": [*missing, *without]}
-        )
+        told = _plain_all(str(path), config.file.worker.name, loaded.plans, found)
+        write_json(told | {"warnings": list(config.warnings), "machine": [*missing, *without]})
     elif loaded.plans:
         _draw(loaded.plans)
     for plan in () if as_json else loaded.plans:
@@ -153,7 +152,8 @@ def plain(plan: "Plan") -> dict[str, Any]:
             {"channel": retry_channel(plan.retry_base, number), "delay_s": plan.retry.delay_s(number)}
             for number in range(1, plan.retry.channels_count + 1)
         ],
-        "maximum_attempts": plan.retry.maximum_attempts,
+        "maximum_retries": plan.retry.maximum_retries,
+        "maximum_attempts": plan.retry.maximum_retries,  # by its old name, for scripts that read it
         "retry_order": plan.retry.order,
         "maximum_waiting_keys": plan.retry.waiting_keys(plan.mailbox) if plan.retry.order == "key" else None,
         "dead_letter": dead_letter_channel(plan.retry_base),
@@ -194,7 +194,7 @@ def ladder(plan: "Plan") -> str:
     from hexa_worker.core.channels import dead_letter_channel  # noqa: PLC0415 - lazy by design
 
     end = f"then {dead_letter_channel(plan.retry_base)}"
-    count = plan.retry.maximum_attempts
+    count = plan.retry.maximum_retries
     if not count:
         return f"none\n{end}"
     delays = [f"{plan.retry.delay_s(number):g}" for number in range(1, count + 1)]

@@ -4,6 +4,7 @@ msgspec stops at the first mistake and does not name the key of a table, so the 
 still does the final conversion and thus has the last word.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -28,6 +29,11 @@ def decode_hook(cls: type, value: Any) -> Any:
     raise NotImplementedError(cls)
 
 
+def old_names(cls: type) -> Mapping[str, str]:
+    """The present names of the keys of a table, by the names they had."""
+    return getattr(cls, "OLD_NAMES", {})
+
+
 class Check:
     """One pass over one file.
 
@@ -37,10 +43,12 @@ class Check:
 
     Attributes:
         mistakes: what was found wrong so far.
+        renamed: keys that were called by an old name, as ``(old name, present name)``, each with where it stands.
     """
 
     def __init__(self, file: str, references: References | None) -> None:
         self.mistakes: list[ConfigError] = []
+        self.renamed: dict[tuple[str, str], list[str]] = {}
         self._file = file
         self._references = references
 
@@ -123,8 +131,9 @@ class Check:
         fields = {field.encode_name: field for field in type_.fields}
         plain: dict[str, Any] = {}
         for key, one in value.items():
-            if key in fields:
-                plain[key] = self._visit(one, fields[key].type, (*keys, key))
+            name = self._present_name(key, value, type_.cls, keys)
+            if name in fields:
+                plain[name] = self._visit(one, fields[name].type, (*keys, key))
             elif key == type_.tag_field:
                 plain[key] = one
             else:
@@ -137,6 +146,16 @@ class Check:
         self._construct(plain, value, type_, keys)
         return plain
 
+    def _present_name(self, key: str, table: dict[str, Any], cls: type, keys: Keys) -> str:
+        """What a key is called now."""
+        name = old_names(cls).get(key)
+        if name is None:
+            return key
+        if name in table:
+            self.report((*keys, key), f"is the old name of {name}, which is given too", "leave it out")
+        self.renamed.setdefault((key, name), []).append(key_path(keys))
+        return name
+
     def _construct(self, plain: dict[str, Any], raw: dict[str, Any], type_: inspect.StructType, keys: Keys) -> None:
         """Let the struct's own ``__post_init__`` speak."""
         try:
@@ -147,7 +166,7 @@ class Check:
             field = next((field for field in type_.fields if field.encode_name == first and first in raw), None)
             if field is None:
                 self.report(keys, message)
-            else:  # "maximum_attempts must be …": name the key itself, with the value as it was written
+            else:  # "maximum_retries must be …": name the key itself, with the value as it was written
                 self.report((*keys, first), f"{rest}, not {_displayed(raw[first], field.type, (*keys, first))}")
 
     def _visit_array(self, value: Any, type_: inspect.VarTupleType | inspect.ListType, keys: Keys) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,12 @@ def parse_config(text: str, path: Path, environ: Mapping[str, str] = os.environ)
         check_rules(file, check)
     raise_all(str(path), check.mistakes)
     assert file is not None  # noqa: S101 - no mistakes, so there is a file
-    return Config(path=absolute, file=file)
+    return Config(path=absolute, file=file, warnings=tuple(_of_old_names(check, str(path))))
+
+
+def _of_old_names(check: Check, file: str) -> Iterator[str]:
+    for (old, new), tables in check.renamed.items():
+        yield f"{file}: {old} is called {new} now, the old name still works: rename it in {', '.join(tables)}"
 
 
 def _read(path: Path) -> str:

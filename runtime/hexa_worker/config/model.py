@@ -228,10 +228,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: the file it came from, absolute.
         file: what it says, references resolved.
+        warnings: what is accepted, but should be written differently; a worker says it at its start.
     """
 
     path: Path
     file: File
+    warnings: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

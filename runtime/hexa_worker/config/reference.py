@@ -63,7 +63,7 @@ def _section(name: str, table: dict[str, Any]) -> str:
 def _rows(table: dict[str, Any]) -> Iterator[str]:
     required = set(table.get("required", ()))
     for key, schema in table["properties"].items():
-        if key == "driver":
+        if key == "driver" or schema.get("deprecated"):
             continue
         default = "**required**" if key in required else _default(schema)
         yield f"| `{key}` | {_type(schema)} | {default} | {_cell(schema.get('description', ''))} |\n"

@@ -7,11 +7,13 @@ accepts the schema accepts too; rules between keys are the loader's alone.
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hexa_worker.config.check import old_names
 from hexa_worker.config.model import File
 from hexa_worker.config.secret import Secret
 
@@ -39,7 +41,10 @@ def make_schema() -> dict[str, Any]:
     (top,), components = msgspec.json.schema_components([File], schema_hook=_schema_of, ref_template="#/$defs/{name}")
     classes = {cls.__name__: cls for cls in _structs(File, {})}
     for name, schema in components.items():
-        _describe(schema, classes.get(name))
+        cls = classes.get(name)
+        _describe(schema, cls)
+        if cls is not None:
+            _add_old_names(schema, old_names(cls))
         _widen(schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -87,6 +92,13 @@ def _describe(schema: dict[str, Any], cls: type | None) -> None:
             schema["properties"][found["name"]]["description"] = _plain(found["text"])
 
 
+def _add_old_names(schema: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Let editors accept what a key was called, and mark it."""
+    for old, new in names.items():
+        values = {key: one for key, one in schema["properties"][new].items() if key != "default"}
+        schema["properties"][old] = values | {"description": f"the old name of {new}", "deprecated": True}
+
+
 def _plain(text: str) -> str:
     return re.sub(r"``?([^`]+)``?", r"\1", " ".join(text.split()))
 
@@ -101,7 +113,7 @@ def _widen(schema: dict[str, Any]) -> None:
 
 
 def _widened(schema: dict[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {key: schema[key] for key in ("description", "default") if key in schema}
+    described: dict[str, Any] = {key: schema[key] for key in ("description", "deprecated", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in described}
     if rest.get("type") == "array":
         return {**described, "anyOf": [{**rest, "items": _widened(rest.get("items", {}))}, _REFERENCE]}

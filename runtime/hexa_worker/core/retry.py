@@ -4,7 +4,8 @@ Source of the rule: hexa-event's retry policy, without its truncation and overfl
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -22,10 +23,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         initial_interval_s: delay before retry 1, in seconds.
         backoff_coefficient: each further delay is this many times the one before; at least 1.
         maximum_interval_s: cap of one delay, in seconds; None means 100 x initial.
-        maximum_attempts: the number of RETRIES: a handler runs 1 + maximum_attempts times.
+        maximum_retries: the number of RETRIES: a handler runs 1 + maximum_retries times.
             0 sends the first failure straight to the dead letter.
-        retry_topics_count: how many retry channels are consumed; None means maximum_attempts. Set it
-            higher after lowering maximum_attempts, so that records still waiting above it are drained.
+        retry_channels_count: how many retry channels are consumed; None means maximum_retries. Set it
+            higher after lowering maximum_retries, so that records still waiting above it are drained.
         jitter: each delay grows by a random share of up to this much (0.1 = up to 10 % later). A delay
             never shrinks: no retry comes before its time.
         order: ``free``: a retry waits in a retry channel and is overtaken by later events. ``key``: it is run again
@@ -36,11 +37,17 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             of the mailbox.
     """
 
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {
+        "maximum_attempts": "maximum_retries",
+        "retry_topics_count": "retry_channels_count",
+    }
+    """Keys by the names they had, which worker.toml may still use."""
+
     initial_interval_s: float = 1.0
     backoff_coefficient: float = 2.0
     maximum_interval_s: float | None = None
-    maximum_attempts: int = 4
-    retry_topics_count: int | None = None
+    maximum_retries: int = 4
+    retry_channels_count: int | None = None
     jitter: float = 0.0
     order: Literal["free", "key"] = "free"
     maximum_waiting_keys: Annotated[int, Meta(ge=1)] | None = None
@@ -55,17 +62,17 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("backoff_coefficient must be 1 or more")
         if self.maximum_interval_s is not None and not 0 <= self.maximum_interval_s < math.inf:
             raise ValueError("maximum_interval_s must be 0 or more")
-        if not 0 <= self.maximum_attempts <= _MOST:
-            raise ValueError("maximum_attempts must be from 0 to 1000")
-        if self.retry_topics_count is not None and not 0 <= self.retry_topics_count <= _MOST:
-            raise ValueError("retry_topics_count must be from 0 to 1000")
+        if not 0 <= self.maximum_retries <= _MOST:
+            raise ValueError("maximum_retries must be from 0 to 1000")
+        if self.retry_channels_count is not None and not 0 <= self.retry_channels_count <= _MOST:
+            raise ValueError("retry_channels_count must be from 0 to 1000")
         if not 0 <= self.jitter <= 1:
             raise ValueError("jitter must be from 0 to 1")
 
     @property
     def channels_count(self) -> int:
-        """How many retry channels exist: never fewer than maximum_attempts."""
-        return max(self.maximum_attempts, self.retry_topics_count or 0)
+        """How many retry channels exist: never fewer than maximum_retries."""
+        return max(self.maximum_retries, self.retry_channels_count or 0)
 
     def delay_s(self, retry: int) -> float:
         """Seconds to wait before retry number `retry` (1-based), without jitter."""
@@ -83,7 +90,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def next_retry(self, attempt: int) -> int | None:
         """The number of the retry that follows delivery attempt `attempt` (0-based), or None: dead letter."""
-        return attempt + 1 if attempt < self.maximum_attempts else None
+        return attempt + 1 if attempt < self.maximum_retries else None
 
 
 def clamp_delay_s(after_s: float) -> float:

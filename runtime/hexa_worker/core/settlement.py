@@ -79,7 +79,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def ladder(self) -> tuple[tuple[str, float], ...]:
         """Retry channel of each retry, and its delay in seconds without jitter, in order."""
-        numbers = range(1, self.policy.maximum_attempts + 1)
+        numbers = range(1, self.policy.maximum_retries + 1)
         return tuple((retry_channel(self.retry_base, number), self.policy.delay_s(number)) for number in numbers)
 
 

@@ -53,8 +53,8 @@ def rules_of(
     worker = config.file.worker
     folder = current_folder()
     silence_s, warning = watchdog_s(config.file)
-    if warning:
-        log.warning("%s", warning)
+    for text in (*config.warnings, *filter(None, (warning,))):
+        log.warning("%s", text)
     arguments = Arguments(
         slot=0,
         parent=os.getpid(),

@@ -22,6 +22,7 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
 from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Message
+from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
@@ -293,12 +294,25 @@ def load_handlers(
 ) -> tuple[Config, Loaded]:
     """Handlers put together as a worker.toml with these settings would; see `Harness`."""
     try:
-        subscriptions = msgspec.convert(settings or {}, dict[str, Subscription])
+        told = {action: _by_present_names(action, table) for action, table in (settings or {}).items()}
+        subscriptions = msgspec.convert(told, dict[str, Subscription])
     except msgspec.ValidationError as error:
         raise ConfigError(str(error), where="settings of the harness") from error
     file = File(worker=WorkerConfig(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
     config = Config(path=Path("harness").absolute(), file=file)
     return config, plans_in(_modules(handlers), config)
+
+
+def _by_present_names(action: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of one subscription; those of its retries may be called by their old names, as in worker.toml."""
+    retry = table.get("retry") if isinstance(table, Mapping) else None
+    if not isinstance(retry, Mapping):
+        return table
+    for old in RetryPolicy.OLD_NAMES.keys() & retry.keys():
+        if (new := RetryPolicy.OLD_NAMES[old]) in retry:
+            where = f"settings of the harness: {action}.retry.{old}"
+            raise ConfigError(f"is the old name of {new}, which is given too", where=where, hint="leave it out")
+    return {**table, "retry": {RetryPolicy.OLD_NAMES.get(key, key): value for key, value in retry.items()}}
 
 
 def _modules(handlers: Sequence[ModuleType | Callable[..., Any]]) -> list[ModuleType]:

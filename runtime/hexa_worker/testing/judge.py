@@ -289,7 +289,7 @@ class _Judge:
         if seen != list(range(len(seen))):
             yield Violation("I7", f"attempts {seen} have a gap", *pair)
         subscribed = self.expected.actions.get(pair[1])
-        if subscribed is not None and seen[-1] > subscribed.policy.maximum_attempts:
+        if subscribed is not None and seen[-1] > subscribed.policy.maximum_retries:
             yield Violation("I7", f"attempt {seen[-1]} is beyond the policy", *pair)
         for entry in entries:
             if entry.what == "handle_start" and entry.attempt and not _failed_before(entries, entry):
@@ -418,5 +418,5 @@ def _whole_span(entries: Sequence[LedgerEntry], policy: RetryPolicy) -> tuple[fl
 def _ends(entry: LedgerEntry, policy: RetryPolicy) -> bool:
     if entry.what == "handle_ok":
         return True
-    given_up = entry.attempt >= policy.maximum_attempts or entry.error == DeadLetter.__qualname__
+    given_up = entry.attempt >= policy.maximum_retries or entry.error == DeadLetter.__qualname__
     return entry.what == "handle_error" and given_up

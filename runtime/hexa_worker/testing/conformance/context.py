@@ -285,7 +285,7 @@ class ConformanceContext:
     def _decide(
         self, outcome: Outcome, delivery: Delivery, spec: SubscriptionSpec, now_ms: int | None = None
     ) -> Settlement:
-        policy = RetryPolicy(maximum_attempts=spec.retry_count)
+        policy = RetryPolicy(maximum_retries=spec.retry_count)
         route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy)
         return settle(outcome, delivery, route, now_ms=self.now_ms() if now_ms is None else now_ms)
 

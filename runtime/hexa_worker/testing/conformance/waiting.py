@@ -55,7 +55,7 @@ async def _handle_others(bench: ConformanceContext, source: Source, count: int, 
 
 
 def _postponed(bench: ConformanceContext, delivery: Delivery, spec: SubscriptionSpec) -> Postponed:
-    policy = RetryPolicy(maximum_attempts=spec.retry_count, order="key")
+    policy = RetryPolicy(maximum_retries=spec.retry_count, order="key")
     route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy, in_place=OrderBy.KEY)
     made = settle(Retry(after=60), delivery, route, now_ms=bench.now_ms())
     if not isinstance(made, Postponed):
