@@ -95,7 +95,7 @@ def test_subscriptions_keep_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("restart.window_s = 0", "worker.restart.window_s: must be above 0, not 0"),
+        ("restart.window_s = 0", "worker.restart.window_s: must be a number above 0, not 0"),
         ("proceses = 3", "worker.proceses: unknown key (did you mean processes?)"),
         ("processes = 0", "worker.processes: must be an integer from 1 to 1024, not 0"),
         ("processes = true", "worker.processes: must be an integer from 1 to 1024, not true"),
@@ -140,7 +140,7 @@ def test_subscriptions_keep_what_they_say() -> None:
         ),
         (
             "[subscriptions.a.retry]\nmaximum_retries = -1",
-            "subscriptions.a.retry.maximum_retries: must be from 0 to 1000, not -1",
+            "subscriptions.a.retry.maximum_retries: must be an integer from 0 to 1000, not -1",
         ),
         (
             "[subscriptions.a.retry]\nbackof = 1",
@@ -151,6 +151,32 @@ def test_subscriptions_keep_what_they_say() -> None:
 )
 def test_a_mistake_is_named_with_its_key_path_value_and_what_is_allowed(text: str, error: str) -> None:
     assert f"worker.toml: {error}" in refused(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("subscriptions.a.retry.initial_interval_s", "-1", "a number of at least 0"),
+        ("subscriptions.a.retry.initial_interval_s", "nan", "a number of at least 0"),
+        ("subscriptions.a.retry.backoff_coefficient", "0.5", "a number of at least 1"),
+        ("subscriptions.a.retry.backoff_coefficient", "inf", "a number of at least 1"),
+        ("subscriptions.a.retry.maximum_interval_s", "-0.1", "a number of at least 0"),
+        ("subscriptions.a.retry.maximum_interval_s", "inf", "a number of at least 0"),
+        ("subscriptions.a.retry.maximum_retries", "1001", "an integer from 0 to 1000"),
+        ("subscriptions.a.retry.maximum_attempts", "1001", "an integer from 0 to 1000"),
+        ("subscriptions.a.retry.retry_channels_count", "-1", "an integer from 0 to 1000"),
+        ("subscriptions.a.retry.jitter", "1.5", "a number from 0 to 1"),
+        ("worker.restart.max_restarts", "1001", "an integer from 0 to 1000"),
+        ("worker.restart.window_s", "inf", "a number above 0"),
+        ("worker.process_restart.max_restarts", "-1", "an integer from 0 to 1000"),
+        ("worker.process_restart.initial_delay_s", "-1", "a number of at least 0"),
+        ("worker.process_restart.maximum_delay_s", "nan", "a number of at least 0"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused_by_its_key(key: str, value: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f'worker.name = "w"\nworker.handlers = ["h"]\n{key} = {value}', Path("worker.toml"), {})
+    assert str(caught.value) == f"worker.toml: {key}: must be {allowed}, not {value}"
 
 
 OLD_NAMES = [("maximum_attempts", "maximum_retries"), ("retry_topics_count", "retry_channels_count")]

@@ -166,7 +166,7 @@ class Check:
             field = next((field for field in type_.fields if field.encode_name == first and first in raw), None)
             if field is None:
                 self.report(keys, message)
-            else:  # "maximum_retries must be …": name the key itself, with the value as it was written
+            else:  # "heartbeat_s must be …": name the key itself, with the value as it was written
                 self.report((*keys, first), f"{rest}, not {_displayed(raw[first], field.type, (*keys, first))}")
 
     def _visit_array(self, value: Any, type_: inspect.VarTupleType | inspect.ListType, keys: Keys) -> Any:

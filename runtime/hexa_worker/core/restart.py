@@ -3,9 +3,14 @@
 The sliding window is OTP supervisor's `add_restart`; the delay between restarts is exponential.
 """
 
-import math
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
+
+Restarts = Annotated[int, Meta(ge=0, le=1000)]
+"""At most 1000, which keeps the doubling delay inside a float."""
+Delay = Annotated[float, Meta(ge=0)]
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,20 +23,10 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         maximum_delay_s: cap of the delay, which doubles with every restart inside the window.
     """
 
-    max_restarts: int = 5
-    window_s: float = 60.0
-    initial_delay_s: float = 0.1
-    maximum_delay_s: float = 10.0
-
-    def __post_init__(self) -> None:
-        # 1000 keeps the doubling delay inside of a float.
-        if not 0 <= self.max_restarts <= 1000:  # noqa: PLR2004 - said above
-            raise ValueError("max_restarts must be from 0 to 1000")
-        if not 0 < self.window_s < math.inf:
-            raise ValueError("window_s must be above 0")
-        for name in ("initial_delay_s", "maximum_delay_s"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more")
+    max_restarts: Restarts = 5
+    window_s: Annotated[float, Meta(gt=0)] = 60.0
+    initial_delay_s: Delay = 0.1
+    maximum_delay_s: Delay = 10.0
 
 
 class ProcessRestartPolicy(RestartPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,8 +39,8 @@ class ProcessRestartPolicy(RestartPolicy, frozen=True, kw_only=True, forbid_unkn
         maximum_delay_s: cap of the delay, which doubles with every restart inside the window.
     """
 
-    max_restarts: int = 20
-    maximum_delay_s: float = 2.0
+    max_restarts: Restarts = 20
+    maximum_delay_s: Delay = 2.0
 
 
 class RestartIntensity(msgspec.Struct, frozen=True):

@@ -12,8 +12,9 @@ from msgspec import Meta
 
 MAX_DELAY_S = 365 * 24 * 3600.0
 """No delay is longer than this, whatever the arithmetic or a handler says."""
-_MOST = 1000  # retry channels
 _WAITING_KEYS = 100
+Interval = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=1000)]
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,31 +44,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     }
     """Keys by the names they had, which worker.toml may still use."""
 
-    initial_interval_s: float = 1.0
-    backoff_coefficient: float = 2.0
-    maximum_interval_s: float | None = None
-    maximum_retries: int = 4
-    retry_channels_count: int | None = None
-    jitter: float = 0.0
+    initial_interval_s: Interval = 1.0
+    backoff_coefficient: Annotated[float, Meta(ge=1)] = 2.0
+    maximum_interval_s: Interval | None = None
+    maximum_retries: Count = 4
+    retry_channels_count: Count | None = None
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.0
     order: Literal["free", "key"] = "free"
     maximum_waiting_keys: Annotated[int, Meta(ge=1)] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("initial_interval_s", "backoff_coefficient", "jitter"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number")
-        if self.initial_interval_s < 0:
-            raise ValueError("initial_interval_s must be 0 or more")
-        if self.backoff_coefficient < 1:
-            raise ValueError("backoff_coefficient must be 1 or more")
-        if self.maximum_interval_s is not None and not 0 <= self.maximum_interval_s < math.inf:
-            raise ValueError("maximum_interval_s must be 0 or more")
-        if not 0 <= self.maximum_retries <= _MOST:
-            raise ValueError("maximum_retries must be from 0 to 1000")
-        if self.retry_channels_count is not None and not 0 <= self.retry_channels_count <= _MOST:
-            raise ValueError("retry_channels_count must be from 0 to 1000")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError("jitter must be from 0 to 1")
 
     @property
     def channels_count(self) -> int:
