@@ -1,13 +1,15 @@
-"""The typed model of worker.toml. Defaults live here and nowhere else.
+"""The typed model of worker.toml: the defaults and bounds of its keys stand here and nowhere else.
 
 Relative paths are relative to the folder of worker.toml. Durations are seconds, sizes are bytes.
 """
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 from hexa_worker.config.addresses import require_plain_url
 from hexa_worker.config.dedup import Dedup
@@ -20,14 +22,11 @@ from hexa_worker.core.restart import ProcessRestartPolicy, RestartPolicy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.record_formats.form import Wire
 
-Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(min_length=1)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$(?!\n)"
 NAME_DESCRIPTION = "a name of up to 200 letters, digits, dots, dashes and underscores"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
-
-
 KEY_DESCRIPTION = '"header:NAME" or "payload:FIELD"'
 IdempotencyKey = Annotated[str, Meta(pattern=r"^(header|payload):.{1,200}$(?!\n)", description=KEY_DESCRIPTION)]
 
@@ -125,7 +124,7 @@ Broker = Memory | Embedded | Kafka | Nats | Pulsar
 
 
 class Subscription(Table, frozen=True):
-    """One subscription; what is None is taken from the decorator, then from `DEFAULTS`.
+    """One subscription. A key that is left out has the decorator's value, or else its default.
 
     Attributes:
         channel: one channel to read.
@@ -162,13 +161,13 @@ class Subscription(Table, frozen=True):
     group: Name | None = None
     retry_channel: Name | None = None
     start: Literal["earliest", "latest"] = "earliest"
-    concurrency: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    mailbox: Positive | None = None
-    mailbox_bytes: Positive | None = None
-    order_by: Literal["none", "key", "channel"] | None = None
-    timeout_s: Seconds | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=10_000, extra_json_schema={"default": 16})] | None = None
+    mailbox: Annotated[int, Meta(ge=1, extra_json_schema={"default": 2_000})] | None = None
+    mailbox_bytes: Annotated[int, Meta(ge=1, extra_json_schema={"default": 64 * 1024 * 1024})] | None = None
+    order_by: Annotated[Literal["none", "key", "channel"], Meta(extra_json_schema={"default": "none"})] | None = None
+    timeout_s: Annotated[float, Meta(ge=0, extra_json_schema={"default": 60.0})] | None = None
     batch: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    batch_wait_s: Seconds | None = None
+    batch_wait_s: Annotated[float, Meta(ge=0, extra_json_schema={"default": 0.05})] | None = None
     threads: Annotated[int, Meta(ge=1, le=1_000)] | None = None
     codec: Literal["json", "msgpack", "protobuf", "raw"] = "json"
     wire: Wire | None = None
@@ -180,6 +179,23 @@ class Subscription(Table, frozen=True):
     kafka: KafkaSubscription | None = None
     nats: NatsSubscription | None = None
     pulsar: PulsarSubscription | None = None
+
+
+@cache
+def subscription_defaults() -> Mapping[str, Any]:
+    """The defaults of the keys that a decorator and worker.toml may both leave out.
+
+    They stand beside the bounds of the keys: the value of such a key is None where worker.toml does not say it.
+    """
+    table = inspect.type_info(Subscription)
+    assert isinstance(table, inspect.StructType)  # noqa: S101 - for the type checker
+    stated = [
+        (field.name, kind.extra_json_schema)
+        for field in table.fields
+        for kind in getattr(field.type, "types", ())
+        if isinstance(kind, inspect.Metadata)
+    ]
+    return {name: schema["default"] for name, schema in stated if schema and "default" in schema}
 
 
 class LineageConfig(Table, frozen=True):

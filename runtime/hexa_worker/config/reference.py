@@ -39,6 +39,9 @@ _TITLES = {
     "Dedup": "[dedup]",
     "OutboxConfig": "[outbox]",
 }
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_KINDS = {"string": "text", "object": "table"}
+_DERIVED = " Default: "
 _SKIPPED = {"File", "Reference", "FileReference"}
 
 
@@ -65,13 +68,20 @@ def _rows(table: dict[str, Any]) -> Iterator[str]:
     for key, schema in table["properties"].items():
         if key == "driver" or schema.get("deprecated"):
             continue
-        default = "**required**" if key in required else _default(schema)
-        yield f"| `{key}` | {_type(schema)} | {default} | {_cell(schema.get('description', ''))} |\n"
+        meaning, _, derived = schema.get("description", "").partition(_DERIVED)
+        default = "**required**" if key in required else _default(schema, derived)
+        yield f"| `{key}` | {_type(schema)} | {_cell(default)} | {_cell(meaning)} |\n"
 
 
-def _default(schema: dict[str, Any]) -> str:
-    default = schema.get("default")
-    return "" if default is None or isinstance(default, dict) else f"`{json.dumps(default)}`"
+def _default(schema: dict[str, Any], derived: str) -> str:
+    """The default of a key; `derived` says what it is derived from where it is no single value."""
+    match schema.get("default"):
+        case None:
+            return derived.removesuffix(".") or "unset"
+        case dict():
+            return "its defaults"
+        case default:
+            return f"`{json.dumps(default)}`"
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -85,16 +95,13 @@ def _type(schema: dict[str, Any]) -> str:
         name = schema["$ref"].rpartition("/")[2]
         return "table" if name in _TITLES else f"table: {name}"
     if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {})) or 'text'}"
-    if schema.get("type") == "object":
-        return "table"
-    kind = "text" if schema.get("type") == "string" else schema.get("type")
-    bounds = [
-        f"{sign} {schema[bound]}"
-        for bound, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
-        if bound in schema
-    ]
-    return " ".join([kind or "", *bounds]).strip()
+        least = "non-empty " if schema.get("minItems") else ""
+        return f"{least}list of {_type(schema.get('items', {})) or 'text'}"
+    kind = _KINDS.get(schema.get("type", ""), schema.get("type", ""))
+    if schema.get("minLength"):
+        kind = f"non-empty {kind}"
+    bounds = [f"{sign} {schema[bound]}" for bound, sign in _BOUNDS.items() if bound in schema]
+    return " ".join([kind, ", ".join(bounds)]).strip()
 
 
 def _is_reference(schema: dict[str, Any]) -> bool:

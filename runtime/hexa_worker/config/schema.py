@@ -126,8 +126,10 @@ def _widened(schema: dict[str, Any]) -> dict[str, Any]:
     choices = [
         {**one, "items": _widened(one.get("items", {}))} if one.get("type") == "array" else one for one in choices
     ]
-    if described.get("default", 0) is None:
+    if described.get("default", 0) is None:  # it is left out, or has the default of its one kind
         del described["default"]
+        for one in choices:
+            described |= {"default": one.pop("default")} if "default" in one else {}
     extra = []
     if lists or any(_is_scalar(one) and one != _ANY_TEXT for one in choices):
         extra.append(_REFERENCE)

@@ -9,26 +9,19 @@ import msgspec
 from hexa_worker.codecs.either import json_or
 from hexa_worker.config.check import Check
 from hexa_worker.config.mistakes import key_path
-from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription
+from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription, subscription_defaults
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.rules import check_channels
 from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.core.idempotency import EffectKey, by_event, by_field, by_header
 from hexa_worker.core.naming import channel_problem
 from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.errors import ConfigError
 from hexa_worker.record_formats.form import Wire
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.collect import Marked
-from hexa_worker.subscriptions.plan import (
-    DEFAULT_BATCH_WAIT_S,
-    DEFAULT_CONCURRENCY,
-    DEFAULT_MAILBOX,
-    DEFAULT_MAILBOX_BYTES,
-    DEFAULT_TIMEOUT_S,
-    Handler,
-    Plan,
-)
+from hexa_worker.subscriptions.plan import Handler, Plan
 from hexa_worker.subscriptions.signature import place_of, short_path, understand
 
 _CHANNELS = ("channel", "channels", "pattern")
@@ -51,20 +44,18 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     mark = marked.mark
     from_file = config.file.subscriptions.get(mark.action, Subscription())
     from_decorator = _from_decorator(marked)
-    settings = _merged(from_decorator, from_file)
+    stated = _merged(from_decorator, from_file)
+    settings = {**stated, **{key: one for key, one in subscription_defaults().items() if stated[key] is None}}
     wire = from_file.wire or config.file.broker.wire
     handler = _handler(marked, from_file, wire, batch=settings["batch"] is not None)
     where = _Places(config, mark.action, handler, from_file)
     _check_channel(settings, handler, mark.action)
-    _check_settings(settings, handler, where)
-    _check_retry_order(settings, handler, from_file, where)
+    _check_stated(stated, handler, where)
+    _check_retry_order(settings, handler, from_file.retry, where)
     if isinstance(config.file.broker, Pulsar) and from_file.pulsar is not None:
         _check_pulsar(settings, from_file.pulsar, where)
     channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
     group = from_file.group or mark.action
-    concurrency = settings["concurrency"] or DEFAULT_CONCURRENCY
-    timeout_s = DEFAULT_TIMEOUT_S if settings["timeout_s"] is None else settings["timeout_s"]
-    batch_wait_s = settings["batch_wait_s"]
     retry_base = from_file.retry_channel or group
     _check_names(driver_name(config), channels, retry_base, where)
     return Plan(
@@ -76,14 +67,14 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         group=group,
         retry_base=retry_base,
         start=from_file.start,
-        concurrency=concurrency,
-        mailbox=from_file.mailbox or DEFAULT_MAILBOX,
-        mailbox_bytes=from_file.mailbox_bytes or DEFAULT_MAILBOX_BYTES,
-        order_by=OrderBy(settings["order_by"] or "none"),
-        timeout_s=timeout_s or None,
+        concurrency=settings["concurrency"],
+        mailbox=settings["mailbox"],
+        mailbox_bytes=settings["mailbox_bytes"],
+        order_by=OrderBy(settings["order_by"]),
+        timeout_s=settings["timeout_s"] or None,
         batch=settings["batch"] or 1,
-        batch_wait_s=DEFAULT_BATCH_WAIT_S if batch_wait_s is None else batch_wait_s,
-        threads=settings["threads"] or concurrency,
+        batch_wait_s=settings["batch_wait_s"],
+        threads=settings["threads"] or settings["concurrency"],
         retry=from_file.retry,
         effect_key=_effect_key(config, mark.action, from_file),
         options=getattr(from_file, driver_name(config), None),
@@ -192,7 +183,8 @@ def _from_decorator(marked: Marked) -> Subscription:
 
 
 def _merged(from_decorator: Subscription, from_file: Subscription) -> Mapping[str, Any]:
-    merged: dict[str, Any] = {}
+    """What is stated of each key, None where nothing is: worker.toml over decorator."""
+    merged: dict[str, Any] = {"mailbox": from_file.mailbox, "mailbox_bytes": from_file.mailbox_bytes}
     for key in _SETTINGS:
         value = getattr(from_file, key)
         merged[key] = getattr(from_decorator, key) if value is None else value
@@ -201,12 +193,12 @@ def _merged(from_decorator: Subscription, from_file: Subscription) -> Mapping[st
     return merged | {key: getattr(source, key) for key in _CHANNELS}
 
 
-def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Places) -> None:
-    if settings["batch_wait_s"] is not None and settings["batch"] is None:
+def _check_stated(stated: Mapping[str, Any], handler: Handler, where: _Places) -> None:
+    if stated["batch_wait_s"] is not None and stated["batch"] is None:
         raise ConfigError(
             "batch_wait_s without batch", where=where.of("batch_wait_s"), hint="set batch, or leave it out"
         )
-    if settings["threads"] is not None and handler.style == "async":
+    if stated["threads"] is not None and handler.style == "async":
         raise ConfigError(
             "threads, but the handler is async",
             where=where.of("threads"),
@@ -214,9 +206,8 @@ def _check_settings(settings: Mapping[str, Any], handler: Handler, where: _Place
         )
 
 
-def _check_retry_order(settings: Mapping[str, Any], handler: Handler, from_file: Subscription, where: _Places) -> None:
+def _check_retry_order(settings: Mapping[str, Any], handler: Handler, retry: RetryPolicy, where: _Places) -> None:
     """A retry in its place: something must keep its order, one event at a time, and leave room for others."""
-    retry = from_file.retry
     if retry.order == "free":
         if retry.maximum_waiting_keys is not None:
             raise ConfigError(
@@ -226,8 +217,7 @@ def _check_retry_order(settings: Mapping[str, Any], handler: Handler, from_file:
             )
         return
     place = where.in_file("retry", "order")
-    order_by = settings["order_by"] or "none"
-    if order_by == "none":
+    if settings["order_by"] == "none":
         raise ConfigError(
             'must be "free" while order_by is "none", not "key"',
             where=place,
@@ -239,7 +229,7 @@ def _check_retry_order(settings: Mapping[str, Any], handler: Handler, from_file:
             where=place,
             hint="events of one batch are handled at once, so none can wait for another: leave batch out",
         )
-    mailbox = from_file.mailbox or DEFAULT_MAILBOX
+    mailbox = settings["mailbox"]
     if retry.maximum_waiting_keys is not None and retry.maximum_waiting_keys >= max(mailbox, 2):
         raise ConfigError(
             f"must be less than mailbox ({mailbox}), not {retry.maximum_waiting_keys}",
@@ -250,7 +240,7 @@ def _check_retry_order(settings: Mapping[str, Any], handler: Handler, from_file:
 
 def _check_pulsar(settings: Mapping[str, Any], own: PulsarSubscription, where: _Places) -> None:
     """A type that is named keeps the order that is asked for, and can do what else is."""
-    kind, order_by = own.type, settings["order_by"] or "none"
+    kind, order_by = own.type, settings["order_by"]
     keeps = _KEEPS_ORDER.get(order_by, ())
     if kind is not None and keeps and kind not in keeps:
         raise ConfigError(

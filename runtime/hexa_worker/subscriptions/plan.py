@@ -18,12 +18,6 @@ Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
 """Payload bytes to what the annotation asks for. For bad bytes it raises one of the handler's `decode_errors`."""
 
-DEFAULT_CONCURRENCY = 16
-DEFAULT_MAILBOX = 2_000
-DEFAULT_MAILBOX_BYTES = 64 * 1024 * 1024
-DEFAULT_TIMEOUT_S = 60.0
-DEFAULT_BATCH_WAIT_S = 0.05
-
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """A user's function, understood.
