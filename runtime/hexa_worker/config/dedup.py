@@ -23,10 +23,10 @@ class DedupTls(DedupTable, frozen=True):
     """TLS to Redis (a ``rediss://`` URL): certificate and host name are checked unless `insecure`.
 
     Attributes:
-        ca_file: certificates of the authorities to trust; default: those of the machine.
-        cert_file: the client's own certificate, where the server asks for one.
+        ca_file: certificates of the authorities to trust. Default: those of the machine.
+        cert_file: the client certificate, where the server asks for one.
         key_file: its private key.
-        insecure: neither certificate nor host name is checked; logged as a warning.
+        insecure: neither certificate nor host name is checked; a warning is logged.
     """
 
     ca_file: str | None = None
@@ -39,24 +39,24 @@ class Dedup(DedupTable, frozen=True):
     """Deduplication: each event is handled once per subscription, however often it is delivered.
 
     Attributes:
-        store: where claims are kept: in the memory of each process, in Redis, or in a file that all processes of
-            the machine share; ``none`` turns deduplication off.
-        url: of Redis: ``redis://user:password@host:6379/0``, ``rediss://…`` for TLS.
-        password: of Redis, instead of one in the URL.
+        store: where claims are kept: in the memory of each process, in Redis, or in a file that all processes of the
+            machine share; ``none`` turns deduplication off.
+        url: the Redis server: ``redis://user:password@host:6379/0``, ``rediss://…`` for TLS.
+        password: the Redis password, instead of one in the URL.
         cluster: Redis is a cluster; `url` names one of its nodes.
-        sentinels: ``host:port`` of the Sentinels that say which server is the master; of `url` only login, database
-            and TLS count then.
-        master: the name by which the Sentinels know it.
-        sentinel_password: of the Sentinels.
-        tls: how a ``rediss://`` server is trusted.
+        sentinels: ``host:port`` of the Sentinels that name the master. Only login, database and TLS of `url` count
+            then.
+        master: the name of the master that the Sentinels watch.
+        sentinel_password: the password of the Sentinels.
+        tls: how a ``rediss://`` server is trusted. Default: as the machine does.
         path: the file of the embedded store.
-        namespace: workers with the same one share their claims; default: the worker's name.
+        namespace: workers with the same namespace share their claims. Default: the worker's name.
         ttl_s: how long it is remembered that an event was handled.
-        lease_s: a delivery of a process that died may be handled by another one after this long.
-        on_store_failure: while the store is away ``process`` handles events without looking, and ``hold`` keeps
-            them, unacknowledged, until it is back.
-        timeout_s: how long the store may take to answer before it counts as away.
-        connections: to Redis, at most, per process.
+        lease_s: how long a process that died keeps its claims.
+        on_store_failure: while the store is unavailable ``process`` handles events without deduplication and ``hold``
+            keeps them, unacknowledged, until it is back.
+        timeout_s: how long the store may take to answer before it counts as unavailable.
+        connections: the most connections to Redis per process.
     """
 
     store: Literal["none", "memory", "redis", "embedded"] = "none"

@@ -21,11 +21,11 @@ class KafkaTls(KafkaTable, frozen=True):
     """TLS to the brokers: their certificate and host name are checked unless `insecure`.
 
     Attributes:
-        ca_file: certificates of the authorities to trust; default: those of the machine.
-        cert_file: the client's own certificate, where the brokers ask for one.
-        key_file: its private key; default: it is in `cert_file`.
-        key_password: what the key is encrypted with.
-        insecure: neither certificate nor host name is checked; logged as a warning.
+        ca_file: certificates of the authorities to trust. Default: those of the machine.
+        cert_file: the client certificate, where the brokers ask for one.
+        key_file: its private key. Default: the one in `cert_file`.
+        key_password: the password that the key is encrypted with.
+        insecure: neither certificate nor host name is checked; a warning is logged.
     """
 
     ca_file: str | None = None
@@ -39,11 +39,11 @@ class KafkaSasl(KafkaTable, frozen=True):
     """Login to the brokers.
 
     Attributes:
-        mechanism: how.
-        username: for PLAIN and SCRAM.
-        password: for PLAIN and SCRAM; write ``${NAME}`` or ``{ file = "…" }``.
-        token: for OAUTHBEARER, a token that does not change.
-        token_file: for OAUTHBEARER, a file that is read anew at each login.
+        mechanism: the SASL mechanism.
+        username: the user, for PLAIN and SCRAM.
+        password: the password, for PLAIN and SCRAM; write ``${NAME}`` or ``{ file = "…" }``.
+        token: a token that does not change, for OAUTHBEARER.
+        token_file: a file with a token that is read at each login, for OAUTHBEARER.
     """
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
@@ -64,33 +64,35 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
     """Kafka brokers, 2.4 or newer.
 
     Attributes:
-        servers: ``host:port`` of brokers to begin with; the others are found from them.
-        client_id: how the brokers' logs call this worker.
-        tls: encrypt the connections; without this table they are in the clear.
-        sasl: log in.
-        create_channels: whether missing topics of subscriptions and emits are made.
-        create_retry_channels: whether missing retry and dead-letter topics are made.
-        partitions: of the topics that are made.
-        replication: of all topics that are made; None: 3, or as many as there are brokers.
-        retention_s: of the topics that are made; None: what the brokers' configuration says.
-        retry_partitions: of retry topics that are made; None: as many as the widest channel of the subscription.
-        retry_retention_s: of retry topics that are made; must be longer than the longest delay.
-        dead_letter_retention_s: of dead-letter topics that are made; None: they are kept for ever.
-        max_payload: bytes of the largest payload that is published. What is read may be larger: retries and dead
-            letters of it are taken as far as their topics do, which are made with room for all that its channels take.
-        partitioner: how a key finds its partition: ``murmur2`` as Java and librdkafka, ``fnv1a`` as sarama (Go).
-        compression: of what is published.
-        batch_bytes: the largest batch of one partition.
-        timeout_s: how long any one call may take before the broker counts as unavailable.
+        servers: ``host:port`` of the first brokers to ask; the others are found from them.
+        client_id: the worker's name in the brokers' logs.
+        tls: encrypt the connections. Default: plain text.
+        sasl: log in. Default: no login.
+        create_channels: whether missing topics of subscriptions and emits are created.
+        create_retry_channels: whether missing retry and dead-letter topics are created.
+        partitions: partitions of created topics.
+        replication: replicas of all created topics. Default: 3, or the number of brokers.
+        retention_s: retention of created topics. Default: as the brokers are configured.
+        retry_partitions: partitions of created retry topics. Default: those of the subscription's widest channel.
+        retry_retention_s: retention of created retry topics; must be longer than the longest delay.
+        dead_letter_retention_s: retention of created dead-letter topics. Default: indefinitely.
+        max_payload: the largest payload that is published, in bytes. Payloads that are read may be larger: their
+            retries and dead letters are stored as far as their topics allow, which are created with room for all that
+            the channels accept.
+        partitioner: how a key chooses its partition: ``murmur2`` as Java and librdkafka, ``fnv1a`` as sarama (Go).
+        compression: compression of published records.
+        batch_bytes: the largest batch of one partition, in bytes.
+        timeout_s: how long one call may take before the broker counts as unavailable.
         session_timeout_s: how long a process may be silent before its partitions go to others.
-        heartbeat_s: how often a process says that it lives.
-        rebalance_timeout_s: how long a rebalance waits for handlers to end.
-        commit_interval_s: how often progress is committed: what a crash may do again.
+        heartbeat_s: how often a process tells that it is alive; at most half of `session_timeout_s`.
+        rebalance_timeout_s: how long a rebalance waits for handlers. Handlers that do not finish within it run again.
+        commit_interval_s: how often progress is committed; a crash repeats what was done since.
         instance_id: static membership, with ``{slot}``, ``{host}`` and ``{pid}`` filled in, for example
-            ``{host}-{slot}``. A restart within the session then moves no partitions (a reload does: it takes
-            another slot). It must name each process alone: two with one name throw each other out for ever.
-        metadata_max_age_s: how often topics and partitions are looked up again; patterns see new topics then.
-        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
+            ``{host}-{slot}``. A restart within the session then moves no partitions (a reload does: it uses
+            another slot). Each process needs a name of its own: two with one name push each other out indefinitely.
+            Default: dynamic membership.
+        metadata_max_age_s: how often topics and partitions are looked up; patterns find new topics then.
+        wire: the format of records: the worker's own headers, hexa-event's, or CloudEvents.
     """
 
     servers: Annotated[tuple[str, ...], Meta(min_length=1)] = ("127.0.0.1:9092",)
@@ -125,19 +127,19 @@ class Kafka(KafkaTable, frozen=True, tag_field="driver", tag="kafka"):
 
 
 class KafkaSubscription(KafkaTable, frozen=True):
-    """What one subscription wants of kafka.
+    """Options of one subscription.
 
     Attributes:
-        isolation_level: ``read_committed`` leaves out records of open and aborted transactions, and costs some
-            milliseconds of latency; needed where producers use transactions.
+        isolation_level: ``read_committed`` skips records of open and aborted transactions and adds some milliseconds
+            of latency. Use it where producers use transactions.
         start_at: where a subscription without progress begins, as a time with its offset
-            (``2026-01-31T12:00:00+00:00``); instead of `start`.
+            (``2026-01-31T12:00:00+00:00``), instead of `start`. Default: as start says.
         fetch_max_wait_s: how long the broker waits for new records before it answers "none".
-        fetch_partition_bytes: how much of one partition one fetch may bring.
-        max_ahead: how many records of one partition may be handed out beyond what its commit tells to be finished. The
-            commit's note tells what is finished between hundreds of unfinished records, so one of them, parked or
-            slow, never stops its partition.
-        max_held: how many retries that are not due a process keeps at hand; others wait in the broker.
+        fetch_partition_bytes: the most bytes of one partition in one fetch.
+        max_ahead: how many records of one partition may be delivered beyond its committed position. The commit's
+            metadata lists finished records between hundreds of unfinished ones, so a parked or slow record does not
+            stop its partition.
+        max_held: how many retries that are not due yet a process holds; the others wait in the broker.
     """
 
     isolation_level: Literal["read_uncommitted", "read_committed"] = "read_uncommitted"

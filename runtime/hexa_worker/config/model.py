@@ -39,9 +39,9 @@ class LogConfig(Table, frozen=True):
     """How the worker logs.
 
     Attributes:
-        level: the lowest level that is written.
+        level: the lowest level that is logged.
         format: ``auto`` is key=value on a terminal and JSON elsewhere.
-        repeat_s: the same failure of the same subscription is written once in this many seconds and counted.
+        repeat_s: the same failure of the same subscription is logged once per this many seconds, with its count.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -50,7 +50,12 @@ class LogConfig(Table, frozen=True):
 
 
 class Http(Table, frozen=True):
-    """Where ``/live /ready /status /metrics`` are served, for all processes together; off without this table."""
+    """Serves ``/live /ready /status /metrics`` for all processes together; off without this table.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port to listen on; 0 takes a free one.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
@@ -61,17 +66,19 @@ class WorkerConfig(Table, frozen=True):
 
     Attributes:
         name: names the worker in logs and metrics.
-        handlers: modules that hold handlers; imported from the folder of worker.toml or anywhere on the path.
+        handlers: modules that hold handlers, imported from the folder of worker.toml or anywhere on the path.
         processes: how many worker processes run.
         backend: the event loop: asyncio (with uvloop where it is installed) or trio.
         uvloop: whether asyncio runs on uvloop.
-        shutdown_grace_s: how long running handlers may take to finish after a stop was asked.
-        maximum_crashes: a delivery that was in hand at this many crashes goes to the dead letter; at least 2, for at
-            a first crash nobody can tell which of the deliveries in hand was to blame.
-        watchdog_s: a process whose loop does not answer for this long is killed; None: 30 s, or 0.7 of what the broker
-            allows a silent process (`session_timeout_s`, `ack_wait_s`, `lease_s`), which is the most in any case.
-        middlewares: ``module:function`` names, run around every handler, first is outermost.
-        state_dir: where the worker keeps small files that must survive a crash of its processes.
+        shutdown_grace_s: how long running handlers may take to finish after a stop.
+        maximum_crashes: a delivery that was in flight at this many crashes goes to the dead letter. At least 2: after
+            one crash it is impossible to tell which in-flight delivery caused it.
+        watchdog_s: a process whose event loop does not answer for this long is killed. At most 0.7 of what the broker
+            allows a silent process (`session_timeout_s`, `ack_wait_s`, `lease_s`). Default: 30, or that limit.
+        middlewares: ``module:function`` names, run around every handler; the first is outermost.
+        state_dir: the folder for small files that must survive a crash of the processes.
+        log: how the worker logs.
+        http: where status and metrics are served. Default: nowhere.
         restart: how often a failing subscription is restarted before it counts as failed.
         process_restart: the same for processes.
     """
@@ -93,24 +100,24 @@ class WorkerConfig(Table, frozen=True):
 
 
 class Memory(Table, frozen=True, tag_field="driver", tag="memory"):
-    """A broker inside the process: for tests and benches; nothing outlives the process.
+    """A broker inside the process, for tests and benchmarks; nothing outlives the process.
 
     Attributes:
-        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
+        wire: the format of records: the worker's own headers, hexa-event's, or CloudEvents.
     """
 
     wire: Wire = "plain"
 
 
 class Embedded(Table, frozen=True, tag_field="driver", tag="embedded"):
-    """The embedded durable broker: one SQLite file, shared by many processes of one machine.
+    """The embedded durable broker: one SQLite file that many processes of one machine share.
 
     Attributes:
         path: the database file.
-        durability: ``normal`` survives the death of every process; ``full`` also a power cut, at a price.
-        lease_s: deliveries of a process that hangs are taken over after this long (of a dead one: at once).
+        durability: ``normal`` survives the death of every process; ``full`` also a power cut, but is slower.
+        lease_s: how long a process that hangs keeps its deliveries; those of a dead process are taken over at once.
         busy_timeout_s: how long to wait for other processes' writes before the broker counts as unavailable.
-        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
+        wire: the format of records: the worker's own headers, hexa-event's, or CloudEvents.
     """
 
     path: str = "var/hexa.db"
@@ -127,32 +134,32 @@ class Subscription(Table, frozen=True):
     """One subscription. A key that is left out has the decorator's value, or else its default.
 
     Attributes:
-        channel: one channel to read.
-        channels: several channels to read.
-        pattern: a regular expression that whole channel names must match.
-        group: the durable name of the subscription's progress; default: the action.
-        retry_channel: what retry channels and dead letter are named after; default: the group.
-        start: where a subscription without progress begins; what appears later and
-            matches its pattern is read from its beginning.
+        channel: one channel to read. Default: the decorator's.
+        channels: several channels to read. Default: the decorator's.
+        pattern: a regular expression that whole channel names must match. Default: the decorator's.
+        group: the durable name of the subscription's progress. Default: the action.
+        retry_channel: the name that retry channels and the dead-letter channel begin with. Default: the group.
+        start: where a subscription without progress begins. A channel that appears later and matches the pattern is
+            read from its beginning.
         concurrency: how many handler calls may run at once in one process.
-        mailbox: how many deliveries a process may hold: queued, running and not yet settled.
-        mailbox_bytes: how many bytes of payload it may hold.
+        mailbox: how many deliveries one process may hold: queued, running and not yet settled.
+        mailbox_bytes: how many bytes of payload they may have together.
         order_by: what keeps its order across all processes.
-        timeout_s: how long a handler may run; 0: without limit.
-        batch: hand over up to this many deliveries at once (batch handlers).
+        timeout_s: how long a handler may run, in seconds; 0 means without limit.
+        batch: a batch handler gets up to this many deliveries at once. Default: one delivery per call.
         batch_wait_s: how long a batch may wait to fill.
-        threads: the size of the thread pool of a plain ``def`` handler.
+        threads: the size of the thread pool of a plain ``def`` handler. Default: concurrency.
         codec: how payloads are decoded when no header says it.
-        wire: what its records, retries and dead letters look like; default: as the broker's table says.
+        wire: the format of its records, retries and dead letters. Default: that of the broker's table.
         middlewares: ``module:function`` names, run inside the worker's own middlewares.
-        retry: how often and how late a failed delivery is tried again.
+        retry: how often and how late a failed delivery is retried.
         dedup: false handles every delivery, also of an event that was handled before.
-        idempotency_key: what makes two events the same to this subscription: ``header:NAME`` or ``payload:FIELD``
-            (``payload:order.id``); default, and where it is missing: the event id.
-        enabled: false leaves the subscription out.
-        kafka: options of the kafka driver.
-        nats: options of the nats driver.
-        pulsar: options of the pulsar driver.
+        idempotency_key: what makes two events the same for this subscription: ``header:NAME`` or ``payload:FIELD``
+            (``payload:order.id``). Where it is missing the event id counts. Default: the event id.
+        enabled: false turns the subscription off.
+        kafka: options of the Kafka driver. Default: those of its table.
+        nats: options of the NATS driver. Default: those of the broker's table.
+        pulsar: options of the Pulsar driver. Default: those of its table.
     """
 
     channel: Text | None = None
@@ -199,17 +206,17 @@ def subscription_defaults() -> Mapping[str, Any]:
 
 
 class LineageConfig(Table, frozen=True):
-    """What `trace` is told from, written beside the worker: the worker never waits for it.
+    """The store that `trace` reads. It is written in the background; the worker never waits for it.
 
     Attributes:
-        store: ``embedded`` keeps it in one SQLite file per machine, ``postgres`` in a database that services share;
-            ``off`` keeps nothing.
+        store: ``embedded`` is one SQLite file per machine, ``postgres`` a database that services share; ``off`` stores
+            nothing.
         path: the file of the embedded store.
-        url: of PostgreSQL, ``postgresql://user:password@host/database``. The certificate and host name of a server
-            on another machine are checked, unless the URL says another ``sslmode``; ``sslrootcert`` names the
+        url: the PostgreSQL database, ``postgresql://user:password@host/database``. The certificate and host name of a
+            server on another machine are checked unless the URL says another ``sslmode``; ``sslrootcert`` names the
             authorities to trust.
-        keep_days: how long things are remembered.
-        maximum_bytes: how large the file of the embedded store may become; the oldest is forgotten first.
+        keep_days: how long lineage is kept.
+        maximum_bytes: the largest size of the embedded store's file; the oldest entries are deleted first.
     """
 
     store: Literal["embedded", "postgres", "off"] = "embedded"

@@ -23,13 +23,13 @@ class NatsTls(NatsTable, frozen=True):
     """TLS to the servers: their certificate and host name are checked unless `insecure`.
 
     Attributes:
-        ca_file: certificates of the authorities to trust; default: those of the machine.
-        cert_file: the client's own certificate, where the servers ask for one.
-        key_file: its private key; default: it is in `cert_file`.
-        key_password: what the key is encrypted with.
-        hostname: the name the certificate must show; default: the one in `servers`.
-        first: begin with TLS instead of a greeting in the clear (a server's ``handshake_first``).
-        insecure: neither certificate nor host name is checked; logged as a warning.
+        ca_file: certificates of the authorities to trust. Default: those of the machine.
+        cert_file: the client certificate, where the servers ask for one.
+        key_file: its private key. Default: the one in `cert_file`.
+        key_password: the password that the key is encrypted with.
+        hostname: the name that the certificate must show. Default: the one in `servers`.
+        first: start with TLS instead of a plain-text greeting (a server's ``handshake_first``).
+        insecure: neither certificate nor host name is checked; a warning is logged.
     """
 
     ca_file: str | None = None
@@ -42,11 +42,11 @@ class NatsTls(NatsTable, frozen=True):
 
 
 class NatsStream(NatsTable, frozen=True):
-    """A stream for several channels; made when the first of them is used.
+    """A stream for several channels, created when the first of them is used.
 
     Attributes:
-        name: what it is called.
-        subjects: what it holds; ``*`` stands for one token, ``>`` for the rest: ``["orders.>"]``.
+        name: the stream's name.
+        subjects: the subjects it holds; ``*`` stands for one token, ``>`` for the rest: ``["orders.>"]``.
     """
 
     name: StreamName
@@ -54,41 +54,43 @@ class NatsStream(NatsTable, frozen=True):
 
 
 class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
-    """NATS servers with JetStream, 2.9 or newer. A channel is a subject; a stream keeps it.
+    """NATS servers with JetStream, 2.9 or newer. A channel is a subject; a stream stores it.
 
     Attributes:
-        servers: URLs of servers to begin with; the others of their cluster are found from them.
-        user: log in with a name and `password`.
+        servers: URLs of the first servers to ask; the others of their cluster are found from them.
+        user: log in with this name and `password`.
         password: the password of `user`.
-        token: log in with a token.
+        token: log in with this token.
         nkey_file: log in with the seed in this file.
         creds_file: log in with the JWT and seed in this file.
-        tls: encrypt the connection; without this table it is encrypted only if a server asks for it.
-        create_channels: whether a channel of a subscription that no stream holds gets one; otherwise it is an error.
+        tls: encrypt the connection. Default: only if a server asks for it.
+        create_channels: whether a channel of a subscription that no stream holds gets a stream; otherwise it is an
+            error.
         create_emitted_channels: whether an emit to a channel that no stream holds and no subscription of this worker
-            reads makes one; otherwise it is an error.
-        max_emitted_channels: how many streams emits may make, all workers together.
+            reads creates a stream; otherwise it is an error.
+        max_emitted_channels: how many streams emits may create, all workers together.
         create_retry_channels: as `create_channels`, for retry channels and dead letters.
-        streams: streams for several channels; a channel of none of them gets a stream of its own.
-        storage: where the streams that are made keep their messages.
-        replicas: of all streams that are made.
-        max_age_s: messages older than this leave the channels' streams; 0: they stay.
-        max_bytes: the oldest messages leave the channels' streams beyond this size; 0: without limit.
-        retry_max_bytes: size of each stream of retries, where an account asks for one: a full one takes no more, and
-            its subscription waits; 0: without limit. With a limit the servers do not keep retries until they are due.
+        streams: streams for several channels; any other channel gets a stream of its own.
+        storage: where created streams store their messages.
+        replicas: replicas of all created streams.
+        max_age_s: messages older than this are deleted from the channels' streams, 0.1 or more; 0 keeps them.
+        max_bytes: beyond this size the oldest messages are deleted from the channels' streams; 0 means no limit.
+        retry_max_bytes: the size of each stream of retries, where an account requires one. A full one accepts no more
+            and its subscription waits; 0 means no limit. With a limit the servers do not keep retries until they are
+            due.
         dead_letter_max_bytes: the same for each stream of dead letters.
         lease_max_bytes: the same for the stream of leases and positions, one for all subscriptions.
-        dedup_window_s: how long the servers remember ids of messages, so that nothing repeated is stored twice; in the
+        dedup_window_s: how long the servers remember message ids, so that nothing repeated is stored twice; in the
             channels' streams at most `max_age_s`.
-        scheduled_retries: let the servers keep retries until they are due where they can (2.12); otherwise
-            a worker looks at each retry when it is written and sends it back until it is due.
-        ack: ``confirmed`` waits for the server's answer (one for each batch), ``fast`` does not.
-        ack_wait_s: deliveries of a process that is silent for this long go to others.
-        max_ack_pending: how many deliveries all processes of a subscription may have in hand, per channel.
-        timeout_s: how long any one call may take before the broker counts as unavailable.
-        ping_interval_s: how often a silent server is asked whether it lives; after two more it is given up.
-        client_name: how the servers' monitoring calls this worker.
-        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
+        scheduled_retries: let the servers keep retries until they are due, where they can (2.12). Otherwise a worker
+            receives each retry when it is written and returns it until it is due.
+        ack: ``confirmed`` waits for the server's answer (one per batch), ``fast`` does not.
+        ack_wait_s: how long a process may be silent before its deliveries go to others.
+        max_ack_pending: the most deliveries in flight per channel, all processes of a subscription together.
+        timeout_s: how long one call may take before the broker counts as unavailable.
+        ping_interval_s: how often a silent server is pinged; after two more intervals it counts as lost.
+        client_name: the worker's name in the servers' monitoring.
+        wire: the format of records: the worker's own headers, hexa-event's, or CloudEvents.
     """
 
     servers: Annotated[tuple[str, ...], Meta(min_length=1)] = ("nats://127.0.0.1:4222",)
@@ -136,13 +138,13 @@ class Nats(NatsTable, frozen=True, tag_field="driver", tag="nats"):
 
 
 class NatsSubscription(NatsTable, frozen=True):
-    """What one subscription does differently from the broker's table.
+    """Options of one subscription that differ from the broker's table.
 
     Attributes:
-        stream: the stream that must hold its channels; otherwise starting fails.
-        ack: as in the broker's table.
-        ack_wait_s: as in the broker's table.
-        max_ack_pending: as in the broker's table.
+        stream: the stream that must hold its channels; otherwise the start fails. Default: any.
+        ack: as in the broker's table. Default: the broker's.
+        ack_wait_s: as in the broker's table. Default: the broker's.
+        max_ack_pending: as in the broker's table. Default: the broker's.
     """
 
     stream: StreamName | None = None

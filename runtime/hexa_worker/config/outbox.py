@@ -16,20 +16,20 @@ TableName = Annotated[
 
 
 class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The outbox: events that are written in a transaction of the service's own database and sent later.
+    """The outbox: events are written in a transaction of the service's own database and sent later.
 
     Attributes:
-        url: of the database: ``postgresql://user:password@host/database``, or ``sqlite:///path`` (relative to the
-            folder of worker.toml; ``sqlite:////path`` is absolute).
-        table: what its tables are named after.
-        relay: one process of the worker sends what is written; false leaves it to ``hexa-worker outbox relay``.
-        retention_s: how long sent events, and claims of handled ones, are kept.
-        batch: how many events are sent at once, at most.
-        poll_s: how often is looked for events when nothing tells of them.
-        maximum_attempts: how often an event that the broker refuses is tried again before it is parked.
-        retry_interval_s: how long to wait before each of these attempts.
-        on_refused: ``hold`` keeps the events of a key behind one that is parked, until it is told to go on;
-            ``park`` lets them go on.
+        url: the database: ``postgresql://user:password@host/database``, or ``sqlite:///path`` (relative to the folder
+            of worker.toml; ``sqlite:////path`` is absolute).
+        table: the name that the outbox's tables begin with.
+        relay: whether a process of the worker sends the events; false leaves it to ``hexa-worker outbox relay``.
+        retention_s: how long sent events and claims of handled ones are kept.
+        batch: the most events that are sent at once.
+        poll_s: how often the relay looks for events when no notification comes.
+        maximum_attempts: how often an event that the broker refuses is retried before it is parked.
+        retry_interval_s: how long to wait before each of these retries.
+        on_refused: ``hold`` keeps later events of a parked event's key behind it until the event is retried or
+            dropped; ``park`` lets them pass.
     """
 
     url: Secret

@@ -23,10 +23,10 @@ class PulsarTls(PulsarTable, frozen=True):
     """TLS to the brokers (``pulsar+ssl://``): their certificate and host name are checked unless `insecure`.
 
     Attributes:
-        ca_file: certificates of the authorities to trust; default: those of the machine.
-        cert_file: the client's own certificate: logs in with it (mTLS) unless there is a token.
+        ca_file: certificates of the authorities to trust. Default: those of the machine.
+        cert_file: the client certificate; it logs in (mTLS) unless there is a token.
         key_file: its private key.
-        insecure: neither certificate nor host name is checked; logged as a warning.
+        insecure: neither certificate nor host name is checked; a warning is logged.
     """
 
     ca_file: str | None = None
@@ -44,31 +44,31 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
 
     Attributes:
         url: service URL, ``pulsar://host:6650`` or ``pulsar+ssl://host:6651``, several hosts with commas.
-        admin_url: the brokers' REST API; default: port 8080, or 8443 with TLS, of the first host. It tells how much
-            is left to do (``lag``, ``--until-idle``), lists channels (patterns, ``check --connect``) and makes
-            partitioned topics; nothing else needs it.
-        topic_format: how a channel becomes a topic; a channel that is a whole ``persistent://`` name stays as it is.
-        listener_name: which of the brokers' advertised listeners to use.
+        admin_url: the brokers' REST API. It counts what is left to do (``lag``, ``--until-idle``), lists channels
+            (patterns, ``check --connect``) and creates partitioned topics; nothing else needs it. Default: the
+            first host, port 8080, or 8443 with TLS.
+        topic_format: how a channel becomes a topic; a channel that is a full ``persistent://`` name stays as it is.
+        listener_name: which of the brokers' advertised listeners to use. Default: theirs.
         tls: how TLS is checked; used with ``pulsar+ssl://``.
         token: log in with this token; write ``${NAME}`` or ``{ file = "…" }``.
-        token_file: log in with the token in this file, read anew at each login.
-        partitions: missing topics of subscriptions are made with so many partitions; 0: plain topics, as the brokers
-            make them by themselves.
-        batching: how what is published together is stored together: ``key`` keeps the events of a key in batches of
-            their own, as subscriptions that are ordered by key need it; ``mixed`` is faster where keys are many, but
-            breaks that order; ``none`` stores each by itself.
-        compression: of what is published.
-        max_payload: bytes of the largest payload that is published.
-        delay_tick_s: the brokers' ``delayedDeliveryTickTimeMillis``: delayed messages are asked for so much sooner
+        token_file: log in with the token in this file, read at each login.
+        partitions: missing topics of subscriptions are created with this many partitions; 0 leaves plain topics to
+            the brokers.
+        batching: how messages that are published together are stored: ``key`` stores the events of a key in batches of
+            their own, as subscriptions ordered by key need it; ``mixed`` is faster with many keys but breaks that
+            order; ``none`` stores each by itself.
+        compression: compression of published messages.
+        max_payload: the largest payload that is published, in bytes.
+        delay_tick_s: the brokers' ``delayedDeliveryTickTimeMillis``: delayed messages are requested this much earlier
             and held until they are due.
-        timeout_s: how long any one call may take before the broker counts as unavailable.
-        client_log: a file for the client library's own warnings; default: they are dropped, the worker says what
+        timeout_s: how long one call may take before the broker counts as unavailable.
+        client_log: a file for the client library's own warnings. Default: they are dropped; the worker logs what
             matters.
-        producers: how many topics a process keeps a producer for.
-        unread: what becomes of events published to a channel that nobody has subscribed to yet; the brokers would drop
-            them: ``keep`` lets the subscription ``hexa-worker-unread`` hold them until a worker subscribes (for at most
-            100 channels of a process), ``refuse`` refuses them, ``drop`` leaves it to the brokers.
-        wire: what records look like: our own readable headers, hexa-event's form, or CloudEvents.
+        producers: for how many topics a process keeps a producer.
+        unread: what happens to events published to a channel without a subscription, which the brokers would drop:
+            ``keep`` holds them in the subscription ``hexa-worker-unread`` until a worker subscribes (for at most 100
+            channels of a process), ``refuse`` refuses them, ``drop`` leaves it to the brokers.
+        wire: the format of records: the worker's own headers, hexa-event's, or CloudEvents.
     """
 
     url: str = "pulsar://127.0.0.1:6650"
@@ -103,18 +103,19 @@ class Pulsar(PulsarTable, frozen=True, tag_field="driver", tag="pulsar"):
 
 
 class PulsarSubscription(PulsarTable, frozen=True):
-    """What one subscription wants of pulsar.
+    """Options of one subscription.
 
     Attributes:
-        type: how processes share it; default: ``shared``, with ``order_by = "key"`` ``key_shared``, with
-            ``order_by = "channel"`` ``exclusive`` with all other processes standing by. ``failover`` keeps order too,
-            but gives the deliveries that one process has in hand to another one that joins.
-        subscription: its name in the brokers; default: the group.
-        receiver_queue: how many messages of each channel are fetched ahead at most; others cannot have them meanwhile.
-            Where messages are large it is fewer: all that is fetched ahead takes about as much as ``mailbox_bytes``.
-        batch_receive: how many messages are taken from the client library at once when it is busy.
+        type: how processes share it. ``failover`` keeps order too, but gives the in-flight deliveries of one process
+            to another one that joins. Default: ``shared``; with ``order_by = "key"`` ``key_shared``; with
+            ``order_by = "channel"`` ``exclusive``, all other processes standing by.
+        subscription: its name in the brokers. Default: the group.
+        receiver_queue: the most messages of each channel that are fetched ahead; other processes cannot have them
+            meanwhile. Fewer where messages are large: all that is fetched ahead takes about as much as
+            ``mailbox_bytes``.
+        batch_receive: how many messages are taken from the client library at once under load.
         read_compacted: read the compacted form of the channels (``exclusive`` and ``failover`` only).
-        properties: metadata of the consumer, shown by the brokers' statistics.
+        properties: metadata of the consumer, shown in the brokers' statistics.
     """
 
     type: Literal["shared", "key_shared", "exclusive", "failover"] | None = None

@@ -14,13 +14,13 @@ Delay = Annotated[float, Meta(ge=0)]
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Give up after more than `max_restarts` within `window_s`.
+    """When something that fails again and again is given up: after more than `max_restarts` within `window_s`.
 
     Attributes:
         max_restarts: restarts allowed inside the window.
         window_s: length of the window, in seconds.
-        initial_delay_s: delay before the first restart.
-        maximum_delay_s: cap of the delay, which doubles with every restart inside the window.
+        initial_delay_s: delay before the first restart, in seconds.
+        maximum_delay_s: longest delay, in seconds; the delay doubles with each restart inside the window.
     """
 
     max_restarts: Restarts = 5
@@ -30,13 +30,13 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ProcessRestartPolicy(RestartPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same for processes, which may die often until a delivery that kills them is found out.
+    """The same for processes, which may die often until the delivery that kills them is identified.
 
     Attributes:
         max_restarts: restarts allowed inside the window.
         window_s: length of the window, in seconds.
-        initial_delay_s: delay before the first restart.
-        maximum_delay_s: cap of the delay, which doubles with every restart inside the window.
+        initial_delay_s: delay before the first restart, in seconds.
+        maximum_delay_s: longest delay, in seconds; the delay doubles with each restart inside the window.
     """
 
     max_restarts: Restarts = 20

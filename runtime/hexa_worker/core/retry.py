@@ -18,24 +18,23 @@ Count = Annotated[int, Meta(ge=0, le=1000)]
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How often and how late a failed delivery is tried again.
+    """How often and how late a failed delivery is retried.
 
     Attributes:
         initial_interval_s: delay before retry 1, in seconds.
-        backoff_coefficient: each further delay is this many times the one before; at least 1.
-        maximum_interval_s: cap of one delay, in seconds; None means 100 x initial.
-        maximum_retries: the number of RETRIES: a handler runs 1 + maximum_retries times.
+        backoff_coefficient: each delay is this many times the one before.
+        maximum_interval_s: longest delay, in seconds. Default: 100 x initial_interval_s.
+        maximum_retries: how often a failed delivery is retried: a handler runs up to 1 + maximum_retries times.
             0 sends the first failure straight to the dead letter.
-        retry_channels_count: how many retry channels are consumed; None means maximum_retries. Set it
-            higher after lowering maximum_retries, so that records still waiting above it are drained.
-        jitter: each delay grows by a random share of up to this much (0.1 = up to 10 % later). A delay
-            never shrinks: no retry comes before its time.
-        order: ``free``: a retry waits in a retry channel and is overtaken by later events. ``key``: it is run again
-            in its place; while it waits, later events of its key (or channel: whatever ``order_by`` says) wait behind
-            it, and all others go on. Needs ``order_by``.
+        retry_channels_count: how many retry channels are consumed, at least maximum_retries. Set it higher after
+            lowering maximum_retries, so that records that still wait above it are consumed. Default: maximum_retries.
+        jitter: each delay grows by a random share of up to this much (0.1: up to 10 % later). A delay never
+            shrinks: no retry comes early.
+        order: ``free``: a retry waits in a retry channel and later events overtake it. ``key``: it is retried in its
+            worker; until then later events of its key (or channel, as ``order_by`` says) wait behind it, and all
+            others continue. Needs ``order_by``.
         maximum_waiting_keys: with ``order = "key"``: how many keys of one process may wait for a retry at once.
-            One more, and the lane that it is in stands still until that retry. Default: 100, but no more than half
-            of the mailbox.
+            When one more fails, its lane stops until that retry. Default: 100, at most half of mailbox.
     """
 
     OLD_NAMES: ClassVar[Mapping[str, str]] = {
