@@ -303,7 +303,7 @@ def load_handlers(
     return config, plans_in(_modules(handlers), config)
 
 
-def _by_present_names(action: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
+def _by_present_names(action: str, table: Any) -> Any:
     """The settings of one subscription; those of its retries may be called by their old names, as in worker.toml."""
     retry = table.get("retry") if isinstance(table, Mapping) else None
     if not isinstance(retry, Mapping):
