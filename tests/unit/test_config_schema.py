@@ -1,5 +1,7 @@
 """The committed JSON schema is current and never stricter than the loader."""
 
+import json
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -7,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hexa_worker.config.check import Check
 from hexa_worker.config.model import File
-from hexa_worker.config.reference import reference_text
+from hexa_worker.config.reference import TITLES, reference_text
 from hexa_worker.config.references import References
 from hexa_worker.config.schema import make_schema, schema_text
 
@@ -103,6 +106,57 @@ def test_every_key_is_described() -> None:
         key for key, one in SCHEMA["$defs"]["Subscription"]["properties"].items() if "description" not in one
     ]
     assert undescribed == []
+
+
+def keys_of_the_model() -> dict[str, set[str]]:
+    """The keys of each table, by the fields of its class."""
+    tables: dict[str, set[str]] = {}
+    todo: list[Any] = [msgspec.inspect.type_info(File)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, msgspec.inspect.StructType) and node.cls.__name__ not in tables:
+            tag = {node.tag_field} if node.tag_field else set()
+            tables[node.cls.__name__] = tag | {field.encode_name for field in node.fields}
+            todo.extend(field.type for field in node.fields)
+        todo.extend(getattr(node, "types", ()))
+        todo.extend(getattr(node, name) for name in ("type", "item_type", "value_type") if hasattr(node, name))
+    return tables
+
+
+def keys_of_the_page() -> dict[str, set[str]]:
+    """The keys of each table, by the headings and rows of the committed page."""
+    tables: dict[str, set[str]] = {}
+    keys: set[str] = set()
+    for line in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            keys = tables.setdefault(line.lstrip("# ").strip("`"), set())
+        elif row := re.match(r"\| `(\w+)` \|", line):
+            keys.add(row[1])
+    return tables
+
+
+def test_the_page_and_the_schema_have_every_key_of_the_model_and_no_other() -> None:
+    model = keys_of_the_model()
+    schema = json.loads((ROOT / "docs" / "worker.schema.json").read_text(encoding="utf-8"))
+    assert {
+        name: {key for key, one in table["properties"].items() if not one.get("deprecated")}
+        for name, table in schema["$defs"].items()
+        if name not in {"Reference", "FileReference"}
+    } == model
+    del model["File"]  # its keys are the page's headings
+    page = keys_of_the_page()
+    titles = {name: TITLES.get(name, name) for name in model}
+    assert {name: page.get(title, set()) for name, title in titles.items()} == {
+        name: keys - {"driver"} for name, keys in model.items()
+    }
+    assert {title for title, keys in page.items() if keys} <= set(titles.values())
+
+
+def test_every_key_of_the_page_says_what_it_means_and_its_default() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
+    )
+    assert [key for key, *cells in rows if not all(cells)] == []
 
 
 def test_editors_accept_an_old_name_and_mark_it_and_the_page_leaves_it_out() -> None:

@@ -22,7 +22,7 @@ is allowed. Editors check against [worker.schema.json](worker.schema.json): begi
 
 This page is made from the model by `python -m hexa_worker.config.reference`.
 """
-_TITLES = {
+TITLES = {
     "WorkerConfig": "[worker]",
     "LogConfig": "[worker.log]",
     "Http": "[worker.http]",
@@ -48,8 +48,8 @@ _SKIPPED = {"File", "Reference", "FileReference"}
 def reference_text() -> str:
     """The page as the committed file holds it."""
     tables = make_schema()["$defs"]
-    order = [name for name in _TITLES if name in tables] + [
-        name for name in tables if name not in _TITLES and name not in _SKIPPED
+    order = [name for name in TITLES if name in tables] + [
+        name for name in tables if name not in TITLES and name not in _SKIPPED
     ]
     return _HEAD + "".join(_section(name, tables[name]) for name in order)
 
@@ -57,7 +57,7 @@ def reference_text() -> str:
 def _section(name: str, table: dict[str, Any]) -> str:
     if "properties" not in table:
         return ""
-    title = _TITLES.get(name, name)
+    title = TITLES.get(name, name)
     rows = "".join(_rows(table))
     head = f"\n## `{title}`\n\n" if title != name else f"\n### {name}\n\n"
     return f"{head}{table.get('description', '')}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
@@ -93,7 +93,7 @@ def _type(schema: dict[str, Any]) -> str:
         return " \\| ".join(dict.fromkeys(kind for kind in kinds if kind))
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return "table" if name in _TITLES else f"table: {name}"
+        return "table" if name in TITLES else f"table: {name}"
     if schema.get("type") == "array":
         least = "non-empty " if schema.get("minItems") else ""
         return f"{least}list of {_type(schema.get('items', {})) or 'text'}"
