@@ -35,6 +35,10 @@ class DecodeError(HexaWorkerError):
     """A payload is not what its handler's annotation says. Never retried: it cannot mend itself."""
 
 
+class Hopeless(HexaWorkerError):
+    """Raised in a handler, it means the dead letter at once: trying again cannot help."""
+
+
 class LifespanFailed(HexaWorkerError):
     """The lifespan raised before its ``yield``: its process cannot work, and another one tries it again."""
 

@@ -25,6 +25,13 @@ async def ship(order: dict[str, int], ctx: Context) -> None:
     ctx.state.commit()
 
 
+@subscribe("orders", action="charge-twice")
+async def charge_twice(order: dict[str, int], ctx: Context) -> None:
+    for _ in range(2):
+        with ctx.transaction(ctx.state):
+            ctx.state.execute("INSERT INTO charges VALUES (?)", (order["id"],))
+
+
 @pytest.fixture
 def database() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", check_same_thread=False)
@@ -51,6 +58,16 @@ def test_what_fails_leaves_nothing_until_its_retry(database: sqlite3.Connection)
         harness.run_until_idle()
         assert (rows(database, "charges"), rows(database, "shipments")) == ([1], [1])
         assert len(harness.retried) == 2
+
+
+def test_a_second_transaction_means_the_dead_letter_and_no_retry_that_is_a_duplicate(
+    database: sqlite3.Connection,
+) -> None:
+    with Harness([charge_twice], state=database, outbox=database) as harness:
+        harness.emit("orders", {"id": 1})
+        harness.run_until_idle()
+        assert rows(database, "charges") == [1]
+        assert (len(harness.retried), len(harness.dead_letters)) == (0, 1)
 
 
 def test_a_crash_between_commit_and_acknowledgement_makes_no_second_effect(database: sqlite3.Connection) -> None:

@@ -125,6 +125,28 @@ def test_a_caller_s_own_kind_of_rows_changes_nothing(place: Place, inbox: Handle
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.postgres
+async def test_of_two_tasks_of_a_handler_one_may_enter(postgres_place: Place) -> None:
+    inbox, run, refused = HandlerOutbox(postgres_place.outbox), Block(), []
+    url = postgres_place.options.url.reveal()
+    async with (
+        await psycopg.AsyncConnection.connect(url) as first,
+        await psycopg.AsyncConnection.connect(url) as second,
+    ):
+
+        async def enter_with(connection: Any) -> None:
+            try:
+                async with inbox.transaction(connection, "do", "e", run):
+                    await asyncio.sleep(0)
+            except OutboxError as error:
+                refused.append(error)
+
+        await asyncio.gather(enter_with(first), enter_with(second))
+    assert len(refused) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.postgres
 async def test_an_awaited_block_within_a_block_is_refused_too(postgres_place: Place) -> None:
     inbox = HandlerOutbox(postgres_place.outbox)
     async with await psycopg.AsyncConnection.connect(postgres_place.options.url.reveal()) as connection:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from hexa_worker.errors import DecodeError, DriverRejected
+from hexa_worker.errors import DecodeError, DriverRejected, Hopeless
 
 _CHAIN = 10
 """A chain of causes is followed so far."""
@@ -109,7 +109,7 @@ def is_hopeless(error: BaseException) -> bool:
         one = looked_at.pop()
         if isinstance(one, BaseExceptionGroup):
             looked_at += one.exceptions
-        elif not isinstance(one, DriverRejected | DecodeError):
+        elif not isinstance(one, DriverRejected | DecodeError | Hopeless):
             return False
     return True
 

@@ -13,7 +13,7 @@ from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers
 from hexa_worker.core.outcome import Ack, Drop, Duplicate
 from hexa_worker.outbox.connections import AsyncConnection, SyncConnection, async_connection, sync_connection
-from hexa_worker.outbox.errors import OutboxError
+from hexa_worker.outbox.errors import OutboxError, SecondTransaction
 from hexa_worker.outbox.outbox import Outbox
 from hexa_worker.outbox.statements import Statement, claim
 from hexa_worker.subscriptions.api import Event
@@ -83,6 +83,15 @@ class ClaimingTransaction:
             OutboxError: the connection is of no known kind, or this run of the handler is, or was, in a block already.
         """
         self._require_only()
+        self._block.state = "open"  # before anything is awaited: another task of the handler may enter, too
+        try:
+            await self._begin()
+        except BaseException:
+            self._block.state = ""
+            raise
+        return self._raw
+
+    async def _begin(self) -> None:
         self._async = connection = await async_connection(self._raw)
         await connection.begin()
         try:
@@ -93,8 +102,6 @@ class ClaimingTransaction:
         if not claimed:
             await connection.end(commit=False)
             raise Duplicate
-        self._block.state = "open"
-        return self._raw
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -109,6 +116,15 @@ class ClaimingTransaction:
     def __enter__(self) -> Any:
         """As `__aenter__`, for connections whose calls block."""
         self._require_only()
+        self._block.state = "open"
+        try:
+            self._begin_sync()
+        except BaseException:
+            self._block.state = ""
+            raise
+        return self._raw
+
+    def _begin_sync(self) -> None:
         self._sync = connection = sync_connection(self._raw)
         connection.begin()
         try:
@@ -119,8 +135,6 @@ class ClaimingTransaction:
         if not claimed:
             connection.end(commit=False)
             raise Duplicate
-        self._block.state = "open"
-        return self._raw
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -137,7 +151,7 @@ class ClaimingTransaction:
         if self._block.state == "open":
             raise OutboxError("this is in ctx.transaction already: pass its connection on, and do not enter it again")
         if self._block.state == "committed":
-            raise OutboxError(
+            raise SecondTransaction(
                 "this run of the handler has committed a ctx.transaction, which marks its event as done: "
                 "what a second one writes belongs into the first, or to a child event"
             )
