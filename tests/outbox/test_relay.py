@@ -13,7 +13,7 @@ from hexa_worker import Event
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
-from hexa_worker.outbox.errors import Fenced, OutboxUnavailable
+from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.opening import make_store
 from hexa_worker.outbox.relay import Relay
 from tests.deadlines import until
@@ -377,6 +377,29 @@ async def test_of_two_relays_one_sends_and_the_other_takes_over(place: Place) ->
             place.write(10)
             await until(lambda: len(broker.sent) == 11)
     assert broker.numbers() == list(range(11))
+
+
+async def test_what_failed_is_forgotten_where_another_relay_sends(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(place.config)
+    opening, refusals = store.open, [OutboxError("its tables are being made")]
+
+    def refuse_once() -> None:
+        if refusals:
+            raise refusals.pop()
+        opening()
+
+    monkeypatch.setattr(store, "open", refuse_once)
+    broker = Broker()
+    async with Running(place, broker) as first:
+        await until(lambda: first.state == "leading")
+        second = Relay(store, broker, place.options)
+        async with anyio.create_task_group() as group:
+            group.start_soon(second.run)
+            await until(lambda: second.failure is not None)
+            await until(lambda: second.state == "standby" and second.failure is None)
+            second.stop()
 
 
 async def test_a_relay_ends_when_it_is_stopped_while_the_broker_is_away(place: Place) -> None:

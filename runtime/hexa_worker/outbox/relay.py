@@ -146,6 +146,7 @@ class Relay:
     async def _serve(self) -> None:
         self.state = "standby"
         while not await self._call(self._store.lead):
+            self.failure = None  # somebody else sends: what failed here stops nothing
             await self._rest(STANDBY_S)
             if self._stopping:
                 return
