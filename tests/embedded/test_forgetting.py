@@ -53,3 +53,14 @@ async def test_a_group_in_use_is_not_forgotten(driver: EmbeddedDriver, path: Pat
     with pytest.raises(DriverRejected, match="no group"):
         await other.forget("nobody")
     await other.close()
+
+
+async def test_a_group_never_gets_the_place_of_a_forgotten_one(driver: EmbeddedDriver) -> None:
+    removed = await driver.subscribe(spec("removed"))
+    await driver.forget("removed")
+    stays = await driver.subscribe(spec("new"))
+    await publish(driver, 1)
+    with anyio.move_on_after(0.5):
+        assert numbers(await take(removed, 1)) == []
+    assert numbers(await take(stays, 1)) == [0]
+    assert [one.name for one in await driver.groups()] == ["new"]

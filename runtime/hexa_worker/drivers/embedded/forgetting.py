@@ -11,7 +11,7 @@ _GROUPS = """
     SELECT s.name, coalesce((
         SELECT sum(c.next - p.next) FROM positions p JOIN channels c ON c.id = p.channel WHERE p.subscription = s.id
     ), 0)
-    FROM subscriptions s ORDER BY s.name"""
+    FROM subscriptions s WHERE s.name NOT LIKE '~%' ORDER BY s.name"""
 _UNREAD_CHANNELS = """
     SELECT id, first, next FROM channels
     WHERE NOT dead_letter AND first < next AND id IN (SELECT channel FROM positions WHERE subscription = ?)
@@ -58,5 +58,6 @@ def forget(connection: sqlite3.Connection, name: str) -> list[tuple[int, int, in
         free_delayed(connection, lease, NOBODY)
     for table in _OWN_TABLES:
         connection.execute(f"DELETE FROM {table} WHERE subscription = ?", (group,))  # noqa: S608 - a name of ours
-    connection.execute("DELETE FROM subscriptions WHERE id = ?", (group,))
+    # Its row stays: SQLite would give its id to the next group, and a worker that still has it would take that one's.
+    connection.execute("UPDATE subscriptions SET name = '~' || id, pattern = NULL WHERE id = ?", (group,))
     return alone
