@@ -1,5 +1,6 @@
 """The brokers' REST API: what the binary protocol does not tell. Blocking; for threads."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -168,7 +169,7 @@ class Admin:
         except urllib.error.HTTPError as error:
             self._answered = True
             return self._refused(error.code, error.reason)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # the latter: the answer broke off
             if not self._answered and isinstance(getattr(error, "reason", error), TimeoutError):
                 self._mute_until = monotonic() + MUTE_S
             raise self._unreachable(error) from error
@@ -187,11 +188,11 @@ class Admin:
             raise DriverRejected(f"pulsar: the admin API at {scrub(self.url)} refuses this login ({code} {reason})")
         raise DriverUnavailable(f"pulsar: the admin API at {scrub(self.url)} answers {code} {reason}")
 
-    def _unreachable(self, error: OSError) -> DriverRejected | DriverUnavailable:
+    def _unreachable(self, error: Exception) -> DriverRejected | DriverUnavailable:
         cause = getattr(error, "reason", error)
         why = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or type(cause).__name__
         text = f"pulsar: the admin API at {scrub(self.url)} cannot be reached: {why}"
-        if self._given:
+        if self._given or self._answered:  # it is the admin API, and away
             return DriverUnavailable(text)
         return DriverRejected(f"{text} (set broker.admin_url)")
 
