@@ -157,14 +157,16 @@ class Gauge:
     def _add(self, part: BacklogPart, topic: str, found: Mapping[str, Any], delivered: bool) -> None:  # noqa: FBT001 - as above
         entries, consumers = int(found.get("msgBacklog", 0)), found.get("consumers") or []
         ours = [one for one in consumers if self._is_ours(one)]
+        part.attached = part.attached or bool(ours)
+        if not entries:  # exact, while what consumers are said to have may drift
+            return
         here = sum(map(_unacked, ours))
         unacked = sum(map(_unacked, consumers))
         part.entries += entries
         part.here += here
-        part.attached = part.attached or bool(ours)
         part.elsewhere += unacked - here
         room = any(int(one.get("availablePermits", 0)) > 0 for one in consumers)
-        if not entries or (room and (unacked or delivered)):
+        if room and (unacked or delivered):
             return  # whoever has room was given all there is
         part.undelivered += max(self._messages(topic, entries, consumers) - unacked, 0)
 
