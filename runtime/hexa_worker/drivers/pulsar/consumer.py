@@ -264,7 +264,12 @@ class ConsumerThread:
     def _hand_over(self, messages: Sequence[Any]) -> None:
         fresh = self._reading.read(messages)
         if fresh and fresh[0].offset <= self._floors.get(fresh[0].source, -1):
-            fresh = self._without_settled(fresh)
+            try:
+                fresh = self._without_settled(fresh)
+            except BaseException:  # they come again, and must not be taken for what is in flight
+                for one in fresh:
+                    self._known.pop((one.source, one.offset), None)
+                raise
         if fresh:
             size = sum([len(one.payload) for one in fresh])
             self._flow.saw(len(fresh), size)

@@ -192,7 +192,7 @@ class Positions:
                 return  # removed, and not there again yet
             first = part not in self._known
             known = self._noted(part) if first else self._known[part]
-            if first or known is None or stands < known:
+            if first or known is None or stands < known or stands.ledger != known.ledger:  # perhaps made again
                 last = Position.parse(stats.get("lastConfirmedEntry")) or BEFORE_ALL
                 given = self._marked(part, stands, known if known is not None and known <= last else None)
                 if given is None:
