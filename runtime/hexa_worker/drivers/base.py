@@ -236,8 +236,8 @@ class Source(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """Make settlements take effect, each retry or dead-letter record durable before its acknowledgement.
 
-        What is told to be settled of a delivery that was in hand at a crash (`Delivery.crashes`) survives the death of
-        this process: the next handler may be the one that kills it. For others that may take its time.
+        What is told to be settled of a delivery that was in hand at a crash (`Delivery.crashes`) should survive the
+        death of this process at once: the next handler may be the one that kills it. For others that may take its time.
 
         `Postponed` comes only to drivers that keep attempts: the delivery stays in hand. If it is handed out again,
         here or elsewhere, it has the attempt and ``due_ms`` of ``again``; its place does not change, and it comes

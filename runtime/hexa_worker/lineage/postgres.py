@@ -65,14 +65,14 @@ class PostgresLineageStore:
             raise
 
     def append(self, blob: bytes, at_ms: int) -> None:
-        """See `hexa_worker.lineage.base.Store`."""
+        """See `hexa_worker.lineage.base.LineageStore`."""
         try:
             self._db.execute("INSERT INTO hexa_lineage_pack (at_ms, blob) VALUES (%s, %b)", (at_ms, blob))
         except psycopg.Error as error:
             raise self._failed(error) from error
 
     def expire(self, before_ms: int) -> int:
-        """See `hexa_worker.lineage.base.Store`; several processes may do it at once."""
+        """See `hexa_worker.lineage.base.LineageStore`; several processes may do it at once."""
         try:
             return self._db.execute(
                 "DELETE FROM hexa_lineage_pack WHERE id IN (SELECT id FROM hexa_lineage_pack WHERE at_ms < %s"
@@ -83,7 +83,7 @@ class PostgresLineageStore:
             raise self._failed(error) from error
 
     def mentioning(self, text: str, since_ms: int) -> Iterator[LineageEntry]:
-        """See `hexa_worker.lineage.base.Store`."""
+        """See `hexa_worker.lineage.base.LineageStore`."""
         try:
             with self._db.cursor(binary=True) as cursor:
                 rows = cursor.stream(

@@ -43,7 +43,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         parent: process id of the parent.
         folder: what it was started in; links in it are followed by each process.
         config_path: worker.toml; as `folder`.
-        state_dir: see `hexa_worker.processes.state_files.Layout`.
+        state_dir: see `hexa_worker.processes.state_files.StateFiles`.
         name: the worker's name, see there.
         watchdog_s: how long the loop may be silent.
         until_idle: end by itself when nothing is left to do.
