@@ -19,6 +19,7 @@ from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.memory import MemoryDriver, MemoryStore
+from hexa_worker.drivers.opening import specs
 from hexa_worker.processes.journal import MappedJournal
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.loader import load_plans
@@ -81,7 +82,7 @@ async def drain(
     config = Config(path=Path(__file__).parent.parent / "worker.toml", file=file)
     loaded = load_plans(config)
     store = MemoryStore()
-    store.declare(app.specs(loaded)[0])
+    store.declare(specs(loaded)[0])
     for record in _records(count):
         store.append(record)
     ends: list[float] = []

@@ -15,11 +15,10 @@ import psycopg
 from bench import inbox
 from bench.figures import Figure, milliseconds, rate
 from hexa_worker import Event
-from hexa_worker.app import opened
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.opening import make_plain_driver
+from hexa_worker.drivers.opening import make_plain_driver, opened
 from hexa_worker.outbox import Outbox
 from hexa_worker.outbox.inbox import HandlerOutbox
 from hexa_worker.outbox.initialising import initialise

@@ -1,8 +1,7 @@
 """The composition root: configuration in, a running worker process out. Nobody else knows everybody."""
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,7 @@ from hexa_worker.actors.dedup_stage import DedupSettings
 from hexa_worker.actors.inspector import warn
 from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.services import CrashJournal, KnownSuspects, WorkerServices
-from hexa_worker.actors.specs import spec_of
-from hexa_worker.actors.supervisor import LONGEST_REFUSAL_S, Supervisor
-from hexa_worker.backoff import Backoff
+from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.model import Config
@@ -23,13 +20,22 @@ from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.dedup.base import ClaimStore
-from hexa_worker.drivers.base import Driver, SubscriptionSpec
-from hexa_worker.drivers.opening import driver_name, make_driver, record_form, without_wire
-from hexa_worker.errors import DriverRejected, DriverUnavailable
+from hexa_worker.drivers.base import Driver
+from hexa_worker.drivers.opening import (
+    declare,
+    driver_name,
+    make_driver,
+    opened,
+    record_form,
+    specs,
+    until_available,
+    without_wire,
+)
+from hexa_worker.errors import DriverUnavailable
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.subscriptions.plan import Loaded
-from hexa_worker.telemetry.log import AWAY_REPEAT_S, SubscriptionLog, reason_of
+from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.report import Report
 
 if TYPE_CHECKING:
@@ -41,101 +47,6 @@ STUCK_AFTER_S = 10.0
 REPORT_S = 1.0
 RELAY_FINISH_S = 5.0
 """How long the relay may take to end behind the batch that it has in hand."""
-log = logging.getLogger("hexa_worker.app")
-
-
-@asynccontextmanager
-async def opened(driver: Driver, stop: StopSignals | None = None, *, proven: bool = False) -> AsyncIterator[Driver]:
-    """An open driver; closed at the end.
-
-    Args:
-        driver: what to open.
-        stop: with it, an unavailable broker is tried again until a stop is asked.
-        proven: so is one that refuses.
-
-    Raises:
-        DriverUnavailable: the broker is away (and nobody wants to wait for it).
-    """
-    try:
-        if stop is None:
-            await driver.open()
-        else:
-            await _until_available(driver.open, stop, proven=proven)
-        yield driver
-    finally:
-        with anyio.CancelScope(shield=True):
-            await driver.close()
-
-
-async def declare(driver: Driver, wanted: Sequence[SubscriptionSpec]) -> None:
-    """Declare subscriptions; one that is refused does not keep its siblings from what they need.
-
-    Args:
-        driver: an open driver.
-        wanted: the subscriptions.
-
-    Raises:
-        DriverRejected: all are refused.
-        DriverUnavailable: the broker is away.
-    """
-    try:
-        await driver.declare(wanted)
-    except DriverRejected:
-        served = 0
-        for spec in wanted:
-            with suppress(DriverRejected):  # its worker will say so
-                await driver.declare((spec,))
-                served += 1
-        if not served:
-            raise
-
-
-async def _until_available(call: Callable[[], Awaitable[None]], stop: StopSignals, *, proven: bool) -> None:
-    """Make a call until the broker is there for it.
-
-    Args:
-        call: what is asked.
-        stop: ends it.
-        proven: a refusal passes as well: the broker has taken this before.
-
-    Raises:
-        DriverUnavailable: a stop was asked first.
-        DriverRejected: it is refused.
-    """
-    away, refused = Backoff(first_s=0.1), Backoff(first_s=0.5, longest_s=LONGEST_REFUSAL_S)
-    said: dict[str, float] = {}
-    while True:
-        try:
-            return await call()
-        except (DriverUnavailable, DriverRejected) as error:
-            unavailable = isinstance(error, DriverUnavailable)
-            if not (unavailable or proven):
-                raise
-            if anyio.current_time() > said.get(reason_of(error), float("-inf")) + AWAY_REPEAT_S:
-                said[reason_of(error)] = anyio.current_time()
-                what = "is away" if unavailable else "refuses what it took before"
-                log.warning("broker %s, trying again: %s", what, error)
-            if await _stopped_within(stop, (away if unavailable else refused).wait):
-                raise DriverUnavailable(str(error)) from error
-
-
-async def _stopped_within(stop: StopSignals, wait: Callable[[], Awaitable[None]]) -> bool:
-    """Wait; True as soon as a stop is asked."""
-    async with anyio.create_task_group() as group:
-
-        async def watch() -> None:
-            await stop.wait()
-            group.cancel_scope.cancel()
-
-        group.start_soon(watch)
-        await wait()
-        group.cancel_scope.cancel()
-    return stop.level > 0
-
-
-def specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:
-    """What a driver must know of all subscriptions."""
-    return tuple(spec_of(plan) for plan in loaded.plans)
 
 
 async def serve(  # noqa: PLR0913 - one keyword per collaborator
@@ -187,7 +98,7 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(opened(driver, stop, proven=proven))
-            await _until_available(partial(declare, driver, specs(loaded)), stop, proven=proven)
+            await until_available(partial(declare, driver, specs(loaded)), stop, proven=proven)
         except DriverUnavailable:
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None

@@ -1,8 +1,12 @@
 """Waiting between tries of something that time will mend."""
 
 import random
+from typing import Final
 
 import anyio
+
+LONGEST_REFUSAL_S: Final = 10.0
+"""How long at most it is waited before a broker that refuses is asked again."""
 
 
 class Backoff:

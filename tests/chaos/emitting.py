@@ -8,11 +8,10 @@ import anyio
 import msgspec
 
 from hexa_worker import Event
-from hexa_worker.app import opened, specs
 from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
-from hexa_worker.drivers.opening import make_driver
+from hexa_worker.drivers.opening import make_driver, opened, specs
 from hexa_worker.errors import DriverError, DriverUnavailable
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.subscriptions.loader import load_plans

@@ -17,12 +17,11 @@ import anyio
 import msgspec
 from msgspec import structs
 
-from hexa_worker.app import opened, specs
 from hexa_worker.config.load import load_config
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.base import Driver
-from hexa_worker.drivers.opening import make_driver
+from hexa_worker.drivers.opening import make_driver, opened, specs
 from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.testing import judge
 from hexa_worker.testing.ledger import VARIABLE, read

@@ -11,12 +11,12 @@ import pytest
 from anyio.abc import TaskGroup
 
 from hexa_worker import Context
-from hexa_worker.actors.specs import spec_of
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, Settlement
 from hexa_worker.drivers.base import Driver
+from hexa_worker.drivers.opening import spec_of
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing import DriverUnderTest

@@ -17,11 +17,10 @@ import psutil
 import pytest
 
 from hexa_worker import Event
-from hexa_worker.app import opened, specs
 from hexa_worker.clock import SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
-from hexa_worker.drivers.opening import make_driver
+from hexa_worker.drivers.opening import make_driver, opened, specs
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.subscriptions.loader import load_plans
 from tests.dedup.effects import EFFECTS

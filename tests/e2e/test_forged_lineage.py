@@ -7,11 +7,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hexa_worker.app import opened, specs
 from hexa_worker.config.load import load_config
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.drivers.base import Driver
-from hexa_worker.drivers.opening import make_driver
+from hexa_worker.drivers.opening import make_driver, opened, specs
 from hexa_worker.errors import DriverError
 from hexa_worker.subscriptions.loader import load_plans
 from tests.e2e.project import Project

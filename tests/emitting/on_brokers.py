@@ -9,14 +9,13 @@ import anyio
 import pytest
 
 from hexa_worker import Emitter, Event, SyncEmitter, User
-from hexa_worker.app import opened
 from hexa_worker.config.load import load_config
 from hexa_worker.core.lineage import CORRELATION_ID, lineage_of
 from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.propagated import read_user
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import SubscriptionSpec
-from hexa_worker.drivers.opening import make_driver
+from hexa_worker.drivers.opening import make_driver, opened
 from hexa_worker.errors import DriverUnavailable
 
 COUNT = 60

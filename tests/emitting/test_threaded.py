@@ -73,6 +73,21 @@ def test_a_forked_process_connects_anew(config: Path) -> None:
     assert sorted(one.payload for one in stored(config)) == [b"before", b"child", b"parent"]
 
 
+def test_a_process_that_only_emits_imports_no_actor(config: Path) -> None:
+    program = (
+        "import sys\n"
+        "from hexa_worker import SyncEmitter\n"
+        "with SyncEmitter.from_config(sys.argv[1]) as emitter:\n"
+        "    emitter.emit('c', 1)\n"
+        "print(*sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, str(config)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    imported = done.stdout.split()
+    assert "hexa_worker.drivers.opening" in imported
+    assert [name for name in imported if name.startswith(("hexa_worker.actors", "hexa_worker.app"))] == []
+
+
 def test_a_program_that_was_interrupted_while_it_connected_ends(config: Path) -> None:
     stored(config)  # makes the file
     program = (

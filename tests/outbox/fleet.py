@@ -15,8 +15,7 @@ import anyio
 import psycopg
 
 from hexa_worker import Event
-from hexa_worker.app import opened
-from hexa_worker.drivers.opening import make_plain_driver
+from hexa_worker.drivers.opening import make_plain_driver, opened
 from tests.deadlines import wait_until
 from tests.outbox.stage import Place
 

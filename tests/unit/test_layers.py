@@ -30,6 +30,7 @@ def test_the_import_contracts_are_kept() -> None:
         ("errors.py", "import logging", "The core is pure"),
         ("core/ids.py", "import hexa_worker.codecs", "Imports only go down"),
         ("drivers/memory/driver.py", "import hexa_worker.actors.lane", "Imports only go down"),
+        ("emitting/emitter.py", "import hexa_worker.actors.lane", "Imports only go down"),
         ("subscriptions/plan.py", "import hexa_worker.app", "Imports only go down"),
         ("drivers/kit/delay_queue.py", "import hexa_worker.drivers.memory", "Drivers share only the kit"),
     ],

@@ -12,7 +12,7 @@ from anyio import get_current_task
 
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.worker import Worker
-from hexa_worker.backoff import Backoff
+from hexa_worker.backoff import LONGEST_REFUSAL_S, Backoff
 from hexa_worker.core.lifecycle import StateChange, WorkerState, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
@@ -31,8 +31,6 @@ from hexa_worker.telemetry.stats import Counters
 
 GOOD_START_S = 5.0
 """A worker that the broker refuses before it has run for so long has never run well."""
-LONGEST_REFUSAL_S = 10.0
-"""How long at most it is waited before a broker that refuses is asked again."""
 
 
 class Supervised:

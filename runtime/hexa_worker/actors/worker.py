@@ -22,7 +22,6 @@ from hexa_worker.actors.pump import Pump
 from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.settler import Settler
-from hexa_worker.actors.specs import spec_of
 from hexa_worker.actors.sweeper import sweep
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
@@ -30,6 +29,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import DUPLICATE, DeadLetter, Interrupted, Outcome, Raised, error_of, is_hopeless
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, settle
 from hexa_worker.drivers.base import Source
+from hexa_worker.drivers.opening import spec_of
 from hexa_worker.errors import ConfigError, HandlerCancelled
 from hexa_worker.subscriptions.api import Event
 from hexa_worker.subscriptions.plan import Plan

@@ -39,8 +39,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
       hexa-worker check --connect
       hexa-worker check deploy/worker.toml --json
     """
-    from hexa_worker.app import specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     path = only_config(config_path, arguments)

@@ -40,7 +40,7 @@ class Declaring:
 
     async def _declare(self, channels: set[str]) -> bool:
         """Make what subscriptions to these channels need; whether there was something to make."""
-        from hexa_worker.app import declare  # noqa: PLC0415 - lazy by design
+        from hexa_worker.drivers.opening import declare  # noqa: PLC0415 - lazy by design
 
         wanted = [one for one in self._specs() if any(one.reads(channel) for channel in channels)]
         if wanted:
@@ -49,7 +49,7 @@ class Declaring:
 
     def _specs(self) -> "tuple[SubscriptionSpec, ...]":
         if self._known is None:
-            from hexa_worker.app import specs  # noqa: PLC0415 - lazy by design
+            from hexa_worker.drivers.opening import specs  # noqa: PLC0415 - lazy by design
             from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
             try:

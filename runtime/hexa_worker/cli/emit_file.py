@@ -32,12 +32,11 @@ async def open_emitter(path: Path) -> "AsyncIterator[tuple[EventEncoder, int | N
 
     Handler modules are imported only where the broker does not know a channel, see `Declaring`.
     """
-    from hexa_worker.app import opened  # noqa: PLC0415 - lazy by design
     from hexa_worker.cli.declaring import Declaring  # noqa: PLC0415 - lazy by design
     from hexa_worker.clock import SystemClock  # noqa: PLC0415 - lazy by design
     from hexa_worker.codecs import encode  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import make_driver, opened  # noqa: PLC0415 - lazy by design
     from hexa_worker.event_encoder import EventEncoder  # noqa: PLC0415 - lazy by design
 
     config = load_config(path)

@@ -46,8 +46,7 @@ async def look(config: "Config", loaded: "Loaded") -> Look:
         DriverUnavailable: the broker is away.
         DriverRejected: it refuses this login, or is none that we can use.
     """
-    from hexa_worker.app import opened, specs  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import make_driver, opened, specs  # noqa: PLC0415 - lazy by design
 
     async with opened(make_driver(config)) as driver:
         facts = await driver.inspect()

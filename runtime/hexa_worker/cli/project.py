@@ -75,10 +75,9 @@ async def open_project(path: Path, *, declare: bool = True) -> AsyncIterator[Pro
         path: the file.
         declare: make what the subscriptions need; otherwise nothing at the broker is changed.
     """
-    from hexa_worker.app import declare as declare_all  # noqa: PLC0415 - lazy by design
-    from hexa_worker.app import opened, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import declare as declare_all  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import make_driver, opened, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     config = load_config(path)

@@ -104,7 +104,7 @@ class Emitter:
         Raises:
             DriverUnavailable: the broker is away.
         """
-        from hexa_worker.app import opened  # noqa: PLC0415 - see from_config
+        from hexa_worker.drivers.opening import opened  # noqa: PLC0415 - see from_config
 
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(opened(self._driver))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from hexa_worker.app import serve, specs
+from hexa_worker.app import serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.settlement import Postponed, Released, Settlement
+from hexa_worker.drivers.opening import specs
 from hexa_worker.lineage.opening import recording
 from hexa_worker.processes.child_context import ChildContext, Serve
 from hexa_worker.processes.ladders import file_of, orphans, remember

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from hexa_worker.app import serve, specs
+from hexa_worker.app import serve
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
@@ -27,6 +27,7 @@ from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt,
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
+from hexa_worker.drivers.opening import specs
 from hexa_worker.errors import ConfigError, DriverError, HexaWorkerError, only_error
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import CANCEL, StopSignals

@@ -19,13 +19,14 @@ import anyio
 import msgspec
 
 from hexa_worker import faults
-from hexa_worker.app import serve, specs
+from hexa_worker.app import serve
 from hexa_worker.codecs import encode
 from hexa_worker.core.lineage import EVENT_ID, read_id
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
+from hexa_worker.drivers.opening import specs
 from hexa_worker.errors import DriverError, HexaWorkerError
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import StopSignals

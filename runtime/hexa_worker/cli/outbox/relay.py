@@ -28,8 +28,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, until_idle: 
 async def _relay(config: Config, until_idle: bool) -> None:  # noqa: FBT001 - called with what click gives
     import anyio  # noqa: PLC0415 - lazy by design
 
-    from hexa_worker.app import opened  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.opening import make_plain_driver  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import make_plain_driver, opened  # noqa: PLC0415 - lazy by design
     from hexa_worker.outbox.opening import make_store, outbox_options  # noqa: PLC0415 - lazy by design
     from hexa_worker.outbox.relay import Relay, until_sent  # noqa: PLC0415 - lazy by design
 
