@@ -101,7 +101,6 @@ async def drain(
     with TemporaryDirectory() as folder:
         journal = MappedJournal(Path(folder) / "journal")
         begin = time.perf_counter()
-        await app.serve(
-            config, loaded, stop=stop, driver=MemoryDriver(store), journal=journal, record=settled, report=report
-        )
+        options = app.ServeOptions(driver=MemoryDriver(store), journal=journal, record=settled, report=report)
+        await app.serve(config, loaded, stop, options)
     return ends[0] - begin

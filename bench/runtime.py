@@ -108,7 +108,7 @@ class Ours:
                 marks.append(time.perf_counter())
                 stop.ask()
 
-        await app.serve(config, load_plans(config), stop=stop, record=settled)
+        await app.serve(config, load_plans(config), stop, app.ServeOptions(record=settled))
         assert left[0] == 0, f"{left[0]} left"
         return marks[-1] - marks[0]
 
@@ -155,7 +155,7 @@ class Ours:
         await emit_one()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(emit)
-            await app.serve(config, load_plans(config), stop=stop)
+            await app.serve(config, load_plans(config), stop, app.ServeOptions())
         await driver.close()
         assert len(latencies) > LATENCIES, f"{len(latencies)} of {LATENCIES + 1} seen"
         return sorted(latencies[1:])  # the first one waited for the worker

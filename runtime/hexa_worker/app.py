@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,31 +50,11 @@ RELAY_FINISH_S = 5.0
 """How long the relay may take to end behind the batch that it has in hand."""
 
 
-async def serve(  # noqa: PLR0913 - one keyword per collaborator
-    config: Config,
-    loaded: Loaded,
-    *,
-    stop: StopSignals,
-    until_idle: bool = False,
-    driver: Driver | None = None,
-    clock: Clock | None = None,
-    journal: CrashJournal | None = None,
-    suspects: KnownSuspects | None = None,
-    record: Callable[[str, Sequence[Settlement], int], None] | None = None,
-    stuck: Callable[[Delivery], None] | None = None,
-    report: Callable[[Report], None] | None = None,
-    claims: ClaimStore | None = None,
-    transactions: "Transactions | None" = None,
-    preflight: bool = False,
-    proven: bool = False,
-    beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None,
-) -> int:
-    """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """How subscriptions are served, beyond what worker.toml says.
 
-    Args:
-        config: the loaded worker.toml.
-        loaded: its handlers.
-        stop: asks it to drain, or to cancel.
+    Attributes:
         until_idle: end by itself once nothing is left to do, retries included.
         driver: instead of the configured one.
         clock: instead of the machine's.
@@ -84,21 +65,46 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
         report: told how things stand, from the event loop, every `REPORT_S` and when a subscription's state changes.
         claims: instead of the configured claim store, where deduplication is on.
         transactions: instead of the configured outbox, which is not relayed then.
-        beside: runs as long as the subscriptions do.
         preflight: look at the broker once every subscription was started, and warn of what will be lost.
         proven: this configuration has run well before: a broker or claim store that refuses it is asked again.
+        beside: runs as long as the subscriptions do.
+    """
+
+    until_idle: bool = False
+    driver: Driver | None = None
+    clock: Clock | None = None
+    journal: CrashJournal | None = None
+    suspects: KnownSuspects | None = None
+    record: Callable[[str, Sequence[Settlement], int], None] | None = None
+    stuck: Callable[[Delivery], None] | None = None
+    report: Callable[[Report], None] | None = None
+    claims: ClaimStore | None = None
+    transactions: "Transactions | None" = None
+    preflight: bool = False
+    proven: bool = False
+    beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None
+
+
+async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: ServeOptions) -> int:
+    """Run every subscription until stopped (or idle); returns the exit code: 0, or 1 when one has failed.
+
+    Args:
+        config: the loaded worker.toml.
+        loaded: its handlers.
+        stop: asks it to drain, or to cancel.
+        options: see there.
 
     Raises:
         DriverRejected, ConfigError: the broker will never take this configuration.
 
     Cancellation: what is in hand is released.
     """
-    clock = clock or SystemClock()
-    driver = driver or make_driver(config, clock)
+    clock = options.clock or SystemClock()
+    driver = options.driver or make_driver(config, clock)
     async with AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(opened(driver, stop, proven=proven))
-            await until_available(partial(declare, driver, specs(loaded)), stop, proven=proven)
+            await stack.enter_async_context(opened(driver, stop, proven=options.proven))
+            await until_available(partial(declare, driver, specs(loaded)), stop, proven=options.proven)
         except DriverUnavailable:
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
@@ -109,29 +115,18 @@ async def serve(  # noqa: PLR0913 - one keyword per collaborator
             state=state,
             middlewares=loaded.middlewares,
             emit=EventEncoder(driver, clock, encode).emit,
-            record=record,
-            claiming=await _claiming(stack, config, clock, claims, proven=proven),
-            journal=journal,
-            suspects=suspects,
-            stuck=stuck or _ignore,
+            record=options.record,
+            claiming=await _claiming(stack, config, clock, options.claims, proven=options.proven),
+            journal=options.journal,
+            suspects=options.suspects,
+            stuck=options.stuck or _ignore,
             grace_s=config.file.worker.shutdown_grace_s,
             stuck_after_s=STUCK_AFTER_S,
             maximum_crashes=config.file.worker.maximum_crashes,
-            transactions=transactions or _transactions(config, clock),
-            proven=proven,
+            transactions=options.transactions or _transactions(config, clock),
+            proven=options.proven,
         )
-        relay = _relay(config, driver) if transactions is None else None
-        return await _supervise(
-            config,
-            loaded,
-            env,
-            stop,
-            relay=relay,
-            until_idle=until_idle,
-            report=report,
-            preflight=preflight,
-            beside=beside,
-        )
+        return await _supervise(config, loaded, env, stop, options)
 
 
 def _transactions(config: Config, clock: Clock) -> "Transactions | None":
@@ -191,35 +186,28 @@ def _ignore(_delivery: Delivery) -> None:
     """Nobody wants to know."""
 
 
-async def _supervise(  # noqa: PLR0913 - as `serve`
-    config: Config,
-    loaded: Loaded,
-    env: WorkerServices,
-    stop: StopSignals,
-    *,
-    relay: "Relay | None",
-    until_idle: bool,
-    report: Callable[[Report], None] | None,
-    preflight: bool,
-    beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None,
+async def _supervise(
+    config: Config, loaded: Loaded, env: WorkerServices, stop: StopSignals, options: ServeOptions
 ) -> int:
+    relay = _relay(config, env.driver) if options.transactions is None else None
     worker = config.file.worker
     logs = {plan.action: SubscriptionLog(plan.action, env.clock, worker.log.repeat_s) for plan in loaded.plans}
     supervisor = Supervisor(loaded.plans, env, policy=worker.restart, log=logs.__getitem__)
+    report = options.report
     if report is not None and relay is not None:
         report = partial(_report_outbox, report, relay)
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, stop, supervisor)
-        if beside is not None:
-            group.start_soon(beside, supervisor)
+        if options.beside is not None:
+            group.start_soon(options.beside, supervisor)
         if relay is not None:
             group.start_soon(relay.run)
-        if until_idle:
+        if options.until_idle:
             group.start_soon(_stop_when_idle, supervisor, relay)
         if report is not None:
             group.start_soon(_report, supervisor, report)
         group.start_soon(_tell_repeats, logs.values())
-        if preflight:
+        if options.preflight:
             group.start_soon(warn, env.driver, specs(loaded), partial(_until_booted, supervisor))
         await supervisor.run()
         if relay is not None:
@@ -229,7 +217,7 @@ async def _supervise(  # noqa: PLR0913 - as `serve`
         one.tell_repeats(at_end=True)
     if report is not None:
         report(supervisor.report())
-    unsent = until_idle and relay is not None and relay.failure is not None
+    unsent = options.until_idle and relay is not None and relay.failure is not None
     return 1 if unsent or any(one.state is WorkerState.FAILED for one in supervisor.subscriptions) else 0
 
 

@@ -58,14 +58,16 @@ class WorkerFixture:
         return await app.serve(
             config,
             Loaded(plans=tuple(plans), lifespan=how.pop("lifespan", None), middlewares=how.pop("middlewares", ())),
-            stop=stop,
-            driver=driver or MemoryDriver(self.store),
-            record=lambda _action, batch, _now_ms: self.settled.extend(batch),
-            stuck=self.stuck.append,
-            report=self.reports.append,
-            suspects=self.suspects,
-            claims=self.claims,
-            **how,
+            stop,
+            app.ServeOptions(
+                driver=driver or MemoryDriver(self.store),
+                record=lambda _action, batch, _now_ms: self.settled.extend(batch),
+                stuck=self.stuck.append,
+                report=self.reports.append,
+                suspects=self.suspects,
+                claims=self.claims,
+                **how,
+            ),
         )
 
     @asynccontextmanager

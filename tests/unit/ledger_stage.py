@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from hexa_worker import Context, DeadLetter, Event, subscribe
-from hexa_worker.app import serve
+from hexa_worker.app import ServeOptions, serve
 from hexa_worker.codecs import encode
 from hexa_worker.config.model import Config, File, Memory, WorkerConfig
 from hexa_worker.config.model import Subscription as SubscriptionTable
@@ -137,7 +137,8 @@ class Stage:
         async with anyio.create_task_group() as group:
 
             async def serve_it() -> None:
-                await serve(self._config, loaded, stop=stop, until_idle=end == "idle", driver=driver, clock=self.time)
+                options = ServeOptions(until_idle=end == "idle", driver=driver, clock=self.time)
+                await serve(self._config, loaded, stop, options)
 
             group.start_soon(serve_it)
             if end == "idle":

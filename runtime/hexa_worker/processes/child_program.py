@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from hexa_worker.app import serve
+from hexa_worker.app import ServeOptions, serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.settlement import Postponed, Released, Settlement
@@ -50,22 +50,19 @@ async def _serve(session: ChildContext, loaded: Loaded) -> int:
                 done = (one.delivery for one in settlements if not isinstance(one, Released | Postponed))
                 suspects.settled(action, ((delivery.source, delivery.offset) for delivery in done))
 
-        return await serve(
-            session.config,
-            loaded,
-            stop=session.stop,
-            until_idle=session.arguments.until_idle,
+        arguments = session.arguments
+        options = ServeOptions(
+            until_idle=arguments.until_idle,
             journal=session.journal,
             suspects=session.suspects,
             stuck=session.stuck,
             report=session.report,
             record=record,
-            preflight=session.arguments.preflight,
-            proven=session.arguments.proven,
-            beside=ParkedFiles(
-                folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot
-            ).run,
+            preflight=arguments.preflight,
+            proven=arguments.proven,
+            beside=ParkedFiles(folder_of(arguments.state_dir, arguments.name), arguments.slot).run,
         )
+        return await serve(session.config, loaded, session.stop, options)
 
 
 def _remember_ladders(session: ChildContext, loaded: Loaded) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from hexa_worker.app import serve
+from hexa_worker.app import ServeOptions, serve
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
@@ -231,18 +231,16 @@ class _Run:
 
     async def run(self) -> None:
         harness = self._harness
+        options = ServeOptions(
+            driver=_Listener(harness._store, harness.emitted, harness._crashes),  # noqa: SLF001 - the harness and its run are one thing
+            clock=harness._time,  # noqa: SLF001
+            record=self._record,
+            report=self._look,
+            claims=harness._claims,  # noqa: SLF001
+            transactions=harness._outbox.transactions,  # noqa: SLF001
+        )
         try:
-            await serve(
-                harness._config,  # noqa: SLF001 - the harness and its run are one thing
-                harness._loaded,  # noqa: SLF001
-                stop=self._stop,
-                driver=_Listener(harness._store, harness.emitted, harness._crashes),  # noqa: SLF001
-                clock=harness._time,  # noqa: SLF001
-                record=self._record,
-                report=self._look,
-                claims=harness._claims,  # noqa: SLF001
-                transactions=harness._outbox.transactions,  # noqa: SLF001
-            )
+            await serve(harness._config, harness._loaded, self._stop, options)  # noqa: SLF001
         except BaseExceptionGroup as group:
             self._problem = self._problem or _only(group)
         if self._problem is not None:

@@ -19,7 +19,7 @@ import anyio
 import msgspec
 
 from hexa_worker import faults
-from hexa_worker.app import serve
+from hexa_worker.app import ServeOptions, serve
 from hexa_worker.codecs import encode
 from hexa_worker.core.lineage import EVENT_ID, read_id
 from hexa_worker.core.message import Message
@@ -271,11 +271,8 @@ class _Simulation:
         await serve(
             self._config,
             Loaded(plans=self._loaded.plans, lifespan=self._loaded.lifespan, middlewares=middlewares),
-            stop=process.stop,
-            driver=process.driver,
-            clock=self.time,
-            record=self._record,
-            report=self._look,
+            process.stop,
+            ServeOptions(driver=process.driver, clock=self.time, record=self._record, report=self._look),
         )
 
     @property
