@@ -15,14 +15,13 @@ from typing import Final
 
 from hexa_worker.config.model import Config, Http
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes import lock
 from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.journal import read_journal
 from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.private import private_folder
 from hexa_worker.processes.reloading import Reloader, rules_of
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
-from hexa_worker.processes.state_files import StateFiles
+from hexa_worker.processes.state_files import StateFiles, take_lock
 from hexa_worker.processes.suspects import CrashCounter
 from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup
@@ -73,7 +72,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     layout = StateFiles.of(rules.arguments.state_dir, worker.name)
     reloader = Reloader(config, rules, processes_fixed=processes is not None)
     with ExitStack() as stack:
-        stack.callback(os.close, lock.take(layout.lock))
+        stack.callback(os.close, take_lock(layout.lock))
         selector = stack.enter_context(selectors.DefaultSelector())
         pool = Pool(rules, processes or worker.processes, layout, _open_book(layout), selector, time.monotonic, first)
         return _run(pool, selector, worker.http, reloader)
