@@ -16,8 +16,8 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hexa_worker.processes.overview import Overview, Process
 from hexa_worker.processes.slot import SlotPhase
+from hexa_worker.processes.status.overview import Overview, Process
 from hexa_worker.telemetry.report import Report
 from tests.processes.conftest import MakeStage
 from tests.processes.stage import LIMIT_S, Stage

@@ -22,8 +22,8 @@ from hexa_worker.processes.private import private_folder
 from hexa_worker.processes.reloading import Reloader, rules_of
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
 from hexa_worker.processes.state_files import StateFiles, take_lock
+from hexa_worker.processes.status.totals import summary
 from hexa_worker.processes.suspects import CrashCounter
-from hexa_worker.processes.totals import summary
 from hexa_worker.processes.wakeup import Wakeup
 from hexa_worker.telemetry.configure import configure
 from hexa_worker.telemetry.log import FIELDS
@@ -95,7 +95,7 @@ def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None, reload
 
 def _serve_status(config: Http, pool: Pool) -> Callable[[], None]:
     """Serve the status pages; returns what ends that. Raises ConfigError."""
-    from hexa_worker.processes.http import StatusServer  # noqa: PLC0415 - only where it is configured
+    from hexa_worker.processes.status.http import StatusServer  # noqa: PLC0415 - only where it is configured
 
     return StatusServer(config, pool.look).close
 

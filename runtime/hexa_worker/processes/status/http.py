@@ -19,8 +19,8 @@ import msgspec
 
 from hexa_worker.config.model import Http
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.metrics import CONTENT_TYPE, exposition
-from hexa_worker.processes.overview import Overview
+from hexa_worker.processes.status.metrics import CONTENT_TYPE, exposition
+from hexa_worker.processes.status.overview import Overview
 
 DEADLINE_S: Final = 5.0
 """For a whole request and its answer."""

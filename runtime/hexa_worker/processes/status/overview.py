@@ -8,7 +8,7 @@ import msgspec
 from hexa_worker.core.lifecycle import READY, WorkerState
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.processes.slot import Slot, SlotPhase
-from hexa_worker.processes.totals import Total, Totals
+from hexa_worker.processes.status.totals import Total, Totals
 from hexa_worker.telemetry.report import Report
 
 STANDS_S: Final = 10.0

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
-from hexa_worker.processes.overview import Overview
-from hexa_worker.processes.totals import Total
+from hexa_worker.processes.status.overview import Overview
+from hexa_worker.processes.status.totals import Total
 from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
