@@ -25,7 +25,12 @@ from typing import TYPE_CHECKING, Any, Final
 from hexa_worker.core.message import Delivery
 from hexa_worker.errors import ConfigError, DriverBroken, DriverRejected, only_error
 from hexa_worker.processes import parent_watch
-from hexa_worker.processes.arguments import (
+from hexa_worker.processes.blocked import Blocked
+from hexa_worker.processes.child_context import ChildContext, ChildProgram, Serve
+from hexa_worker.processes.forked import let_forks_go
+from hexa_worker.processes.journal import MappedJournal
+from hexa_worker.processes.private import write_private
+from hexa_worker.processes.protocol import (
     CANCEL_SIGNAL,
     DESCRIPTOR,
     EXIT_BROKEN,
@@ -37,16 +42,15 @@ from hexa_worker.processes.arguments import (
     STACK_SIGNAL,
     STOP_SIGNAL,
     Arguments,
+    Heartbeat,
+    Link,
+    Misconfigured,
+    SettledFrame,
+    StatusFrame,
     receive,
 )
-from hexa_worker.processes.blocked import Blocked
-from hexa_worker.processes.child_context import ChildContext, ChildProgram, Serve
-from hexa_worker.processes.forked import let_forks_go
-from hexa_worker.processes.journal import MappedJournal
-from hexa_worker.processes.private import write_private
 from hexa_worker.processes.state_files import StateFiles
 from hexa_worker.processes.suspects import SuspectsFile
-from hexa_worker.processes.wire import Heartbeat, Link, Misconfigured, SettledFrame, StatusFrame
 from hexa_worker.stop import CANCEL, DRAIN, StopSignals
 from hexa_worker.telemetry.configure import configure, keep_speaking
 from hexa_worker.telemetry.sink import FLUSH_S

@@ -8,8 +8,8 @@ import msgspec
 
 from hexa_worker.config.model import Config
 from hexa_worker.core.message import Delivery
-from hexa_worker.processes.arguments import Arguments
 from hexa_worker.processes.journal import MappedJournal
+from hexa_worker.processes.protocol import Arguments
 from hexa_worker.processes.suspects import SuspectsFile
 from hexa_worker.stop import StopSignals
 from hexa_worker.telemetry.report import Report

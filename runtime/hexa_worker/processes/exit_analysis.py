@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from hexa_worker.core.crash_attribution import InFlightId
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from hexa_worker.processes.journal import Remains, read_journal
+from hexa_worker.processes.protocol import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 from hexa_worker.processes.slot import Slot
 from hexa_worker.processes.state_files import StateFiles
 from hexa_worker.telemetry.log import FIELDS

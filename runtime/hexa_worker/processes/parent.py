@@ -15,10 +15,10 @@ from typing import Final
 
 from hexa_worker.config.model import Config, Http
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.journal import read_journal
 from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.private import private_folder
+from hexa_worker.processes.protocol import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.reloading import Reloader, rules_of
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
 from hexa_worker.processes.state_files import StateFiles, take_lock

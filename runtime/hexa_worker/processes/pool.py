@@ -14,8 +14,17 @@ from typing import Final
 import msgspec
 
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import CANCEL_SIGNAL, STACK_SIGNAL, STOP_SIGNAL
 from hexa_worker.processes.exit_analysis import ExitFinding, ProcessExit, examine, how
+from hexa_worker.processes.protocol import (
+    CANCEL_SIGNAL,
+    STACK_SIGNAL,
+    STOP_SIGNAL,
+    Frame,
+    Misconfigured,
+    SettledFrame,
+    StatusFrame,
+    WireError,
+)
 from hexa_worker.processes.reaping import reap, reap_orphans
 from hexa_worker.processes.rolling import GiveUp, Reload, ReloadDone, Replace, Retire, Rolling
 from hexa_worker.processes.slot import OVER, Move, Rules, Slot, SlotPhase
@@ -24,7 +33,6 @@ from hexa_worker.processes.state_files import StateFiles
 from hexa_worker.processes.status.overview import Overview, overview
 from hexa_worker.processes.status.totals import Totals
 from hexa_worker.processes.suspects import CrashCounter
-from hexa_worker.processes.wire import Frame, Misconfigured, SettledFrame, StatusFrame, WireError
 from hexa_worker.telemetry.log import FIELDS
 
 STOP_MARGIN_S: Final = 10.0

@@ -5,7 +5,7 @@ import signal
 from contextlib import suppress
 from typing import Final
 
-from hexa_worker.processes.arguments import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_STOPPED
+from hexa_worker.processes.protocol import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_STOPPED
 
 _ORDERLY: Final = frozenset({EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_STOPPED})
 

@@ -11,8 +11,8 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.config.watchdog import watchdog_s
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import Arguments
 from hexa_worker.processes.pool import Pool
+from hexa_worker.processes.protocol import Arguments
 from hexa_worker.processes.rolling import Reload
 from hexa_worker.processes.slot import Rules
 from hexa_worker.processes.spawn import Command

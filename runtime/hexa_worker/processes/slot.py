@@ -12,9 +12,8 @@ from typing import Final
 import msgspec
 
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
-from hexa_worker.processes.arguments import WHO_BLOCKS, Arguments
+from hexa_worker.processes.protocol import WHO_BLOCKS, Arguments, Inbox, Misconfigured
 from hexa_worker.processes.spawn import Command, Spawned
-from hexa_worker.processes.wire import Inbox, Misconfigured
 from hexa_worker.telemetry.report import Report
 
 

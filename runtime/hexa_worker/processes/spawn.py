@@ -9,7 +9,7 @@ import sys
 from typing import Final, NamedTuple
 
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.arguments import CANCEL_SIGNAL, DESCRIPTOR, STOP_SIGNAL, Arguments, pack
+from hexa_worker.processes.protocol import CANCEL_SIGNAL, DESCRIPTOR, STOP_SIGNAL, Arguments, pack
 
 STOP_SIGNALS: Final = (STOP_SIGNAL, signal.SIGINT, CANCEL_SIGNAL)
 _PARENT: Final = "HEXA_WORKER_PARENT"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hexa_worker.core.crash_attribution import InFlightId
-from hexa_worker.processes.wire import (
+from hexa_worker.processes.protocol import (
     MAX_FRAME,
     Frame,
     Heartbeat,
