@@ -10,7 +10,7 @@ import pytest
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked
 from hexa_worker.processes import parked
-from hexa_worker.processes.parked import Command, ParkedFiles, counts, write
+from hexa_worker.processes.parked import ParkedCommand, ParkedFiles, counts, write
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def test_a_command_is_for_the_process_that_it_was_given_to(
 ) -> None:
     monkeypatch.setattr(parked, "LOOK_S", 0.001)
     command = tmp_path / "slot-0.do"
-    write(command, Command(do="drop"))  # to a process that was killed before it looked
+    write(command, ParkedCommand(do="drop"))  # to a process that was killed before it looked
     settler = Keeps()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
@@ -46,7 +46,7 @@ async def test_a_command_is_for_the_process_that_it_was_given_to(
                 await anyio.sleep(0.001)
             await anyio.sleep(0.02)
             assert settler.parked
-            write(command, Command(do="drop"))
+            write(command, ParkedCommand(do="drop"))
             while command.exists() or counts(tmp_path):
                 await anyio.sleep(0.001)
             assert not settler.parked
@@ -72,7 +72,7 @@ async def test_a_folder_that_others_may_write_to_commands_nothing(
             group.start_soon(ParkedFiles(writable, 0).run, supervisor_of(settler))
             while not caplog.messages:
                 await anyio.sleep(0.001)
-            write(writable / "slot-0.do", Command(do="drop"))
+            write(writable / "slot-0.do", ParkedCommand(do="drop"))
             await anyio.sleep(0.02)
             group.cancel_scope.cancel()
     assert settler.parked

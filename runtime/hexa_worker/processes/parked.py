@@ -64,7 +64,7 @@ class ParkedState(msgspec.Struct, frozen=True, kw_only=True):
     entries: list[ParkedEntry]
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class ParkedCommand(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is told; without `ids` it means all that it has, without `action` those of each."""
 
     do: Told
@@ -181,7 +181,7 @@ class ParkedFiles:
         if self._said is None or not self._command.exists():
             return
         try:
-            command = msgspec.json.decode(self._command.read_bytes(), type=Command)
+            command = msgspec.json.decode(self._command.read_bytes(), type=ParkedCommand)
             for action, settler in settlers:
                 if command.action not in (None, action):
                     continue

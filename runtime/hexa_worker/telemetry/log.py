@@ -57,7 +57,7 @@ def coordinates(action: str, delivery: Delivery, lineage: Lineage) -> dict[str, 
     }
 
 
-class _Line:
+class _LastLine:
     """The last line of one kind, and how many like it were kept quiet since."""
 
     __slots__ = ("fields", "level", "quiet", "since", "text")
@@ -84,7 +84,7 @@ class SubscriptionLog:
         self._clock = clock
         self._repeat_s = repeat_s
         self._logger = logging.getLogger("hexa_worker.delivery")
-        self._last: dict[Hashable, _Line] = {}
+        self._last: dict[Hashable, _LastLine] = {}
         self._told_ignored = False
 
     @property
@@ -106,7 +106,7 @@ class SubscriptionLog:
         if line is not None:
             self._tell_failure(settlement, failure, line)
 
-    def _tell_failure(self, settlement: RetryAt | Postponed | DeadLettered, failure: Failure, line: _Line) -> None:
+    def _tell_failure(self, settlement: RetryAt | Postponed | DeadLettered, failure: Failure, line: _LastLine) -> None:
         if isinstance(settlement, Postponed):
             level = logging.WARNING
             following = f"retry {settlement.again.attempt} in {settlement.delay_s:g} s, in its place"
@@ -222,7 +222,7 @@ class SubscriptionLog:
                 self._logger.log(line.level, "%s (and more like it)", line.text, extra={FIELDS: fields})
                 line.quiet = 0
 
-    def _suppressed(self, kind: Hashable, repeat_s: float) -> _Line | None:
+    def _suppressed(self, kind: Hashable, repeat_s: float) -> _LastLine | None:
         """None: stay quiet now; else what is known of lines of this kind. Who writes one keeps it there."""
         now = self._clock.monotonic()
         line = self._last.get(kind)
@@ -233,7 +233,7 @@ class SubscriptionLog:
             if len(self._last) >= 1000:  # noqa: PLR2004 - unlimited kinds of failure must not grow this for ever
                 self.tell_repeats(at_end=True)
                 self._last.clear()
-            line = self._last[kind] = _Line(now)
+            line = self._last[kind] = _LastLine(now)
         line.since = now
         return line
 
@@ -250,7 +250,9 @@ class SubscriptionLog:
             line.quiet = 0  # a state that goes on, not so many events
             self._logger.log(level, text, extra={FIELDS: {"action": self.action}})
 
-    def _write_kept(self, line: _Line, level: int, text: str, delivery: Delivery, fields: Mapping[str, object]) -> None:
+    def _write_kept(
+        self, line: _LastLine, level: int, text: str, delivery: Delivery, fields: Mapping[str, object]
+    ) -> None:
         line.level, line.text, line.fields = level, text, fields
         self._write(level, text, delivery, {**fields, "repeated": line.quiet} if line.quiet else fields)
         line.quiet = 0

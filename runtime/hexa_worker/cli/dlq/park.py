@@ -11,7 +11,7 @@ from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option
 from hexa_worker.cli.terminal import clean, console, fail, note, write_json
 from hexa_worker.errors import ConfigError
-from hexa_worker.processes.parked import Command, ParkedEntry, ParkedState, Told, lives, of_config, states, write
+from hexa_worker.processes.parked import ParkedCommand, ParkedEntry, ParkedState, Told, lives, of_config, states, write
 
 PATIENCE_S = 10.0
 LOOK_S = 0.05
@@ -91,7 +91,7 @@ def _order(
     try:
         for file, state in states(folder):
             told[file] = state.pid
-            write(file, Command(do=do, ids=list(ids) or None, action=action))
+            write(file, ParkedCommand(do=do, ids=list(ids) or None, action=action))
         deadline = time.monotonic() + PATIENCE_S
         while any(file.exists() for file in told):
             if time.monotonic() > deadline:
