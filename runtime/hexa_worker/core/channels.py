@@ -29,9 +29,20 @@ def parse(channel: str) -> Rung | None:
     return Rung(base, int(number)) if int(number) else None
 
 
+def base_of(channel: str) -> str:
+    """What a retry channel or one for dead letters is named after; any other is its own."""
+    rung = parse(channel)
+    return channel if rung is None else rung.base
+
+
+def retry_prefix(base: str) -> str:
+    """What the names of all retry channels begin with; their numbers follow."""
+    return f"{base}.retry."
+
+
 def retry_channel(base: str, number: int) -> str:
     """The channel of retry `number` (1-based)."""
-    return f"{base}.retry.{number}"
+    return f"{retry_prefix(base)}{number}"
 
 
 def retry_channels(base: str, count: int) -> tuple[str, ...]:
@@ -44,7 +55,12 @@ def dead_letter_channel(base: str) -> str:
     return base + _DEAD_LETTERS
 
 
+def is_dead_letter_channel(channel: str) -> bool:
+    """Whether `channel` keeps dead letters."""
+    return channel.endswith(_DEAD_LETTERS)
+
+
 def is_retry_channel(base: str, channel: str) -> bool:
     """Whether `channel` is a retry channel of `base`."""
-    prefix = retry_channel(base, 0)[:-1]
+    prefix = retry_prefix(base)
     return channel.startswith(prefix) and channel[len(prefix) :].isdecimal()

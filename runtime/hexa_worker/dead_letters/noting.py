@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from hexa_worker.core.channels import retry_channel
+from hexa_worker.core.channels import base_of, retry_channel
 from hexa_worker.dead_letters.dead_letter import StoredDeadLetter
 from hexa_worker.dead_letters.dead_letters import OnChange
 from hexa_worker.lineage.entries import LineageEntry
@@ -15,7 +15,6 @@ def recorded_in(recorder: Recorder) -> OnChange:
 
     def on_change(outcome: Literal["redriven", "purged"], letters: Sequence[StoredDeadLetter], at_ms: int) -> None:
         for letter in letters:
-            base = letter.delivery.channel.removesuffix(".dlq")
             recorder.put(
                 LineageEntry(
                     event_id=letter.event_id,
@@ -27,7 +26,7 @@ def recorded_in(recorder: Recorder) -> OnChange:
                     at_ms=at_ms,
                     channel=letter.delivery.channel,
                     message_id=letter.id,
-                    next=retry_channel(base, 1) if outcome == "redriven" else None,
+                    next=retry_channel(base_of(letter.delivery.channel), 1) if outcome == "redriven" else None,
                 )
             )
 

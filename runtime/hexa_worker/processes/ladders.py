@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from hexa_worker.core.channels import dead_letter_channel
+from hexa_worker.core.channels import dead_letter_channel, retry_prefix
 from hexa_worker.drivers.base import SubscriptionSpec
 from hexa_worker.processes.parked import write
 
@@ -47,7 +47,7 @@ def orphans(path: Path, specs: Iterable[SubscriptionSpec]) -> list[str]:
     present = {spec.retry_base for spec in specs}
     return [
         f"nobody reads the retries and dead letters of {action!r} any more "
-        f"({base}.retry.N, {dead_letter_channel(base)}): "
+        f"({retry_prefix(base)}N, {dead_letter_channel(base)}): "
         f'name the subscription so again, or give the one that shall have them retry_channel = "{base}"; '
         f"if they are of no use, delete {path}"
         for base, action in read(path).actions.items()

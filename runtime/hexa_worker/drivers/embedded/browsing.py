@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
+from hexa_worker.core.channels import base_of
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import stripe_of
 from hexa_worker.drivers.embedded.storage.records import COLUMNS, delayed_deliveries, log_deliveries
@@ -21,7 +22,7 @@ def browse(connection: sqlite3.Connection, channel: str, after: int, limit: int,
             " AND at_ms >= ? ORDER BY id LIMIT ?",
             (first + after, first + SEQUENCE_MASK, number, since_ms, limit),
         ).fetchall()
-        return delayed_deliveries(rows, channel.removesuffix(f".retry.{number}"), None)
+        return delayed_deliveries(rows, base_of(channel), None)
     found = connection.execute("SELECT id FROM channels WHERE name = ?", (channel,)).fetchone()
     if found is None:
         return []

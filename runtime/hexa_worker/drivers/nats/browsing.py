@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from hexa_worker.core.channels import parse
+from hexa_worker.core.channels import parse, retry_prefix
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import NatsConnection
@@ -105,7 +105,7 @@ async def schedules(connection: NatsConnection, stream: str, base: str) -> list[
     while True:
         try:
             info = await connection.api(
-                f"STREAM.INFO.{stream}", subjects_filter=f"{base}.retry.*.at.>", offset=len(due)
+                f"STREAM.INFO.{stream}", subjects_filter=f"{retry_prefix(base)}*.at.>", offset=len(due)
             )
         except ApiError as error:
             raise error.as_driver_error(f"look at stream {stream!r}") from error

@@ -10,6 +10,7 @@ import msgspec
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.config.nats import Nats, NatsSubscription
+from hexa_worker.core.channels import retry_prefix
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
@@ -156,7 +157,7 @@ class AsyncioNatsDriver:
         ack_wait_s = options.ack_wait_s or self._options.ack_wait_s
         wanted = consumers.config(
             names.RETRY_DURABLE,
-            f"{spec.retry_base}.retry.*",
+            f"{retry_prefix(spec.retry_base)}*",
             ack_wait_s=ack_wait_s,
             max_ack_pending=-1,  # records that wait for their time count here where the server cannot keep them
         )

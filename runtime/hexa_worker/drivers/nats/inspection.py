@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from hexa_worker.config.nats import Nats
-from hexa_worker.core.channels import dead_letter_channel
+from hexa_worker.core.channels import dead_letter_channel, retry_prefix
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.nats import browsing, consumers, names, ordered_consumer
@@ -135,7 +135,7 @@ class NatsInspection:
             found += await self._channel(channel, permissions)
         base = self._spec.retry_base
         ladder = (
-            ("retry channel", f"{base}.retry.*", self._streams.retries_wanted(base)),
+            ("retry channel", f"{retry_prefix(base)}*", self._streams.retries_wanted(base)),
             ("dead letter", dead_letter_channel(base), self._streams.dead_letters_wanted(base)),
         )
         for kind, name, wanted in ladder:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hexa_worker.config.nats import Nats, NatsStream
-from hexa_worker.core.channels import dead_letter_channel
+from hexa_worker.core.channels import dead_letter_channel, retry_channel, retry_prefix
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import SIZE_REQUIRED, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError
@@ -147,7 +147,7 @@ class Streams:
 
     def retries_wanted(self, base: str) -> dict[str, Any]:
         """The configuration of the stream of the retry channels of `base`."""
-        wanted = self._config(names.retry_stream(base), (f"{base}.retry.>",), retention="workqueue")
+        wanted = self._config(names.retry_stream(base), (f"{retry_prefix(base)}>",), retention="workqueue")
         return wanted | _full_at(self._options.retry_max_bytes)
 
     def dead_letters_wanted(self, base: str) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Streams:
         scheduled = scheduled and not options.retry_max_bytes  # servers refuse schedules where a full stream refuses
         if scheduled:
             wanted["allow_msg_schedules"] = True
-        names.check_channel(f"{base}.retry.1")
+        names.check_channel(retry_channel(base, 1))
         config = await self._ensure(stream, wanted, create=options.create_retry_channels, size_key="retry_max_bytes")
         if scheduled and not config.get("allow_msg_schedules") and config.get("discard") != "new":
             config = await self._update({**config, "allow_msg_schedules": True})  # made when the server was older

@@ -10,14 +10,14 @@ from typing import Any
 
 import pulsar
 
-from hexa_worker.core.channels import parse
+from hexa_worker.core.channels import is_dead_letter_channel, parse
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.client_internals import new_id
 from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.dead_letter_reader import DeadLetterReader
 from hexa_worker.drivers.pulsar.errors import translate
-from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, place_of, whole_topic
+from hexa_worker.drivers.pulsar.names import place_of, whole_topic
 from hexa_worker.drivers.pulsar.readers import FETCHED, READ_MS, open_reader, unread
 from hexa_worker.drivers.pulsar.wire import PulsarOrigin, read_one
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
@@ -56,7 +56,7 @@ class PulsarBrowser:
         topic = self._connection.topics.topic(channel)
         if limit <= 0 or not self._exists(topic):
             return []
-        if not channel.endswith(DEAD_LETTERS):
+        if not is_dead_letter_channel(channel):
             pages = [self._read(one, after, limit, since_ms) for one in self._partitions(topic)]
         else:
             with self._lock, self._closed_later():
@@ -70,7 +70,7 @@ class PulsarBrowser:
             DriverError: the broker does not let.
         """
         topic = self._connection.topics.topic(channel)
-        if not channel.endswith(DEAD_LETTERS):
+        if not is_dead_letter_channel(channel):
             raise_unless_missing = self._exists(topic)
             if raise_unless_missing:
                 raise DriverRejected(f"pulsar: {channel!r} is no dead-letter channel: nothing can be removed from it")

@@ -3,7 +3,6 @@
 from hexa_worker.core.naming import channel_problem
 from hexa_worker.errors import DriverRejected
 
-DEAD_LETTERS = ".dlq"
 DESK_SUBSCRIPTION = "hexa-worker-desk"
 """The subscription that keeps dead letters until they are removed."""
 UNREAD_SUBSCRIPTION = "hexa-worker-unread"

@@ -12,11 +12,12 @@ from typing import Any
 
 import pulsar
 
+from hexa_worker.core.channels import is_dead_letter_channel
 from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.dead_letter_reader import keep
 from hexa_worker.drivers.pulsar.errors import name_of, translate
-from hexa_worker.drivers.pulsar.names import DEAD_LETTERS, DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 MOST = 100
@@ -51,7 +52,7 @@ class Unread:
             DriverRejected: it would be lost.
             DriverUnavailable: a broker does not answer.
         """
-        letters_there = topic.endswith(DEAD_LETTERS)
+        letters_there = is_dead_letter_channel(topic)
         if (self._mode == "drop" and not letters_there) or monotonic() < self._blind_until:
             return
         try:
