@@ -21,6 +21,7 @@ from hexa_worker.subscriptions.api import (
     Middleware,
     Next,
     Result,
+    Retries,
     lifespan,
     subscribe,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Middleware",
     "Next",
     "Result",
+    "Retries",
     "Retry",
     "SyncEmitter",
     "User",

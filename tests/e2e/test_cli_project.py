@@ -131,6 +131,14 @@ def test_check_shows_what_would_run(project: Project) -> None:
     assert (do["retry_order"], do["maximum_waiting_keys"]) == ("free", None)
 
 
+def test_check_tells_where_each_setting_comes_from(project: Project) -> None:
+    (do,) = [one for one in project.json("check")["subscriptions"] if one["action"] == "do"]
+    assert do["settings"]["retry.maximum_retries"] == {"value": 1, "from": "worker.toml"}
+    assert do["settings"]["channels"] == {"value": ["work"], "from": "@subscribe"}
+    assert do["settings"]["mailbox"] == {"value": 2000, "from": "default"}
+    assert " ".join(project("check", "--explain").stdout.split()).count("retry.maximum_retries 1 worker.toml") == 1
+
+
 def test_check_warns_of_a_result_that_nobody_gets(project: Project) -> None:
     project.write(
         handlers=HANDLERS + "\n\n@subscribe('totals')\nasync def total(event: dict) -> float:\n    return 1.0\n"

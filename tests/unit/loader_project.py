@@ -13,7 +13,7 @@ from hexa_worker.errors import ConfigError
 from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.subscriptions.plan import Loaded, Plan
 
-IMPORTS = "from typing import Any\nfrom hexa_worker import BatchContext, Context, lifespan, subscribe\n"
+IMPORTS = "from typing import Any\nfrom hexa_worker import BatchContext, Context, Retries, lifespan, subscribe\n"
 
 
 class Project:

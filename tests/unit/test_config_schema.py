@@ -162,7 +162,7 @@ def test_every_key_of_the_page_says_what_it_means_and_its_default() -> None:
 def test_editors_accept_an_old_name_and_mark_it_and_the_page_leaves_it_out() -> None:
     VALIDATOR.validate(mutated(("subscriptions", "a", "retry"), {"maximum_attempts": 1, "retry_topics_count": 2}))
     assert not VALIDATOR.is_valid(mutated(("subscriptions", "a", "retry"), {"maximum_attempts": "many"}))
-    keys = SCHEMA["$defs"]["RetryPolicy"]["properties"]
+    keys = SCHEMA["$defs"]["Retries"]["properties"]
     assert [key for key, one in keys.items() if one.get("deprecated")] == ["maximum_attempts", "retry_topics_count"]
     assert "retry_topics_count" not in reference_text()
 

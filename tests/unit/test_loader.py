@@ -10,6 +10,7 @@ import pytest
 
 from hexa_worker.config.load import load_config
 from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.subscriptions.loader import load_plans
 from tests.unit.loader_project import ONE, Project, in_project
 
@@ -47,6 +48,48 @@ def test_worker_toml_goes_over_the_decorator(project: Project) -> None:
     plan = project.plan()
     assert (plan.concurrency, plan.order_by, plan.timeout_s, plan.threads) == (7, OrderBy.KEY, None, 2)
     assert (plan.group, plan.retry_base, plan.route.retry_base) == ("g", "r", "r")
+
+
+ALL_SAID = """
+@subscribe("work", action="do", mailbox=50, start="latest", idempotency_key="payload:id", codec="msgpack",
+           retry=Retries(maximum=2, initial_s=0.1, maximum_s=5, jitter=0.5))
+def do(e: dict) -> None: ...
+"""
+
+
+def test_a_decorator_states_what_worker_toml_takes(project: Project) -> None:
+    project.write("h.py", ALL_SAID)
+    plan = project.plan()
+    assert (plan.mailbox, plan.start, plan.settings["codec"].value) == (50, "latest", "msgpack")
+    assert plan.handler.decode(msgspec.msgpack.encode({"a": 1})) == {"a": 1}
+    assert plan.retry == RetryPolicy(
+        maximum_retries=2, initial_interval_s=0.1, maximum_interval_s=5, jitter=0.5, backoff_coefficient=2
+    )
+
+
+def test_worker_toml_goes_over_the_decorators_retries_key_by_key(project: Project) -> None:
+    project.write("h.py", ALL_SAID)
+    project.toml("[subscriptions.do]\nstart = 'earliest'\n[subscriptions.do.retry]\nmaximum_retries = 4\njitter = 0")
+    plan = project.plan()
+    assert (plan.start, plan.mailbox) == ("earliest", 50)
+    assert plan.retry == RetryPolicy(maximum_retries=4, initial_interval_s=0.1, maximum_interval_s=5, jitter=0)
+
+
+def test_a_plan_tells_where_each_of_its_settings_comes_from(project: Project) -> None:
+    project.write("h.py", ALL_SAID)
+    project.toml("[subscriptions.do]\ntimeout_s = 5\ngroup = 'g'\n[subscriptions.do.retry]\nmaximum_retries = 4")
+    settings = project.plan().settings
+    told = {key: settings[key] for key in ("mailbox", "timeout_s", "concurrency", "group", "channels")}
+    assert told == {
+        "mailbox": (50, "@subscribe"),
+        "timeout_s": (5.0, "worker.toml"),
+        "concurrency": (16, "default"),
+        "group": ("g", "worker.toml"),
+        "channels": (("work",), "@subscribe"),
+    }
+    assert settings["retry.maximum_retries"] == (4, "worker.toml")
+    assert settings["retry.jitter"] == (0.5, "@subscribe")
+    assert settings["retry.backoff_coefficient"] == (2.0, "default")
 
 
 def test_a_channel_in_worker_toml_replaces_all_channels_of_the_decorator(project: Project) -> None:

@@ -106,6 +106,46 @@ def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, hand
         ),
         (ONE.replace('"do"', '"do", batch_wait_s=1'), "", "h.py:4 do: batch_wait_s without batch"),
         (
+            ONE.replace('"do"', '"do", retry=3'),
+            "",
+            "h.py:4 do: retry: must be a Retries, not 3 (write retry=Retries(maximum=…))",
+        ),
+        (
+            ONE.replace('"do"', '"do", retry=Retries(maximum=-1)'),
+            "",
+            "h.py:4 do: retry.maximum: must be an integer from 0 to 1000, not -1",
+        ),
+        (
+            ONE.replace('"do"', '"do", retry=Retries(initial_s="1s")'),
+            "",
+            'h.py:4 do: retry.initial_s: must be a number of at least 0, not "1s"',
+        ),
+        (
+            ONE.replace('"do"', '"do", retry=Retries(order="key")'),
+            "",
+            'h.py:4 do: retry.order: must be "free" while order_by is "none", not "key" (without',
+        ),
+        (
+            ONE.replace('"do"', '"do", retry=Retries(maximum_waiting_keys=5)'),
+            "[subscriptions.do.retry]\nmaximum_retries = 3",
+            'h.py:4 do: retry.maximum_waiting_keys: maximum_waiting_keys without order = "key"',
+        ),
+        (
+            ONE.replace('"do"', '"do", idempotency_key="payload:id"').replace("e: dict", "e: bytes"),
+            "[subscriptions.do]\ncodec = 'raw'",
+            'h.py:4 do: idempotency_key names a field, but the codec is "raw" (use a header)',
+        ),
+        (
+            ONE.replace('"do"', '"do", idempotency_key="id"'),
+            "",
+            'h.py:4 do: idempotency_key: must be "header:NAME" or "payload:FIELD", not "id"',
+        ),
+        (
+            ONE.replace('"do"', '"do", start="first"'),
+            "",
+            'h.py:4 do: start: must be "earliest" or "latest", not "first"',
+        ),
+        (
             ONE,
             "[subscriptions.do]\nbatch_wait_s = 1",
             "worker.toml: subscriptions.do.batch_wait_s: batch_wait_s without batch",

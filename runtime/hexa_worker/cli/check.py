@@ -10,6 +10,7 @@ from hexa_worker.cli.exits import EXIT_USAGE
 from hexa_worker.cli.orphans import warn_of_orphans
 from hexa_worker.cli.preflight import Look, draw, look, plain_broker, plain_findings
 from hexa_worker.cli.project import config_option, json_option, only_config, run_async
+from hexa_worker.cli.settings import draw_settings, shown
 from hexa_worker.cli.surroundings import look_around
 from hexa_worker.cli.terminal import console, fail, note, plural, write_json
 from hexa_worker.errors import DriverRejected
@@ -25,8 +26,11 @@ SHOWN_DELAYS = 6
 @click.argument("arguments", nargs=-1, metavar="[WORKER.TOML]")
 @config_option
 @click.option("--connect", is_flag=True, help="Also connect to the broker and look at what it has. Changes nothing.")
+@click.option(
+    "--explain", is_flag=True, help="Show every setting, and whether worker.toml, @subscribe or nobody set it."
+)
 @json_option
-def command(arguments: tuple[str, ...], config_path: str | None, *, connect: bool, as_json: bool) -> int:
+def command(arguments: tuple[str, ...], config_path: str | None, *, connect: bool, explain: bool, as_json: bool) -> int:
     """Check worker.toml, import the handlers, check their types, and show every subscription as it would run.
 
     Nothing is connected to unless you say --connect. Exit code 2 when something is wrong: a worker would not start.
@@ -37,6 +41,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
     Example:
       hexa-worker check
       hexa-worker check --connect
+      hexa-worker check --explain
       hexa-worker check deploy/worker.toml --json
     """
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
@@ -62,6 +67,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
         write_json(told | {"warnings": list(config.warnings), "machine": [*missing, *without]})
     elif loaded.plans:
         _draw(loaded.plans)
+        draw_settings(loaded.plans if explain else ())
     for plan in () if as_json else loaded.plans:
         if plan.handler.ignored:
             note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, which nobody gets (emit it instead)")
@@ -157,6 +163,7 @@ def plain(plan: "Plan") -> dict[str, Any]:
         "retry_order": plan.retry.order,
         "maximum_waiting_keys": plan.retry.waiting_keys(plan.mailbox) if plan.retry.order == "key" else None,
         "dead_letter": dead_letter_channel(plan.retry_base),
+        "settings": {key: {"value": shown(one.value), "from": one.stated_by} for key, one in plan.settings.items()},
     }
 
 

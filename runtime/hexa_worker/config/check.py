@@ -128,12 +128,13 @@ class Check:
         if not isinstance(value, dict):
             return self._wrong_kind(value, "a table", keys)
         found = len(self.mistakes)
-        fields = {field.encode_name: field for field in type_.fields}
+        arguments = self._references is None
+        fields = {field.name if arguments else field.encode_name: field for field in type_.fields}
         plain: dict[str, Any] = {}
         for key, one in value.items():
             name = self._present_name(key, value, type_.cls, keys)
             if name in fields:
-                plain[name] = self._visit(one, fields[name].type, (*keys, key))
+                plain[fields[name].encode_name] = self._visit(one, fields[name].type, (*keys, key))
             elif key == type_.tag_field:
                 plain[key] = one
             else:

@@ -19,7 +19,7 @@ from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
 from hexa_worker.config.secret import Secret
 from hexa_worker.core.restart import ProcessRestartPolicy, RestartPolicy
-from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.retry import Retries
 from hexa_worker.record_formats.form import Wire
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -167,7 +167,7 @@ class Subscription(Table, frozen=True):
     pattern: Text | None = None
     group: Name | None = None
     retry_channel: Name | None = None
-    start: Literal["earliest", "latest"] = "earliest"
+    start: Annotated[Literal["earliest", "latest"], Meta(extra_json_schema={"default": "earliest"})] | None = None
     concurrency: Annotated[int, Meta(ge=1, le=10_000, extra_json_schema={"default": 16})] | None = None
     mailbox: Annotated[int, Meta(ge=1, extra_json_schema={"default": 2_000})] | None = None
     mailbox_bytes: Annotated[int, Meta(ge=1, extra_json_schema={"default": 64 * 1024 * 1024})] | None = None
@@ -176,10 +176,12 @@ class Subscription(Table, frozen=True):
     batch: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     batch_wait_s: Annotated[float, Meta(ge=0, extra_json_schema={"default": 0.05})] | None = None
     threads: Annotated[int, Meta(ge=1, le=1_000)] | None = None
-    codec: Literal["json", "msgpack", "protobuf", "raw"] = "json"
+    codec: (
+        Annotated[Literal["json", "msgpack", "protobuf", "raw"], Meta(extra_json_schema={"default": "json"})] | None
+    ) = None
     wire: Wire | None = None
     middlewares: tuple[str, ...] = ()
-    retry: RetryPolicy = RetryPolicy()
+    retry: Retries = Retries()
     dedup: bool = True
     idempotency_key: IdempotencyKey | None = None
     enabled: bool = True

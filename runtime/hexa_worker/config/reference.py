@@ -34,7 +34,7 @@ TITLES = {
     "Nats": '[broker] driver = "nats"',
     "Pulsar": '[broker] driver = "pulsar"',
     "Subscription": "[subscriptions.ACTION]",
-    "RetryPolicy": "[subscriptions.ACTION.retry]",
+    "Retries": "[subscriptions.ACTION.retry]",
     "LineageConfig": "[lineage]",
     "Dedup": "[dedup]",
     "OutboxConfig": "[outbox]",

@@ -11,16 +11,19 @@ def check_rules(file: File, check: Check) -> None:
     """Report every broken rule to `check`."""
     for action, subscription in file.subscriptions.items():
         check_channels(subscription, check, ("subscriptions", action))
-        _check_key(subscription, check, ("subscriptions", action, "idempotency_key"))
+        problem = field_problem(subscription.idempotency_key, subscription.codec)
+        if problem is not None:
+            check.report(("subscriptions", action, "idempotency_key"), *problem)
 
 
-def _check_key(subscription: Subscription, check: Check, keys: Keys) -> None:
-    """A field can only be found where the payload is JSON or MessagePack."""
-    kind, _, path = (subscription.idempotency_key or "").partition(":")
-    if kind == "payload" and subscription.codec not in FIELD_CODECS:
-        check.report(keys, f'names a field, but the codec is "{subscription.codec}"', "use a header")
-    if kind == "payload" and not all(path.split(".")):
-        check.report(keys, "names no field between two dots")
+def field_problem(key: str | None, codec: str | None) -> tuple[str, str] | None:
+    """Why an idempotency key names no field of a payload, and what to do; a field is found in JSON and MessagePack."""
+    kind, _, path = (key or "").partition(":")
+    if kind != "payload":
+        return None
+    if (codec or "json") not in FIELD_CODECS:
+        return f'names a field, but the codec is "{codec}"', "use a header"
+    return None if all(path.split(".")) else ("names no field between two dots", "")
 
 
 def check_channels(subscription: Subscription, check: Check, keys: Keys) -> None:

@@ -83,13 +83,15 @@ def _structs(cls: type, found: dict[type, None]) -> dict[type, None]:
 def _describe(schema: dict[str, Any], cls: type | None) -> None:
     """Put the docstring's words on a table and its keys."""
     documentation = inspect.getdoc(cls) if cls is not None else None
-    if documentation is None:
+    if cls is None or documentation is None:
         return
     summary, _, attributes = documentation.partition("Attributes:\n")
     schema["description"] = _plain(summary.strip().split("\n\n")[0])
+    keys = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))  # type: ignore[attr-defined]  # a struct
     for found in _ATTRIBUTE.finditer(attributes):
-        if found["name"] in schema.get("properties", {}):
-            schema["properties"][found["name"]]["description"] = _plain(found["text"])
+        key = keys.get(found["name"], "")
+        if key in schema.get("properties", {}):
+            schema["properties"][key]["description"] = _plain(found["text"])
 
 
 def _add_old_names(schema: dict[str, Any], names: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from hexa_worker.core.outcome import Verdict
+from hexa_worker.core.retry import Retries
 from hexa_worker.errors import ConfigError
 from hexa_worker.subscriptions.context import AnyContext, BatchContext, Context, Runtime
 from hexa_worker.subscriptions.event import Event
@@ -28,6 +29,7 @@ __all__ = [
     "Middleware",
     "Next",
     "Result",
+    "Retries",
     "Returned",
     "Runtime",
     "lifespan",
@@ -52,6 +54,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     batch: int | None = None
     batch_wait_s: float | None = None
     threads: int | None = None
+    mailbox: int | None = None
+    start: str | None = None
+    codec: str | None = None
+    idempotency_key: str | None = None
+    retry: Retries | None = None
     middlewares: tuple["Middleware", ...] = ()
 
 
@@ -65,6 +72,11 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     batch: int | None = None,
     batch_wait_s: float | None = None,
     threads: int | None = None,
+    mailbox: int | None = None,
+    start: Literal["earliest", "latest"] | None = None,
+    codec: Literal["json", "msgpack", "protobuf", "raw"] | None = None,
+    idempotency_key: str | None = None,
+    retry: Retries | None = None,
     middlewares: Sequence["Middleware"] = (),
 ) -> Callable[[F], F]:
     """Mark a function as the handler of a subscription. The function itself is returned unchanged.
@@ -79,8 +91,14 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         batch: hand over up to this many deliveries at once; the handler takes ``list[T]`` and `BatchContext`.
         batch_wait_s: how long a batch may wait to fill.
         threads: the size of the thread pool of a plain ``def`` handler; default: `concurrency`.
+        mailbox: how many deliveries one process may hold: queued, running and not yet settled.
+        start: ``earliest`` or ``latest``: where a subscription without progress begins.
+        codec: how payloads are decoded when no header says it.
+        idempotency_key: ``header:NAME`` or ``payload:FIELD``: what makes two events the same for this handler.
+        retry: how often and how late a failed delivery is retried; see `Retries`.
         middlewares: run around this handler, inside the worker's own middlewares.
 
+    The same key in worker.toml, ``[subscriptions.ACTION]``, wins over an argument; of `retry` each one by itself.
     A plain ``def`` handler runs in a thread of a pool of its own and never blocks the loop.
 
     Raises:
@@ -100,6 +118,11 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
             batch=batch,
             batch_wait_s=batch_wait_s,
             threads=threads,
+            mailbox=mailbox,
+            start=start,
+            codec=codec,
+            idempotency_key=idempotency_key,
+            retry=retry,
             middlewares=tuple(middlewares),
         )
         return _marked(function, made)

@@ -6,28 +6,41 @@ from typing import Any
 
 import msgspec
 
+from hexa_worker.codecs import Codec
 from hexa_worker.codecs.either import json_or
 from hexa_worker.config.check import Check
 from hexa_worker.config.mistakes import key_path
 from hexa_worker.config.model import NAME_DESCRIPTION, NAME_PATTERN, Config, Subscription, subscription_defaults
 from hexa_worker.config.pulsar import Pulsar, PulsarSubscription
-from hexa_worker.config.rules import check_channels
+from hexa_worker.config.rules import check_channels, field_problem
+from hexa_worker.config.secret import shown
 from hexa_worker.core.channels import dead_letter_channel
 from hexa_worker.core.idempotency import EffectKey, by_event, by_field, by_header
 from hexa_worker.core.naming import channel_problem
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.retry import KEYS, Retries, RetryPolicy
 from hexa_worker.errors import ConfigError
 from hexa_worker.record_formats.form import Wire
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.collect import Marked
-from hexa_worker.subscriptions.plan import Handler, Plan
+from hexa_worker.subscriptions.plan import DECORATOR, DEFAULT, FILE, Handler, Plan, Setting
 from hexa_worker.subscriptions.signature import place_of, short_path, understand
 
 _CHANNELS = ("channel", "channels", "pattern")
 _KEEPS_ORDER = {"key": ("key_shared", "exclusive", "failover"), "channel": ("exclusive", "failover")}
 """Which of pulsar's subscription types keep an order."""
-_SETTINGS = ("concurrency", "order_by", "timeout_s", "batch", "batch_wait_s", "threads")
+_SETTINGS = (
+    "concurrency",
+    "order_by",
+    "timeout_s",
+    "batch",
+    "batch_wait_s",
+    "threads",
+    "mailbox",
+    "start",
+    "codec",
+    "idempotency_key",
+)
 
 
 def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...]) -> Plan:
@@ -46,12 +59,14 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     from_decorator = _from_decorator(marked)
     stated = _merged(from_decorator, from_file)
     settings = {**stated, **{key: one for key, one in subscription_defaults().items() if stated[key] is None}}
+    retry = from_file.retry.over(from_decorator.retry)
     wire = from_file.wire or config.file.broker.wire
-    handler = _handler(marked, from_file, wire, batch=settings["batch"] is not None)
+    handler = _handler(marked, settings["codec"], wire, batch=settings["batch"] is not None)
     where = _Places(config, mark.action, handler, from_file)
     _check_channel(settings, handler, mark.action)
     _check_stated(stated, handler, where)
-    _check_retry_order(settings, handler, from_file.retry, where)
+    _check_key(settings, where)
+    _check_retry_order(settings, handler, retry, where)
     if isinstance(config.file.broker, Pulsar) and from_file.pulsar is not None:
         _check_pulsar(settings, from_file.pulsar, where)
     channels = (settings["channel"],) if settings["channel"] else tuple(settings["channels"] or ())
@@ -66,7 +81,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         pattern=settings["pattern"],
         group=group,
         retry_base=retry_base,
-        start=from_file.start,
+        start=settings["start"],
         concurrency=settings["concurrency"],
         mailbox=settings["mailbox"],
         mailbox_bytes=settings["mailbox_bytes"],
@@ -75,10 +90,11 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         batch=settings["batch"] or 1,
         batch_wait_s=settings["batch_wait_s"],
         threads=settings["threads"] or settings["concurrency"],
-        retry=from_file.retry,
-        effect_key=_effect_key(config, mark.action, from_file),
+        retry=retry,
+        effect_key=_effect_key(config, mark.action, settings, dedup=from_file.dedup),
         options=getattr(from_file, driver_name(config), None),
         wire=wire,
+        settings=_explained(settings, retry, from_decorator, from_file),
     )
 
 
@@ -91,28 +107,28 @@ def _check_channel(settings: Mapping[str, Any], handler: Handler, action: str) -
         )
 
 
-def _effect_key(config: Config, action: str, from_file: Subscription) -> EffectKey | None:
+def _effect_key(config: Config, action: str, settings: Mapping[str, Any], *, dedup: bool) -> EffectKey | None:
     """Names the effects of a subscription among all that share the claim store; None without deduplication."""
-    dedup = config.file.dedup
-    if dedup.store == "none" or not from_file.dedup:
+    claims = config.file.dedup
+    if claims.store == "none" or not dedup:
         return None
-    kind, _, name = (from_file.idempotency_key or "").partition(":")
+    kind, _, name = (settings["idempotency_key"] or "").partition(":")
     key: EffectKey
     match kind:
         case "header":
             key = by_header(name)
         case "payload":
-            key = by_field(name, from_file.codec)
+            key = by_field(name, settings["codec"])
         case _:
             key = by_event
-    prefix = f"{dedup.namespace or config.file.worker.name}:{action}:"
+    prefix = f"{claims.namespace or config.file.worker.name}:{action}:"
     return lambda delivery: prefix + key(delivery)
 
 
-def _handler(marked: Marked, from_file: Subscription, wire: Wire, *, batch: bool) -> Handler:
+def _handler(marked: Marked, codec: Codec, wire: Wire, *, batch: bool) -> Handler:
     """The handler of a subscription; where hexa-event writes, JSON is understood beside a binary codec."""
-    handler = understand(marked.function, batch=batch, codec=from_file.codec)
-    if wire != "hexa" or from_file.codec not in ("msgpack", "protobuf"):
+    handler = understand(marked.function, batch=batch, codec=codec)
+    if wire != "hexa" or codec not in ("msgpack", "protobuf"):
         return handler
     json = understand(marked.function, batch=batch, codec="json")
     errors = tuple({*handler.decode_errors, *json.decode_errors})
@@ -125,7 +141,7 @@ def driver_name(config: Config) -> str:
 
 
 class _Places:
-    """Where a setting was said: in worker.toml, or at the function."""
+    """Where a setting was stated: in worker.toml, or at the function."""
 
     def __init__(self, config: Config, action: str, handler: Handler, from_file: Subscription) -> None:
         self._config = config
@@ -135,6 +151,12 @@ class _Places:
 
     def of(self, key: str) -> str:
         return self.in_file(key) if self.wrote(key) else self._handler.where
+
+    def of_retry(self, name: str) -> str:
+        """Of a field of `Retries`."""
+        if getattr(self._written.retry, name) is None:
+            return f"{self._handler.where}: retry.{name}"
+        return self.in_file("retry", KEYS[name])
 
     def wrote(self, key: str) -> bool:
         """Whether worker.toml says it."""
@@ -172,6 +194,11 @@ def _from_decorator(marked: Marked) -> Subscription:
     if mark.channels:
         data["channels"] = list(mark.channels)
     check = Check(place_of(marked.function), None)
+    if isinstance(mark.retry, Retries):
+        named = {name: getattr(mark.retry, name) for name in mark.retry.__struct_fields__}
+        data["retry"] = {name: value for name, value in named.items() if value is not None}
+    elif mark.retry is not None:
+        check.report(("retry",), f"must be a Retries, not {shown(mark.retry)}", "write retry=Retries(maximum=…)")
     from_decorator: Subscription | None = check.table(data, Subscription)
     if re.search(NAME_PATTERN, mark.action) is None:
         check.report(("action",), f'must be {NAME_DESCRIPTION}, not "{mark.action}"', "give it with action=…")
@@ -184,13 +211,37 @@ def _from_decorator(marked: Marked) -> Subscription:
 
 def _merged(from_decorator: Subscription, from_file: Subscription) -> Mapping[str, Any]:
     """What is stated of each key, None where nothing is: worker.toml over decorator."""
-    merged: dict[str, Any] = {"mailbox": from_file.mailbox, "mailbox_bytes": from_file.mailbox_bytes}
+    merged: dict[str, Any] = {"mailbox_bytes": from_file.mailbox_bytes}
     for key in _SETTINGS:
         value = getattr(from_file, key)
         merged[key] = getattr(from_decorator, key) if value is None else value
     # Where to read is one decision: worker.toml replaces all of it or none of it.
     source = from_file if any(getattr(from_file, key) is not None for key in _CHANNELS) else from_decorator
     return merged | {key: getattr(source, key) for key in _CHANNELS}
+
+
+def _explained(
+    settings: Mapping[str, Any], retry: RetryPolicy, from_decorator: Subscription, from_file: Subscription
+) -> Mapping[str, Setting]:
+    """Every setting that a decorator or worker.toml may state, by its key, and which of them did."""
+    unstated = Subscription()
+    from_channels = FILE if any(getattr(from_file, key) is not None for key in _CHANNELS) else DECORATOR
+    explained: dict[str, Setting] = {}
+    for key, value in settings.items():
+        said_in = (one for one, table in _tables(from_decorator, from_file) if getattr(table, key) is not None)
+        stated_by = from_channels if key in _CHANNELS else next(said_in, DEFAULT)
+        if key not in _CHANNELS or value is not None:
+            explained[key] = Setting(value, stated_by)
+    for field, key in KEYS.items():
+        said_in = (one for one, table in _tables(from_decorator, from_file) if getattr(table.retry, field) is not None)
+        explained[f"retry.{key}"] = Setting(getattr(retry, key), next(said_in, DEFAULT))
+    others = [key for key in from_file.__struct_fields__ if key not in settings and key != "retry"]
+    stated = {key: getattr(from_file, key) for key in others}
+    return explained | {key: Setting(one, FILE) for key, one in stated.items() if one != getattr(unstated, key)}
+
+
+def _tables(from_decorator: Subscription, from_file: Subscription) -> tuple[tuple[str, Subscription], ...]:
+    return (FILE, from_file), (DECORATOR, from_decorator)
 
 
 def _check_stated(stated: Mapping[str, Any], handler: Handler, where: _Places) -> None:
@@ -206,17 +257,23 @@ def _check_stated(stated: Mapping[str, Any], handler: Handler, where: _Places) -
         )
 
 
+def _check_key(settings: Mapping[str, Any], where: _Places) -> None:
+    problem = field_problem(settings["idempotency_key"], settings["codec"])
+    if problem is not None:
+        raise ConfigError(f"idempotency_key {problem[0]}", where=where.of("idempotency_key"), hint=problem[1])
+
+
 def _check_retry_order(settings: Mapping[str, Any], handler: Handler, retry: RetryPolicy, where: _Places) -> None:
     """A retry in its place: something must keep its order, one event at a time, and leave room for others."""
     if retry.order == "free":
         if retry.maximum_waiting_keys is not None:
             raise ConfigError(
                 'maximum_waiting_keys without order = "key"',
-                where=where.in_file("retry", "maximum_waiting_keys"),
+                where=where.of_retry("maximum_waiting_keys"),
                 hint='no key waits with order = "free": leave it out, or set order',
             )
         return
-    place = where.in_file("retry", "order")
+    place = where.of_retry("order")
     if settings["order_by"] == "none":
         raise ConfigError(
             'must be "free" while order_by is "none", not "key"',
@@ -233,7 +290,7 @@ def _check_retry_order(settings: Mapping[str, Any], handler: Handler, retry: Ret
     if retry.maximum_waiting_keys is not None and retry.maximum_waiting_keys >= max(mailbox, 2):
         raise ConfigError(
             f"must be less than mailbox ({mailbox}), not {retry.maximum_waiting_keys}",
-            where=where.in_file("retry", "maximum_waiting_keys"),
+            where=where.of_retry("maximum_waiting_keys"),
             hint="what waits is in the mailbox: raise mailbox, or lower it",
         )
 

@@ -1,8 +1,8 @@
 """A subscription as it will run: decorator, worker.toml and defaults put together, handler understood."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,16 @@ from hexa_worker.subscriptions.api import Middleware
 Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
 """Payload bytes to what the annotation asks for. For bad bytes it raises one of the handler's `decode_errors`."""
+
+
+DECORATOR, FILE, DEFAULT = "@subscribe", "worker.toml", "default"
+
+
+class Setting(NamedTuple):
+    """A setting as it holds, and who stated it: `DECORATOR`, `FILE`, or nobody (`DEFAULT`)."""
+
+    value: Any
+    stated_by: str
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +61,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is decided about one subscription before it runs.
 
     Attributes: as in `hexa_worker.config.model.Subscription`, with nothing left open; `timeout_s` None means
-    without limit; `batch` 1 for handlers that take one payload; `effect_key` None means without deduplication.
+    without limit; `batch` 1 for handlers that take one payload; `effect_key` None means without deduplication;
+    `settings` tells by key (``retry.jitter``) where each comes from.
     """
 
     action: str
@@ -74,6 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     effect_key: EffectKey | None = None
     options: Any = None
     wire: Wire = "plain"
+    settings: Mapping[str, Setting] = {}
 
     @property
     def route(self) -> Route:

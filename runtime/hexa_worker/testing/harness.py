@@ -22,7 +22,7 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
 from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Message
-from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.retry import Retries
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
@@ -307,11 +307,11 @@ def _by_present_names(action: str, table: Any) -> Any:
     retry = table.get("retry") if isinstance(table, Mapping) else None
     if not isinstance(retry, Mapping):
         return table
-    for old in RetryPolicy.OLD_NAMES.keys() & retry.keys():
-        if (new := RetryPolicy.OLD_NAMES[old]) in retry:
+    for old in Retries.OLD_NAMES.keys() & retry.keys():
+        if (new := Retries.OLD_NAMES[old]) in retry:
             where = f"settings of the harness: {action}.retry.{old}"
             raise ConfigError(f"is the old name of {new}, which is given too", where=where, hint="leave it out")
-    return {**table, "retry": {RetryPolicy.OLD_NAMES.get(key, key): value for key, value in retry.items()}}
+    return {**table, "retry": {Retries.OLD_NAMES.get(key, key): value for key, value in retry.items()}}
 
 
 def _modules(handlers: Sequence[ModuleType | Callable[..., Any]]) -> list[ModuleType]:

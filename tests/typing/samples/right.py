@@ -20,6 +20,7 @@ from hexa_worker import (
     Event,
     Next,
     Result,
+    Retries,
     Retry,
     SyncEmitter,
     User,
@@ -75,6 +76,18 @@ async def check(order: Order, ctx: Context[Pool]) -> None:
     assert_type(await ctx.emit("checked", order, key=b"k", headers={"a": "b"}), str)
     ctx.logger.info("checked")
     ctx.extend(5)
+
+
+@subscribe(
+    "orders",
+    action="say-all",
+    retry=Retries(maximum=2, initial_s=0.1, backoff_coefficient=1, maximum_s=5, jitter=0.1, order="free"),
+    idempotency_key="payload:id",
+    codec="json",
+    start="latest",
+    mailbox=100,
+)
+async def say_all(order: Order) -> None: ...
 
 
 @subscribe("orders")

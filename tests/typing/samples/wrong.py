@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from hexa_worker import Context, DeadLetter, Emitter, Event, Retry, SyncEmitter, User, lifespan, subscribe
+from hexa_worker import Context, DeadLetter, Emitter, Event, Retries, Retry, SyncEmitter, User, lifespan, subscribe
 
 
 class Order(msgspec.Struct):
@@ -22,6 +22,22 @@ async def text_for_a_number(order: Order) -> None: ...
 
 @subscribe("orders", order_by="keys")  # E: [arg-type]
 async def unknown_order(order: Order) -> None: ...
+
+
+@subscribe("orders", retry=3)  # E: [arg-type]
+async def number_for_retries(order: Order) -> None: ...
+
+
+@subscribe("orders", retry=Retries(attempts=3))  # E: [call-arg]
+async def unknown_retries(order: Order) -> None: ...
+
+
+@subscribe("orders", retry=Retries(maximum="3", order="keys"))  # E: [arg-type]
+async def text_for_retries(order: Order) -> None: ...
+
+
+@subscribe("orders", start="first", codec="yaml")  # E: [arg-type]
+async def unknown_start(order: Order) -> None: ...
 
 
 @subscribe("orders", retries=3)  # E: [call-arg]
