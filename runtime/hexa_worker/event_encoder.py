@@ -13,6 +13,7 @@ from hexa_worker.core.propagated import USER, User, carried_headers, is_whole_us
 from hexa_worker.errors import ConfigError, DriverError
 from hexa_worker.faults import fault
 from hexa_worker.subscriptions.api import Event
+from hexa_worker.subscriptions.event_times import due_ms
 
 Encode = Callable[[Any], bytes]
 _PAYLOAD_ENCODER = "_payload_encoder"
@@ -46,6 +47,7 @@ class Preparer:
             key=_key(event.key),
             headers=control + _carried(event) + _own_headers(event) + _encoder(event),
             timestamp_ms=now_ms,
+            due_ms=due_ms(event.after, event.at, now_ms),
         )
         return event_id, message
 

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,16 @@ async def test_of_a_protobuf_message_hexa_event_is_told() -> None:
     first, second = (batch[0] for batch in driver.batches)
     assert (first.payload, header(first.headers, "_payload_encoder")) == (b'"x"', b"protobuf")
     assert header(second.headers, "_payload_encoder") is None
+
+
+async def test_an_event_for_later_leaves_with_its_due_time_and_the_time_of_its_emit() -> None:
+    driver = Gated()
+    at = datetime(2100, 1, 1, tzinfo=UTC)
+    async with Emitter(driver) as emitter:
+        await emitter.emit("c", 1, after=60)
+        with pytest.raises(ConfigError, match="no time zone"):
+            await emitter.emit("c", 1, at=at.replace(tzinfo=None))
+        with pytest.raises(ConfigError, match="the limit is 365 days"):
+            await emitter.emit_many([Event(channel="c", at=at)])
+    ((sent,),) = driver.batches
+    assert 60_000 <= sent.due_ms - sent.timestamp_ms <= 60_001

@@ -5,6 +5,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -150,3 +151,16 @@ def test_submitting_blocks_when_too_many_wait() -> None:
         futures = [emitter.submit(Event(channel="c")) for _ in range(50)]
         assert len({future.result(10) for future in futures}) == 50
     assert max(len(batch) for batch in driver.batches) <= 2
+
+
+def test_a_thread_emits_an_event_for_later_that_enters_its_channel_when_it_is_due(config: Path) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=0.3)
+    with SyncEmitter.from_config(config) as emitter:
+        emitter.emit("c", 1, at=at)
+        emitter.emit("c", 2, after=timedelta(hours=1))
+    assert stored(config) == []
+    deadline = time.monotonic() + 20
+    while not (found := stored(config)):  # whoever has the file open moves it
+        assert time.monotonic() < deadline
+    assert datetime.now(UTC) >= at
+    assert [one.payload for one in found] == [b"1"]

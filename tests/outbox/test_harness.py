@@ -98,3 +98,24 @@ def test_what_a_test_writes_itself_is_sent_too(database: sqlite3.Connection) -> 
         database.commit()
         harness.run_until_idle()
         assert rows(database, "shipments") == [7]
+
+
+def test_an_event_for_later_is_written_with_its_rows_and_comes_when_it_is_due(database: sqlite3.Connection) -> None:
+    seen: list[float] = []
+
+    @subscribe("orders", action="plan")
+    async def plan(order: dict[str, int], ctx: Context) -> None:
+        with ctx.transaction(ctx.state):
+            ctx.outbox(ctx.state).emit_sync(Event(channel="due", payload=order, headers={"a": "b"}, after=3600))
+
+    @subscribe("due", action="do")
+    async def do(order: dict[str, int], ctx: Context) -> None:
+        assert ctx.headers == {"a": "b"}
+        seen.append(harness.now.timestamp())
+
+    with Harness([plan, do], state=database, outbox=database) as harness:
+        start = harness.now.timestamp()
+        harness.emit("orders", {"id": 1})
+        harness.run_until_idle()
+        assert [at - start for at in seen] == pytest.approx([3600], abs=0.1)
+        assert seen[0] - start >= 3600

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,28 @@ def test_a_worker_toml_runs_with_its_handlers_and_settings(tmp_path: Path, backe
 
 
 _numbers = itertools.count()
+
+
+def test_an_event_for_later_comes_in_virtual_time_with_its_lineage(backend: Backend) -> None:
+    seen: list[tuple[str, float, int]] = []
+
+    @subscribe("orders", action="check")
+    async def check(order: Order, ctx: Context) -> None:
+        seen.append((ctx.channel, h.now.timestamp(), ctx.attempt))
+        await ctx.emit("reminders", order, key=order.customer, after=timedelta(days=1))
+
+    @subscribe("reminders", action="remind")
+    async def remind(order: Order, ctx: Context) -> None:
+        seen.append((ctx.channel, h.now.timestamp(), ctx.attempt))
+
+    h = Harness([check, remind], backend=backend)
+    start = h.now
+    event_id = h.emit("orders", {"id": 7}, at=start + timedelta(hours=2))
+    h.run_until_idle()
+    (first, second) = h.acked
+    assert (first.event_id, second.root_id, second.parent_id) == (event_id, event_id, event_id)
+    assert [(channel, attempt) for channel, _, attempt in seen] == [("orders", 0), ("reminders", 0)]
+    waited = [at - start.timestamp() for _, at, _ in seen]
+    assert waited == pytest.approx([7_200, 7_200 + 86_400], abs=0.1)
+    assert waited[0] >= 7_200
+    assert waited[1] - waited[0] >= 86_400

@@ -20,7 +20,8 @@ class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         key: the event's key, or None.
         headers: see `Headers`.
         timestamp_ms: when it was written, milliseconds since the epoch; 0 lets the broker choose.
-        due_ms: not to be delivered before this time; 0 means at once. Only retry records carry it.
+        due_ms: not to be delivered before this time; 0 means at once. Retry records carry it, and events that are
+            emitted for later; what is read from a channel of events has 0.
     """
 
     channel: str

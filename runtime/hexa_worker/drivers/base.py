@@ -37,6 +37,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         durable: a confirmed publish survives the death of every process.
         shared: several processes may consume one subscription.
         order: what order it keeps across processes.
+        delays_events: it keeps events that are emitted for later until they are due.
         delay_accuracy_s: a due record comes at most this late while the machine keeps up; never early.
         redelivery_s: how long a dead process's deliveries stay away, about; None: never needed.
         counts_deliveries: the broker itself counts deliveries that ended in a crash.
@@ -62,6 +63,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     counts_deliveries: bool
     patterns: bool
     max_payload: int | None
+    delays_events: bool = False
     virtual_time: bool = False
     revokes: bool = False
     header_order: bool = True

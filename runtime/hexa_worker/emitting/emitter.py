@@ -7,6 +7,7 @@ for nobody, a thousand share one round trip, and events leave in the order in wh
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -144,6 +145,8 @@ class Emitter:
         correlation_id: str | None = None,
         user: User | None = None,
         locale: str | None = None,
+        after: float | timedelta | None = None,
+        at: datetime | None = None,
         carried: Headers = (),
         parent: Lineage | None = None,
     ) -> str:
@@ -158,6 +161,8 @@ class Emitter:
             correlation_id: joins all that one request made happen; children take it over.
             user: on whose behalf; children take it over.
             locale: the user's; children take it over.
+            after: deliver it so much later, seconds or a `timedelta`.
+            at: deliver it at this time, which has a time zone; one that has passed is now.
             carried: further headers to take over from another event.
             parent: the event that it is a child of (`Context.lineage`); None starts a new tree.
 
@@ -177,6 +182,8 @@ class Emitter:
             correlation_id=correlation_id,
             user=user,
             locale=locale,
+            after=after,
+            at=at,
             carried=carried,
         )
         return await self.emit_event(event, parent)

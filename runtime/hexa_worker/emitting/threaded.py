@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,8 @@ class SyncEmitter:
         correlation_id: str | None = None,
         user: User | None = None,
         locale: str | None = None,
+        after: float | timedelta | None = None,
+        at: datetime | None = None,
         parent: Lineage | None = None,
     ) -> str:
         """Emit an event; returns its event id once the broker has confirmed it. See `Emitter.emit`.
@@ -151,6 +154,8 @@ class SyncEmitter:
             correlation_id=correlation_id,
             user=user,
             locale=locale,
+            after=after,
+            at=at,
         )
         return self.submit(event, parent=parent).result()
 

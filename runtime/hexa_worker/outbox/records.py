@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hexa_worker.core.message import Message
+from hexa_worker.core.message import Headers, Message
 from hexa_worker.outbox.errors import OutboxError
 
 _encode_headers = msgspec.msgpack.Encoder().encode
@@ -13,6 +13,9 @@ _decode_headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
 
 COLUMNS = ("event_id", "channel", "key", "headers", "payload", "timestamp_ms")
 """Of every table that keeps records: an event's id, and its record; the headers are packed."""
+
+_DUE = "hexa-due-ms"
+"""Stands last among the headers of an event for later, in the table only."""
 
 HELD_COLUMNS = ("id", *COLUMNS, "state", "attempts", "reason", "due_ms")
 State = Literal["refused", "behind", "parked"]
@@ -71,7 +74,8 @@ class HeldRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def columns(event_id: str, message: Message) -> tuple[Any, ...]:
     """The values of `COLUMNS`."""
-    headers = _encode_headers(message.headers)
+    due = ((_DUE, b"%d" % message.due_ms),) if message.due_ms else ()
+    headers = _encode_headers(message.headers + due)
     return event_id, message.channel, message.key, headers, message.payload, message.timestamp_ms
 
 
@@ -96,8 +100,16 @@ def record(row: Sequence[Any]) -> OutboxRecord:
     """
     number, event_id, channel, key, packed, payload, timestamp_ms = row
     try:
-        headers = _decode_headers(packed)
-    except (msgspec.MsgspecError, TypeError) as error:
+        headers, due_ms = _without_due(_decode_headers(packed))
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise OutboxError(f"row {number} of the outbox was not written by Outbox.emit: its headers: {error}") from error
-    message = Message(channel=channel, payload=payload, key=key, headers=headers, timestamp_ms=timestamp_ms)
+    message = Message(
+        channel=channel, payload=payload, key=key, headers=headers, timestamp_ms=timestamp_ms, due_ms=due_ms
+    )
     return OutboxRecord(number, event_id, message)
+
+
+def _without_due(headers: Headers) -> tuple[Headers, int]:
+    if headers and headers[-1][0] == _DUE:
+        return headers[:-1], int(headers[-1][1])
+    return headers, 0

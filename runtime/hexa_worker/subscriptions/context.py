@@ -7,6 +7,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeAlias
 
+from msgspec.structs import replace
 from typing_extensions import TypeVar
 
 from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
@@ -84,19 +85,22 @@ class _Running(Generic[S]):
         first = self.items[0]
         return self._runtime.logger(first.delivery, first.lineage, len(self.items))
 
-    def emit(
+    def emit(  # noqa: PLR0913 - one keyword per part of an event
         self,
         channel: str,
         payload: Any = None,
         *,
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
+        at: datetime | None = None,
     ) -> Coroutine[Any, Any, str]:
         """Emit a child event: same root, correlation id, user and trace; this event as parent. Returns its event id.
 
         To be awaited: a delivery whose handler returns before its emits are confirmed has failed. Returns after the
         broker confirmed it. If this handler fails afterwards the child stays emitted, and a retry emits it again: give
         the effect a key of its own where that matters. What a batch emits is a child of its first item.
+        With `after` (seconds or a `timedelta`) or `at` (a time with its zone) it is delivered then, never earlier.
 
         Raises:
             ConfigError: the event itself is wrong.
@@ -107,26 +111,26 @@ class _Running(Generic[S]):
             self.unconfirmed = {}
         place = object()
         self.unconfirmed[place] = channel
-        return self._emit(place, channel, payload, key, headers)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, after=after, at=at)
+        return self._emit(place, event)
 
-    async def _emit(
-        self, place: object, channel: str, payload: Any, key: str | bytes | None, headers: Mapping[str, str] | None
-    ) -> str:
+    async def _emit(self, place: object, event: Event) -> str:
         try:
             first = self.items[0]
-            event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=first.carried)
-            return await self._runtime.emit(event, first.lineage)
+            return await self._runtime.emit(replace(event, carried=first.carried), first.lineage)
         finally:
             assert self.unconfirmed is not None  # noqa: S101 - `emit` made it
             del self.unconfirmed[place]
 
-    def emit_sync(
+    def emit_sync(  # noqa: PLR0913 - as emit
         self,
         channel: str,
         payload: Any = None,
         *,
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        after: float | timedelta | None = None,
+        at: datetime | None = None,
     ) -> str:
         """`emit` for a plain ``def`` handler, from its own thread.
 
@@ -138,7 +142,15 @@ class _Running(Generic[S]):
         if _on_a_loop():
             raise ConfigError("emit_sync is for plain functions", hint="in an async handler write await ctx.emit(…)")
         first = self.items[0]
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, carried=first.carried)
+        event = Event(
+            channel=channel,
+            payload=payload,
+            key=key,
+            headers=headers or {},
+            after=after,
+            at=at,
+            carried=first.carried,
+        )
         return from_thread.run(self._runtime.emit, event, first.lineage)
 
     def left_unconfirmed(self) -> EmitUnconfirmed | None:

@@ -1,6 +1,7 @@
 """What a handler or a service emits."""
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         correlation_id: joins everything that one request or one process of the business made happen.
         user: on whose behalf.
         locale: the user's language, ``de-DE``.
+        after: deliver it so much later, seconds or a `timedelta`.
+        at: deliver it at this time, which has a time zone; one that has passed is now.
         carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
     """
 
@@ -32,4 +35,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     user: User | None = None
     locale: str | None = None
+    after: float | timedelta | None = None
+    at: datetime | None = None
     carried: Headers = ()

@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar
@@ -41,6 +41,8 @@ from hexa_worker.testing.virtual import Backend, VirtualTime
 
 T = TypeVar("T")
 LIMIT_S = 10.0
+_BEFORE_DUE_S = 0.01
+"""The rest of a wait passes as it does anywhere else."""
 _UNSET: Any = object()
 
 
@@ -151,7 +153,7 @@ class Harness:
         """Let virtual time pass without running anything."""
         self._time.pass_s(seconds)
 
-    def emit(
+    def emit(  # noqa: PLR0913 - one keyword per part of an event
         self,
         channel: str,
         payload: Any = None,
@@ -159,13 +161,17 @@ class Harness:
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         event_id: str | None = None,
+        after: float | timedelta | None = None,
+        at: datetime | None = None,
     ) -> str:
         """Emit an event, as an application would; returns its event id. Handlers run in `run_until_idle`.
+
+        With `after` or `at` it is delivered later, in virtual time, as by `Emitter.emit`.
 
         Raises:
             ConfigError, DriverRejected: the event cannot be emitted.
         """
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=event_id)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=event_id, after=after, at=at)
         return complete(self._emitter.emit(event))
 
     def crash_before_acknowledging(self, times: int = 1) -> None:
@@ -205,6 +211,14 @@ class Harness:
         if not self.idle:
             run = _Run(self, limit_s)
             self._time.run(run.run, backend=self._backend)
+
+    def _skip_waiting(self) -> None:
+        """Pass the time in which nothing is left to do but to wait for what is due: a worker at rest has its ticks."""
+        backlogs = [self._store.backlog(group) for group in self._groups]
+        dues = [one.next_due_ms for one in backlogs if one.next_due_ms is not None]
+        if dues and not any(one.ready or one.leased for one in backlogs):
+            self._time.pass_s(max((min(dues) - self._time.now_ms()) / 1000 - _BEFORE_DUE_S, 0.0))
+            self._store.wake()
 
     def _record(self, action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
         for one in settlements:
@@ -260,6 +274,7 @@ class _Run:
                 self._give_up(f"subscription {one.action} failed: {one.error}")
         if time.perf_counter() - self._started > self._limit_s:
             self._give_up(f"not idle after {self._limit_s:g} s of real time; does a handler wait for ever?")
+        self._harness._skip_waiting()  # noqa: SLF001 - as above
 
     def _give_up(self, why: str) -> None:
         self._problem = self._problem or HarnessError(why)

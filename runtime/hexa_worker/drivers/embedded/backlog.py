@@ -8,6 +8,7 @@ import sqlite3
 
 from hexa_worker.drivers.base import Backlog
 from hexa_worker.drivers.embedded.leasing.leasing import next_due_ms
+from hexa_worker.drivers.embedded.storage.later import waiting as waiting_events
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
 DUE_LIMIT = 10_000
@@ -40,9 +41,11 @@ def backlog(connection: sqlite3.Connection, subscriber: Subscriber, now_ms: int)
     ).fetchone()[0]
     waiting: int = connection.execute("SELECT waiting FROM retry_bases WHERE id = ?", (subscriber.base,)).fetchone()[0]
     delayed = max(waiting - delayed_leased - due, 0)
+    due_events, later_events, event_ms = waiting_events(connection, subscriber.reads, now_ms)
+    dues = [next_due_ms(connection, subscriber.base) if delayed or due else None, event_ms]
     return Backlog(
-        ready=ready + due,
-        delayed=delayed,
+        ready=ready + due + due_events,
+        delayed=delayed + later_events,
         leased=leased,
-        next_due_ms=next_due_ms(connection, subscriber.base) if delayed or due else None,
+        next_due_ms=min([due_ms for due_ms in dues if due_ms is not None], default=None),
     )

@@ -20,6 +20,7 @@ from hexa_worker.drivers.embedded.leasing import members
 from hexa_worker.drivers.embedded.loop.thread import TICK_S, BrokerThread
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.drivers.embedded.storage.append import append
+from hexa_worker.drivers.embedded.storage.later import append_events
 from hexa_worker.drivers.embedded.storage.place import FileGone
 from hexa_worker.drivers.embedded.storage.records import MAX_PAYLOAD, check_place
 from hexa_worker.drivers.embedded.storage.retention import BATCH, trim
@@ -31,6 +32,7 @@ CAPABILITIES = Capabilities(
     durable=True,
     shared=True,
     order=frozenset(OrderBy),
+    delays_events=True,
     delay_accuracy_s=0.25,
     redelivery_s=TICK_S,
     counts_deliveries=False,
@@ -123,7 +125,8 @@ class EmbeddedDriver:
     async def _write_records(self, messages: Sequence[Message]) -> Any:
         thread = await self._up()
         now_ms = thread.clock.now_ms()
-        return await thread.write(lambda connection: append(connection, messages, now_ms), wakes=lambda: True)
+        store = append_events if any(message.due_ms for message in messages) else append
+        return await thread.write(lambda connection: store(connection, messages, now_ms), wakes=lambda: True)
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""

@@ -7,6 +7,7 @@ from msgspec import structs
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
 from hexa_worker.drivers.embedded.backlog import backlog
+from hexa_worker.drivers.embedded.storage.later import waiting
 from hexa_worker.drivers.embedded.storage.schema import SEQUENCE_BITS, SEQUENCE_MASK
 from hexa_worker.drivers.embedded.subscriber import Subscriber
 
@@ -16,7 +17,8 @@ def backlog_of(connection: sqlite3.Connection, spec: SubscriptionSpec, now_ms: i
     group = _row(connection, "SELECT id, by_key FROM subscriptions WHERE name = ?", spec.group)
     base = _row(connection, "SELECT id FROM retry_bases WHERE name = ?", spec.retry_base)
     if group is None or base is None:
-        found = Backlog(ready=_unread(connection, spec), delayed=0, leased=0)
+        due, delayed, due_ms = waiting(connection, spec.reads, now_ms)
+        found = Backlog(ready=_unread(connection, spec) + due, delayed=delayed, leased=0, next_due_ms=due_ms)
     else:
         found = backlog(connection, Subscriber(spec, group[0], base[0], by_key=bool(group[1])), now_ms)
     return structs.replace(found, dead_letters=_letters(connection, spec.dead_letter_channel))

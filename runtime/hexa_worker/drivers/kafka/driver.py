@@ -41,6 +41,7 @@ from hexa_worker.drivers.kafka.succession import inheritance
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.drivers.kit.error_context import error_context
+from hexa_worker.drivers.kit.later import refusing_later
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -132,7 +133,7 @@ class AsyncioKafkaDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        return confirmed(await self._opened().publisher.publish(messages))
+        return confirmed(await refusing_later("kafka", messages, self._opened().publisher.publish))
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""

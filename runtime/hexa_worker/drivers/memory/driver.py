@@ -24,6 +24,7 @@ CAPABILITIES = Capabilities(
     durable=False,
     shared=True,
     order=frozenset(OrderBy),
+    delays_events=True,
     delay_accuracy_s=0.05,
     redelivery_s=None,
     counts_deliveries=False,

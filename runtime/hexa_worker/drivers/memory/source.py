@@ -43,8 +43,8 @@ class MemorySource:
 
     async def _wait(self) -> None:
         self.arrived = anyio.Event()
-        delayed = self._group.delayed
-        patience = delayed[0][0] - self._store.clock.monotonic() if delayed else inf
+        dues = [waiting[0][0] for waiting in (self._group.delayed, self._store.later) if waiting]
+        patience = min(dues) - self._store.clock.monotonic() if dues else inf
         with anyio.move_on_after(max(patience, 0.001)):
             await self.arrived.wait()
 
@@ -61,6 +61,7 @@ class MemorySource:
         return taken
 
     def _promote_due(self) -> None:
+        self._store.move_due()
         group, now = self._group, self._store.clock.monotonic()
         while group.delayed and group.delayed[0][0] <= now:
             delivery = heappop(group.delayed)[2]

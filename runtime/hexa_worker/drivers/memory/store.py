@@ -1,10 +1,11 @@
 """The broker inside the process. A channel is a list; a group has a position in each of its channels."""
 
 from collections import deque
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Protocol
 
 import anyio
+from msgspec.structs import replace
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Message
@@ -79,6 +80,9 @@ class MemoryStore:
         self.logs: dict[str, MemoryLog] = {}
         self.groups: dict[str, MemoryGroup] = {}
         self.retry_owner: dict[str, tuple[MemoryGroup, int]] = {}
+        self.later: list[tuple[float, int, Message]] = []
+        """Events that are not due yet, by when they are, by the monotonic clock."""
+        self._later_count = 0
         self.sources: dict[MemoryReader, None] = {}  # in the order of their arrival: runs can be repeated exactly
         self._away = False
 
@@ -128,29 +132,50 @@ class MemoryStore:
             raise RecordTooLarge(f"payload of {len(message.payload)} bytes is over the limit of {MAX_PAYLOAD}")
         now_ms = self.clock.now_ms()
         if not message.timestamp_ms:
-            message = _stamped(message, now_ms)
+            message = replace(message, timestamp_ms=now_ms)
         owner = self.retry_owner.get(message.channel)
+        if owner is None and not message.due_ms:
+            return self._append_to_log(message)
+        due_s = self.clock.monotonic() + left_ms(message.due_ms, message.timestamp_ms, now_ms) / 1000
         if owner is None:
-            log = self.log(message.channel)
-            log.records.append(message)
-            return f"{message.channel}-{log.end - 1}"
+            return self._append_later(message, due_s)
         group, attempt = owner
         group.retry_sequence += 1
         delivery = delivery_of(message, message.channel, group.retry_sequence, attempt)
-        wait_s = left_ms(message.due_ms, message.timestamp_ms, now_ms) / 1000
-        heappush(group.delayed, (self.clock.monotonic() + wait_s, group.retry_sequence, delivery))
+        heappush(group.delayed, (due_s, group.retry_sequence, delivery))
         return delivery.message_id
+
+    def _append_to_log(self, message: Message) -> str:
+        log = self.log(message.channel)
+        log.records.append(message)
+        return f"{message.channel}-{log.end - 1}"
+
+    def _append_later(self, message: Message, due_s: float) -> str:
+        self._later_count += 1
+        heappush(self.later, (due_s, self._later_count, message))
+        return f"{message.channel}-later-{self._later_count}"
+
+    def move_due(self) -> None:
+        """Put events into their channels that are due by now."""
+        now, moved = self.clock.monotonic(), False
+        while self.later and self.later[0][0] <= now:
+            self._append_to_log(replace(heappop(self.later)[2], due_ms=0))
+            moved = True
+        if moved:
+            self.wake()
 
     def backlog(self, name: str) -> Backlog:
         """What the group called `name` still has to do."""
         group, now = self.groups[name], self.clock.monotonic()
-        due = sum(1 for due_s, _, _ in group.delayed if due_s <= now)
+        later = [(due_s, message.due_ms) for due_s, _, message in self.later if group.spec.reads(message.channel)]
+        waiting = [*later, *((due_s, delivery.due_ms) for due_s, _, delivery in group.delayed)]
+        due = sum(1 for due_s, _ in waiting if due_s <= now)
         unread = sum(self.logs[channel].end - position for channel, position in group.positions.items())
         return Backlog(
             ready=unread + due + sum(map(len, group.stripes.values())),
-            delayed=len(group.delayed) - due,
+            delayed=len(waiting) - due,
             leased=group.leased,
-            next_due_ms=group.delayed[0][2].due_ms if group.delayed else None,
+            next_due_ms=min(waiting)[1] if waiting else None,
         )
 
     def wake(self) -> None:
@@ -168,17 +193,6 @@ class MemoryStore:
             if done >= TRIM_AFTER:
                 del log.records[:done]
                 log.base += done
-
-
-def _stamped(message: Message, now_ms: int) -> Message:
-    return Message(
-        channel=message.channel,
-        payload=message.payload,
-        key=message.key,
-        headers=message.headers,
-        timestamp_ms=now_ms,
-        due_ms=message.due_ms,
-    )
 
 
 def delivery_of(message: Message, source: str, offset: int, attempt: int = 0) -> Delivery:

@@ -15,6 +15,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.kit.error_context import error_context
+from hexa_worker.drivers.kit.later import refusing_later
 from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.inspection import NatsInspection, account_of, used
@@ -131,7 +132,7 @@ class AsyncioNatsDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        return await self._publisher.publish(messages)
+        return await refusing_later("nats", messages, self._publisher.publish)
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""

@@ -16,6 +16,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.kit.error_context import error_context
+from hexa_worker.drivers.kit.later import refusing_later
 from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
@@ -136,7 +137,7 @@ class PulsarDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        return await self._publisher.publish(messages)
+        return await refusing_later("pulsar", messages, self._publisher.publish)
 
     # -- consuming
 

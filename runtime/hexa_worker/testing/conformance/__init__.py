@@ -4,6 +4,7 @@ from hexa_worker.testing.conformance import (  # noqa: F401 - importing a module
     browsing,
     clocks,
     inspection,
+    later,
     leases,
     life,
     ordering,

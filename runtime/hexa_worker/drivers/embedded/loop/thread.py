@@ -25,6 +25,7 @@ from hexa_worker.drivers.embedded.leasing.clock_skew import SteadyClock
 from hexa_worker.drivers.embedded.leasing.leasing import claimable, due_times, promising
 from hexa_worker.drivers.embedded.leasing.reading import read
 from hexa_worker.drivers.embedded.loop.commands import Command, Receive, gather, returning, unattended
+from hexa_worker.drivers.embedded.loop.due_events import DueEvents
 from hexa_worker.drivers.embedded.loop.maintenance import Maintenance
 from hexa_worker.drivers.embedded.loop.transactions import GroupCommit
 from hexa_worker.drivers.embedded.loop.waker import Waker
@@ -235,6 +236,7 @@ class BrokerThread:
             self._begin_again,
             self.clock,
         )
+        self._due_events = DueEvents(self._connection, self._transactions, self.clock)
         self._place = FilePlace(self._path)
         self._bell = Waker(Path(f"{self._path}-wal"))
         self._held.callback(self._bell.close)
@@ -286,6 +288,8 @@ class BrokerThread:
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self._tick(now)
+        if self._due_events.move():
+            self._look = True
         self._current = gather(self._jobs)
         if self._current:
             self._do(self._current)
@@ -369,7 +373,8 @@ class BrokerThread:
             times = [due_ms for base, due_ms in due_times(self._connection).items() if base in bases]
         except sqlite3.Error:
             return  # whoever claims next meets the same error and reports it
-        self._listening.due_ms = min(times, default=None)
+        event_ms = self._due_events.look()
+        self._listening.due_ms = min([*times, *([] if event_ms is None else [event_ms])], default=None)
 
     def _read_leased(self, job: Receive) -> None:
         subscriber = job.subscriber

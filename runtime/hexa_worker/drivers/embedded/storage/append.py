@@ -25,8 +25,13 @@ _MAX_DELAY_MS = round(MAX_DELAY_S * 1000)
 
 def append(connection: sqlite3.Connection, messages: Sequence[Message], now_ms: int) -> list[str]:
     """Store `messages`; returns the id of each."""
-    offsets = store(connection, messages, [encode_headers(message.headers) for message in messages], now_ms)
+    offsets = store(connection, messages, encode_all(messages), now_ms)
     return [f"{message.channel}-{offset}" for message, offset in zip(messages, offsets, strict=True)]
+
+
+def encode_all(messages: Sequence[Message]) -> list[bytes | None]:
+    """The headers of each, as they are stored."""
+    return [encode_headers(message.headers) for message in messages]
 
 
 def store(
@@ -56,7 +61,7 @@ def _store_in(
     count = len(messages)
     place = _reserve(connection, channel, count)
     if place is None:
-        retry = connection.execute("SELECT base, number FROM retry_channels WHERE name = ?", (channel,)).fetchone()
+        retry = _retry(connection, channel)
         if retry is not None:
             return _store_delayed(connection, retry, messages, headers, now_ms)
         create_channel(connection, channel)
@@ -120,6 +125,24 @@ def stripe_positions(connection: sqlite3.Connection, subscription: int, channel:
         [(subscription, channel, stripe, position) for stripe in range(STRIPES)],
     )
     connection.execute("UPDATE channels SET striped = iif(next = first, 2, 1) WHERE id = ? AND striped = 0", (channel,))
+
+
+def _retry(connection: sqlite3.Connection, channel: str) -> tuple[int, int] | None:
+    """The base and the number of a retry channel; None: it is none."""
+    row: tuple[int, int] | None = connection.execute(
+        "SELECT base, number FROM retry_channels WHERE name = ?", (channel,)
+    ).fetchone()
+    return row
+
+
+def is_retry_channel(connection: sqlite3.Connection, channel: str) -> bool:
+    """Whether records of `channel` wait until they are due."""
+    return _retry(connection, channel) is not None
+
+
+def append_delayed(connection: sqlite3.Connection, base: int, messages: Sequence[Message], now_ms: int) -> int:
+    """Let events wait with the delayed records of `base`; returns the number of the first one."""
+    return _store_delayed(connection, (base, 0), messages, encode_all(messages), now_ms).start
 
 
 def _store_delayed(
