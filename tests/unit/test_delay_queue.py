@@ -10,9 +10,11 @@ from msgspec import structs
 from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.kit.delay_queue import DelayQueue, left_ms
+from hexa_worker.drivers.kit.delay_queue import DelayQueue, left_ms, written_ms
+from hexa_worker.drivers.nats.ack_subjects import parts_of
+from hexa_worker.drivers.nats.decoding import FrameDecoder
 from hexa_worker.drivers.nats.early_retries import KEPT, EarlyRetries
-from hexa_worker.drivers.nats.headers import Decoded, encode
+from hexa_worker.drivers.nats.headers import encode
 from hexa_worker.telemetry.stats import Counters
 
 WRITTEN_MS = 1_795_000_000_000
@@ -65,10 +67,14 @@ def test_a_retry_that_tells_its_delay_waits_for_it_whatever_the_brokers_clock_sa
 
 
 def test_nats_is_told_how_long_a_retry_waits_because_its_server_stamps_by_its_own_clock() -> None:
+    def delivered(message: Message, stored_ms: int) -> Delivery:
+        parts = parts_of(b"$JS.ACK.r.retry.1.1.1.%d.0" % (stored_ms * 1_000_000))
+        return FrameDecoder(0, "r", None, 0).decode(1, parts, (b"r.1", b"", encode(message, None, WRITTEN_MS), b""))
+
     message = Message(channel="r.1", payload=b"", timestamp_ms=WRITTEN_MS, due_ms=WRITTEN_MS + 5_000)
-    assert Decoded(encode(message, None, WRITTEN_MS)).written_ms(WRITTEN_MS + 20_000) == WRITTEN_MS
+    assert written_ms(delivered(message, WRITTEN_MS + 20_000)) == WRITTEN_MS
     unsaid = Message(channel="r.1", payload=b"", due_ms=WRITTEN_MS + 5_000)
-    assert Decoded(encode(unsaid, None, WRITTEN_MS)).written_ms(WRITTEN_MS + 1) == WRITTEN_MS + 1
+    assert written_ms(delivered(unsaid, WRITTEN_MS + 1)) == WRITTEN_MS + 1
 
 
 def test_what_is_read_after_the_wall_clock_was_put_forward_is_not_due_early() -> None:

@@ -76,7 +76,7 @@ async def test_a_stream_that_was_made_anew_while_a_retry_was_stored_is_not_ackno
     server: Any = Server(made_anew=made_anew)
     nothing: Any = None
     source = NatsSource(server, server, nothing, SPEC, "fast", SystemClock(), nothing, nothing_revoked)
-    source.add_feed(ChannelPart(stream="orders", durable="check", channel="orders", born="first"), 30.0)
+    source.add_consumer(ChannelPart(stream="orders", durable="check", channel="orders", born="first"), 30.0)
     server.sink([(b"orders", REPLY, None, b"x")])
     (delivery,) = await source.receive(1, 1000)
     retry = RetryAt(delivery, Message(channel="check.retry.1", payload=b"x", due_ms=1), 1.0, nothing)
@@ -90,7 +90,7 @@ async def test_a_channel_that_is_gone_is_asked_about_no_more_and_leaves_its_plac
     nothing: Any = None
     source = NatsSource(server, server, nothing, SPEC, "fast", SystemClock(), nothing, nothing_revoked)
     part = ChannelPart(stream="orders", durable="check", channel="orders", born="first")
-    source.add_feed(part, 30.0)
+    source.add_consumer(part, 30.0)
     server.sink([(b"orders", REPLY, None, b"x")])
     (old,) = await source.receive(1, 1000)
     source.pull_consumers[0].dismiss()
@@ -99,7 +99,7 @@ async def test_a_channel_that_is_gone_is_asked_about_no_more_and_leaves_its_plac
     (lost,) = await source.settle([Acked(old)])
     assert isinstance(lost.error, LeaseLost)
 
-    source.add_feed(part, 30.0)
+    source.add_consumer(part, 30.0)
     assert [(pull_consumer.number, pull_consumer.gone) for pull_consumer in source.pull_consumers] == [(0, False)]
     server.sink([(b"orders", REPLY, None, b"y")])
     (new,) = await source.receive(1, 1000)

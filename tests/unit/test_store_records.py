@@ -96,7 +96,7 @@ class OnNats(Stage):
         self._written = b""
         self._sink: Callable[[list[Any]], None]
         source = NatsSource(connection, publisher, NOTHING, SPEC, "fast", SystemClock(), NOTHING, nothing_revoked)
-        source.add_feed(ChannelPart(stream="in", durable="do", channel="in", born="first"), 30.0)
+        source.add_consumer(ChannelPart(stream="in", durable="do", channel="in", born="first"), 30.0)
         self.source = source
         self._sink([(b"in", b"$JS.ACK.in.do.1.%d.1.1000.0" % number, None, b"x") for number in range(1, 5)])
         self.deliveries = list(source.pull_consumers[0].buffer)

@@ -1,6 +1,6 @@
 """Reply subjects of deliveries: what they say, and frames that settle them."""
 
-_PARTS = 9
+PARTS = 9
 """$JS.ACK.stream.consumer.delivered.stream-sequence.consumer-sequence.time.pending."""
 STREAM, CONSUMER, DELIVERED, SEQUENCE, NUMBER, STORED = range(2, 8)
 """Places in what `parts_of` returns; a consumer counts its deliveries by `NUMBER`."""
@@ -9,7 +9,7 @@ STREAM, CONSUMER, DELIVERED, SEQUENCE, NUMBER, STORED = range(2, 8)
 def parts_of(reply: bytes) -> list[bytes]:
     """What a reply subject says, by place; newer servers write domain and account before the stream."""
     parts = reply.split(b".")
-    if len(parts) != _PARTS:
+    if len(parts) != PARTS:
         del parts[2:4]
     return parts
 

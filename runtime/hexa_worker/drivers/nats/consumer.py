@@ -1,65 +1,46 @@
 """A pull consumer: one durable of one channel (or of a retry ladder), as one process sees it.
 
-It keeps pulls outstanding, turns frames into deliveries, knows what is in hand and whether the claims on it hold.
-A delivery's number is its stream sequence; the reply subject that settles it may change while it is in hand: the
-server sends a copy after a restart or a silence, and the copy's reply subject replaces the older one.
+It keeps pulls outstanding, takes in what comes of them, and keeps the claims on what is in flight.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 import msgspec
 
 from hexa_worker.clock import Clock
-from hexa_worker.core.message import Delivery, Headers
+from hexa_worker.core.message import Delivery
+from hexa_worker.drivers.kit.delay_queue import written_ms
 from hexa_worker.drivers.nats.ack_subjects import (
     CONSUMER,
     DELIVERED,
     NUMBER,
+    PARTS,
     SEQUENCE,
-    STORED,
     ack_frames,
-    parts_of,
     stored_at,
 )
 from hexa_worker.drivers.nats.connection import NatsConnection
+from hexa_worker.drivers.nats.decoding import FrameDecoder, is_marker
 from hexa_worker.drivers.nats.early_retries import EarlyRetries
 from hexa_worker.drivers.nats.handover import NOTHING, HandedOver, SettledAhead, WaitingRetry, note_of
-from hexa_worker.drivers.nats.headers import Decoded
+from hexa_worker.drivers.nats.in_flight import Arrival, InFlightMessages
 from hexa_worker.drivers.nats.protocol import Frame, SubjectSubscription, status_of
 from hexa_worker.drivers.nats.pull_window import PullWindow
 from hexa_worker.drivers.nats.requests import REFUSED
 from hexa_worker.errors import DriverRejected
 
-SETTLED_KEPT = 20_000
 LONGEST_NAK_MS = 3_600_000
 """Whatever a record says; when it comes again it is looked at again."""
-MARKER = b"\r\nNats-Marker-Reason:"
-"""What servers leave where a message was, on streams that ask for it (``subject_delete_marker_ttl``, 2.11)."""
-_NO_HEADERS: Headers = ()
 
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
 _PASSING = frozenset({"server shutdown", "leadership change"})
 """Of a rolling restart: what was asked for is asked again, of whoever answers then."""
-
-
-class Token(msgspec.Struct, frozen=True):
-    """A delivery's handle.
-
-    Attributes:
-        pull_consumer: number of its pull_consumer in its source.
-        delivered: how often the server has delivered it, this time included.
-        epoch: counts how often sequences have lost their meaning, see `PullConsumer.reset`.
-    """
-
-    pull_consumer: int
-    delivered: int
-    epoch: int
 
 
 class PullConsumer:
@@ -76,7 +57,7 @@ class PullConsumer:
         clock: the clocks.
         arrived: called when there may be something to take or to do.
         exclusive: nobody else reads the channel, so its order holds; paused until `resume`.
-        epoch: the first one, see `Token`: later than all of whoever had the number before.
+        epoch: the first one, see `decoding.Token`: later than all of whoever had the number before.
     """
 
     def __init__(  # noqa: PLR0913 - what makes up a consumer
@@ -105,12 +86,9 @@ class PullConsumer:
         self.missing = False
         self.gone = False
         self.unsure = False
-        self.progressed = False
         self.rewind_event = asyncio.Event()
         self.buffer: deque[Delivery] = deque()
-        self.held: dict[int, bytes] = {}
-        self.lost: set[int] = set()
-        self.settled: dict[int, bytes] = {}
+        self.in_flight = InFlightMessages(epoch)
         self.handed_over = HandedOver(NOTHING)
         self.waiting: dict[int, WaitingRetry] = {}
         self.postponed = 0
@@ -119,20 +97,10 @@ class PullConsumer:
         self.window = PullWindow(monotonic())
         self._connection = connection
         self._arrived = arrived
-        self.epoch = epoch
-        self._tokens: dict[int, Token] = {}
-        self._first = self._token(1)
+        self._decoder = FrameDecoder(number, stream, channel, epoch)
         self._said: set[str] = set()  # of what servers say of pulls, each once
-        self._top = 0
-        self._floor = 0
         self._inbox: SubjectSubscription = connection.subscribe(self._deliver)
         self._next_number = 1
-
-    def _token(self, delivered: int) -> Token:
-        token = self._tokens.get(delivered)
-        if token is None:
-            token = self._tokens[delivered] = Token(self.number, delivered, self.epoch)
-        return token
 
     # -- asking for more
 
@@ -155,102 +123,90 @@ class PullConsumer:
         self.expire()
         made: list[Delivery] = []
         again: list[bytes] = []
-        came, epoch = 0, self.epoch
+        epoch = self.in_flight.epoch
+        self.window.came(self._take_in(frames, made, again))
+        if again:
+            self._connection.write(ack_frames(again))
+        if self.in_flight.epoch != epoch:
+            made = [delivery for delivery in made if delivery.token.epoch == self.in_flight.epoch]
+        if made:
+            self.buffer.extend(made)
+            self.window.measured(len(made), sum([len(delivery.payload) for delivery in made]), now)
+        self._arrived()
+
+    def _take_in(self, frames: list[Frame], made: list[Delivery], again: list[bytes]) -> int:
+        """Decode what is to be handled here.
+
+        Per message of a shared consumer this is one call: everything rare stands apart.
+
+        Args:
+            frames: what has come.
+            made: gets the deliveries.
+            again: gets what is to be acknowledged at once.
+
+        Returns:
+            How many of the frames were messages.
+        """
+        in_flight, waiting, exclusive, decode = self.in_flight, self.waiting, self.exclusive, self._decoder.decode
+        held = in_flight.held
+        came = 0
         for frame in frames:
             reply = frame[1]
             if not reply:
                 self._status(frame[0], frame[2])
                 continue
             came += 1
-            parts = parts_of(reply)
+            parts = reply.split(b".")
+            if len(parts) != PARTS:
+                del parts[2:4]  # domain and account before the stream
             sequence = int(parts[SEQUENCE])
-            if self._is_new(sequence, parts, frame, again):
-                delivery = self._delivery(sequence, parts, frame)
-                if delivery is not None:
-                    self.held[sequence] = reply
-                    made.append(delivery)
-        self.window.came(came)
-        if again:
-            self._connection.write(ack_frames(again))
-        if self.epoch != epoch:
-            made = [delivery for delivery in made if delivery.token.epoch == self.epoch]
-        if made:
-            self.buffer.extend(made)
-            self.window.measured(len(made), sum([len(delivery.payload) for delivery in made]), now)
-        self._arrived()
+            newest = sequence > in_flight.top
+            if (exclusive or not newest or not frame[3]) and not self._is_new(sequence, parts, frame, again):
+                continue
+            if newest:
+                in_flight.top = sequence
+            delivery = decode(sequence, parts, frame)
+            if delivery.due_ms or waiting:
+                timely = self._in_time(delivery, reply)
+                if timely is None:
+                    continue
+                delivery = timely
+            held[sequence] = reply  # as `InFlightMessages.came` does, without a call
+            made.append(delivery)
+        return came
 
     def _is_new(self, sequence: int, parts: list[bytes], frame: Frame, again: list[bytes]) -> bool:
         """Whether a message is to be handled here; `again` gets what is to be acknowledged at once."""
-        _, reply, block, payload = frame
+        reply = frame[1]
         if self.exclusive:
             if not self._in_order(parts, sequence, parts[DELIVERED]):
                 return False
             if self.handed_over and sequence in self.handed_over and self._done_by_others(sequence, reply, again):
                 return False
-        if sequence > self._top:
-            self._top = sequence
-        elif self._known(sequence, reply, again):  # a server that died may have forgotten that it delivered it
-            return False
-        if block is not None and not payload and MARKER in block:
-            self.settled[sequence] = reply  # says that a message went by its age or was deleted; no event
+        if sequence <= self.in_flight.top and not self._unknown(sequence, reply, again):
+            return False  # a server that died may have forgotten that it delivered it
+        if is_marker(frame):
+            self.in_flight.settle(sequence, reply)
             again.append(reply)
             return False
         return True
 
-    def _delivery(self, sequence: int, parts: list[bytes], frame: Frame) -> Delivery | None:
-        """A message as the worker gets it; None: it is a retry that is not due, and was sent back."""
-        subject, reply, block, payload = frame
-        stored_ms = int(parts[STORED]) // 1_000_000
-        key, headers, due_ms, timestamp_ms, attempt = None, _NO_HEADERS, 0, 0, 0
-        decoded = None if block is None else Decoded(block)
-        if decoded is not None:
-            key, headers = decoded.key, decoded.headers
-            due_ms, timestamp_ms = decoded.due_ms, decoded.timestamp_ms
-        place = self.channel
-        if place is None:
-            place = subject.decode(errors="replace")
-            attempt = _attempt(place)
-            if decoded is not None and due_ms and self._early(sequence, due_ms, decoded.written_ms(stored_ms), reply):
-                return None
-        elif self.waiting:
-            attempt, due_ms = self._waits(sequence, parts[STORED], due_ms)
-        delivered = parts[DELIVERED]
-        return Delivery(
-            channel=place,
-            payload=payload,
-            key=key,
-            headers=headers,
-            timestamp_ms=timestamp_ms or stored_ms,
-            due_ms=due_ms,
-            source=self.stream,
-            offset=sequence,
-            attempt=attempt,
-            token=self._first if delivered == b"1" else self._token(int(delivered)),
-        )
-
-    def _known(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
-        """Whether a copy is of something that is in hand, or done; it is not run again then."""
-        before = self.held.get(sequence) or self.settled.get(sequence)
-        if before is None:
-            return False
-        if stored_at(before) != stored_at(reply):  # the stream was made anew, and this is another message
+    def _unknown(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
+        """Whether a message is no copy of what is in flight, or settled; copies are not run again."""
+        arrival = self.in_flight.came(sequence, reply)
+        if arrival is Arrival.ANOTHER:
             self.reset()
-            return False
-        if sequence in self.held:
-            self.held[sequence] = reply
-            self.lost.discard(sequence)
-        else:
+            arrival = self.in_flight.came(sequence, reply)
+        if arrival is Arrival.SETTLED:
             again.append(reply)
-        return True
+        return arrival is Arrival.NEW
 
     def _done_by_others(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
         """Whether a message was settled by an earlier owner, according to the note; it is not run again then."""
         if not self.handed_over.holds_for(reply):  # the stream gave the sequence to another message: the note is void
             self.handed_over = HandedOver(NOTHING)
             return False
-        self.held.pop(sequence, None)
-        self.lost.discard(sequence)
-        self.settled[sequence] = reply
+        self.in_flight.settle(sequence, reply)
         again.append(reply)
         return True
 
@@ -260,26 +216,28 @@ class PullConsumer:
             return False
         number = int(parts[NUMBER])
         missed = number != self._next_number
-        late = delivered != b"1" and sequence not in self.held and sequence not in self.settled
+        in_flight = self.in_flight
+        late = delivered != b"1" and sequence not in in_flight.held and sequence not in in_flight.settled
         if missed or late:
             self.want_rewind()
             return False
         self._next_number = number + 1
         return True
 
-    def _waits(self, sequence: int, stored: bytes, due_ms: int) -> tuple[int, int]:
-        """Attempt and time of what may have waited for a retry in its place before."""
-        one = self.waiting.get(sequence)
-        return (0, due_ms) if one is None or one.stored != int(stored) else (one.attempt, one.due_ms)
-
-    def _early(self, sequence: int, due_ms: int, written_ms: int, reply: bytes) -> bool:
-        """Send back what is not due yet; whoever gets it again looks again."""
-        wait_ms = self.delayed.left_ms(sequence, due_ms, written_ms)
+    def _in_time(self, delivery: Delivery, reply: bytes) -> Delivery | None:
+        """A retry as it is to run; None: it is not due, and was sent back to whoever gets it then."""
+        if self.channel is not None:
+            waiting = self.waiting.get(delivery.offset)  # it may have waited for a retry in its place before
+            if waiting is None or waiting.stored != int(stored_at(reply)):
+                return delivery
+            return msgspec.structs.replace(delivery, attempt=waiting.attempt, due_ms=waiting.due_ms)
+        wait_ms = delivery.due_ms and self.delayed.left_ms(delivery.offset, delivery.due_ms, written_ms(delivery))
         if not wait_ms:
-            return False
+            return delivery
         body = b'-NAK {"delay":%d}' % (min(wait_ms, LONGEST_NAK_MS) * 1_000_000)
         self._connection.write(b"PUB %s %d\r\n%s\r\n" % (reply, len(body), body))
-        return True
+        self.in_flight.forget((delivery.offset,))
+        return None
 
     def _status(self, subject: bytes, block: bytes | None) -> None:
         code, text = status_of(block)
@@ -306,17 +264,17 @@ class PullConsumer:
         if self.claims_hold:
             return
         if self.exclusive:
-            if self.held:
+            if self.in_flight.held:
                 self.want_rewind()  # no copies would come by themselves
         else:
-            self.lost.update(self.held)
+            self.in_flight.doubt()
             self.renewed_at = monotonic()  # of what is left, nothing, this is true
 
     async def renew(self) -> None:
         """Renew all claims and wait until the server has said so. Raises DriverUnavailable, DriverRejected."""
         self.expire()
         sent_at = monotonic()
-        replies = [reply for sequence, reply in self.held.items() if sequence not in self.lost]
+        replies = self.in_flight.claimed()
         if replies:
             await self.confirm(replies, b"+WPI")
         self.renewed_at = max(self.renewed_at, sent_at)
@@ -374,25 +332,17 @@ class PullConsumer:
         if self.exclusive:
             self.want_rewind()
         else:
-            self.lost.update(self.held)
-
-    def passed(self, floor: int) -> None:
-        """The consumer is settled up to here. A server that is killed forgets the latest of that, so not all goes."""
-        kept_from, self._floor = self._floor, floor
-        if self.settled:
-            self.settled = {sequence: reply for sequence, reply in self.settled.items() if sequence > kept_from}
+            self.in_flight.doubt()
 
     def reset(self) -> None:
         """The stream was made anew: sequences mean nothing any more."""
         self.missing = False
-        self.epoch += 1
-        self._tokens.clear()
-        self._first = self._token(1)
+        self.in_flight.reset()
+        self._decoder.begin(self.in_flight.epoch)
         self.window.forget()
-        for kept in (self.buffer, self.held, self.lost, self.settled, self.waiting, self.delayed):
+        for kept in (self.buffer, self.waiting, self.delayed):
             kept.clear()
         self.handed_over = HandedOver(NOTHING)
-        self._top = self._floor = 0
         if self.exclusive:
             self.want_rewind()
 
@@ -412,11 +362,9 @@ class PullConsumer:
         """Hand out nothing more; what is in hand may be somebody else's by now."""
         self.paused = True
         self.window.forget()
-        for delivery in self.buffer:
-            del self.held[delivery.offset]
+        self.in_flight.forget([delivery.offset for delivery in self.buffer])
         self.buffer.clear()
-        self.lost.intersection_update(self.held)
-        self.lost.update(self.held)
+        self.in_flight.doubt()
 
     def resume(self, durable: str) -> None:
         """Read on through another consumer; copies of what is in hand bring the claims back."""
@@ -427,28 +375,21 @@ class PullConsumer:
         self.paused = False
         self._arrived()
 
-    def let_go(self, sequences: Iterable[int], *, done: bool) -> None:
-        """These are settled."""
-        held, lost, delayed, settled, waiting = self.held, self.lost, self.delayed, self.settled, self.waiting
-        self.progressed = self.progressed or done
-        for sequence in sequences:
-            reply = held.pop(sequence, None)
-            if done and reply is not None:
-                settled[sequence] = reply
-                if waiting:
+    def let_go(self, sequences: Sequence[int], *, done: bool) -> None:
+        """These are settled, or released."""
+        held, waiting, delayed = self.in_flight.held, self.waiting, self.delayed
+        if done and waiting:
+            for sequence in sequences:
+                if sequence in held:
                     waiting.pop(sequence, None)
-            if lost:
-                lost.discard(sequence)
-            if delayed:
+        if delayed:
+            for sequence in sequences:
                 delayed.forget(sequence)
-        excess = len(settled) - SETTLED_KEPT
-        if excess > SETTLED_KEPT // 4:
-            for sequence in [*settled][:excess]:
-                del settled[sequence]
+        self.in_flight.let_go(sequences, done=done)
 
     def postpone(self, again: Delivery) -> None:
         """It stays in hand; should it come again, it is to come as `again`."""
-        reply = self.held.get(again.offset)
+        reply = self.in_flight.held.get(again.offset)
         if reply is not None:
             self.waiting[again.offset] = WaitingRetry(again.attempt, again.due_ms, int(stored_at(reply)))
             self.postponed += 1
@@ -461,7 +402,7 @@ class PullConsumer:
 
     def hand_over(self, floor: int) -> SettledAhead:
         """What the next owner need not run, beyond a floor."""
-        return self.handed_over.with_settled(self.settled, floor, self._connection.max_payload // 2)
+        return self.handed_over.with_settled(self.in_flight.settled, floor, self._connection.max_payload // 2)
 
     # -- the end
 
@@ -478,11 +419,8 @@ class PullConsumer:
     def hand_back(self) -> None:
         """Give back whatever is in hand."""
         if not self.exclusive and not self.unsure:
-            self.send([reply for sequence, reply in self.held.items() if sequence not in self.lost], b"-NAK")
-        self._connection.forget_sink(self._inbox)
-        self.buffer.clear()
-        self.held.clear()
-        self.lost.clear()
+            self.send(self.in_flight.claimed(), b"-NAK")
+        self.drop()
 
     def dismiss(self) -> None:
         """Its channel is gone and is not to be made again: read nothing more."""
@@ -496,10 +434,4 @@ class PullConsumer:
         """Forget everything without a word."""
         self._connection.forget_sink(self._inbox)
         self.buffer.clear()
-        self.held.clear()
-
-
-def _attempt(channel: str) -> int:
-    """The number of a retry channel; anybody may have published to one that has none."""
-    number = channel.rpartition(".")[2]
-    return int(number) if number.isdecimal() and len(number) < 10 else 1  # noqa: PLR2004 - far beyond any policy
+        self.in_flight.clear()

@@ -266,7 +266,7 @@ class AsyncioNatsDriver:
             revoked,
         )
         for part in parts:
-            source.add_feed(part, options.ack_wait_s or self._options.ack_wait_s)
+            source.add_consumer(part, options.ack_wait_s or self._options.ack_wait_s)
         source.start()
         self._sources.append(source)
         return source

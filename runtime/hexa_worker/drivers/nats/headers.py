@@ -16,8 +16,6 @@ DUE = "hexa-due-ms"
 DELAY = "hexa-delay-ms"
 TIME = "hexa-time-ms"
 PERCENT = "hexa-pct"
-MESSAGE_ID = "Nats-Msg-Id"
-FIRST_LINE = b"NATS/1.0\r\n"
 _OURS = frozenset({KEY, DUE, DELAY, TIME, PERCENT})
 _STALE_MS = 1_000
 
@@ -96,10 +94,6 @@ class Decoded:
                 continue
             pairs.append((_name(raw), value))
         self.headers: Headers = tuple(pairs)
-
-    def written_ms(self, stored_ms: int) -> int:
-        """When it was written, by the clock that its due time is of; `stored_ms` if it does not tell."""
-        return self.due_ms - self.delay_ms if self.delay_ms else self.timestamp_ms or stored_ms
 
     def _control(self, name: bytes, value: bytes, pairs: list[tuple[str, bytes]]) -> bool:
         """Read a header of this module; others are left to the caller."""

@@ -285,7 +285,7 @@ class OrderedConsumer:
         if floor is None:
             self._pull_consumer.want_rewind()  # somebody deleted the consumer
             return
-        self._pull_consumer.passed(floor)
+        self._pull_consumer.in_flight.passed(floor)
         await self._write(self._settled_to(max(floor, lease.floor), lease))
 
     def _settled_to(self, floor: int, lease: ChannelLease) -> ChannelLease:

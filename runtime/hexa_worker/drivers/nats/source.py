@@ -91,7 +91,7 @@ class NatsSource:
         self._ordered: dict[int, OrderedConsumer] = {}
         self._revoking: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
-        self._next_feed = 0
+        self._next_turn = 0
         self._stopped = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class NatsSource:
         self._make_again_at = 0.0
         connection.on_change(self._connection_changed)
 
-    def add_feed(self, part: ChannelPart, ack_wait_s: float) -> None:
+    def add_consumer(self, part: ChannelPart, ack_wait_s: float) -> None:
         """Read one more channel; it gets the place of one that is gone, if there is any."""
         gone = next((one for one in self.pull_consumers if one.gone), None)
         number = len(self.pull_consumers) if gone is None else gone.number
@@ -116,7 +116,7 @@ class NatsSource:
             self._clock,
             self._work.set,
             exclusive=part.exclusive,
-            epoch=0 if gone is None else gone.epoch + 1,
+            epoch=0 if gone is None else gone.in_flight.epoch + 1,
         )
         self.pull_consumers[number : number + 1] = [pull_consumer]
         if part.exclusive and part.channel is not None:
@@ -125,9 +125,9 @@ class NatsSource:
                 self._connection, pull_consumer, part.durable, part.channel, lost
             )
         if self._task is not None:
-            self._start_feed(pull_consumer)
+            self._start_consumer(pull_consumer)
 
-    def _start_feed(self, pull_consumer: PullConsumer) -> None:
+    def _start_consumer(self, pull_consumer: PullConsumer) -> None:
         exclusive = self._ordered.get(pull_consumer.number)
         if exclusive is not None:
             exclusive.start(self._watched)
@@ -146,7 +146,7 @@ class NatsSource:
         """Keep claims alive from now on."""
         self._task = self._watched(self._keep())
         for pull_consumer in self.pull_consumers:
-            self._start_feed(pull_consumer)
+            self._start_consumer(pull_consumer)
         if self._spec.pattern is not None:
             self._discovery = self._watched(self._discover())
 
@@ -214,13 +214,13 @@ class NatsSource:
         taken: list[Delivery] = []
         size = 0
         for step in range(count):
-            buffer = pull_consumers[(self._next_feed + step) % count].buffer
+            buffer = pull_consumers[(self._next_turn + step) % count].buffer
             while buffer and len(taken) < max_count and not (taken and size >= max_bytes):
                 delivery = buffer.popleft()
                 size += len(delivery.payload)
                 taken.append(delivery)
         if taken:
-            self._next_feed = (self._next_feed + 1) % count
+            self._next_turn = (self._next_turn + 1) % count
         return taken
 
     def _ask(self, room: int, room_bytes: int) -> None:
@@ -287,7 +287,7 @@ class NatsSource:
             known = {pull_consumer.channel for pull_consumer in self.pull_consumers if not pull_consumer.gone}
             for part in parts:
                 if part.channel not in known:
-                    self.add_feed(part, self.pull_consumers[0].ack_wait_s)
+                    self.add_consumer(part, self.pull_consumers[0].ack_wait_s)
 
     def _connection_changed(self, _up: bool) -> None:  # noqa: FBT001 - see Connection.on_change
         for pull_consumer in self.pull_consumers:
@@ -333,12 +333,12 @@ class NatsSource:
 
     async def _look_how_far(self, pull_consumer: PullConsumer) -> None:
         """Note how far the durable is settled, and forget what is needed no more. Raises DriverError."""
-        if pull_consumer.missing or not (pull_consumer.progressed or pull_consumer.settled):
+        if pull_consumer.missing or not (pull_consumer.in_flight.progressed or pull_consumer.in_flight.settled):
             return
-        pull_consumer.progressed, born = False, pull_consumer.born
+        pull_consumer.in_flight.progressed, born = False, pull_consumer.born
         info = await self._consumer_info(pull_consumer)
         floor = floor_of(info)
-        pull_consumer.passed(floor)
+        pull_consumer.in_flight.passed(floor)
         if pull_consumer.channel is not None:
             await self._positions.note(pull_consumer.stream, pull_consumer.durable, Position(born=born, floor=floor))
 
@@ -364,7 +364,7 @@ class NatsSource:
             place.setdefault(token.pull_consumer, []).append(settlement.delivery.offset)
         for number, sequences in released.items():
             self._release(self.pull_consumers[number], sequences)
-        epochs = {number: self.pull_consumers[number].epoch for number in done}
+        epochs = {number: self.pull_consumers[number].in_flight.epoch for number in done}
         for number, sequences in done.items():
             error = await self._acknowledge(number, epochs[number], sequences)
             if error is not None:
@@ -392,13 +392,12 @@ class NatsSource:
         for settlement in settlements:
             delivery = settlement.delivery
             pull_consumer, sequence = pull_consumers[delivery.token.pull_consumer], delivery.offset
-            if delivery.token.epoch != pull_consumer.epoch:  # the sequence may be another message's by now
+            in_flight = pull_consumer.in_flight
+            if delivery.token.epoch != in_flight.epoch:  # the sequence may be another message's by now
                 failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} was of a consumer that is gone")))
-            elif sequence in pull_consumer.held and (
-                sequence not in pull_consumer.lost or isinstance(settlement, Postponed)
-            ):
+            elif sequence in in_flight.held and (sequence not in in_flight.lost or isinstance(settlement, Postponed)):
                 valid.append(settlement)
-            elif sequence not in pull_consumer.settled:
+            elif sequence not in in_flight.settled:
                 done = type(settlement) is not Released if stored else type(settlement) is Acked
                 pull_consumer.let_go([sequence], done=done)
                 failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} may be somebody else's by now")))
@@ -429,9 +428,8 @@ class NatsSource:
             if not self._stopped:  # or what is in hand would count as lost: nothing is handed out here any more
                 pull_consumer.want_rewind()  # it must come again before what is newer
             return
-        pull_consumer.send(
-            [pull_consumer.held[sequence] for sequence in sequences if sequence in pull_consumer.held], b"-NAK"
-        )
+        held = pull_consumer.in_flight.held
+        pull_consumer.send([held[sequence] for sequence in sequences if sequence in held], b"-NAK")
         pull_consumer.let_go(sequences, done=False)
 
     async def _acknowledge(self, number: int, epoch: int, sequences: list[int]) -> DriverError | None:
@@ -445,9 +443,11 @@ class NatsSource:
         pull_consumer = self.pull_consumers[number]
         if pull_consumer.unsure:  # the connection was lost and is back since we looked
             await self._be_sure(pull_consumer)
-        if pull_consumer.epoch != epoch:  # as it was found just now, or while other pull_consumers were acknowledged
+        if (
+            pull_consumer.in_flight.epoch != epoch
+        ):  # as it was found just now, or while other pull_consumers were acknowledged
             return LeaseLost(f"the stream {pull_consumer.stream!r} is another one by now")
-        held = pull_consumer.held
+        held = pull_consumer.in_flight.held
         replies = [held[sequence] for sequence in sequences if sequence in held]
         if not replies:
             return None
@@ -460,8 +460,8 @@ class NatsSource:
                 there = await pull_consumer.confirm(replies, b"+ACK")
             except DriverRejected as error:
                 return error
-            if pull_consumer.epoch != epoch or not there:
-                if pull_consumer.epoch == epoch:
+            if pull_consumer.in_flight.epoch != epoch or not there:
+                if pull_consumer.in_flight.epoch == epoch:
                     pull_consumer.let_go(sequences, done=False)
                 return LeaseLost(f"the durable {pull_consumer.durable!r} was deleted")
         pull_consumer.let_go(sequences, done=True)
@@ -540,7 +540,7 @@ class NatsSource:
         with suppress(DriverError, TimeoutError):
             async with asyncio.timeout(HAND_BACK_S):
                 for pull_consumer in self.pull_consumers:
-                    if not pull_consumer.exclusive and pull_consumer.progressed:
+                    if not pull_consumer.exclusive and pull_consumer.in_flight.progressed:
                         await self._look_how_far(pull_consumer)
 
     def _cancel_tasks(self) -> None:
