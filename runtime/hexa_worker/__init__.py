@@ -1,10 +1,15 @@
 """hexa-worker: an actor-style worker runtime for event-driven services."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Duplicate, Retry
+from hexa_worker.core.lineage import Lineage
+from hexa_worker.core.message import Delivery, Headers
+from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Duplicate, Retry, Verdict
 from hexa_worker.core.propagated import User
 from hexa_worker.errors import (
+    BrokerRejected,
+    BrokerUnavailable,
     ConfigError,
     DecodeError,
     DriverError,
@@ -27,6 +32,11 @@ from hexa_worker.subscriptions.api import (
 )
 
 if TYPE_CHECKING:
+    from hexa_worker.config.kafka import Kafka, KafkaSasl, KafkaTls
+    from hexa_worker.config.model import Embedded, Memory
+    from hexa_worker.config.nats import Nats, NatsStream, NatsTls
+    from hexa_worker.config.pulsar import Pulsar, PulsarTls
+    from hexa_worker.config.secret import Secret
     from hexa_worker.emitting.emitter import Emitter
     from hexa_worker.emitting.threaded import SyncEmitter
 
@@ -35,38 +45,66 @@ __all__ = [
     "AnyContext",
     "BatchContext",
     "BatchResult",
+    "BrokerRejected",
+    "BrokerUnavailable",
     "ConfigError",
     "Context",
     "DeadLetter",
     "DecodeError",
+    "Delivery",
     "DriverError",
     "DriverRejected",
     "DriverUnavailable",
     "Drop",
     "Duplicate",
+    "Embedded",
     "Emitter",
     "Event",
+    "Headers",
     "HexaWorkerError",
+    "Kafka",
+    "KafkaSasl",
+    "KafkaTls",
+    "Lineage",
+    "Memory",
     "Middleware",
+    "Nats",
+    "NatsStream",
+    "NatsTls",
     "Next",
+    "Pulsar",
+    "PulsarTls",
     "Result",
     "Retries",
     "Retry",
+    "Secret",
     "SyncEmitter",
     "User",
+    "Verdict",
     "lifespan",
     "subscribe",
 ]
 
+_LAZY = {
+    "Embedded": "config.model",
+    "Emitter": "emitting.emitter",
+    "Kafka": "config.kafka",
+    "KafkaSasl": "config.kafka",
+    "KafkaTls": "config.kafka",
+    "Memory": "config.model",
+    "Nats": "config.nats",
+    "NatsStream": "config.nats",
+    "NatsTls": "config.nats",
+    "Pulsar": "config.pulsar",
+    "PulsarTls": "config.pulsar",
+    "Secret": "config.secret",
+    "SyncEmitter": "emitting.threaded",
+}
+"""What knows drivers and configuration, by its module: imported where it is used, not by every handler module."""
+
 
 def __getattr__(name: str) -> Any:
-    """`Emitter` and `SyncEmitter` know drivers and configuration: imported where they are used, not in workers."""
-    if name == "Emitter":
-        from hexa_worker.emitting.emitter import Emitter  # noqa: PLC0415 - see above
-
-        return Emitter
-    if name == "SyncEmitter":
-        from hexa_worker.emitting.threaded import SyncEmitter  # noqa: PLC0415 - see above
-
-        return SyncEmitter
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -71,6 +71,12 @@ class DriverRejected(DriverError):
     """The broker refused for good (too large, no rights, a name it does not allow): retrying is useless."""
 
 
+BrokerUnavailable = DriverUnavailable
+"""What an emitter raises when an event was not confirmed; the same class by the name that an application reads."""
+BrokerRejected = DriverRejected
+"""What an emitter raises when the broker refuses an event for good; the same class, as above."""
+
+
 class UnknownChannel(DriverRejected):
     """Nothing keeps what is published to a channel, and nobody asked for that to be made."""
 

@@ -24,12 +24,20 @@ class Gated(MemoryDriver):
         self.asked = anyio.Event()
         self.error: Exception | None = None
         self.gate.set()
+        self._shut_after: int | None = None
+
+    def shut_after(self, count: int) -> None:
+        """Shut once so many batches were published."""
+        self._shut_after = len(self.batches) + count
 
     def shut(self) -> None:
         self.gate = anyio.Event()
         self.asked = anyio.Event()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        if self._shut_after is not None and len(self.batches) >= self._shut_after:
+            self._shut_after = None
+            self.shut()
         self.batches.append(list(messages))
         self.asked.set()
         await self.gate.wait()

@@ -1,4 +1,6 @@
 from datetime import UTC, datetime
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +8,21 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from hexa_worker import ConfigError, DriverRejected, DriverUnavailable, Emitter, Event, User
-from hexa_worker.config.model import Embedded
+from hexa_worker import (
+    ConfigError,
+    Delivery,
+    DriverRejected,
+    DriverUnavailable,
+    Embedded,
+    Emitter,
+    Event,
+    Kafka,
+    Nats,
+    NatsStream,
+    Secret,
+    SyncEmitter,
+    User,
+)
 from hexa_worker.core.lineage import CORRELATION_ID, Lineage, lineage_of
 from hexa_worker.core.message import header
 from hexa_worker.core.propagated import read_user
@@ -28,6 +43,15 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+async def stored(path: Path, channel: str) -> Sequence[Delivery]:
+    driver = EmbeddedDriver(path, Embedded())
+    await driver.open()
+    try:
+        return await driver.browse(channel, -1, 10)
+    finally:
+        await driver.close()
+
+
 async def settle_down() -> None:
     """Let every task run until it waits."""
     for _ in range(20):
@@ -42,15 +66,58 @@ async def test_an_emitter_of_worker_toml_stores_events_for_good(tmp_path: Path) 
         event_id = await emitter.emit(
             "orders.created", {"id": 1}, key="ada", headers={"x": "y"}, correlation_id="req-1", user=user, locale="de"
         )
-    driver = EmbeddedDriver(tmp_path / "hexa.db", Embedded())
-    await driver.open()
-    (found,) = await driver.browse("orders.created", -1, 10)
-    await driver.close()
+    (found,) = await stored(tmp_path / "hexa.db", "orders.created")
     assert (found.payload, found.key, header(found.headers, "x")) == (b'{"id":1}', b"ada", b"y")
     assert lineage_of(found) == Lineage(event_id, event_id, None)
     assert header(found.headers, CORRELATION_ID) == b"req-1"
     assert read_user(header(found.headers, "_ctx_user")) == user
     assert header(found.headers, "_ctx_locale") == b"de"
+
+
+async def test_an_emitter_needs_no_worker_toml_but_the_options_of_its_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with Emitter.connect(Embedded(path="hexa.db", durability="full")) as emitter:
+        event_id = await emitter.emit_event(Event("orders.created", {"id": 1}))
+    (found,) = await stored(tmp_path / "hexa.db", "orders.created")
+    assert (found.payload, lineage_of(found).event_id) == (b'{"id":1}', event_id)
+
+
+async def test_a_worker_toml_of_a_service_that_only_emits_names_no_handlers(tmp_path: Path) -> None:
+    (tmp_path / "worker.toml").write_text('worker.name = "web"\nbroker = { driver = "embedded", path = "hexa.db" }\n')
+    async with Emitter.from_config(tmp_path / "worker.toml") as emitter:
+        await emitter.emit("orders.created", {"id": 1})
+    assert len(await stored(tmp_path / "hexa.db", "orders.created")) == 1
+
+
+async def test_cloudevents_tell_the_name_of_an_application_without_a_worker_toml(tmp_path: Path) -> None:
+    options = Embedded(path=str(tmp_path / "hexa.db"), wire="cloudevents")
+    async with Emitter.connect(options, name="shop") as emitter:
+        await emitter.emit("orders.created")
+    (found,) = await stored(tmp_path / "hexa.db", "orders.created")
+    assert header(found.headers, "ce_source") == b"shop"
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "mistake"),
+    [
+        (Kafka(servers=("a:1",), partitions=0), "web", "broker.partitions: must be an integer of at least 1, not 0"),
+        (Kafka(client_id=5), "web", "broker.client_id: must be a string, not 5"),  # type: ignore[arg-type]
+        (Nats(streams=(NatsStream(name="a b", subjects=("x",)),)), "web", "broker.streams[0].name"),
+        (Nats(user="u", password=Secret("s3cret"), ack="no"), "web", 'broker.ack: must be "confirmed" or "fast"'),  # type: ignore[arg-type]
+        (Embedded(lease_s=-1), "web", "broker.lease_s: must be a number above 0, not -1"),
+        (Embedded(), "a b", "worker.name: must be a name"),
+        ("kafka:9092", "web", "broker: must be a table"),
+    ],
+)
+@pytest.mark.parametrize("connect", [Emitter.connect, SyncEmitter.connect])
+def test_an_option_that_worker_toml_would_refuse_is_refused(
+    options: Any, name: str, mistake: str, connect: Callable[..., object]
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(mistake)) as caught:
+        connect(options, name=name)
+    assert "s3cret" not in str(caught.value)
 
 
 async def test_what_is_emitted_while_a_publish_is_under_way_goes_out_as_one_batch() -> None:

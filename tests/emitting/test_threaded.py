@@ -1,3 +1,4 @@
+import inspect
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,8 @@ from hexa_worker import ConfigError, DriverUnavailable, Emitter, Event, SyncEmit
 from hexa_worker.config.model import Embedded
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.embedded import EmbeddedDriver
+from hexa_worker.emitting.threaded import _Loop
+from hexa_worker.testing import Harness
 from tests.emitting.stage import Gated
 
 CONFIG = '[worker]\nname = "web"\nhandlers = ["none"]\n[broker]\ndriver = "embedded"\npath = "hexa.db"\n'
@@ -164,3 +167,45 @@ def test_a_thread_emits_an_event_for_later_that_enters_its_channel_when_it_is_du
         assert time.monotonic() < deadline
     assert datetime.now(UTC) >= at
     assert [one.payload for one in found] == [b"1"]
+
+
+def test_an_emitter_without_a_worker_toml_stores_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    emitter = SyncEmitter.connect(Embedded(path="hexa.db"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with emitter:
+        emitter.emit("c", 1)
+    assert [int(one.payload) for one in stored(tmp_path / "worker.toml")] == [1]
+
+
+def test_an_emit_that_finds_no_room_in_its_time_is_never_sent() -> None:
+    driver = Gated()
+    driver.shut()
+    with SyncEmitter(lambda: Emitter(driver), max_pending=1) as emitter:
+        first = emitter.submit(Event("c", 1))
+        with pytest.raises(DriverUnavailable, match=r"not sent within 0\.01 s; it was not stored"):
+            emitter.emit("c", 2, timeout_s=0.01)
+        assert isinstance(emitter._loop, _Loop)
+        emitter._loop._portal.call(driver.gate.set)
+        first.result()
+        emitter.emit("c", 3, timeout_s=60)
+    assert [int(message.payload) for batch in driver.batches for message in batch] == [1, 3]
+
+
+def test_an_emit_that_is_not_confirmed_in_its_time_says_so() -> None:
+    driver = Gated()
+    driver.shut()
+    with SyncEmitter(lambda: Emitter(driver)) as emitter:
+        with pytest.raises(DriverUnavailable, match=r"not (confirmed|sent) within 0\.0\d+ s"):
+            emitter.emit("c", 1, timeout_s=0.05)
+        assert isinstance(emitter._loop, _Loop)
+        emitter._loop._portal.call(driver.gate.set)
+
+
+def test_all_ways_to_emit_take_the_same_parameters() -> None:
+    wanted = set(Event.__struct_fields__) | {"self", "parent", "timeout_s"}
+    for emit in (Emitter.emit, SyncEmitter.emit, Harness.emit):
+        assert set(inspect.signature(emit).parameters) - {"event_id"} == wanted, emit.__qualname__

@@ -42,6 +42,12 @@ def test_an_error_in_a_users_module_is_named_by_its_line(project: Project, sourc
     assert project.error().startswith(error)
 
 
+def test_a_worker_without_handlers_is_told_what_it_needs(project: Project) -> None:
+    (project.folder / "worker.toml").write_text('worker.name = "w"\nbroker.driver = "memory"\n')
+    with pytest.raises(ConfigError, match=r"worker\.handlers: is missing \(a worker needs the modules of its handlers"):
+        load_plans(load_config(project.folder / "worker.toml"))
+
+
 @pytest.mark.parametrize(
     ("handlers", "error"),
     [

@@ -66,7 +66,8 @@ class WorkerConfig(Table, frozen=True):
 
     Attributes:
         name: names the worker in logs and metrics.
-        handlers: modules that hold handlers, imported from the folder of worker.toml or anywhere on the path.
+        handlers: modules that hold handlers, imported from the folder of worker.toml or anywhere on the path. Default:
+            none, for an application that only emits; a worker needs one.
         processes: how many worker processes run.
         backend: the event loop: asyncio (with uvloop where it is installed) or trio.
         uvloop: whether asyncio runs on uvloop.
@@ -84,7 +85,7 @@ class WorkerConfig(Table, frozen=True):
     """
 
     name: Name
-    handlers: Annotated[tuple[Text, ...], Meta(min_length=1)]
+    handlers: Annotated[tuple[Text, ...], Meta(min_length=1)] = ()
     processes: Annotated[int, Meta(ge=1, le=1024)] = 1
     backend: Literal["asyncio", "trio"] = "asyncio"
     uvloop: bool = True

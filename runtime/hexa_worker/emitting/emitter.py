@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
+from hexa_worker.config.model import Broker
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.core.propagated import User
@@ -37,7 +38,7 @@ class _Pending:
 
     Attributes:
         message: its record.
-        answer: None until it is known, then True or the error.
+        answer: None until it is known, then True or the error; False once it was taken back unsent.
         done: set when the answer is there.
     """
 
@@ -88,8 +89,27 @@ class Emitter:
         self._stack = AsyncExitStack()
 
     @classmethod
+    def connect(cls, broker: Broker, *, name: str = "emitter") -> Self:
+        """An emitter to a broker, without a worker.toml: ``Emitter.connect(Kafka(servers=("kafka:9092",)))``.
+
+        Nothing is connected before ``async with``.
+
+        Args:
+            broker: what the broker's table of worker.toml would say; relative paths are relative to the working
+                directory.
+            name: the application's, which CloudEvents tell as their source.
+
+        Raises:
+            ConfigError: an option cannot work, or the broker's client library is not installed.
+        """
+        from hexa_worker.config.options import config_of  # noqa: PLC0415 - not needed with a driver of one's own
+        from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - as above
+
+        return cls(make_driver(config_of(broker, name)))
+
+    @classmethod
     def from_config(cls, path: str | Path = "worker.toml") -> Self:
-        """An emitter to the broker of a worker.toml. Handler modules are not imported.
+        """An emitter to the broker of a worker.toml. It needs no handlers; their modules are not imported.
 
         Raises:
             ConfigError: worker.toml cannot work, or the broker's client library is not installed.
@@ -149,6 +169,7 @@ class Emitter:
         at: datetime | None = None,
         carried: Headers = (),
         parent: Lineage | None = None,
+        timeout_s: float | None = None,
     ) -> str:
         """Emit an event; returns its event id once the broker has confirmed it.
 
@@ -165,10 +186,12 @@ class Emitter:
             at: deliver it at this time, which has a time zone; one that has passed is now.
             carried: further headers to take over from another event.
             parent: the event that it is a child of (`Context.lineage`); None starts a new tree.
+            timeout_s: how long to wait for the confirmation, for room among those that wait included; None: as long
+                as the driver takes to call its broker unavailable.
 
         Raises:
             ConfigError: the event cannot be emitted as it is, or the emitter is not open.
-            DriverUnavailable: not confirmed; it may have been stored.
+            DriverUnavailable: not confirmed, or not within `timeout_s`; it may have been stored.
             DriverRejected: the broker refuses it.
 
         Cancellation: an event that was not sent yet is forgotten; of one that was, nothing is known.
@@ -186,18 +209,22 @@ class Emitter:
             at=at,
             carried=carried,
         )
-        return await self.emit_event(event, parent)
+        return await self.emit_event(event, parent, timeout_s=timeout_s)
 
-    async def emit_event(self, event: Event, parent: Lineage | None = None) -> str:
+    async def emit_event(self, event: Event, parent: Lineage | None = None, *, timeout_s: float | None = None) -> str:
         """As `emit`, with the event made already."""
         event_id, message = self._preparer.prepare(event, parent)
-        answer = await self._sent(await self._enqueue(message))
+        (answer,) = await self._answers([message], timeout_s)
         if isinstance(answer, Exception):
             raise answer
         return event_id
 
-    async def emit_many(self, events: Sequence[Event]) -> list[str | DriverError]:
+    async def emit_many(self, events: Sequence[Event], *, timeout_s: float | None = None) -> list[str | DriverError]:
         """Emit events, in order; for each its event id once it is confirmed, or the error that refused it.
+
+        Args:
+            events: what to emit.
+            timeout_s: how long to wait for all of them; None: as `emit`.
 
         Raises:
             ConfigError: one of them cannot be emitted as it is (then none is), or the emitter is not open.
@@ -205,15 +232,7 @@ class Emitter:
         Cancellation: as `emit`, for each.
         """
         prepared = [self._preparer.prepare(event, None) for event in events]
-        pending: list[_Pending] = []
-        try:
-            for _, message in prepared:
-                pending.append(await self._enqueue(message))
-            answers = [await self._sent(one) for one in pending]
-        except BaseException:
-            for one in pending:
-                self._forget(one)
-            raise
+        answers = await self._answers([message for _, message in prepared], timeout_s)
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, DriverError):
                 raise answer
@@ -221,6 +240,29 @@ class Emitter:
             answer if isinstance(answer, DriverError) else event_id
             for (event_id, _), answer in zip(prepared, answers, strict=True)
         ]
+
+    async def _answers(self, messages: Sequence[Message], timeout_s: float | None) -> list[bool | Exception]:
+        """Publish records; for each True or the error, which is a `DriverUnavailable` once the time is over."""
+        pending: list[_Pending] = []
+        if timeout_s is None:
+            await self._send(messages, pending)
+        else:
+            with anyio.move_on_after(timeout_s):
+                await self._send(messages, pending)
+        unsent = len(messages) - len(pending)
+        return [_told(answer, timeout_s) for answer in [one.answer for one in pending] + [False] * unsent]
+
+    async def _send(self, messages: Sequence[Message], pending: list[_Pending]) -> None:
+        """Queue records, note them in `pending`, wait for every answer; cancelled, forget those that wait."""
+        try:
+            for message in messages:
+                pending.append(await self._enqueue(message))  # noqa: PERF401 - those before a failure must be known
+            for one in pending:
+                await one.done.wait()
+        except BaseException:
+            for one in pending:
+                self._forget(one)
+            raise
 
     async def _enqueue(self, message: Message) -> _Pending:
         """Wait for room, first come, first served; then queue a record."""
@@ -242,14 +284,6 @@ class Emitter:
     def _has_room(self, size: int) -> bool:
         fits = self._pending < self._max_pending and self._pending_bytes + size <= self._max_pending_bytes
         return fits or not self._pending or not self._open
-
-    async def _sent(self, one: _Pending) -> bool | Exception | None:
-        try:
-            await one.done.wait()
-        except BaseException:
-            self._forget(one)
-            raise
-        return one.answer
 
     def _forget(self, one: _Pending) -> None:
         """Take back an event that nobody waits for any more, if it is not on its way yet."""
@@ -301,6 +335,15 @@ class Emitter:
             return
         for one, answer in zip(batch, answers, strict=True):
             self._finish(one, answer if isinstance(answer, DriverError) else True)
+
+
+def _told(answer: bool | Exception | None, timeout_s: float | None) -> bool | Exception:  # noqa: FBT001 - what became of it
+    """What became of an event, once the wait for it is over: it was confirmed or refused, or its time ran out."""
+    if answer:
+        return answer
+    if answer is None:
+        return DriverUnavailable(f"not confirmed within {timeout_s:.3g} s; it may have been stored")
+    return DriverUnavailable(f"not sent within {timeout_s:.3g} s; it was not stored")
 
 
 def _own_copy(error: Exception) -> Exception:

@@ -7,6 +7,7 @@ when the program ends. What threads emit at once is published together, as in `h
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,10 +21,12 @@ from typing import Any, Self
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from hexa_worker.config.model import Broker
 from hexa_worker.core.lineage import Lineage
+from hexa_worker.core.message import Headers
 from hexa_worker.core.propagated import User
 from hexa_worker.emitting.emitter import MAX_PENDING, Emitter
-from hexa_worker.errors import ConfigError, DriverError
+from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
 from hexa_worker.subscriptions.api import Event
 
 log = logging.getLogger("hexa_worker.emitting")
@@ -104,6 +107,19 @@ class SyncEmitter:
         self._loop: _Loop | None = None
 
     @classmethod
+    def connect(cls, broker: Broker, *, name: str = "emitter") -> Self:
+        """An emitter to a broker, without a worker.toml; see `Emitter.connect`. It connects with the first event.
+
+        Raises:
+            ConfigError: an option cannot work.
+        """
+        from hexa_worker.config.options import config_of  # noqa: PLC0415 - as in Emitter.connect
+        from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - as above
+
+        config = config_of(broker, name)  # a mistake is told here, not to the first event
+        return cls(lambda: Emitter(make_driver(config)))
+
+    @classmethod
     def from_config(cls, path: str | Path = "worker.toml") -> Self:
         """An emitter to the broker of a worker.toml; nothing is read or connected before the first event."""
         return cls(partial(Emitter.from_config, Path(path).absolute()))
@@ -136,13 +152,15 @@ class SyncEmitter:
         locale: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        carried: Headers = (),
         parent: Lineage | None = None,
+        timeout_s: float | None = None,
     ) -> str:
         """Emit an event; returns its event id once the broker has confirmed it. See `Emitter.emit`.
 
         Raises:
             ConfigError: the event cannot be emitted as it is, or the emitter was closed.
-            DriverUnavailable: not confirmed; it may have been stored.
+            DriverUnavailable: not confirmed, or not within `timeout_s`; it may have been stored.
             DriverRejected: the broker refuses it.
         """
         event = Event(
@@ -156,31 +174,37 @@ class SyncEmitter:
             locale=locale,
             after=after,
             at=at,
+            carried=carried,
         )
-        return self.submit(event, parent=parent).result()
+        return self.submit(event, parent=parent, timeout_s=timeout_s).result()
 
-    def submit(self, event: Event, *, parent: Lineage | None = None) -> Future[str]:
+    def submit(self, event: Event, *, parent: Lineage | None = None, timeout_s: float | None = None) -> Future[str]:
         """Emit an event without waiting for its confirmation: the future is its event id, or the error.
 
         Raises:
             ConfigError: worker.toml cannot work, or the emitter was closed.
-            DriverUnavailable: the broker was away when the emitter connected.
+            DriverUnavailable: the broker was away when the emitter connected, or no room for one more event came within
+                `timeout_s`.
         """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         loop = self._running()
         room = self._room
-        room.acquire()
+        if not room.acquire(timeout=_left(deadline)):
+            raise DriverUnavailable(f"not sent within {timeout_s:g} s; it was not stored")
+        timeout_s = _left(deadline)
         try:
-            future: Future[str] = loop.start(partial(loop.emitter.emit_event, event, parent))
+            future: Future[str] = loop.start(partial(loop.emitter.emit_event, event, parent, timeout_s=timeout_s))
         except BaseException:
             room.release()
             raise
         future.add_done_callback(lambda _: room.release())
         return future
 
-    def emit_many(self, events: Sequence[Event]) -> list[str | DriverError]:
+    def emit_many(self, events: Sequence[Event], *, timeout_s: float | None = None) -> list[str | DriverError]:
         """Emit events, in order; see `Emitter.emit_many`."""
         loop = self._running()
-        answers: list[str | DriverError] = loop.start(partial(loop.emitter.emit_many, events)).result()
+        call = partial(loop.emitter.emit_many, events, timeout_s=timeout_s)
+        answers: list[str | DriverError] = loop.start(call).result()
         return answers
 
     def close(self) -> None:
@@ -197,6 +221,11 @@ class SyncEmitter:
             if self._loop is None:
                 self._loop = _Loop(self._make)
             return self._loop
+
+
+def _left(deadline: float | None) -> float | None:
+    """The seconds until a deadline."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 def _forked(emitter: "weakref.ref[SyncEmitter]") -> None:

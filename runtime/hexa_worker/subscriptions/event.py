@@ -10,8 +10,15 @@ from hexa_worker.core.message import Headers
 from hexa_worker.core.propagated import User
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user emits.
+class _Addressed(msgspec.Struct, frozen=True):
+    """What may be given without its name."""
+
+    channel: str
+    payload: Any = None
+
+
+class Event(_Addressed, frozen=True, kw_only=True):
+    """What a user emits: ``Event("orders", {"id": 1}, key="ada")``.
 
     Attributes:
         channel: where to.
@@ -27,8 +34,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
     """
 
-    channel: str
-    payload: Any = None
     key: str | bytes | None = None
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     id: str | None = None

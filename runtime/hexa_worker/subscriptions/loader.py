@@ -67,6 +67,10 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
 
 def _import_modules(config: Config, file: str) -> list[ModuleType]:
     where = f"{file}: worker.handlers"
+    if not config.file.worker.handlers:
+        raise ConfigError(
+            "is missing", where=where, hint='a worker needs the modules of its handlers: handlers = ["handlers"]'
+        )
     modules: list[ModuleType] = []
     for name in config.file.worker.handlers:
         modules.extend(module for module in import_named(name, config.folder, where) if module not in modules)

@@ -21,7 +21,9 @@ from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
 from hexa_worker.core.lifecycle import WorkerState
-from hexa_worker.core.message import Message
+from hexa_worker.core.lineage import Lineage
+from hexa_worker.core.message import Headers, Message
+from hexa_worker.core.propagated import User
 from hexa_worker.core.retry import Retries
 from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
 from hexa_worker.dedup.memory import MemoryClaims
@@ -160,19 +162,55 @@ class Harness:
         *,
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        event_id: str | None = None,
+        id: str | None = None,  # noqa: A002 - the event's field
+        correlation_id: str | None = None,
+        user: User | None = None,
+        locale: str | None = None,
+        carried: Headers = (),
+        parent: Lineage | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        timeout_s: float | None = None,
+        event_id: str | None = None,
     ) -> str:
         """Emit an event, as an application would; returns its event id. Handlers run in `run_until_idle`.
 
-        With `after` or `at` it is delivered later, in virtual time, as by `Emitter.emit`.
+        It takes what `SyncEmitter.emit` takes, so a harness can stand in for that in an application's tests.
+
+        Args:
+            channel: where to.
+            payload: bytes and str go out as they are, anything else as JSON.
+            key: keeps its order among events of the same key.
+            headers: names and values of your own.
+            id: the event id.
+            correlation_id: joins all that one request made happen.
+            user: on whose behalf.
+            locale: the user's.
+            carried: further headers to take over from another event.
+            after: deliver it so much later, in virtual time.
+            at: deliver it at this virtual time.
+            parent: the event that it is a child of; None starts a new tree.
+            timeout_s: of no effect: nothing here takes time.
+            event_id: an older name of `id`.
 
         Raises:
             ConfigError, DriverRejected: the event cannot be emitted.
         """
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=event_id, after=after, at=at)
-        return complete(self._emitter.emit(event))
+        del timeout_s
+        event = Event(
+            channel=channel,
+            payload=payload,
+            key=key,
+            headers=headers or {},
+            id=event_id if id is None else id,
+            correlation_id=correlation_id,
+            user=user,
+            locale=locale,
+            after=after,
+            at=at,
+            carried=carried,
+        )
+        return complete(self._emitter.emit(event, parent))
 
     def crash_before_acknowledging(self, times: int = 1) -> None:
         """Let the next deliveries that a handler has done come again, as if its process had died just then.
