@@ -1,6 +1,6 @@
-from datetime import UTC, datetime
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 

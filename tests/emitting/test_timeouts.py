@@ -19,7 +19,7 @@ def run(use: Callable[[Emitter, Gated], Awaitable[None]], backend: Backend, **li
     async def main() -> Sequence[int]:
         driver = Gated()
         driver.shut()
-        async with Emitter(driver, **limits) as emitter:
+        async with Emitter(driver, None, **limits) as emitter:
             await use(emitter, driver)
             driver.gate.set()
         return [int(message.payload) for batch in driver.batches for message in batch]

@@ -190,7 +190,7 @@ class SyncEmitter:
         loop = self._running()
         room = self._room
         if not room.acquire(timeout=_left(deadline)):
-            raise DriverUnavailable(f"not sent within {timeout_s:g} s; it was not stored")
+            raise DriverUnavailable(f"not sent within {timeout_s:.3g} s; it was not stored")
         timeout_s = _left(deadline)
         try:
             future: Future[str] = loop.start(partial(loop.emitter.emit_event, event, parent, timeout_s=timeout_s))

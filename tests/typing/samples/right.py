@@ -13,15 +13,25 @@ from hexa_worker import (
     AnyContext,
     BatchContext,
     BatchResult,
+    BrokerUnavailable,
     Context,
     DeadLetter,
+    Delivery,
     Drop,
+    Embedded,
     Emitter,
     Event,
+    Headers,
+    Kafka,
+    KafkaSasl,
+    Lineage,
+    Nats,
     Next,
+    Pulsar,
     Result,
     Retries,
     Retry,
+    Secret,
     SyncEmitter,
     User,
     lifespan,
@@ -146,6 +156,22 @@ async def emits() -> None:
             if isinstance(answer, Exception):
                 raise answer
             assert_type(answer, str)
+
+
+async def emits_without_a_worker_toml() -> None:
+    sasl = KafkaSasl(username="web", password=Secret("s"))
+    for broker in (Kafka(servers=("kafka:9092",), sasl=sasl), Nats(), Pulsar(), Embedded(path="var/hexa.db")):
+        async with Emitter.connect(broker, name="web") as emitter:
+            assert_type(emitter, Emitter)
+            try:
+                await emitter.emit_event(Event("orders", {"id": 1}, key="ada"), timeout_s=0.5)
+            except BrokerUnavailable as error:
+                print(error)
+    assert_type(SyncEmitter.connect(Nats()), SyncEmitter)
+
+
+def reads_a_delivery(ctx: Context[Any]) -> tuple[Delivery, Headers, Lineage]:
+    return ctx.delivery, ctx.carried, ctx.lineage
 
 
 def emits_from_a_thread(ctx: Context[Any]) -> None:

@@ -5,7 +5,19 @@ from typing import Any
 
 import msgspec
 
-from hexa_worker import Context, DeadLetter, Emitter, Event, Retries, Retry, SyncEmitter, User, lifespan, subscribe
+from hexa_worker import (
+    Context,
+    DeadLetter,
+    Emitter,
+    Event,
+    Kafka,
+    Retries,
+    Retry,
+    SyncEmitter,
+    User,
+    lifespan,
+    subscribe,
+)
 
 
 class Order(msgspec.Struct):
@@ -112,7 +124,7 @@ async def uses_context(order: Order, ctx: Context[Pool]) -> None:
 
 Event(payload=1)  # E: [call-arg]
 Event(channel="a", headers={"a": b"b"})  # E: [dict-item]
-Event("orders")  # E: [call-arg]
+Event("orders", 1, "ada")  # E: [call-arg]
 Retry("30")  # E: [arg-type]
 DeadLetter(3)  # E: [arg-type]
 
@@ -124,6 +136,10 @@ async def a_handler_keeps_its_type(ctx: Context[Pool]) -> None:
 
 async def emits(emitter: Emitter, blocking: SyncEmitter) -> None:
     await emitter.emit("orders", 1, "key")  # E: [call-arg]
+    await emitter.emit("orders", timeout_s="1")  # E: [arg-type]
+    Emitter.connect("kafka:9092")  # E: [arg-type]
+    Emitter.connect(Kafka(servers="kafka:9092"))  # E: [arg-type]
+    Emitter.connect(Kafka(server=("kafka:9092",)))  # E: [call-arg]
     await emitter.emit("orders", correlation_id=3)  # E: [arg-type]
     emitter.emit("orders")  # E: [unused-coroutine]
     with Emitter.from_config("worker.toml"):  # E: [attr-defined]
