@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery, Headers
-from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Duplicate, Retry, Verdict
+from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Duplicate, Retry, Snooze, Verdict
 from hexa_worker.core.propagated import User
 from hexa_worker.errors import (
     BrokerRejected,
@@ -78,6 +78,7 @@ __all__ = [
     "Retries",
     "Retry",
     "Secret",
+    "Snooze",
     "SyncEmitter",
     "User",
     "Verdict",

@@ -19,7 +19,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from hexa_worker.core.message import Headers, header
-from hexa_worker.core.outcome import DeadLetter, Drop, Retry, Verdict
+from hexa_worker.core.outcome import DeadLetter, Drop, Retry, Snooze, Verdict
 from hexa_worker.core.propagated import TRACE_PARENT, TRACE_STATE
 from hexa_worker.subscriptions.api import Context, Next
 
@@ -101,7 +101,7 @@ def _continued(carried: Headers) -> Headers:
 
 def _tell(span: Span, result: Any) -> None:
     """The outcome that a handler returned or raised, if it is one."""
-    if isinstance(result, Retry | DeadLetter | Drop):
+    if isinstance(result, Retry | DeadLetter | Drop | Snooze):
         span.set_attribute("hexa_worker.outcome", type(result).__name__)
         if not isinstance(result, Drop):
             span.set_status(StatusCode.ERROR, result.reason)

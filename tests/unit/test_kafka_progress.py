@@ -6,7 +6,6 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 
 from hexa_worker.core.watermark import Watermark
 from hexa_worker.drivers.kafka.partition import Partition
@@ -114,7 +113,7 @@ def test_notes_of_others_and_damaged_ones_count_as_nothing_postponed(note: str) 
 def test_a_partition_hands_on_what_waits_until_it_is_finished() -> None:
     first = partition((0, ""))
     one, two = first.accept([Record(0), Record(1)])
-    first.postpone(structs.replace(one, attempt=2, due_ms=9_000))
+    first.postpone(one.offset, 2, 9_000)
     first.finish([two.offset])
     point = first.commit_point()
     assert point is not None
@@ -128,7 +127,7 @@ def test_a_partition_hands_on_what_waits_until_it_is_finished() -> None:
 def test_what_waits_and_is_gone_from_the_broker_is_noted_no_longer() -> None:
     first = partition((0, ""))
     (one,) = first.accept([Record(0)])
-    first.postpone(structs.replace(one, attempt=1, due_ms=9_000))
+    first.postpone(one.offset, 1, 9_000)
     point = first.commit_point()
     assert point is not None
     second = partition(point)

@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from hexa_worker.core import lineage, settlement
+from hexa_worker.core import lineage, settlement, snoozes
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.outcome import (
     Ack,
@@ -15,11 +16,13 @@ from hexa_worker.core.outcome import (
     Outcome,
     Raised,
     Retry,
+    Snooze,
     TimedOut,
     Undecodable,
 )
 from hexa_worker.core.retry import RetryPolicy, due_after
-from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Route, describe, settle
+from hexa_worker.core.settlement import Acked, DeadLettered, Released, RetryAt, Route, counted, describe, settle
+from hexa_worker.dead_letters.dead_letter import read_letter, redriven
 from hexa_worker.errors import DecodeError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 NOW = 1_800_000_000_000
@@ -36,12 +39,14 @@ deliveries = st.builds(
     source=st.text(min_size=1, max_size=20),
     offset=st.integers(0, 2**62),
     attempt=st.integers(0, 12),
+    snoozes=st.integers(0, 200),
 )
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Ack),
     st.builds(Drop, st.text(max_size=20)),
     st.builds(DeadLetter, st.text(max_size=20)),
     st.builds(Retry, st.none() | st.floats(allow_nan=False), st.text(max_size=20)),
+    st.builds(Snooze, st.floats(allow_nan=False), st.text(max_size=20)),
     st.builds(Raised, st.builds(ValueError, st.text(max_size=3000))),
     st.builds(TimedOut, st.floats(0, 100)),
     st.builds(Undecodable, st.builds(ValueError, st.text(max_size=20))),
@@ -76,9 +81,56 @@ def test_settlement_is_total_and_keeps_the_event(outcome: Outcome, one: Delivery
         again = Delivery(channel=record.channel, payload=b"", headers=record.headers, source="r", offset=1)
         assert lineage.lineage_of(again) == lineage.lineage_of(one)
     if isinstance(settled, RetryAt):
-        assert settled.record.channel == f"base.retry.{one.attempt + 1}"
         assert settled.record.due_ms >= NOW
-        assert one.attempt < way.policy.maximum_retries
+        again = counted(read_again(settled), way)
+        if isinstance(outcome, Snooze):
+            assert (again.attempt, again.snoozes) == (one.attempt, one.snoozes + 1)
+            assert one.snoozes < way.policy.snoozes_limit
+        else:
+            assert settled.record.channel == f"base.retry.{one.attempt + 1}"
+            assert (again.attempt, again.snoozes) == (one.attempt + 1, one.snoozes)
+            assert one.attempt < way.policy.maximum_retries
+
+
+def read_again(settled: RetryAt) -> Delivery:
+    """What a driver makes of the record: its attempt is its channel's."""
+    record = settled.record
+    attempt = int(record.channel.rpartition(".")[2])
+    return Delivery(channel=record.channel, payload=b"", headers=record.headers, source="r", offset=1, attempt=attempt)
+
+
+def test_what_was_snoozed_keeps_its_origin_and_what_its_failures_said() -> None:
+    first = settle(
+        Snooze(5), delivery(own=((lineage.SNOOZES, b"90:0"), (lineage.ORIGIN_CHANNEL, b"forged"))), route(), now_ms=NOW
+    )
+    assert isinstance(first, RetryAt)
+    one = counted(read_again(first), route())
+    assert (one.attempt, one.snoozes) == (0, 1)
+    assert lineage.origin_of(one) == lineage.Origin("c", "c-7", 0)
+    assert header(one.headers, settlement.ERROR) is None
+    failed = settle(Raised(ValueError("no")), one, route(), now_ms=NOW)
+    assert isinstance(failed, RetryAt)
+    second = settle(Snooze(5), counted(read_again(failed), route()), route(), now_ms=NOW + 9)
+    assert isinstance(second, RetryAt)
+    one = counted(read_again(second), route())
+    assert (one.attempt, one.snoozes) == (1, 2)
+    found = dict(one.headers)
+    assert (found[settlement.ERROR], found[lineage.FIRST_FAILED_AT]) == (b"ValueError", b"%d" % NOW)
+    assert lineage.origin_of(one).channel == "c"
+    assert len(found) == len(one.headers), "no header twice"
+
+
+def test_a_redriven_event_may_be_snoozed_as_often_as_a_new_one() -> None:
+    dead = settle(Snooze(5), replace(delivery(), snoozes=100), route(), now_ms=NOW)
+    assert isinstance(dead, DeadLettered)
+    assert header(dead.record.headers, lineage.SNOOZES) == b"100"
+    letter = Delivery(channel="base.dlq", payload=b"", headers=dead.record.headers, source="d", offset=1)
+    assert header(redriven(read_letter(letter, "act"), "base", NOW).headers, lineage.SNOOZES) is None
+
+
+@given(st.binary(max_size=12), st.integers(1, 1000))
+def test_no_snooze_header_raises_the_attempt_of_its_channel(value: bytes, attempt: int) -> None:
+    assert 0 <= snoozes.read(value, attempt)[0] <= attempt
 
 
 def test_a_failure_walks_the_ladder_and_ends_in_the_dead_letter() -> None:

@@ -142,8 +142,8 @@ class Deduplicator:
         What is retried in its place stays the same record, and its broker may forget how often it was tried: told a
         number, the store would take the same record with a lower one for a copy of an attempt that is over.
         """
-        attempt = delivery.attempt
-        return 0 if attempt and keeps_place(delivery, self._route) else attempt
+        turn = _turn(delivery)
+        return 0 if turn and keeps_place(delivery, self._route) else turn
 
     @property
     def withheld(self) -> DriverError | None:
@@ -270,7 +270,7 @@ class Deduplicator:
                 continue
             if isinstance(settlement, RetryAt):
                 keep_ms = self._ttl_ms + round(settlement.delay_s * 1000)
-                self._over(settlement.delivery, settlement.delivery.attempt + 1, keep_ms)
+                self._over(settlement.delivery, _turn(settlement.delivery) + 1, keep_ms)
             elif isinstance(settlement, DeadLettered):
                 self._over(settlement.delivery, None)
             else:
@@ -369,6 +369,11 @@ class Deduplicator:
         for (one, delivery), own in zip(held, extended, strict=True):
             if not own and self._held.pop(id(delivery), None) is not None and one.fence:
                 self._overtaken(delivery)
+
+
+def _turn(delivery: Delivery) -> int:
+    """How many records of an event came before this one in its subscription: each retry is one, and each snooze."""
+    return delivery.attempt + delivery.snoozes
 
 
 def _names() -> Iterator[str]:

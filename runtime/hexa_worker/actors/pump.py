@@ -9,9 +9,8 @@ from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.backoff import Backoff
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import Crashed
-from hexa_worker.core.settlement import keeps_place, resumed
+from hexa_worker.core.settlement import counted
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import DriverUnavailable
 from hexa_worker.faults import fault
@@ -48,7 +47,6 @@ class Pump:
     ) -> None:
         self._action = plan.action
         self._route = plan.route
-        self._resumes = plan.in_place is not OrderBy.NONE
         self._monotonic = env.clock.monotonic
         self._suspects = env.suspects
         self._maximum_crashes = env.maximum_crashes
@@ -93,8 +91,8 @@ class Pump:
 
     async def _pass_on(self, batch: list[Delivery]) -> None:
         self._stats.received += len(batch)
-        if self._resumes:
-            batch = self._resume(batch)
+        route = self._route
+        batch = [counted(one, route) if one.attempt else one for one in batch]
         if self._suspects is not None and self._suspects.any():
             batch = self._mark_suspects(batch)
         if self._deduplicator is None:
@@ -109,11 +107,6 @@ class Pump:
             self._outage.missed(Need.CLAIMING, deduplicator.withheld)
             await deduplicator.wait_open()
             self._outage.met(Need.CLAIMING)
-
-    def _resume(self, batch: list[Delivery]) -> list[Delivery]:
-        """Those that another process had postponed, as it had them."""
-        route = self._route
-        return [resumed(one, route) if one.attempt and keeps_place(one, route) else one for one in batch]
 
     def _mark_suspects(self, batch: list[Delivery]) -> list[Delivery]:
         """Note on each delivery how many crashes it was in; those over the limit are dead-lettered here."""

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Coroutine
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Outcome, Raised, Retry
+from hexa_worker.core.outcome import Ack, DeadLetter, Drop, Outcome, Raised, Retry, Snooze
 
-VERDICTS = (Ack, Drop, DeadLetter, Retry)
+VERDICTS = (Ack, Drop, DeadLetter, Retry, Snooze)
 
 
 def read_result(result: Any) -> Outcome | None:

@@ -28,6 +28,7 @@ from hexa_worker.core.settlement import (
     RetryAt,
     Route,
     Settlement,
+    is_snooze,
 )
 from hexa_worker.drivers.base import Source, Unsettled
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost, RecordTooLarge
@@ -313,12 +314,14 @@ class Settler:
             size += len(settlement.delivery.payload)
             if type(settlement) is Acked and settlement.dropped is None:
                 acked += 1
-            elif isinstance(settlement, RetryAt):
-                stats.retried += 1
-            elif isinstance(settlement, Postponed):
-                stats.retried += 1
-                kept += 1
-                size -= len(settlement.delivery.payload)
+            elif isinstance(settlement, RetryAt | Postponed):
+                if is_snooze(settlement):
+                    stats.snoozed += 1
+                else:
+                    stats.retried += 1
+                if isinstance(settlement, Postponed):
+                    kept += 1
+                    size -= len(settlement.delivery.payload)
             elif isinstance(settlement, DeadLettered):
                 stats.dead_lettered += 1
             elif isinstance(settlement, Released):

@@ -19,6 +19,7 @@ STYLES = {
     "done": "green",
     "dropped": "dim",
     "retrying": "yellow",
+    "snoozed": "yellow",
     "dead-lettered": "bold red",
     "redriven": "yellow",
     "purged": "dim",
@@ -88,6 +89,7 @@ def _plain_step(step: LineageEntry) -> dict[str, Any]:
 def _plain_waiting(one: WaitingRecord) -> dict[str, Any]:
     return {
         "attempt": one.attempt,
+        "snoozes": one.snoozes,
         "channel": one.channel,
         "message_id": one.message_id,
         "since": iso(one.at_ms or None),
@@ -160,6 +162,8 @@ def _step(step: LineageEntry) -> "Text":
     outcome = {"acked": ("done", "green"), "dropped": ("dropped", "dim")}.get(step.outcome)
     if step.outcome == "retried":
         outcome = (f"retry {step.attempt + 1} in {_span(step.delay_s or 0)}", "yellow")
+    elif step.outcome == "snoozed":
+        outcome = (f"snoozed for {_span(step.delay_s or 0)}", "yellow")
     elif step.outcome == "released":
         outcome = ("handed back unfinished", "yellow")
     elif outcome is None:
@@ -174,8 +178,10 @@ def _waits(one: WaitingRecord, now_ms: int) -> "Text":
     if one.due_ms > now_ms:
         when = f"due in {_span((one.due_ms - now_ms) / 1000)}"
     else:
-        when = "not handled yet" if not one.attempt else "due"
-    return _text((one.message_id, "bold"), f"attempt {one.attempt}" if one.attempt else None, (when, "yellow"))
+        when = "due" if one.attempt or one.snoozes else "not handled yet"
+    attempt = f"attempt {one.attempt}" if one.attempt else None
+    snoozes = f"snoozed {one.snoozes} times" if one.snoozes else None
+    return _text((one.message_id, "bold"), attempt, snoozes, (when, "yellow"))
 
 
 def _clock(at_ms: int) -> str:

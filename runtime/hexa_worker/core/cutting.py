@@ -35,7 +35,7 @@ SHORTEST = 1024
 """No value is longer in a record that keeps only what it must."""
 _STORY = frozenset({
     lineage.EVENT_ID, lineage.ROOT_ID, lineage.PARENT_ID, lineage.ACTION, lineage.ATTEMPT, lineage.ORIGIN_CHANNEL,
-    lineage.ORIGIN_ID, lineage.ORIGIN_AT,
+    lineage.ORIGIN_ID, lineage.ORIGIN_AT, lineage.SNOOZES,
     lineage.FIRST_FAILED_AT, FAILURES, ERROR, ERROR_MESSAGE, REASON, FINGERPRINT, DEAD_AT,
     CUT_SIZE, CUT_CHANNEL, CUT_ID, REFUSED,
 })  # fmt: skip

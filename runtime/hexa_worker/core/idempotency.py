@@ -29,7 +29,7 @@ def by_event(delivery: Delivery) -> str:
     event_id = lineage.valid_id(found.get(lineage.EVENT_ID))
     if event_id is None:
         return _by_place(lineage.id_by_place(delivery), delivery)
-    if not delivery.attempt:
+    if not delivery.comes_again:
         return "e:" + event_id
     origin = found.get(lineage.ORIGIN_ID, b"").decode("utf-8", errors="replace")
     name = _by_place(event_id, delivery) if origin and lineage.spelled(origin) == event_id else "e:" + event_id
@@ -76,7 +76,7 @@ _NOTHING = (b"", b"null", b'""')
 
 
 def _by_value(value: bytes, delivery: Delivery) -> str:
-    again = _round(header(delivery.headers, lineage.REDRIVEN_FROM)) if delivery.attempt else ""
+    again = _round(header(delivery.headers, lineage.REDRIVEN_FROM)) if delivery.comes_again else ""
     return f"k:{_shown(value)}{again}"
 
 

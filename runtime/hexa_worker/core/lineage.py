@@ -19,6 +19,8 @@ PARENT_ID = "hexa-parent-id"
 CORRELATION_ID = "hexa-correlation-id"
 ACTION = "hexa-action"
 ATTEMPT = "hexa-attempt"
+SNOOZES = "hexa-snoozes"
+"""How often an event was snoozed, and with a colon the attempt that a snoozed record comes again as: ``3:0``."""
 FIRST_FAILED_AT = "hexa-first-failed-at"
 ORIGIN_CHANNEL = "hexa-origin-channel"
 ORIGIN_ID = "hexa-origin-id"
@@ -62,7 +64,7 @@ class Origin(NamedTuple):
 
 def origin_of(delivery: Delivery) -> Origin:
     """Where a delivery comes from: of a first one itself, for what its headers say would be a claim from outside."""
-    found = dict(delivery.headers) if delivery.attempt else {}
+    found = dict(delivery.headers) if delivery.comes_again else {}
     channel = found.get(ORIGIN_CHANNEL)
     if channel is None:
         return Origin(delivery.channel, delivery.message_id, delivery.timestamp_ms)

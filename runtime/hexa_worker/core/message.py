@@ -41,7 +41,9 @@ class Delivery(Message, frozen=True, gc=False, kw_only=True):
         offset: its position in `source`. ``(source, offset)`` names the message for ever.
         delay_ms: how long before `due_ms` it was written, by its writer's clock; 0: not known.
         attempt: 0 on the first delivery, n when read from retry channel n. Taken from the channel,
-            never from a header: headers from outside are claims.
+            never from a header: headers from outside are claims. As a source hands it out; see
+            `hexa_worker.core.settlement.counted` for what a worker makes of a snoozed one.
+        snoozes: how often it was snoozed; sources leave it at 0.
         crashes: how many worker processes died with this delivery in hand, as far as is known.
         token: the driver's own handle. It must not refer back to a delivery (no gc on this struct).
     """
@@ -50,8 +52,14 @@ class Delivery(Message, frozen=True, gc=False, kw_only=True):
     offset: int
     delay_ms: int = 0
     attempt: int = 0
+    snoozes: int = 0
     crashes: int = 0
     token: Any = None
+
+    @property
+    def comes_again(self) -> bool:
+        """Whether it failed or was snoozed, so that its headers are a worker's; of a first one they are claims."""
+        return self.attempt > 0 or self.snoozes > 0
 
     @property
     def message_id(self) -> str:

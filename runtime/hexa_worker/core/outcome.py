@@ -79,6 +79,26 @@ class Retry(Verdict):
         self.after = None if after is None else _seconds(after)
 
 
+class Snooze(Verdict):
+    """Not yet: come again later, without consuming an attempt. Nothing has failed.
+
+    An event may be snoozed `maximum_snoozes` times in all; the next time it is dead-lettered.
+
+    Args:
+        after: seconds to wait, or a `timedelta`. It never comes earlier.
+        reason: logged, and shown by `trace`.
+
+    Raises:
+        ValueError, TypeError: `after` is no duration.
+    """
+
+    after: float = 0.0
+
+    def __init__(self, after: float | Duration, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = _seconds(after)
+
+
 def _seconds(after: Any) -> float:
     seconds = float(after.total_seconds() if hasattr(after, "total_seconds") else after)
     if math.isnan(seconds):
@@ -143,7 +163,7 @@ class Crashed(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-Outcome = Ack | Drop | DeadLetter | Retry | Raised | TimedOut | Undecodable | Interrupted | Crashed
+Outcome = Ack | Drop | DeadLetter | Retry | Snooze | Raised | TimedOut | Undecodable | Interrupted | Crashed
 
 
 def error_of(outcome: Outcome) -> BaseException | None:

@@ -13,6 +13,7 @@ from msgspec import Meta
 MAX_DELAY_S = 365 * 24 * 3600.0
 """No delay is longer than this, whatever the arithmetic or a handler says."""
 _WAITING_KEYS = 100
+_SNOOZES = 100
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,11 +30,17 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     jitter: float = 0.0
     order: Literal["free", "key"] = "free"
     maximum_waiting_keys: int | None = None
+    maximum_snoozes: int | None = None
 
     @property
     def channels_count(self) -> int:
-        """How many retry channels exist: never fewer than maximum_retries."""
-        return max(self.maximum_retries, self.retry_channels_count or 0)
+        """How many retry channels exist: never fewer than maximum_retries, and one where snoozed events must wait."""
+        return max(self.maximum_retries, self.retry_channels_count or 0, 1 if self.maximum_snoozes else 0)
+
+    @property
+    def snoozes_limit(self) -> int:
+        """How often one event may be snoozed."""
+        return _SNOOZES if self.maximum_snoozes is None else self.maximum_snoozes
 
     def delay_s(self, retry: int) -> float:
         """Seconds to wait before retry number `retry` (1-based), without jitter."""
@@ -88,6 +95,8 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             others continue. Needs ``order_by``.
         maximum_waiting_keys: with ``order = "key"``: how many keys of one process may wait for a retry at once.
             When one more fails, its lane stops until that retry. Default: 100, at most half of mailbox.
+        maximum_snoozes: how often a handler may answer `Snooze` to one event; the next time it is dead-lettered.
+            Where there are no retries, set it to get a retry channel that snoozed events wait in. Default: 100.
     """
 
     OLD_NAMES: ClassVar[Mapping[str, str]] = {
@@ -106,6 +115,7 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     jitter: Annotated[float, Meta(ge=0, le=1, extra_json_schema=_default(_DEFAULTS.jitter))] | None = None
     order: Annotated[Literal["free", "key"], Meta(extra_json_schema=_default(_DEFAULTS.order))] | None = None
     maximum_waiting_keys: Annotated[int, Meta(ge=1)] | None = None
+    maximum_snoozes: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
 
     def stated(self) -> dict[str, Any]:
         """What is said, by the keys of worker.toml."""

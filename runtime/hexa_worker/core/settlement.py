@@ -12,10 +12,10 @@ from typing import assert_never
 import msgspec
 from msgspec.structs import replace
 
-from hexa_worker.core import lineage
+from hexa_worker.core import lineage, snoozes
 from hexa_worker.core.channels import dead_letter_channel, is_retry_channel, retry_channel
 from hexa_worker.core.failure_log import FAILURES, with_failure
-from hexa_worker.core.message import Delivery, Headers, Message
+from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.ordering import OrderBy, order_key
 from hexa_worker.core.outcome import (
     Ack,
@@ -26,6 +26,7 @@ from hexa_worker.core.outcome import (
     Outcome,
     Raised,
     Retry,
+    Snooze,
     TimedOut,
     Undecodable,
     cause_of,
@@ -50,7 +51,10 @@ CUT_ID = "hexa-cut-id"
 FAILURE_HEADERS = frozenset(
     {ERROR, ERROR_MESSAGE, REASON, TRACEBACK, FINGERPRINT, DEAD_AT, REFUSED, CUT_SIZE, CUT_CHANNEL, CUT_ID}
 )
-_ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.FIRST_FAILED_AT, FAILURES})
+SNOOZED = "snoozed"
+"""`Failure.reason` of what is no failure: it only comes again later."""
+_ROUTE_HEADERS = frozenset({lineage.ACTION, lineage.ATTEMPT, lineage.SNOOZES, lineage.FIRST_FAILED_AT, FAILURES})
+_KEPT_BY_SNOOZE = frozenset({lineage.FIRST_FAILED_AT, FAILURES, ERROR, ERROR_MESSAGE, REASON})
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID, lineage.ORIGIN_AT}
 _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
@@ -89,7 +93,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         error: class of the error, or of the verdict.
         message: what it said, at most `MESSAGE_LIMIT` characters.
-        reason: ``failed``, ``timeout``, ``undecodable``, ``crashed`` or ``asked``.
+        reason: ``failed``, ``timeout``, ``undecodable``, ``crashed`` or ``asked``; `SNOOZED` where nothing failed.
         traceback: at most `TRACEBACK_LIMIT` characters, innermost frames kept; may be empty.
         permanent: no retry can help.
     """
@@ -133,6 +137,11 @@ class Postponed(msgspec.Struct, frozen=True, gc=False):
     delay_s: float
     failure: Failure
 
+    @property
+    def note(self) -> int:
+        """What a driver keeps, and hands out as the attempt, when another process gets the delivery."""
+        return snoozes.packed(self.again)
+
 
 class DeadLettered(msgspec.Struct, frozen=True, gc=False):
     """Store `record` in the dead-letter channel; then acknowledge the original."""
@@ -149,6 +158,11 @@ class Released(msgspec.Struct, frozen=True, gc=False):
 
 
 Settlement = Acked | RetryAt | Postponed | DeadLettered | Released
+
+
+def is_snooze(settlement: Settlement) -> bool:
+    """Whether it comes again though it has not failed."""
+    return isinstance(settlement, RetryAt | Postponed) and settlement.failure.reason == SNOOZED
 
 
 def of_suspects(settlements: Sequence[Settlement]) -> list[Settlement]:
@@ -172,10 +186,11 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
     match outcome:
         case Raised() | Retry() | DeadLetter() | TimedOut() | Undecodable() | Crashed():
             failure = describe(outcome, traceback)
-        case Ack():
-            return Acked(delivery)
-        case Drop():
-            return Acked(delivery, dropped=outcome.reason or "dropped by the handler")
+        case Ack() | Drop():
+            dropped = (outcome.reason or "dropped by the handler") if isinstance(outcome, Drop) else None
+            return Acked(delivery, dropped)
+        case Snooze():
+            return _snoozed(outcome, delivery, route, now_ms)
         case Interrupted():
             return Released(delivery)
         case _:
@@ -203,6 +218,40 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
     return RetryAt(delivery, record, delay_s, failure)
 
 
+def _snoozed(verdict: Snooze, delivery: Delivery, route: Route, now_ms: int) -> Settlement:
+    """It comes again as the attempt that it is: in its place, or by the retry channel that stands nearest to it."""
+    in_place, policy = keeps_place(delivery, route), route.policy
+    problem = ""
+    if delivery.snoozes >= policy.snoozes_limit:
+        problem = f"snoozed {delivery.snoozes} times, more often than maximum_snoozes allows"
+    elif not (in_place or policy.channels_count):
+        problem = "there is no retry channel that it can wait in (set retry.maximum_snoozes)"
+    if problem:
+        failure = _asked(verdict, "", problem)
+        return DeadLettered(delivery, dead_letter_record(delivery, route, failure, now_ms), failure)
+    failure = _snooze(_asked(verdict, "").message)
+    delay_s = clamp_delay_s(verdict.after)
+    due_ms = due_after(now_ms, delay_s)
+    rung, count = max(delivery.attempt, 1), delivery.snoozes + 1
+    found = dict(delivery.headers)
+    headers = _identity(delivery, found) + _step(route.action, delivery.attempt if in_place else rung)
+    headers += ((lineage.SNOOZES, snoozes.spelled(count, None if in_place else delivery.attempt)),)
+    if delivery.comes_again:
+        headers += tuple([pair for pair in delivery.headers if pair[0] in _KEPT_BY_SNOOZE])
+    if in_place:
+        again = replace(delivery, headers=headers, due_ms=due_ms, snoozes=count)
+        return Postponed(delivery, again, delay_s, failure)
+    record = Message(
+        channel=retry_channel(route.retry_base, rung),
+        payload=delivery.payload,
+        key=delivery.key,
+        headers=headers,
+        timestamp_ms=now_ms,
+        due_ms=due_ms,
+    )
+    return RetryAt(delivery, record, delay_s, failure)
+
+
 def keeps_place(delivery: Delivery, route: Route) -> bool:
     """Whether a retry of `delivery` is run where it stands.
 
@@ -211,16 +260,24 @@ def keeps_place(delivery: Delivery, route: Route) -> bool:
     """
     if order_key(route.in_place, delivery.key, delivery.channel) is None:
         return False
-    return not (delivery.attempt and is_retry_channel(route.retry_base, delivery.channel))
+    return not (delivery.comes_again and is_retry_channel(route.retry_base, delivery.channel))
 
 
-def resumed(delivery: Delivery, route: Route) -> Delivery:
-    """A delivery that another process had postponed, as that process had it in hand, as far as can be known.
+def counted(delivery: Delivery, route: Route) -> Delivery:
+    """A delivery that a source calls a retry, with attempt and snoozes told apart.
 
-    What its headers say of a retry are claims from outside, for it was read from where it was emitted to.
+    One that another process had postponed is as that process had it in hand, as far as can be known: what its headers
+    say of a retry are claims from outside, for it was read from where it was emitted to.
     """
+    if is_retry_channel(route.retry_base, delivery.channel):
+        attempt, count = snoozes.read(header(delivery.headers, lineage.SNOOZES), delivery.attempt)
+        return replace(delivery, attempt=attempt, snoozes=count) if count else delivery
+    attempt, count = snoozes.unpacked(delivery.attempt)
+    if not keeps_place(delivery, route):
+        return replace(delivery, attempt=attempt, snoozes=count) if count else delivery
     first = replace(delivery, attempt=0)
-    return replace(delivery, headers=_identity(first, dict(first.headers)) + _step(route.action, delivery.attempt))
+    headers = _identity(first, dict(first.headers)) + _step(route.action, attempt) + _snoozes(count)
+    return replace(delivery, headers=headers, attempt=attempt, snoozes=count)
 
 
 def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Crashed, traceback: str = "") -> Failure:
@@ -246,18 +303,23 @@ def describe(outcome: Retry | DeadLetter | Raised | TimedOut | Undecodable | Cra
             assert_never(outcome)
 
 
-def _asked(verdict: Retry | DeadLetter, traceback: str) -> Failure:
-    """The failure that a handler asked for itself; one that had a cause goes by the cause's class."""
-    name, text, cause = "Retry" if isinstance(verdict, Retry) else "DeadLetter", verdict.reason, cause_of(verdict)
+def _asked(verdict: Retry | DeadLetter | Snooze, traceback: str, problem: str = "") -> Failure:
+    """The failure that a handler asked for itself; one that had a cause goes by the cause's class.
+
+    A `problem` is why it does not get what it asked for.
+    """
+    kinds = (Retry, DeadLetter, Snooze)
+    name = next(kind.__name__ for kind in kinds if isinstance(verdict, kind))
+    text, cause = verdict.reason, cause_of(verdict)
     if cause is not None:
         name = type(cause).__qualname__
         text = f"{text}: {_text_of(cause)}" if text else _text_of(cause)
     return Failure(
         error=name,
-        message=_bounded(text),
+        message=_bounded(f"{problem}: {text}" if problem and text else problem or text),
         reason="asked",
         traceback=traceback[-TRACEBACK_LIMIT:],
-        permanent=isinstance(verdict, DeadLetter),
+        permanent=isinstance(verdict, DeadLetter) or bool(problem),
     )
 
 
@@ -304,6 +366,15 @@ def _failure(error: str, message: str, hopeless: bool) -> Failure:  # noqa: FBT0
     return Failure(error=error, message=message, reason="failed", permanent=hopeless)
 
 
+@lru_cache(maxsize=256)
+def _snooze(message: str) -> Failure:
+    return Failure(error=Snooze.__name__, message=message, reason=SNOOZED)
+
+
+def _snoozes(count: int) -> Headers:
+    return ((lineage.SNOOZES, snoozes.spelled(count)),) if count else ()
+
+
 def _step(action: str, attempt: int) -> Headers:
     return _pairs(lineage.ACTION, action, lineage.ATTEMPT, str(attempt))
 
@@ -326,6 +397,8 @@ def _record_headers(delivery: Delivery, action: str, attempt: int, failure: Fail
     """Headers of the record that follows a failure: user headers are kept, `attempt` is that of the record."""
     found = dict(delivery.headers)
     identity = _identity(delivery, found)
+    if delivery.snoozes:
+        identity += _snoozes(delivery.snoozes)
     if delivery.attempt == 0:
         return identity + _first_story(action, attempt, failure, now_ms)
     first_failed_at = found.get(lineage.FIRST_FAILED_AT) or b"%d" % now_ms
@@ -339,7 +412,7 @@ def _identity(delivery: Delivery, found: Mapping[str, bytes]) -> Headers:
     `found` are the delivery's headers by name.
     """
     headers = delivery.headers
-    first_hop = delivery.attempt == 0
+    first_hop = not delivery.comes_again
     tells_origin = first_hop or lineage.ORIGIN_CHANNEL not in found
     replaced = _REPLACED_AT_FIRST if first_hop else _REPLACED_WITH_ORIGIN if tells_origin else _REPLACED_ALWAYS
     added: Headers = ()

@@ -27,7 +27,7 @@ from hexa_worker.core.settlement import (
 
 REDRIVEN_FROM = lineage.REDRIVEN_FROM
 REDRIVEN_FOR = lineage.REDRIVEN_FOR
-_REWRITTEN = FAILURE_HEADERS | {REDRIVEN_FROM, REDRIVEN_FOR, lineage.ACTION, lineage.ATTEMPT}
+_REWRITTEN = FAILURE_HEADERS | {REDRIVEN_FROM, REDRIVEN_FOR, lineage.ACTION, lineage.ATTEMPT, lineage.SNOOZES}
 _DECIMAL = re.compile(rb"[0-9]{1,18}")
 
 

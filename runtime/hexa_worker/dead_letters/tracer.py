@@ -6,8 +6,9 @@ from contextlib import aclosing
 import anyio
 import msgspec
 
-from hexa_worker.core.lineage import Lineage, lineage_of
-from hexa_worker.core.message import Delivery
+from hexa_worker.core import snoozes
+from hexa_worker.core.lineage import SNOOZES, Lineage, lineage_of
+from hexa_worker.core.message import Delivery, header
 from hexa_worker.dead_letters.dead_letter import read_letter
 from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.errors import DriverError
@@ -160,7 +161,8 @@ class Tracer:
                 if delivery.message_id in retried:
                     return []
                 number = spec.retry_channels.index(channel) + 1
-                return [_wait(ids, spec.action, delivery, number)]
+                attempt, count = snoozes.read(header(delivery.headers, SNOOZES), number)
+                return [_wait(ids, spec.action, delivery, attempt, count)]
         if not self._remembers:
             return []
         readers = [spec for spec in self._specs if spec.reads(channel)]
@@ -185,7 +187,14 @@ def _failure_channels(spec: SubscriptionSpec) -> Iterable[str]:
 
 
 def _wait(  # noqa: PLR0913 - what a Waiting holds
-    ids: Lineage, action: str, delivery: Delivery, attempt: int, *, dead: bool = False, error: str | None = None
+    ids: Lineage,
+    action: str,
+    delivery: Delivery,
+    attempt: int,
+    count: int = 0,
+    *,
+    dead: bool = False,
+    error: str | None = None,
 ) -> WaitingRecord:
     return WaitingRecord(
         event_id=ids.event_id,
@@ -195,6 +204,7 @@ def _wait(  # noqa: PLR0913 - what a Waiting holds
         channel=delivery.channel,
         message_id=delivery.message_id,
         attempt=attempt,
+        snoozes=count,
         at_ms=delivery.timestamp_ms,
         due_ms=delivery.due_ms,
         dead=dead,

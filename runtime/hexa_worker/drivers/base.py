@@ -242,8 +242,8 @@ class Source(Protocol):
         death of this process at once: the next handler may be the one that kills it. For others that may take its time.
 
         `Postponed` comes only to drivers that keep attempts: the delivery stays in hand. If it is handed out again,
-        here or elsewhere, it has the attempt and ``due_ms`` of ``again``; its place does not change, and it comes
-        at once: waiting is the runtime's business.
+        here or elsewhere, it has `Postponed.note` as its attempt and the ``due_ms`` of ``again``; its place does not
+        change, and it comes at once: waiting is the runtime's business.
 
         Returns:
             What did not take effect; empty when all is well.

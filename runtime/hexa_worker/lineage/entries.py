@@ -6,9 +6,18 @@ import msgspec
 
 from hexa_worker.core.lineage import REDRIVEN_FROM, lineage_of
 from hexa_worker.core.message import header
-from hexa_worker.core.settlement import Acked, DeadLettered, Failure, Postponed, Released, RetryAt, Settlement
+from hexa_worker.core.settlement import (
+    Acked,
+    DeadLettered,
+    Failure,
+    Postponed,
+    Released,
+    RetryAt,
+    Settlement,
+    is_snooze,
+)
 
-Happening = Literal["acked", "dropped", "retried", "dead-lettered", "released", "redriven", "purged"]
+Happening = Literal["acked", "dropped", "retried", "snoozed", "dead-lettered", "released", "redriven", "purged"]
 
 
 class LineageEntry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -21,7 +30,7 @@ class LineageEntry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
         channel: the channel the delivery was read from.
         message_id: the delivery's; None where it was not kept.
         error: class and message of a failure; the reason of a drop.
-        delay_s: seconds until the retry that was asked for.
+        delay_s: seconds until the retry that was asked for, or until it comes again.
         next: the channel the event went to: a retry channel, its own (a retry in its place), or the dead letter.
         redriven_from: the dead letter that an acknowledged delivery once was.
     """
@@ -50,13 +59,11 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> LineageEntry:
         case Acked():
             outcome = "acked" if settlement.dropped is None else "dropped"
             error = None if settlement.dropped is None else _writable(settlement.dropped)
-            before = header(delivery.headers, REDRIVEN_FROM) if delivery.attempt else None
-        case RetryAt():
-            outcome, error, delay_s = "retried", error_text(settlement.failure), settlement.delay_s
-            following = settlement.record.channel
-        case Postponed():
-            outcome, error, delay_s = "retried", error_text(settlement.failure), settlement.delay_s
-            following = delivery.channel
+            before = header(delivery.headers, REDRIVEN_FROM) if delivery.comes_again else None
+        case RetryAt() | Postponed():
+            outcome, delay_s = "snoozed" if is_snooze(settlement) else "retried", settlement.delay_s
+            error = error_text(settlement.failure)
+            following = settlement.record.channel if isinstance(settlement, RetryAt) else delivery.channel
         case DeadLettered():
             outcome, error, following = "dead-lettered", error_text(settlement.failure), settlement.record.channel
         case Released():

@@ -75,7 +75,7 @@ class Gathering:
         channel, group = None, [b""]  # of the event id alone, which is the usual case
         for settlement in settlements:
             delivery = settlement.delivery
-            if type(settlement) is not Acked or settlement.dropped is not None or delivery.attempt:
+            if type(settlement) is not Acked or settlement.dropped is not None or delivery.attempt or delivery.snoozes:
                 others.append(settlement)
                 continue
             headers = delivery.headers

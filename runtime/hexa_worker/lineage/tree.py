@@ -12,11 +12,12 @@ import msgspec
 from hexa_worker.core.outcome import DUPLICATE
 from hexa_worker.lineage.entries import LineageEntry, emitted_ms
 
-State = Literal["done", "dropped", "retrying", "dead-lettered", "redriven", "purged", "released", "waiting"]
+State = Literal["done", "dropped", "retrying", "snoozed", "dead-lettered", "redriven", "purged", "released", "waiting"]
 _STATE_AFTER: dict[str, State] = {
     "acked": "done",
     "dropped": "dropped",
     "retried": "retrying",
+    "snoozed": "snoozed",
     "dead-lettered": "dead-lettered",
     "redriven": "redriven",
     "purged": "purged",
@@ -40,6 +41,7 @@ class WaitingRecord(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     message_id: str
     attempt: int = 0
+    snoozes: int = 0
     at_ms: int = 0
     due_ms: int = 0
     dead: bool = False
@@ -57,7 +59,9 @@ class Branch(msgspec.Struct, kw_only=True):
     def state(self) -> State:
         """Where the action stands with the event."""
         if any(not one.dead for one in self.waiting):
-            return "retrying" if any(one.attempt for one in self.waiting) else "waiting"
+            if any(one.attempt for one in self.waiting):
+                return "retrying"
+            return "snoozed" if any(one.snoozes for one in self.waiting) else "waiting"
         if self.waiting:
             return "dead-lettered"
         last = [step for step in self.steps if step.outcome != "released" and step.error != DUPLICATE] or self.steps
@@ -95,7 +99,7 @@ def build(root_id: str, entries: Iterable[LineageEntry], waiting: Sequence[Waiti
         _branch(branches, node, entry.action).steps.append(entry)
     for one in waiting:
         node = nodes.setdefault(one.event_id, _node(one.event_id, one.parent_id))
-        if not one.attempt and not one.dead:
+        if not one.attempt and not one.snoozes and not one.dead:
             node.channel = node.channel or one.channel
             node.emitted_at_ms = node.emitted_at_ms or one.at_ms or None
         _branch(branches, node, one.action).waiting.append(one)

@@ -190,7 +190,7 @@ class Context(_Running[S]):
     @property
     def channel(self) -> str:
         """The channel the event was emitted to: the same on every retry."""
-        return self.delivery.channel if not self.delivery.attempt else self.origin.channel
+        return self.origin.channel if self.delivery.comes_again else self.delivery.channel
 
     @property
     def read_from(self) -> str:
@@ -215,8 +215,13 @@ class Context(_Running[S]):
 
     @property
     def attempt(self) -> int:
-        """0 on the first delivery, n on retry n."""
+        """0 on the first delivery, n on retry n; a snooze does not change it."""
         return self.delivery.attempt
+
+    @property
+    def snoozes(self) -> int:
+        """How often a handler has answered `Snooze` to this event."""
+        return self.delivery.snoozes
 
     @cached_property
     def lineage(self) -> Lineage:

@@ -12,7 +12,7 @@ from typing import Any
 from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import CORRELATION_ID, Lineage, lineage_of
 from hexa_worker.core.message import Delivery, header
-from hexa_worker.core.settlement import DeadLettered, Failure, Postponed, RetryAt
+from hexa_worker.core.settlement import DeadLettered, Failure, Postponed, RetryAt, is_snooze
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected
 
 FIELDS = "hexa_worker_fields"
@@ -102,6 +102,9 @@ class SubscriptionLog:
     def failure(self, settlement: RetryAt | Postponed | DeadLettered) -> None:
         """A delivery was not acknowledged. Most calls write nothing, so the line is only made once it is wanted."""
         failure = settlement.failure
+        if not isinstance(settlement, DeadLettered) and is_snooze(settlement):
+            self._snoozed(settlement)
+            return
         line = self._suppressed((failure.error, failure.reason, type(settlement)), self._repeat_s)
         if line is not None:
             self._tell_failure(settlement, failure, line)
@@ -121,6 +124,12 @@ class SubscriptionLog:
         self._write_kept(
             line, level, f"handler failed: {failure.message or failure.error}", settlement.delivery, fields
         )
+
+    def _snoozed(self, settlement: RetryAt | Postponed) -> None:
+        reason, count = settlement.failure.message, settlement.delivery.snoozes + 1
+        fields = {"next": f"again in {settlement.delay_s:g} s", "snoozes": count}
+        text = f"snoozed: {reason}" if reason else "snoozed"
+        self._limited(text, logging.INFO, lambda: text, settlement.delivery, fields)
 
     def dropped(self, delivery: Delivery, reason: str) -> None:
         """The handler did not want it."""

@@ -28,6 +28,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         unclaimed: handled without looking for duplicates, because the claim store was away.
         overtaken: whose claim somebody else had taken over before they were done.
         retried: stored for a retry, or kept in their place for it.
+        snoozed: as `retried`, of those that did not fail: their handlers answered `Snooze`.
         dead_lettered: stored as dead letters.
         released: handed back undone.
         failed: handler calls that raised.
@@ -51,6 +52,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
     unclaimed: int = 0
     overtaken: int = 0
     retried: int = 0
+    snoozed: int = 0
     dead_lettered: int = 0
     released: int = 0
     failed: int = 0

@@ -25,7 +25,7 @@ from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.core.propagated import User
 from hexa_worker.core.retry import Retries
-from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, is_snooze
 from hexa_worker.dedup.memory import MemoryClaims
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
@@ -66,6 +66,7 @@ class Harness:
     Attributes:
         acked: deliveries that are done, in the order they were settled; dropped ones are among them.
         retried: deliveries that failed and were stored for a retry, or kept in their place for it.
+        snoozed: deliveries whose handlers answered `Snooze`.
         dead_letters: deliveries that were given up.
         emitted: events that handlers emitted.
 
@@ -114,6 +115,7 @@ class Harness:
             loaded = msgspec.structs.replace(loaded, lifespan=lambda: contextlib.nullcontext(state))
         self.acked: list[Settled] = []
         self.retried: list[Settled] = []
+        self.snoozed: list[Settled] = []
         self.dead_letters: list[Settled] = []
         self.emitted: list[Emitted] = []
         self._config = config
@@ -266,7 +268,7 @@ class Harness:
                 Postponed: self.retried,
                 DeadLettered: self.dead_letters,
             }
-            kept = lists.get(type(one))
+            kept = self.snoozed if is_snooze(one) else lists.get(type(one))
             if kept is not None:
                 kept.append(settled(action, self._decoders[action], one, now_ms))
 

@@ -32,8 +32,10 @@ from hexa_worker import (
     Retries,
     Retry,
     Secret,
+    Snooze,
     SyncEmitter,
     User,
+    Verdict,
     lifespan,
     subscribe,
 )
@@ -105,6 +107,12 @@ async def anything(event: Any) -> Result:
     if event:
         return Retry(after=timedelta(minutes=3), reason="later")
     return Drop("not wanted")
+
+
+@subscribe("orders", retry=Retries(maximum_snoozes=5))
+async def not_yet(order: Order, ctx: Context) -> Verdict:
+    assert_type(ctx.snoozes, int)
+    return Snooze(timedelta(minutes=1), "closed") if ctx.snoozes else Snooze(30)
 
 
 @subscribe("orders")

@@ -13,6 +13,7 @@ from hexa_worker import (
     Kafka,
     Retries,
     Retry,
+    Snooze,
     SyncEmitter,
     User,
     lifespan,
@@ -126,6 +127,8 @@ Event(payload=1)  # E: [call-arg]
 Event(channel="a", headers={"a": b"b"})  # E: [dict-item]
 Event("orders", 1, "ada")  # E: [call-arg]
 Retry("30")  # E: [arg-type]
+Snooze("30")  # E: [arg-type]
+Snooze()  # E: [call-arg]
 DeadLetter(3)  # E: [arg-type]
 
 

@@ -91,10 +91,10 @@ class Partition:
                 resumed[index] = structs.replace(delivery, attempt=known[0], due_ms=known[1])
         return resumed
 
-    def postpone(self, again: Delivery) -> None:
-        """A delivery of it is kept in hand, to be run later as `again`."""
-        if not self.is_finished(again.offset):
-            self._postponed[again.offset] = (again.attempt, again.due_ms)
+    def postpone(self, offset: int, note: int, due_ms: int) -> None:
+        """A delivery of it is kept in hand, to be run later: as the attempt that `Postponed.note` says."""
+        if not self.is_finished(offset):
+            self._postponed[offset] = (note, due_ms)
 
     def _without_finished(self, deliveries: list[Delivery], finished: RangeSet, last: int) -> list[Delivery]:
         assert self.watermark is not None  # noqa: S101 - accept() has made it

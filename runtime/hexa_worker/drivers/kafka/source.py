@@ -294,7 +294,7 @@ class KafkaSource:
             elif isinstance(settlement, Released):
                 self._release(delivery)
             elif isinstance(settlement, Postponed):
-                partition.postpone(settlement.again)
+                partition.postpone(settlement.again.offset, settlement.note, settlement.again.due_ms)
             elif not partition.is_finished(delivery.offset):
                 written.append(settlement)  # type: ignore[arg-type]  # only these two are left
         if written:

@@ -157,7 +157,7 @@ class MemorySource:
         place = settlement.delivery.source, settlement.delivery.offset
         stripe, delivery = self._held[place]
         again = settlement.again
-        self._held[place] = stripe, structs.replace(delivery, attempt=again.attempt, due_ms=again.due_ms)
+        self._held[place] = stripe, structs.replace(delivery, attempt=settlement.note, due_ms=again.due_ms)
 
     def _let_go(self, delivery: Delivery) -> tuple[int, Delivery]:
         held = self._held.pop((delivery.source, delivery.offset))

@@ -13,6 +13,7 @@ import msgspec
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
+from hexa_worker.core.settlement import Postponed
 from hexa_worker.drivers.kit.delay_queue import written_ms
 from hexa_worker.drivers.nats.ack_subjects import (
     CONSUMER,
@@ -387,11 +388,12 @@ class PullConsumer:
                 delayed.forget(sequence)
         self.in_flight.let_go(sequences, done=done)
 
-    def postpone(self, again: Delivery) -> None:
-        """It stays in hand; should it come again, it is to come as `again`."""
+    def postpone(self, settlement: Postponed) -> None:
+        """It stays in hand; should it come again, it is to come as the settlement says."""
+        again = settlement.again
         reply = self.in_flight.held.get(again.offset)
         if reply is not None:
-            self.waiting[again.offset] = WaitingRetry(again.attempt, again.due_ms, int(stored_at(reply)))
+            self.waiting[again.offset] = WaitingRetry(settlement.note, again.due_ms, int(stored_at(reply)))
             self.postponed += 1
 
     def note_waiting(self, floor: int) -> dict[int, WaitingRetry]:

@@ -40,7 +40,7 @@ class WaitingRetry(msgspec.Struct, frozen=True, array_like=True):
     """A message that waits for a retry in its place.
 
     Attributes:
-        attempt: its next one.
+        attempt: its next one, as `Postponed.note` says it.
         due_ms: when that is to run.
         stored: when the message was stored, in nanoseconds since 1970.
     """

@@ -358,7 +358,7 @@ class NatsSource:
         for settlement in valid:
             token = settlement.delivery.token
             if isinstance(settlement, Postponed):
-                self.pull_consumers[token.pull_consumer].postpone(settlement.again)
+                self.pull_consumers[token.pull_consumer].postpone(settlement)
                 continue
             place = released if type(settlement) is Released else done
             place.setdefault(token.pull_consumer, []).append(settlement.delivery.offset)

@@ -49,6 +49,8 @@ def summary(action: str, counters: Counters) -> str:
         f"retried {counters.retried}",
         f"dead letters {counters.dead_lettered}",
     ]
+    if counters.snoozed:
+        parts.append(f"snoozed {counters.snoozed}")
     if counters.dropped:
         parts.append(f"dropped {counters.dropped}")
     if counters.duplicates:

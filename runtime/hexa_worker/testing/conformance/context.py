@@ -17,9 +17,9 @@ from anyio.lowlevel import checkpoint
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.core.message import Delivery, Headers, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.outcome import DeadLetter, Outcome, Retry
+from hexa_worker.core.outcome import DeadLetter, Outcome, Retry, Snooze
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Route, Settlement, settle
+from hexa_worker.core.settlement import Acked, DeadLettered, RetryAt, Route, Settlement, counted, settle
 from hexa_worker.drivers.base import Capabilities, Driver, Source, SubscriptionSpec
 from hexa_worker.errors import DriverUnavailable
 
@@ -275,6 +275,18 @@ class ConformanceContext:
             raise TypeError("the attempts of this delivery are used up")
         return made
 
+    def snooze(self, delivery: Delivery, spec: SubscriptionSpec, after_s: float | None = None) -> RetryAt:
+        """The settlement of a handler that is not ready for it yet."""
+        outcome = Snooze(self.under_test.delay_s if after_s is None else after_s)
+        made = self._decide(outcome, delivery, spec)
+        if not isinstance(made, RetryAt):
+            raise TypeError("it cannot be snoozed")
+        return made
+
+    def counted(self, delivery: Delivery, spec: SubscriptionSpec) -> Delivery:
+        """A delivery of a retry channel as its worker has it."""
+        return counted(delivery, self._route(spec))
+
     def dead_letter(self, delivery: Delivery, spec: SubscriptionSpec, reason: str = "hopeless") -> DeadLettered:
         """The settlement of a handler that gave up."""
         made = self._decide(DeadLetter(reason), delivery, spec)
@@ -285,9 +297,11 @@ class ConformanceContext:
     def _decide(
         self, outcome: Outcome, delivery: Delivery, spec: SubscriptionSpec, now_ms: int | None = None
     ) -> Settlement:
+        return settle(outcome, delivery, self._route(spec), now_ms=self.now_ms() if now_ms is None else now_ms)
+
+    def _route(self, spec: SubscriptionSpec) -> Route:
         policy = RetryPolicy(maximum_retries=spec.retry_count)
-        route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy)
-        return settle(outcome, delivery, route, now_ms=self.now_ms() if now_ms is None else now_ms)
+        return Route(action=spec.action, retry_base=spec.retry_base, policy=policy)
 
     # -- time and faults
 

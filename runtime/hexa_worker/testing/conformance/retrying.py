@@ -208,6 +208,42 @@ async def a_record_put_into_a_retry_channel_waits_until_it_is_due(bench: Conform
 
 
 @claim()
+async def a_snoozed_delivery_comes_when_it_is_due_and_has_consumed_no_attempt(bench: ConformanceContext) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    source = await driver.subscribe(spec)
+    await bench.publish(driver, b"x")
+    (one,) = await bench.take(source, 1)
+    snooze = bench.snooze(one, spec)
+    await bench.settle(source, snooze)
+    (again,) = await bench.receiving(source).result(bench.under_test.deadline_s)
+    expect_in_time(bench, again, snooze.record.due_ms)
+    one = bench.counted(again, spec)
+    expect_equal((one.attempt, one.snoozes, one.payload), (0, 1, b"x"), "attempt, snoozes and payload")
+    await bench.settle(source, bench.retry(one, spec, after_s=0))
+    (again,) = await bench.take(source, 1)
+    expect_equal((again.attempt, bench.counted(again, spec).snoozes), (1, 1), "attempt and snoozes after a failure")
+    await bench.ack(source, [again])
+
+
+@claim()
+async def a_snoozed_delivery_outlives_its_process_with_its_count(bench: ConformanceContext) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    source = await driver.subscribe(spec)
+    await bench.publish(driver, b"x")
+    (one,) = await bench.take(source, 1)
+    snooze = bench.snooze(one, spec)
+    await bench.settle(source, snooze)
+    await driver.close()
+    source = await (await bench.driver()).subscribe(spec)
+    (again,) = await bench.take(source, 1)
+    expect(bench.now_ms() >= snooze.record.due_ms, "it came early")
+    again = bench.counted(again, spec)
+    expect_equal((again.attempt, again.snoozes), (0, 1), "attempt and snoozes")
+    await bench.ack(source, [again])
+    await bench.expect_quiet(source)
+
+
+@claim()
 async def headers_from_outside_do_not_change_the_attempt(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)

@@ -8,9 +8,9 @@ from msgspec import structs
 
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.core.outcome import Retry
+from hexa_worker.core.outcome import Outcome, Retry, Snooze
 from hexa_worker.core.retry import RetryPolicy
-from hexa_worker.core.settlement import Postponed, Route, settle
+from hexa_worker.core.settlement import Postponed, Route, counted, settle
 from hexa_worker.drivers.base import Capabilities, Driver, Source, SubscriptionSpec
 from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal
 from hexa_worker.testing.conformance.ordering import KEY
@@ -54,10 +54,15 @@ async def _handle_others(bench: ConformanceContext, source: Source, count: int, 
     return kept
 
 
-def _postponed(bench: ConformanceContext, delivery: Delivery, spec: SubscriptionSpec) -> Postponed:
+def _route(spec: SubscriptionSpec) -> Route:
     policy = RetryPolicy(maximum_retries=spec.retry_count, order="key")
-    route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy, in_place=OrderBy.KEY)
-    made = settle(Retry(after=60), delivery, route, now_ms=bench.now_ms())
+    return Route(action=spec.action, retry_base=spec.retry_base, policy=policy, in_place=OrderBy.KEY)
+
+
+def _postponed(
+    bench: ConformanceContext, delivery: Delivery, spec: SubscriptionSpec, outcome: Outcome | None = None
+) -> Postponed:
+    made = settle(outcome or Retry(after=60), delivery, _route(spec), now_ms=bench.now_ms())
     if not isinstance(made, Postponed):
         raise TypeError("not postponed")
     return made
@@ -126,4 +131,22 @@ async def a_postponed_delivery_comes_to_the_next_process_as_its_next_attempt_and
     expect_equal([one.due_ms for one in come], [postponed.again.due_ms, 0, 0], "due times")
     expect(come[0].due_ms > bench.now_ms(), "it comes before it is due: waiting is not the driver's business")
     await bench.ack(source, come)
+    expect_equal((await source.backlog()).leased, 0, "deliveries in hand after all")
+
+
+@claim(needs=_kept, needs_text="to keep attempts")
+async def what_is_snoozed_in_its_place_comes_to_the_next_process_with_its_count(bench: ConformanceContext) -> None:
+    first, second, spec = await bench.driver(), await bench.driver(), _spec(bench)
+    source = await first.subscribe(spec)
+    await bench.publish_all(first, [bench.message(b"x", key=b"k0")])
+    (one,) = await bench.take(source, 1)
+    snoozed = _postponed(bench, _postponed(bench, one, spec, Snooze(60)).again, spec, Snooze(60))
+    await bench.settle(source, snoozed)
+    await first.close()
+    source = await second.subscribe(spec)
+    (again,) = await bench.take(source, 1)
+    expect_equal(again.due_ms, snoozed.again.due_ms, "due time")
+    again = counted(again, _route(spec))
+    expect_equal((again.attempt, again.snoozes), (0, 2), "attempt and snoozes")
+    await bench.ack(source, [again])
     expect_equal((await source.backlog()).leased, 0, "deliveries in hand after all")

@@ -109,7 +109,7 @@ class LogLease:
 
     def postpone(self, later: Iterable[Postponed]) -> None:
         """What was noted of `later` is stored."""
-        self.postponed.update({one.delivery.offset: (one.again.attempt, one.again.due_ms) for one in later})
+        self.postponed.update({one.delivery.offset: (one.note, one.again.due_ms) for one in later})
 
     def progress(self, change: "LeaseChange") -> tuple[int, bytes | None]:
         """The `low` and `done` columns after `change`."""

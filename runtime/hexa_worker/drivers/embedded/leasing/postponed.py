@@ -13,7 +13,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Postponed
 
 Note = tuple[int, int]
-"""Attempt and due time."""
+"""`Postponed.note` and due time."""
 
 
 def note(connection: sqlite3.Connection, subscription: int, channel: int, settlements: Iterable[Postponed]) -> None:
@@ -21,7 +21,7 @@ def note(connection: sqlite3.Connection, subscription: int, channel: int, settle
     connection.executemany(
         "INSERT INTO postponed (subscription, channel, sequence, attempt, due_ms) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET attempt = excluded.attempt, due_ms = excluded.due_ms",
-        [(subscription, channel, one.delivery.offset, one.again.attempt, one.again.due_ms) for one in settlements],
+        [(subscription, channel, one.delivery.offset, one.note, one.again.due_ms) for one in settlements],
     )
 
 

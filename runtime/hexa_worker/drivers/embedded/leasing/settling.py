@@ -93,7 +93,7 @@ class Settling:
         self._records += [record for record, _ in records]
         self._headers += [headers for _, headers in records]
         if self._subscriber.spec.in_place and not isinstance(lease, DelayedLease):
-            self._note(connection, lease, later, [one.delivery for one in group if one.delivery.attempt], finished)
+            self._note(connection, lease, later, [one.delivery for one in group if one.delivery.comes_again], finished)
         self._give_back(connection, lease, change, released)
         if isinstance(lease, DelayedLease):
             leases.delete_delayed(connection, lease, set(finished).difference(released) if released else finished)
