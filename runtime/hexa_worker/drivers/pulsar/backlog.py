@@ -35,11 +35,13 @@ class InFlight(msgspec.Struct, frozen=True):
         channels: deliveries of its channels that were handed out.
         retries: deliveries of its retry channels that were handed out.
         queued: deliveries of its channels that wait to be handed out.
+        later: how many of these are not due yet.
     """
 
     channels: int
     retries: int
     queued: int
+    later: int = 0
 
     @property
     def total(self) -> int:
@@ -52,6 +54,7 @@ class BacklogPart(msgspec.Struct):
 
     Attributes:
         entries: not acknowledged, delivered or not.
+        delayed: those of them that the brokers keep until they are due.
         elsewhere: messages that other processes have.
         here: messages that this source has, handed out or not.
         undelivered: messages that no process has, about.
@@ -59,6 +62,7 @@ class BacklogPart(msgspec.Struct):
     """
 
     entries: int = 0
+    delayed: int = 0
     elsewhere: int = 0
     here: int = 0
     undelivered: int = 0
@@ -108,19 +112,19 @@ class Gauge:
         """
         part = self._part(self._channels(), bool(in_flight.channels or in_flight.queued))
         leased = in_flight.channels
-        undelivered = part.undelivered
+        undelivered = max(part.undelivered - part.delayed, 0)
         if not part.attached:  # its connection was lost: what it has in hand counts as nobody's there
             undelivered = max(undelivered - leased - in_flight.queued, 0)
-        ready = undelivered + max(part.here - leased, in_flight.queued)
-        if part.entries and not (ready or leased or part.elsewhere):
-            ready = part.entries
+        ready = undelivered + max(part.here - leased, in_flight.queued) - in_flight.later
+        if part.entries > part.delayed and not (ready or leased or part.elsewhere or in_flight.later):
+            ready = part.entries - part.delayed
         retry = self._part(self._retries, bool(in_flight.retries))
         delayed = min(self._look_at_delays(), retry.entries) if retry.entries else 0
         rest = retry.entries - delayed
         retry_leased = min(rest, in_flight.retries + retry.elsewhere)
         return Backlog(
             ready=ready + rest - retry_leased,
-            delayed=delayed,
+            delayed=delayed + part.delayed + in_flight.later,
             leased=leased + part.elsewhere + retry_leased,
             next_due_ms=self._due[0] if delayed and self._due else None,
         )
@@ -163,6 +167,7 @@ class Gauge:
         here = sum(map(_unacked, ours))
         unacked = sum(map(_unacked, consumers))
         part.entries += entries
+        part.delayed += min(int(found.get("msgDelayed", 0)), entries)
         part.here += here
         part.elsewhere += unacked - here
         room = any(int(one.get("availablePermits", 0)) > 0 for one in consumers)

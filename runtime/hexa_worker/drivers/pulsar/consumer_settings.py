@@ -46,6 +46,11 @@ class ConsumerSettings:
         self._properties = {**options.properties, **({OWNER: owner} if owner else {})}
 
     @property
+    def delays(self) -> bool:
+        """The broker keeps what is not due; otherwise it comes at once, and waits in this process."""
+        return self.type in {"shared", "key_shared"}
+
+    @property
     def alone(self) -> bool:
         """One process has a topic for itself."""
         return self.type == "exclusive"

@@ -16,7 +16,6 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.kit.error_context import error_context
-from hexa_worker.drivers.kit.later import refusing_later
 from hexa_worker.drivers.kit.loop_handle import LoopHandle
 from hexa_worker.drivers.pulsar import dead_letter_reader
 from hexa_worker.drivers.pulsar.admin import Admin
@@ -42,6 +41,7 @@ def capabilities(options: Pulsar) -> Capabilities:
         durable=True,
         shared=True,
         order=frozenset(OrderBy),
+        delays_events=True,
         delay_accuracy_s=0.25,
         redelivery_s=1.0,
         counts_deliveries=False,
@@ -54,6 +54,8 @@ def capabilities(options: Pulsar) -> Capabilities:
             "Acknowledgements leave within 0.1 s and are not confirmed: those of a killed process may be lost.",
             'With order_by = "channel" one process reads a channel, the others stand by.',
             'order_by = "key" needs producers that batch by key or not at all.',
+            'With order_by = "channel", events for later wait in the process that reads, and not in the broker.',
+            "Where 5,000 of them wait, or half of mailbox_bytes, it reads no further until one is due.",
             "Patterns, lag and --until-idle need the admin API.",
             "What is published before anybody subscribes is held by a subscription hexa-worker-unread (see `unread`).",
             "What is not confirmed within timeout_s may be stored all the same; published again, it is stored twice.",
@@ -137,7 +139,7 @@ class PulsarDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        return await refusing_later("pulsar", messages, self._publisher.publish)
+        return await self._publisher.publish(messages)
 
     # -- consuming
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 import anyio
+from msgspec.structs import replace
 
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery, Message
@@ -63,7 +64,8 @@ class PulsarSource:
         self._ready_bytes = 0  # of what is ready, or on its way to the loop
         self._waiting_bytes = 0
         self._ready: deque[Delivery] = deque()
-        self._waiting = DelayQueue(clock)  # retries that came before they were due
+        self._waiting = DelayQueue(clock)  # retries, and events for later, that came before they were due
+        self._later = 0  # how many of them are events
         self._written: set[Place] = set()  # their record is stored, their acknowledgement is not sent yet
         self._work = anyio.Event()
         self._stopped = False
@@ -107,18 +109,20 @@ class PulsarSource:
 
     def _take_in(self, deliveries: list[Delivery]) -> None:
         ready = [one for one in deliveries if not self._waiting.hold(one)]
-        self._ready += ready
+        self._ready += map(_in_time, ready)
         if len(ready) < len(deliveries):
             held = bytes_of(deliveries) - bytes_of(ready)
             self._waiting_bytes += held
             self._count(-held)
+            self._later += _events_in(deliveries) - _events_in(ready)
         self._wake()
 
     def _let_due(self) -> None:
         """What is due is ready."""
         due = self._waiting.take_due()
         if due:
-            self._ready += due
+            self._ready += map(_in_time, due)
+            self._later -= _events_in(due)
             size = bytes_of(due)
             self._waiting_bytes -= size
             self._count(size)
@@ -261,9 +265,9 @@ class PulsarSource:
         """What was handed out and is not settled, and what waits here."""
         known = list(self.known.values())
         retries = sum(1 for consumer in known if consumer.retries)
-        queued_retries = sum(1 for one in self._ready if one.attempt) + len(self._waiting)
+        queued_retries = sum(1 for one in self._ready if one.attempt) + len(self._waiting) - self._later
         queued = len(self._ready) + len(self._waiting) - queued_retries
-        return InFlight(len(known) - retries - queued, retries - queued_retries, queued)
+        return InFlight(len(known) - retries - queued, retries - queued_retries, queued, self._later)
 
     # -- the end
 
@@ -305,6 +309,7 @@ class PulsarSource:
         self.known.clear()
         self._ready.clear()
         self._waiting.clear()
+        self._later = 0
         self._written.clear()
         self._sent.clear()
 
@@ -315,6 +320,15 @@ def _run_together(calls: Sequence[Callable[[], None]], deadline: float) -> None:
         thread.start()
     for thread in threads:
         thread.join(max(deadline - monotonic(), 0.0))
+
+
+def _in_time(delivery: Delivery) -> Delivery:
+    """An event that was for later is as any other now; a retry tells when it was due."""
+    return delivery if delivery.attempt or not delivery.due_ms else replace(delivery, due_ms=0)
+
+
+def _events_in(deliveries: Sequence[Delivery]) -> int:
+    return sum(not one.attempt for one in deliveries)
 
 
 def bytes_of(deliveries: Sequence[Delivery]) -> int:

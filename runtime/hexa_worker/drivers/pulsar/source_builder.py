@@ -158,7 +158,7 @@ class SourceBuilder:
             flow=flow,
             positions=self._positions,
             arrived=source.arrived,
-            full=source.retries_full if retry else source.full,
+            full=source.full if self._terms.delays and not retry else source.retries_full,
             changed=source.changed,
             retries=retry,
             standby=self._terms.standby and not retry,

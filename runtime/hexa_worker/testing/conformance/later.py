@@ -6,6 +6,7 @@ from itertools import pairwise
 from msgspec.structs import replace
 
 from hexa_worker.core.message import Delivery, Message
+from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
 from hexa_worker.testing.conformance.retrying import expect_in_time
@@ -97,13 +98,27 @@ async def every_group_gets_an_event_for_later(bench: ConformanceContext) -> None
 async def the_backlog_counts_events_for_later_as_delayed(bench: ConformanceContext) -> None:
     driver, spec = await bench.driver(), bench.spec()
     source = await driver.subscribe(spec)
-    messages = [_for_later(bench, b"far", 60), _for_later(bench, b"near", 30)]
-    await bench.publish_all(driver, messages)
+    receiving = bench.receiving(source)
+    await bench.publish_all(driver, [_for_later(bench, b"far", 60), _for_later(bench, b"near", 30)])
 
     async def counted() -> bool:
-        return all(
-            (found.ready, found.delayed, found.next_due_ms) == (0, 2, messages[1].due_ms)
-            for found in (await source.backlog(), await driver.backlog(spec))
-        )
+        found = [await source.backlog(), await driver.backlog(spec)]
+        return all((one.ready, one.delayed, one.leased, one.idle) == (0, 2, 0, False) for one in found)
 
     await bench.wait_for(counted, "two delayed events")
+    source.stop()
+    expect_equal(await receiving.result(bench.under_test.deadline_s), [], "what came")
+
+
+@claim(needs=lambda one: _later(one) and OrderBy.CHANNEL in one.order, needs_text="events for later in order")
+async def an_ordered_channel_goes_on_while_an_event_for_later_waits(bench: ConformanceContext) -> None:
+    driver, spec = await bench.driver(), bench.spec(order_by=OrderBy.CHANNEL)
+    source = await driver.subscribe(spec)
+    near = _for_later(bench, b"near", bench.under_test.delay_s, key=b"k")
+    await bench.publish_all(driver, [_for_later(bench, b"far", 60, key=b"k"), near, bench.message(b"live", key=b"k")])
+    (live,) = await bench.take(source, 1)
+    expect_equal(live.payload, b"live", "the first one")
+    await bench.ack(source, [live])
+    (one,) = await bench.take(source, 1)
+    expect_equal((one.payload, one.due_ms), (b"near", 0), "the second one")
+    expect_in_time(bench, one, near.due_ms)
