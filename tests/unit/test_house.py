@@ -24,7 +24,6 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 LONG_FUNCTIONS = {
     "actors/lane.py Lane._consume": "the loop that every message passes: a call more in it costs more than it explains",
-    "actors/worker.py Worker.__init__": "wires the parts of a worker together, one statement each",
 }
 LONG_MODULES = {
     "drivers/nats/source.py": "what one subscription does with its consumers, in and out of order, is not yet apart",
@@ -44,7 +43,6 @@ MANY_METHODS = {
     "Relay": "the turns of a relay: order, refusals, parking, handing over",
     "SqliteStore": "the protocol of an outbox's store, each method with its transaction",
     "SubscriptionLog": "one method per line that it writes",
-    "Worker": "the life of a subscription; outcomes and what serves the context are to be taken out",
 }
 MANY_FIELDS = {
     "BrokerThread": "what one thread owns and what both sides lock, in one place",
@@ -74,7 +72,6 @@ MANY_FIELDS = {
     "Statements": "one field per statement",
     "StoredDeadLetter": "one field per thing that is shown of a dead letter",
     "Subscription": "one field per key of worker.toml",
-    "Worker": "as its methods",
     "WorkerServices": "one field per thing that all workers of a process share",
 }
 COMPLEX_FUNCTIONS = {

@@ -39,7 +39,7 @@ class Mailbox:
         self._window = min(max(4 * busy, 64), limit)
         self._order_by = order_by
         self._shared = order_by is OrderBy.NONE
-        self._waits = waits
+        self.waits = waits
         first: Queue = deque()
         self.queues: list[Queue] = [first if self._shared else deque() for _ in range(lanes)]
         if waits is not None:
@@ -85,9 +85,9 @@ class Mailbox:
         if self._shared:
             return stuck
         share = max(self._window // len(self.queues), 1)
-        if self._waits is None:
+        if self.waits is None:
             return stuck + sum([len(queue) - share for queue in self.queues if len(queue) > share])
-        return stuck + self._waits.held_back + self._waits.stuck(share)
+        return stuck + self.waits.held_back + self.waits.stuck(share)
 
     async def wait_room(self) -> None:
         """Wait until something was settled. Cancellation: safe; several tasks may wait."""
@@ -121,7 +121,7 @@ class Mailbox:
             self._deal(batch)
 
     def _deal(self, batch: Sequence[Delivery]) -> None:
-        queues, waits, lanes = self.queues, self._waits, self._lanes_of(batch)
+        queues, waits, lanes = self.queues, self.waits, self._lanes_of(batch)
         for lane, delivery in zip(lanes, batch, strict=True):
             if waits is None:
                 queues[lane].append(delivery)
@@ -171,15 +171,22 @@ class Mailbox:
 
     def postpone(self, again: Delivery) -> None:
         """A delivery that a lane had in hand waits, until `again` is due, to be run as that; it keeps its room."""
-        if self._waits is not None:
+        if self.waits is not None:
             (lane,) = self._lanes_of((again,))
-            self._waits.postpone(lane, again)
+            self.waits.postpone(lane, again)
             self._wake({lane})
+
+    def drop(self, again: Delivery) -> bool:
+        """Forget what was postponed; False when it no longer waits. It keeps its room."""
+        lane = None if self.waits is None else self.waits.drop(again)
+        if lane is not None:
+            self.let_go_on({lane})
+        return lane is not None
 
     async def run_waits(self) -> None:
         """Let go on what waits when it is due, for ever."""
-        if self._waits is not None:
-            await self._waits.run(self.let_go_on)
+        if self.waits is not None:
+            await self.waits.run(self.let_go_on)
 
     def let_go_on(self, lanes: AbstractSet[int]) -> None:
         """Something in `lanes` waits no longer."""
@@ -204,8 +211,8 @@ class Mailbox:
 
     def take_queued(self, sources: frozenset[str] | None = None) -> list[Delivery]:
         """Take back what no lane has started: all of it, or what came from `sources`."""
-        if self._waits is not None:
-            given_back = self._waits.take(sources)
+        if self.waits is not None:
+            given_back = self.waits.take(sources)
             self._wake({lane for lane, queue in enumerate(self.queues) if queue})  # behind what is gone now
             return given_back
         taken: list[Delivery] = []

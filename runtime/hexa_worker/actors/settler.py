@@ -46,7 +46,6 @@ class Settler:
     """Settles what the lanes hand over.
 
     Args:
-        source: where the deliveries came from.
         route: where the subscription's failures go.
         mailbox: gets its room back.
         parking: keeps what the broker refuses.
@@ -56,13 +55,11 @@ class Settler:
         outage: told that the broker is away and is back, and the same of room for what is parked.
         record: told of every batch that took effect (lineage); must not block.
         deduplicator: told of every settlement before and after; None without deduplication.
-        keeps_attempts: the source is told of postponed deliveries, too.
-        lost: told of a postponed delivery that is somebody else's by now.
+        notes_postponed: the source is told of postponed deliveries, too.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
-        source: Source,
         route: Route,
         mailbox: Mailbox,
         parking: Parking,
@@ -73,11 +70,9 @@ class Settler:
         record: Recorder | None = None,
         deduplicator: Deduplicator | None = None,
         *,
-        keeps_attempts: bool = False,
-        lost: Callable[[Delivery], None] | None = None,
+        notes_postponed: bool,
     ) -> None:
         self.pending: list[Settlement] = []
-        self._source = source
         self._route = route
         self._parking = parking
         self._mailbox = mailbox
@@ -87,9 +82,7 @@ class Settler:
         self._outage = outage
         self._record = record
         self._deduplicator = deduplicator
-        self._keeps_attempts = keeps_attempts
-        self._lost = lost
-        self._postpones = lost is not None
+        self._skips_postponed = mailbox.waits is not None and not notes_postponed
         self._work = anyio.Event()
         self.sleeping = False
         self._under_way: list[Settlement] = []
@@ -113,8 +106,8 @@ class Settler:
         self.forget_parked()
         self.wake()
 
-    async def run(self) -> None:
-        """Settle until closed and empty.
+    async def run(self, source: Source) -> None:
+        """Settle what came from `source` until closed and empty.
 
         Cancellation: a batch under way ends first, as far as the driver's own deadline lets it.
         """
@@ -128,7 +121,7 @@ class Settler:
             if not self._closing:
                 batch += self._unparked(self._parking.take_due())
             if batch:
-                await self._settle_or_put_back(batch)
+                await self._settle_or_put_back(source, batch)
                 self._parking.tried()
                 self._look_whether_full()
 
@@ -213,16 +206,16 @@ class Settler:
 
     # -- settling
 
-    async def _settle_or_put_back(self, batch: list[Settlement]) -> None:
+    async def _settle_or_put_back(self, source: Source, batch: list[Settlement]) -> None:
         """As `_settle`; when it is cut short, what is not settled is pending again (settling twice is harmless)."""
         try:
-            await self._settle(batch)
+            await self._settle(source, batch)
         finally:
             if self._under_way:
                 self.pending = [*self._under_way, *self.pending]
                 self._under_way = []
 
-    async def _settle(self, batch: list[Settlement]) -> None:
+    async def _settle(self, source: Source, batch: list[Settlement]) -> None:
         backoff = Backoff()
         deduplicator = self._deduplicator
         self._under_way = batch
@@ -233,7 +226,7 @@ class Settler:
             try:
                 await fault("before-settle")
                 with anyio.CancelScope(shield=True):
-                    unsettled = await self._source.settle(self._concerning_source(batch))
+                    unsettled = await source.settle(self._concerning_source(batch))
                 await fault("after-settle")
             except DriverUnavailable as error:
                 self._log.broker_away(error)
@@ -255,7 +248,7 @@ class Settler:
                 self._outage.met(Need.SETTLING)
 
     def _concerning_source(self, batch: list[Settlement]) -> list[Settlement]:
-        if not self._postpones or self._keeps_attempts:
+        if not self._skips_postponed:
             return batch
         return [settlement for settlement in batch if type(settlement) is not Postponed]
 
@@ -268,11 +261,7 @@ class Settler:
             if isinstance(one.settlement, Postponed):
                 self._sort_out_postponed(one.settlement, one.error, again)
             elif isinstance(one.error, LeaseLost):
-                self._stats.lost += 1
-                if self._deduplicator is not None:
-                    self._deduplicator.lost(one.settlement.delivery)
-                self._log.lease_lost(one.settlement.delivery)
-                self._mailbox.release(1, len(one.settlement.delivery.payload))
+                self._forget(one.settlement.delivery)
             elif isinstance(one.error, DriverRejected):
                 following = self._instead(one.settlement, one.error)
                 if following is None:
@@ -288,8 +277,16 @@ class Settler:
         """Its source could not note the attempt; the delivery itself is still in hand, if it was not lost."""
         if isinstance(error, DriverUnavailable):
             again.append(settlement)
-        elif isinstance(error, LeaseLost) and self._lost is not None:
-            self._lost(settlement.again)
+        elif isinstance(error, LeaseLost) and self._mailbox.drop(settlement.again):
+            self._forget(settlement.again)  # otherwise it is running, and its own settlement will tell
+
+    def _forget(self, delivery: Delivery) -> None:
+        """It is somebody else's by now."""
+        self._stats.lost += 1
+        if self._deduplicator is not None:
+            self._deduplicator.lost(delivery)
+        self._log.lease_lost(delivery)
+        self._mailbox.release(1, len(delivery.payload))
 
     def _instead(self, settlement: Settlement, error: DriverRejected) -> Settlement | None:
         """What to settle instead of what was refused; None: nothing, it is parked."""

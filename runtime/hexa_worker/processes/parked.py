@@ -140,8 +140,7 @@ class ParkedFiles:
         try:
             while True:
                 await anyio.sleep(LOOK_S)
-                settlers = [(one.plan.action, one.worker.settler) for one in supervisor.subscriptions if one.worker]
-                known = [(action, settler) for action, settler in settlers if settler is not None]
+                known = [(one.plan.action, one.worker.settler) for one in supervisor.subscriptions if one.worker]
                 with suppress(OSError, msgspec.MsgspecError):
                     self._obey(known)
                     self._tell(_state_of(known))

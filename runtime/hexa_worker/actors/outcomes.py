@@ -1,0 +1,102 @@
+"""What became of each delivery: decided by `core.settlement`, logged, and handed to the settler.
+
+What is not to run any more, because the worker ends or its source is revoked, is released here too.
+"""
+
+import random
+
+from hexa_worker.actors.dedup_stage import Deduplicator
+from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.settler import Settler
+from hexa_worker.clock import Clock
+from hexa_worker.core.message import Delivery
+from hexa_worker.core.outcome import DeadLetter, Interrupted, Outcome, Raised, error_of, is_hopeless
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, settle
+from hexa_worker.subscriptions.plan import Plan
+from hexa_worker.telemetry.log import SubscriptionLog
+from hexa_worker.telemetry.tracebacks import format_error
+
+_FAILED = (RetryAt, DeadLettered)
+
+
+class OutcomeHandler:
+    """One worker's.
+
+    Attributes:
+        leaving: sources that are being revoked: what is postponed of them is released.
+        drained: nothing is queued any more, and nothing will be: whatever is postponed is released.
+    """
+
+    def __init__(  # noqa: PLR0913 - its collaborators
+        self,
+        plan: Plan,
+        clock: Clock,
+        mailbox: Mailbox,
+        deduplicator: Deduplicator | None,
+        settler: Settler,
+        log: SubscriptionLog,
+    ) -> None:
+        self.leaving = set[str]()
+        self.drained = False
+        self._retry = plan.retry
+        self._route = plan.route
+        self._clock = clock
+        self._mailbox = mailbox
+        self._deduplicator = deduplicator
+        self._settler = settler
+        self._log = log
+
+    def record(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Decide what is done about an outcome, say so, and hand it to the settler."""
+        try:
+            settlement = self._settlement(delivery, outcome)
+        except BaseException as error:  # noqa: BLE001 - the outcome is an object of the user's, and may be anything
+            unreadable = TypeError(f"its outcome cannot be read: {type(error).__qualname__}")
+            settlement = self._settlement(delivery, Raised(unreadable))
+        if isinstance(settlement, Postponed):
+            self._postpone(settlement)
+            return
+        if isinstance(settlement, _FAILED):
+            self._log.failure(settlement)
+        elif isinstance(settlement, Acked) and settlement.dropped is not None:
+            self._log.dropped(delivery, settlement.dropped)
+        self._settler.add(settlement)
+
+    def release_queued(self, sources: frozenset[str] | None = None) -> None:
+        """Release what no handler has begun with: all of it, or what came from `sources`."""
+        waiting = [] if self._deduplicator is None else self._deduplicator.take(sources)
+        for delivery in (*self._mailbox.take_queued(sources), *waiting):
+            self.record(delivery, Interrupted())
+
+    def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
+        return settle(
+            outcome,
+            delivery,
+            self._route,
+            now_ms=self._clock.now_ms(),
+            jitter=random.random() if self._retry.jitter else 0.0,  # noqa: S311 - spreads load
+            traceback=self._traceback(delivery, outcome),
+        )
+
+    def _traceback(self, delivery: Delivery, outcome: Outcome) -> str:
+        """Of what is kept only: it takes its time."""
+        last = self._retry.next_retry(delivery.attempt) is None or isinstance(outcome, DeadLetter)
+        error = error_of(outcome)
+        if error is None or not (last or self._log.debug or is_hopeless(error)):
+            return ""
+        return format_error(error)
+
+    def _postpone(self, settlement: Postponed) -> None:
+        """Run it again later, in its place; whoever has it by then.
+
+        It may only be released once what is queued behind it was, or that would run before it.
+        """
+        delivery, again = settlement.delivery, settlement.again
+        self._log.failure(settlement)
+        if self._deduplicator is not None:
+            self._deduplicator.postponed(delivery, again)
+        self._settler.add(settlement)
+        if self.drained or again.source in self.leaving:
+            self.record(again, Interrupted())
+        else:
+            self._mailbox.postpone(again)
