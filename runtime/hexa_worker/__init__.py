@@ -16,6 +16,7 @@ from hexa_worker.errors import (
     DriverRejected,
     DriverUnavailable,
     HexaWorkerError,
+    WorkerFailed,
 )
 from hexa_worker.subscriptions.api import (
     AnyContext,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hexa_worker.config.secret import Secret
     from hexa_worker.emitting.emitter import Emitter
     from hexa_worker.emitting.threaded import SyncEmitter
+    from hexa_worker.serving import ServedWorker, run, serve_worker
 
 __all__ = [
     "Ack",
@@ -78,11 +80,15 @@ __all__ = [
     "Retries",
     "Retry",
     "Secret",
+    "ServedWorker",
     "Snooze",
     "SyncEmitter",
     "User",
     "Verdict",
+    "WorkerFailed",
     "lifespan",
+    "run",
+    "serve_worker",
     "subscribe",
 ]
 
@@ -99,7 +105,10 @@ _LAZY = {
     "Pulsar": "config.pulsar",
     "PulsarTls": "config.pulsar",
     "Secret": "config.secret",
+    "ServedWorker": "serving",
     "SyncEmitter": "emitting.threaded",
+    "run": "serving",
+    "serve_worker": "serving",
 }
 """What knows drivers and configuration, by its module: imported where it is used, not by every handler module."""
 

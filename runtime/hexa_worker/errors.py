@@ -59,6 +59,10 @@ class ProcessCrashed(HexaWorkerError):
     """A delivery was in hand each time a worker process died."""
 
 
+class WorkerFailed(HexaWorkerError):
+    """A worker that was served in this process has ended without being asked, or a subscription of it has failed."""
+
+
 class DriverError(HexaWorkerError):
     """Something went wrong between a driver and its broker."""
 
