@@ -17,6 +17,7 @@ from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.model import Config
+from hexa_worker.core.controls import AS_CONFIGURED, Controls
 from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
@@ -68,6 +69,7 @@ class ServeOptions:
         preflight: look at the broker once every subscription was started, and warn of what will be lost.
         proven: this configuration has run well before: a broker or claim store that refuses it is asked again.
         beside: runs as long as the subscriptions do.
+        controls: what an operator wants from the start; `Supervisor.control` takes what comes later.
     """
 
     until_idle: bool = False
@@ -83,6 +85,7 @@ class ServeOptions:
     preflight: bool = False
     proven: bool = False
     beside: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None
+    controls: Controls = AS_CONFIGURED
 
 
 async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: ServeOptions) -> int:
@@ -193,6 +196,7 @@ async def _supervise(
     worker = config.file.worker
     logs = {plan.action: SubscriptionLog(plan.action, env.clock, worker.log.repeat_s) for plan in loaded.plans}
     supervisor = Supervisor(loaded.plans, env, policy=worker.restart, log=logs.__getitem__)
+    supervisor.control(options.controls)
     report = options.report
     if report is not None and relay is not None:
         report = partial(_report_outbox, report, relay)
@@ -263,7 +267,7 @@ async def _stop_when_idle(supervisor: Supervisor, relay: "Relay | None") -> None
 
 async def _all_idle(supervisor: Supervisor) -> bool:
     for one in supervisor.subscriptions:
-        if one.state is WorkerState.FAILED:
+        if one.state is WorkerState.FAILED or one.stands_still:
             continue
         source = one.source
         if source is None or one.held:

@@ -52,6 +52,8 @@ class Mailbox:
         self._measured_at = 0.0
         self.aside = 0
         """How many held deliveries wait elsewhere than in the queues."""
+        self.paused = 0
+        """How many held deliveries are kept because they are paused."""
         self.closed = False
         self.blocked = False
         """Nothing more is to be received, whatever room there is."""
@@ -81,7 +83,7 @@ class Mailbox:
         With an order a lane's queue waits for that lane alone: beyond its share of the window it is no work that would
         keep the others busy while, say, one handler is slow.
         """
-        stuck = self.aside
+        stuck = self.aside + self.paused
         if self._shared:
             return stuck
         share = max(self._window // len(self.queues), 1)

@@ -7,6 +7,7 @@ import random
 
 from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.pausing import PausedDeliveries
 from hexa_worker.actors.settler import Settler
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
@@ -33,6 +34,7 @@ class OutcomeHandler:
         clock: Clock,
         mailbox: Mailbox,
         deduplicator: Deduplicator | None,
+        paused: PausedDeliveries,
         settler: Settler,
         log: SubscriptionLog,
     ) -> None:
@@ -43,6 +45,7 @@ class OutcomeHandler:
         self._clock = clock
         self._mailbox = mailbox
         self._deduplicator = deduplicator
+        self._paused = paused
         self._settler = settler
         self._log = log
 
@@ -65,7 +68,7 @@ class OutcomeHandler:
     def release_queued(self, sources: frozenset[str] | None = None) -> None:
         """Release what no handler has begun with: all of it, or what came from `sources`."""
         waiting = [] if self._deduplicator is None else self._deduplicator.take(sources)
-        for delivery in (*self._mailbox.take_queued(sources), *waiting):
+        for delivery in (*self._mailbox.take_queued(sources), *waiting, *self._paused.take(sources)):
             self.record(delivery, Interrupted())
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:

@@ -6,6 +6,7 @@ from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.lane import RecordOutcome
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
+from hexa_worker.actors.pausing import PausedDeliveries
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.backoff import Backoff
 from hexa_worker.core.message import Delivery
@@ -29,6 +30,7 @@ class Pump:
         deduplicator: stands between pump and mailbox; None without deduplication.
         stats: counts what came.
         log: says that the broker is away.
+        paused: keeps what is paused.
         outage: told that the broker, or the claim store, is away and is back.
         record_outcome: settles a suspect that is given up.
     """
@@ -41,6 +43,7 @@ class Pump:
         deduplicator: Deduplicator | None,
         stats: Counters,
         log: SubscriptionLog,
+        paused: PausedDeliveries,
         *,
         outage: Outage,
         record_outcome: RecordOutcome,
@@ -57,20 +60,33 @@ class Pump:
         self._outage = outage
         self._record_outcome = record_outcome
         self._stopping = False
+        self._paused = paused
 
     def stop(self) -> None:
         """Receive no more; the source is told by others. Idempotent."""
         self._stopping = True
         self._mailbox.stop_waiting()
+        self._paused.switch.wake()
 
     async def run(self, source: Source) -> None:
-        """Receive whenever there is room, until the source says it is stopped.
+        """Receive whenever there is room and it is not paused, until the source says it is stopped.
 
         Cancellation: as `Source.receive`.
         """
+        await self._receive_all(source)
+        await self._paused.wait_moved()
+
+    async def run_paused(self) -> None:
+        """Pass on what was paused and may go on, for ever. Cancellation: safe."""
+        await self._paused.run(self._pass_on)
+
+    async def _receive_all(self, source: Source) -> None:
         mailbox, monotonic, backoff = self._mailbox, self._monotonic, Backoff()
-        outage = self._outage
+        outage, paused, switch = self._outage, self._paused, self._paused.switch
         while not self._stopping:
+            if switch.pause.whole:
+                await switch.wait_changed()
+                continue
             room, room_bytes = mailbox.room(monotonic())
             if not room:
                 await mailbox.wait_room()
@@ -87,10 +103,13 @@ class Pump:
                 return
             outage.met(Need.RECEIVING)
             await fault("received")
-            await self._pass_on(batch)
+            self._stats.received += len(batch)
+            if paused.active:
+                batch = paused.keep(batch)
+            if batch:
+                await self._pass_on(batch)
 
     async def _pass_on(self, batch: list[Delivery]) -> None:
-        self._stats.received += len(batch)
         route = self._route
         batch = [counted(one, route) if one.attempt else one for one in batch]
         if self._suspects is not None and self._suspects.any():

@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio import get_current_task
 
+from hexa_worker.actors.pausing import PauseSwitch
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.worker import Worker
 from hexa_worker.backoff import LONGEST_REFUSAL_S, Backoff
+from hexa_worker.core.controls import Controls
 from hexa_worker.core.lifecycle import StateChange, WorkerState, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
 from hexa_worker.drivers.base import Source
@@ -41,6 +43,7 @@ class Supervised:
         state: where it is in its life.
         stats: its counters since the process started.
         error: text of its last failure, or empty.
+        switch: says what of it is paused.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Supervised:
         self.state = WorkerState.STARTING
         self.stats = Counters()
         self.error = ""
+        self.switch = PauseSwitch()
         self._env = env
         self._log = log
         self._intensity = RestartIntensity(policy)
@@ -80,6 +84,11 @@ class Supervised:
         """How many deliveries it has received and not settled."""
         return 0 if self._worker is None else self._worker.held
 
+    @property
+    def stands_still(self) -> bool:
+        """It is paused as a whole, and all that was passed on before is settled."""
+        return self.switch.pause.whole and self.held == (0 if self._worker is None else self._worker.kept)
+
     def report(self) -> SubscriptionReport:
         """How it stands."""
         return SubscriptionReport(
@@ -91,6 +100,9 @@ class Supervised:
             in_flight=0 if self._worker is None else self._worker.in_flight,
             held=self.held - self.stats.parked,
             mailbox=self.plan.mailbox,
+            paused=self.switch.pause.whole,
+            paused_keys=len(self.switch.pause.keys),
+            kept=0 if self._worker is None else self._worker.kept,
         )
 
     def stop(self) -> None:
@@ -142,6 +154,7 @@ class Supervised:
             self._env,
             self.stats,
             self._log,
+            self.switch,
             on_running=self._is_running,
             on_unavailable=self._is_unavailable,
         )
@@ -239,6 +252,12 @@ class Supervisor:
             booted=all(one.state is not WorkerState.STARTING for one in self.subscriptions),
             subscriptions=tuple(one.report() for one in self.subscriptions),
         )
+
+    def control(self, controls: Controls) -> None:
+        """Do what an operator wants from now on."""
+        for one in self.subscriptions:
+            one.switch.set(controls.pause_of(one.plan.action))
+        self._changed()
 
     async def run(self) -> None:
         """Run until every subscription has stopped or failed. Cancellation: what is in hand is released."""

@@ -18,6 +18,7 @@ from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
 from hexa_worker.actors.outcomes import OutcomeHandler
 from hexa_worker.actors.parking import Parking
+from hexa_worker.actors.pausing import PausedDeliveries, PauseSwitch
 from hexa_worker.actors.pump import Pump
 from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.actors.services import WorkerServices
@@ -48,6 +49,7 @@ class Worker:
         env: what all workers of the process share.
         stats: the subscription's counters; they outlive the worker.
         log: the subscription's log.
+        switch: says what of the subscription is paused.
         on_running: called when it has begun to consume, and again after its broker was away.
         on_unavailable: told why when its broker, or the claim store, is away.
     """
@@ -58,6 +60,7 @@ class Worker:
         env: WorkerServices,
         stats: Counters,
         log: SubscriptionLog,
+        switch: PauseSwitch,
         on_running: Callable[[], None],
         on_unavailable: Callable[[str], None],
     ) -> None:
@@ -65,11 +68,11 @@ class Worker:
         self._env = env
         self._log = log
         self._on_running = on_running
-        self._stopping = False
-        self._hurried = False
+        self._stopping = self._hurried = False
         self._lane_scope = anyio.CancelScope()
         self.source: Source | None = None
         self._mailbox = _mailbox(plan, env, stats)
+        paused = PausedDeliveries(switch, self._mailbox, plan.order_by)
         self._outage = Outage(on_unavailable, on_running)
         self._deduplicator: Deduplicator | None = None
         if env.claiming is not None and plan.effect_key is not None:
@@ -86,7 +89,7 @@ class Worker:
             self._deduplicator,
             notes_postponed=env.driver.capabilities.keeps_attempts,
         )
-        self._outcomes = OutcomeHandler(plan, env.clock, self._mailbox, self._deduplicator, self.settler, log)
+        self._outcomes = OutcomeHandler(plan, env.clock, self._mailbox, self._deduplicator, paused, self.settler, log)
         self._pump = Pump(
             plan,
             env,
@@ -94,6 +97,7 @@ class Worker:
             self._deduplicator,
             stats,
             log,
+            paused,
             outage=self._outage,
             record_outcome=self._outcomes.record,
         )
@@ -132,6 +136,7 @@ class Worker:
                 background.start_soon(self._guard, lambda: settler.run(source))
                 background.start_soon(self._guard, self._sweep)
                 background.start_soon(self._guard, lambda: self._outage.run(source))
+                background.start_soon(self._guard, self._pump.run_paused)
                 if self._mailbox.waits is not None:
                     background.start_soon(self._guard, self._mailbox.run_waits)
                 if self._deduplicator is not None:
@@ -188,6 +193,11 @@ class Worker:
     def held(self) -> int:
         """How many deliveries are received and not settled, the parked ones among them."""
         return self._mailbox.held + len(self.settler.parked)
+
+    @property
+    def kept(self) -> int:
+        """How many of them are kept because they are paused."""
+        return self._mailbox.paused
 
     async def _guard(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part; whatever it raises reaches the supervisor as an ordinary exception.

@@ -22,6 +22,9 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
         in_flight: deliveries that handlers run right now.
         held: deliveries received and not settled: the fill of its mailbox.
         mailbox: the mailbox's limit.
+        paused: an operator has paused it: it receives nothing.
+        paused_keys: how many of its keys are paused.
+        kept: how many of `held` wait because they are paused.
     """
 
     action: str
@@ -32,6 +35,9 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
     in_flight: int = 0
     held: int = 0
     mailbox: int = 0
+    paused: bool = False
+    paused_keys: int = 0
+    kept: int = 0
 
 
 class OutboxReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,0 +1,72 @@
+"""What an operator has changed about a running worker. Pure: the parent keeps it, every process does it."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+MAX_KEYS = 1_000
+"""So many keys of one subscription may be paused."""
+MAX_KEY_BYTES = 1_024
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What of one subscription is paused.
+
+    Attributes:
+        whole: all of it: nothing is received.
+        keys: the events with these keys; they are received, and kept until they may go on.
+    """
+
+    whole: bool = False
+    keys: frozenset[bytes] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.whole or bool(self.keys)
+
+
+NOT_PAUSED = Pause()
+
+
+class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a worker's processes are to run, beyond worker.toml.
+
+    Attributes:
+        revision: rises with each change.
+        paused: by action; nothing else is.
+    """
+
+    revision: int = 0
+    paused: Mapping[str, Pause] = {}
+
+    def pause_of(self, action: str) -> Pause:
+        """What is paused of one subscription."""
+        return self.paused.get(action, NOT_PAUSED)
+
+    def with_pause(self, action: str, key: bytes | None) -> "Controls":
+        """The same with a subscription paused, or with one of its keys.
+
+        Raises:
+            ValueError: that is too much to keep.
+        """
+        pause = self.pause_of(action)
+        if key is None:
+            return self._with(action, msgspec.structs.replace(pause, whole=True))
+        if len(key) > MAX_KEY_BYTES:
+            raise ValueError(f"a key of {len(key):,} bytes is over the limit of {MAX_KEY_BYTES:,}")
+        if len(pause.keys | {key}) > MAX_KEYS:
+            raise ValueError(f"{MAX_KEYS:,} keys of {action} are paused, more cannot be: pause the whole subscription")
+        return self._with(action, msgspec.structs.replace(pause, keys=pause.keys | {key}))
+
+    def without_pause(self, action: str, key: bytes | None) -> "Controls":
+        """The same with a subscription resumed, all its keys too, or with one key of it."""
+        pause = self.pause_of(action)
+        left = NOT_PAUSED if key is None else msgspec.structs.replace(pause, keys=pause.keys - {key})
+        return self._with(action, left)
+
+    def _with(self, action: str, pause: Pause) -> "Controls":
+        others = {name: one for name, one in self.paused.items() if name != action}
+        paused = {**others, action: pause} if pause else others
+        return msgspec.structs.replace(self, revision=self.revision + 1, paused=paused)
+
+
+AS_CONFIGURED = Controls()

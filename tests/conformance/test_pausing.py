@@ -1,0 +1,113 @@
+"""Workers on every driver: a paused subscription keeps its place at the broker, loses nothing, and goes on."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from hexa_worker import Context
+from hexa_worker.actors.supervisor import Supervisor
+from hexa_worker.core.controls import AS_CONFIGURED
+from hexa_worker.core.lifecycle import WorkerState
+from hexa_worker.core.message import Message
+from hexa_worker.drivers.base import Driver
+from hexa_worker.drivers.opening import spec_of
+from hexa_worker.stop import StopSignals
+from hexa_worker.testing import DriverUnderTest
+from tests.actors.conftest import plan_of
+from tests.actors.worker_fixture import WorkerFixture
+from tests.conformance.test_drivers import BACKENDS
+from tests.conformance.test_order import DRIVERS, NODES
+from tests.deadlines import until
+from tests.lab.base import Broker
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(params=DRIVERS)
+def under_test(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Iterator[DriverUnderTest[Any]]:
+    node = NODES.get(request.param.name)
+    if node is not None:
+        node.node = get_broker(request.param.name)
+    yield request.param
+    if node is not None:
+        node.node = None
+
+
+class Operated:
+    """One worker, what it handled, and the operator's end of it."""
+
+    def __init__(self, under_test: DriverUnderTest[Any]) -> None:
+        self.name = f"p{uuid.uuid4().hex[:8]}"
+        self.plan = plan_of(self._handle, self.name, channels=(f"{self.name}.in",))
+        self.paused = AS_CONFIGURED.with_pause(self.name, None)
+        self.seen: list[int] = []
+        self.ready = anyio.Event()
+        self.supervisor: Supervisor
+        self.quiet_s = under_test.quiet_s
+
+    async def _handle(self, number: int, _ctx: Context) -> None:
+        self.seen.append(number)
+
+    async def beside(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        while supervisor.subscriptions[0].state is not WorkerState.RUNNING:
+            await supervisor.wait_changed()
+        self.ready.set()
+
+    async def publish(self, driver: Driver, *numbers: int) -> None:
+        messages = [Message(channel=f"{self.name}.in", payload=msgspec.json.encode(number)) for number in numbers]
+        assert all(isinstance(answer, str) for answer in await driver.publish(messages))
+
+    async def wait_backlog(self, driver: Driver, count: int) -> None:
+        """Wait until the broker says that so many are left; acknowledgements may take it a moment."""
+        spec = spec_of(self.plan)
+        while (backlog := await driver.backlog(spec)).ready + backlog.leased != count:
+            await anyio.sleep(0.02)
+
+    async def expect(self, *numbers: int) -> None:
+        """Wait until all of these are handled; nothing else is, and nothing follows."""
+        await until(lambda: len(self.seen) >= len(numbers))
+        await anyio.sleep(self.quiet_s)
+        assert sorted(self.seen) == sorted(numbers)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_paused_subscription_handles_nothing_and_goes_on_with_everything_when_it_is_resumed(
+    under_test: DriverUnderTest[Any], backend: str
+) -> None:
+    async def scene() -> None:
+        async with under_test.broker() as broker:
+            with anyio.fail_after(DEADLINE_S):
+                driver: Driver = under_test.driver(broker)
+                await driver.open()
+                worker, stop = Operated(under_test), StopSignals()
+                await driver.declare([spec_of(worker.plan)])
+                await worker.publish(driver, 1, 2)
+                async with anyio.create_task_group() as tasks:
+
+                    async def serve() -> None:
+                        mine: Driver = under_test.driver(broker)
+                        await WorkerFixture().serve(
+                            [worker.plan], stop, driver=mine, controls=worker.paused, beside=worker.beside
+                        )
+
+                    tasks.start_soon(serve)
+                    await worker.ready.wait()
+                    await worker.expect()
+                    worker.supervisor.control(AS_CONFIGURED)
+                    await worker.expect(1, 2)
+                    worker.supervisor.control(worker.paused)
+                    await worker.publish(driver, 3, 4, 5)
+                    await worker.expect(1, 2)
+                    await worker.wait_backlog(driver, 3)
+                    worker.supervisor.control(AS_CONFIGURED)
+                    await worker.expect(1, 2, 3, 4, 5)
+                    stop.ask()
+                await driver.close()
+
+    name, options = BACKENDS[backend]
+    anyio.run(scene, backend=name, backend_options=options)
