@@ -6,12 +6,15 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 
 from hexa_worker.cli import main
+from hexa_worker.cli.group import root
 from tests.e2e.project import HANDLERS, WORKER, Project
 
 COMMANDS = [
@@ -187,6 +190,36 @@ def test_worker_toml_is_an_argument_an_option_or_in_the_current_folder(project: 
     event_id = project("emit", "project/worker.toml", "work", "--payload", "{}", folder=tmp_path).stdout.strip()
     assert project.json("trace", event_id)["root_id"] == event_id
     assert "worker.toml" in project("check", code=2, folder=tmp_path).stderr
+
+
+def test_the_environment_names_worker_toml_where_no_argument_does(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEXA_WORKER_CONFIG", "project")
+    event_id = project("emit", "work", "--payload", "{}", folder=tmp_path).stdout.strip()
+    assert json.loads(project("trace", "--json", event_id, folder=tmp_path).stdout)["root_id"] == event_id
+    monkeypatch.setenv("HEXA_WORKER_CONFIG", "nowhere.toml")
+    assert "HEXA_WORKER_CONFIG: there is no file nowhere.toml" in project("lag", code=2, folder=tmp_path).stderr
+    for arguments in (("project",), ("-c", "project")):
+        assert json.loads(project("check", "--json", *arguments, folder=tmp_path).stdout)["name"] == "sample"
+
+
+def test_every_command_that_reads_worker_toml_takes_it_by_an_option() -> None:
+    def leaves(group: click.Group, context: click.Context) -> Iterator[click.Command]:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            if isinstance(command, click.Group):
+                yield from leaves(command, context)
+            else:
+                yield command
+
+    without = {
+        command.name
+        for command in leaves(root, click.Context(root))
+        if not any("--config" in option.opts and "-c" in option.opts for option in command.params)
+    }
+    assert without <= {"init", "version"}
 
 
 @pytest.mark.parametrize(

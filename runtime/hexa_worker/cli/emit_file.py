@@ -1,5 +1,6 @@
 """Emitting a whole input: batch by batch, each confirmed before the next, resumable wherever it ends."""
 
+import os
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ import msgspec
 from hexa_worker.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
 from hexa_worker.cli.jsonl import EventBatch, event_lines
 from hexa_worker.cli.progress import reading
-from hexa_worker.cli.project import run_async
+from hexa_worker.cli.project import CONFIG_VARIABLE, DEFAULT_FILE, run_async
 from hexa_worker.cli.terminal import fail, note, plural
 from hexa_worker.errors import DriverError
 from hexa_worker.subscriptions.api import Event
@@ -60,7 +61,8 @@ class Input(NamedTuple):
 
     def resume(self, line: int) -> str:
         """The command that goes on at `line`."""
-        where = str(self.path) if self.path.parent != Path.cwd() or self.path.name != "worker.toml" else None
+        found_here = self.path == Path.cwd() / DEFAULT_FILE and CONFIG_VARIABLE not in os.environ
+        where = None if found_here else str(self.path)
         parts = ["hexa-worker", "emit", where, self.channel, "--file", self.file, "--from-line", str(line)]
         return shlex.join([part for part in parts if part is not None])
 

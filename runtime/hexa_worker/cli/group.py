@@ -23,7 +23,8 @@ COMMANDS = {
     package=__package__,
     commands=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Every command takes worker.toml as its first argument, or finds it in the current folder.",
+    epilog="Every command takes worker.toml as its first argument or by -c, or finds it by $HEXA_WORKER_CONFIG, "
+    "or in the current folder.",
 )
 @click.version_option(package_name="hexa-worker", message="%(prog)s %(version)s")
 def root() -> None:

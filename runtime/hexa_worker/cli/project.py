@@ -1,5 +1,6 @@
 """How commands find worker.toml and what it leads to."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,16 +15,22 @@ if TYPE_CHECKING:
     from hexa_worker.drivers.base import Driver, SubscriptionSpec
 
 DEFAULT_FILE = "worker.toml"
+CONFIG_VARIABLE = "HEXA_WORKER_CONFIG"
+"""Names worker.toml (or its folder) where neither the option nor an argument does."""
 T = TypeVar("T")
 
 config_option = click.option(
-    "-c", "--config", "config_path", metavar="FILE", help="The worker.toml, instead of the first argument."
+    "-c",
+    "--config",
+    "config_path",
+    metavar="FILE",
+    help=f"The worker.toml, instead of the first argument and ${CONFIG_VARIABLE}.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
 def find_config(config_path: str | None, arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """Which worker.toml is meant, and the arguments without it.
+    """Which worker.toml is meant, and the arguments without it: the option's, an argument's, the environment's, ours.
 
     Args:
         config_path: what ``--config`` said.
@@ -36,8 +43,13 @@ def find_config(config_path: str | None, arguments: tuple[str, ...]) -> tuple[Pa
         return _existing(Path(config_path)), arguments
     if arguments and (arguments[0].endswith(".toml") or (Path(arguments[0]) / DEFAULT_FILE).is_file()):
         return _existing(Path(arguments[0])), arguments[1:]
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return _existing(Path(named), f"{CONFIG_VARIABLE}: "), arguments
     if not Path(DEFAULT_FILE).is_file():
-        hint = "name it as the first argument, go to its folder, or make a project with `hexa-worker init`"
+        hint = (
+            f"name it as the first argument or in {CONFIG_VARIABLE}, go to its folder, "
+            "or make a project with `hexa-worker init`"
+        )
         raise ConfigError(f"there is no {DEFAULT_FILE} in {Path.cwd()}", hint=hint)
     return Path(DEFAULT_FILE).resolve(), arguments
 
@@ -52,10 +64,10 @@ def only_config(config_path: str | None, arguments: tuple[str, ...]) -> Path:
     return path
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path, said_by: str = "") -> Path:
     path = path / DEFAULT_FILE if path.is_dir() else path
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
+        raise ConfigError(f"{said_by}there is no file {path}")
     return path.resolve()
 
 
