@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from hexa_worker.actors.retry_timer import RetryTimer
+from hexa_worker.actors.lane_queues import KeyedLaneQueues
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.kit.delay_queue import DelayQueue, left_ms, written_ms
@@ -201,9 +201,9 @@ def waits_of_others(clocks: Clocks) -> Callable[[], bool]:
 
 
 def waits_in_place(clocks: Clocks) -> Callable[[], bool]:
-    waits = RetryTimer(order_by=OrderBy.KEY, lanes=1, maximum_keys=10, clock=clocks, stats=Counters())
-    waits.put(0, structs.replace(retry(WRITTEN_MS + 100), key=b"k"))
-    return lambda: bool(waits.lines[0].wake(int(clocks.monotonic() * 1000)))
+    queues = KeyedLaneQueues(OrderBy.KEY, 1, maximum_keys=10, clock=clocks, stats=Counters())
+    queues.put([structs.replace(retry(WRITTEN_MS + 100), key=b"k")])
+    return lambda: bool(queues.wake_due())
 
 
 @pytest.mark.parametrize("make", [waits_of_nats, waits_of_others, waits_in_place])

@@ -55,7 +55,7 @@ MANY_FIELDS = {
     "Kafka": "one field per key of worker.toml",
     "KafkaSource": "as its methods",
     "LogLease": "a row of the table",
-    "Mailbox": "counts of what is queued, running and unsettled, read for every message",
+    "Mailbox": "counts of what is queued, running and unsettled, read for every batch",
     "Nats": "one field per key of worker.toml",
     "NatsConnection": "as its methods",
     "NatsSource": "as its methods",
@@ -72,6 +72,7 @@ MANY_FIELDS = {
     "Statements": "one field per statement",
     "StoredDeadLetter": "one field per thing that is shown of a dead letter",
     "Subscription": "one field per key of worker.toml",
+    "Worker": "one field per part of a worker",
     "WorkerServices": "one field per thing that all workers of a process share",
 }
 COMPLEX_FUNCTIONS = {

@@ -16,7 +16,8 @@ from anyio.lowlevel import checkpoint
 from hexa_worker.actors.contexts import in_copies, name_hand, renew
 from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.isolation import Isolation
-from hexa_worker.actors.mailbox import Mailbox, Queue
+from hexa_worker.actors.lane_queues import Queue
+from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
 from hexa_worker.codecs.decode import explained
 from hexa_worker.core.message import Delivery
@@ -197,7 +198,7 @@ class Lane:
     async def _consume(self) -> bool:  # noqa: C901 - the hot path: a call more per message costs more than it explains
         """Handle one delivery after the other; True asks for a new scope, False: the mailbox is closed."""
         parts = self._parts
-        queue, gate, settler = parts.mailbox.queues[self.number], parts.gate, parts.acks
+        queue, gate, settler = parts.mailbox.ready[self.number], parts.gate, parts.acks
         call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
         runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
         observe, begin = parts.stats.observe, self._cells[0].begin
@@ -253,7 +254,7 @@ class Lane:
         self._journal_end()
         if self._parts.gate.closed:
             await self._parts.gate.pause()
-        elif self._parts.mailbox.queues[self.number]:
+        elif self._parts.mailbox.ready[self.number]:
             await checkpoint()
         else:
             return await self._parts.mailbox.wait_work(self.number)
@@ -306,7 +307,7 @@ class Lane:
         A suspect comes alone.
         """
         mailbox, plan = self._parts.mailbox, self._parts.plan
-        queue = mailbox.queues[self.number]
+        queue = mailbox.ready[self.number]
         batch: list[Delivery] = []
         while not batch:  # others may have been faster
             while not queue:

@@ -8,6 +8,7 @@ import random
 from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.pausing import PausedDeliveries
+from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.actors.settler import Settler
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
@@ -34,6 +35,7 @@ class OutcomeHandler:
         clock: Clock,
         mailbox: Mailbox,
         deduplicator: Deduplicator | None,
+        retry_timer: RetryTimer | None,
         paused: PausedDeliveries,
         settler: Settler,
         log: SubscriptionLog,
@@ -46,6 +48,7 @@ class OutcomeHandler:
         self._mailbox = mailbox
         self._deduplicator = deduplicator
         self._paused = paused
+        self._retry_timer = retry_timer
         self._settler = settler
         self._log = log
 
@@ -99,7 +102,7 @@ class OutcomeHandler:
         if self._deduplicator is not None:
             self._deduplicator.postponed(delivery, again)
         self._settler.add(settlement)
-        if self.drained or again.source in self.leaving:
+        if self._retry_timer is None or self.drained or again.source in self.leaving:
             self.record(again, Interrupted())
         else:
-            self._mailbox.postpone(again)
+            self._retry_timer.postpone(again)

@@ -44,7 +44,6 @@ class Pump:
         stats: Counters,
         log: SubscriptionLog,
         paused: PausedDeliveries,
-        *,
         outage: Outage,
         record_outcome: RecordOutcome,
     ) -> None:
@@ -65,7 +64,7 @@ class Pump:
     def stop(self) -> None:
         """Receive no more; the source is told by others. Idempotent."""
         self._stopping = True
-        self._mailbox.stop_waiting()
+        self._mailbox.look_for_room()
         self._paused.switch.wake()
 
     async def run(self, source: Source) -> None:

@@ -15,6 +15,7 @@ from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.actors.parking import Parked, Parking
+from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
 from hexa_worker.core.cutting import smaller
@@ -55,6 +56,7 @@ class Settler:
         outage: told that the broker is away and is back, and the same of room for what is parked.
         record: told of every batch that took effect (lineage); must not block.
         deduplicator: told of every settlement before and after; None without deduplication.
+        retry_timer: where postponed deliveries wait; None: nothing is.
         notes_postponed: the source is told of postponed deliveries, too.
     """
 
@@ -67,8 +69,9 @@ class Settler:
         log: SubscriptionLog,
         clock: Clock,
         outage: Outage,
-        record: Recorder | None = None,
-        deduplicator: Deduplicator | None = None,
+        record: Recorder | None,
+        deduplicator: Deduplicator | None,
+        retry_timer: RetryTimer | None,
         *,
         notes_postponed: bool,
     ) -> None:
@@ -82,7 +85,8 @@ class Settler:
         self._outage = outage
         self._record = record
         self._deduplicator = deduplicator
-        self._skips_postponed = mailbox.waits is not None and not notes_postponed
+        self._retry_timer = retry_timer
+        self._skips_postponed = retry_timer is not None and not notes_postponed
         self._work = anyio.Event()
         self.sleeping = False
         self._under_way: list[Settlement] = []
@@ -192,7 +196,7 @@ class Settler:
             self._outage.missed(Need.PARKING, DriverRejected(f"{len(self._parking)} parked deliveries fill their room"))
         else:
             self._outage.met(Need.PARKING)
-            self._mailbox.stop_waiting()
+            self._mailbox.look_for_room()
 
     def _unparked(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
         """They are about to be settled, and take room in the mailbox again."""
@@ -277,7 +281,9 @@ class Settler:
         """Its source could not note the attempt; the delivery itself is still in hand, if it was not lost."""
         if isinstance(error, DriverUnavailable):
             again.append(settlement)
-        elif isinstance(error, LeaseLost) and self._mailbox.drop(settlement.again):
+        elif (
+            isinstance(error, LeaseLost) and self._retry_timer is not None and self._retry_timer.drop(settlement.again)
+        ):
             self._forget(settlement.again)  # otherwise it is running, and its own settlement will tell
 
     def _forget(self, delivery: Delivery) -> None:

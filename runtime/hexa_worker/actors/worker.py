@@ -14,6 +14,7 @@ from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.handler_runtime import HandlerRuntime
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts, NoCell
+from hexa_worker.actors.lane_queues import KeyedLaneQueues, LaneQueues
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
 from hexa_worker.actors.outcomes import OutcomeHandler
@@ -24,6 +25,7 @@ from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.settler import Settler
 from hexa_worker.actors.sweeper import sweep
+from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import DUPLICATE
@@ -71,7 +73,7 @@ class Worker:
         self._stopping = self._hurried = False
         self._lane_scope = anyio.CancelScope()
         self.source: Source | None = None
-        self._mailbox = _mailbox(plan, env, stats)
+        self._mailbox, self._retry_timer = _mailbox(plan, env.clock, stats)
         paused = PausedDeliveries(switch, self._mailbox, plan.order_by)
         self._outage = Outage(on_unavailable, on_running)
         self._deduplicator: Deduplicator | None = None
@@ -87,19 +89,14 @@ class Worker:
             self._outage,
             None if env.record is None else partial(env.record, plan.action),
             self._deduplicator,
+            self._retry_timer,
             notes_postponed=env.driver.capabilities.keeps_attempts,
         )
-        self._outcomes = OutcomeHandler(plan, env.clock, self._mailbox, self._deduplicator, paused, self.settler, log)
+        self._outcomes = OutcomeHandler(
+            plan, env.clock, self._mailbox, self._deduplicator, self._retry_timer, paused, self.settler, log
+        )
         self._pump = Pump(
-            plan,
-            env,
-            self._mailbox,
-            self._deduplicator,
-            stats,
-            log,
-            paused,
-            outage=self._outage,
-            record_outcome=self._outcomes.record,
+            plan, env, self._mailbox, self._deduplicator, stats, log, paused, self._outage, self._outcomes.record
         )
         self._lanes = self._make_lanes(stats)
 
@@ -137,8 +134,8 @@ class Worker:
                 background.start_soon(self._guard, self._sweep)
                 background.start_soon(self._guard, lambda: self._outage.run(source))
                 background.start_soon(self._guard, self._pump.run_paused)
-                if self._mailbox.waits is not None:
-                    background.start_soon(self._guard, self._mailbox.run_waits)
+                if self._retry_timer is not None:
+                    background.start_soon(self._guard, self._retry_timer.run)
                 if self._deduplicator is not None:
                     background.start_soon(self._guard, self._deduplicator.run_waiting)
                     background.start_soon(self._guard, self._deduplicator.run_extending)
@@ -278,21 +275,13 @@ class Worker:
         return running or self.settler.holds(sources)
 
 
-def _mailbox(plan: Plan, env: WorkerServices, stats: Counters) -> Mailbox:
-    waits: RetryTimer | None = None
-    if plan.in_place is not OrderBy.NONE:
-        waits = RetryTimer(
-            order_by=plan.order_by,
-            lanes=plan.concurrency,
-            maximum_keys=plan.retry.waiting_keys(plan.mailbox),
-            clock=env.clock,
-            stats=stats,
-        )
-    return Mailbox(
-        limit=plan.mailbox,
-        limit_bytes=plan.mailbox_bytes,
-        lanes=plan.concurrency,
-        order_by=plan.order_by,
-        busy=plan.concurrency * plan.batch,
-        waits=waits,
-    )
+def _mailbox(plan: Plan, clock: Clock, stats: Counters) -> tuple[Mailbox, RetryTimer | None]:
+    """What waits for lanes, and what lets retries in their place go on, where there are any."""
+    busy = plan.concurrency * plan.batch
+    if plan.in_place is OrderBy.NONE:
+        plain = LaneQueues(plan.order_by, plan.concurrency)
+        return Mailbox(plain, limit=plan.mailbox, limit_bytes=plan.mailbox_bytes, busy=busy), None
+    maximum_keys = plan.retry.waiting_keys(plan.mailbox)
+    keyed = KeyedLaneQueues(plan.order_by, plan.concurrency, maximum_keys=maximum_keys, clock=clock, stats=stats)
+    mailbox = Mailbox(keyed, limit=plan.mailbox, limit_bytes=plan.mailbox_bytes, busy=busy)
+    return mailbox, RetryTimer(keyed, mailbox, clock)
