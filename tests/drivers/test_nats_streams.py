@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, settle
 from hexa_worker.dead_letters.tracer import Tracer
+from hexa_worker.drivers.nats.streams import REMOVAL_S
 from hexa_worker.errors import DriverRejected
 from hexa_worker.lineage.finding import CLOCK_SKEW_MS, written_since_ms
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
@@ -147,6 +149,7 @@ async def test_what_is_deleted_while_it_is_read_is_made_again(
     async with opened(server.address) as driver, subscribed(driver, one) as source, raw(server.address) as client:
         await publish(driver, one.channels[0], b"before")
         await ack(source, await take(source, 1))
+        deleted_at = datetime.now(UTC)
         if what == "stream":
             await api(client, f"STREAM.DELETE.{stream}")
         else:
@@ -159,6 +162,12 @@ async def test_what_is_deleted_while_it_is_read_is_made_again(
                 got = await patiently(lambda: source.receive(10, PLENTY))
                 seen |= {each.payload for each in got}
                 await source.settle([Acked(each) for each in got])
+        if what == "stream" or order_by is OrderBy.NONE:  # a new term's durable has another name
+            info = f"STREAM.INFO.{stream}" if what == "stream" else f"CONSUMER.INFO.{stream}.{name}"
+            created_at = datetime.fromisoformat((await api(client, info))["created"])
+            assert (created_at - deleted_at).total_seconds() >= REMOVAL_S, (
+                "the server may still be removing the old one"
+            )
 
 
 async def test_too_large_headers_are_refused_and_the_connection_stays(server: Broker, unique_name: Name) -> None:

@@ -1,5 +1,6 @@
 """The nats driver: one process's connection to JetStream."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, NatsPublisher
 from hexa_worker.drivers.nats.source import ChannelPart, NatsSource
-from hexa_worker.drivers.nats.streams import Life, Streams, life_of
+from hexa_worker.drivers.nats.streams import REMOVAL_S, Life, Streams, life_of
 from hexa_worker.errors import DriverError, DriverRejected
 
 SERVERS_MAX_PAYLOAD = 1024 * 1024
@@ -207,6 +208,8 @@ class AsyncioNatsDriver:
 
         async def first() -> dict[str, Any]:
             made.append(positions.told(f"durable {durable!r} of stream {stream!r}", noted, life))
+            if noted is not None and noted.born == life.born:
+                await asyncio.sleep(REMOVAL_S)
             return await self._first_message(spec, noted, life)
 
         info = await consumers.ensure(self._connection, stream, wanted, first)

@@ -1,5 +1,6 @@
 """Streams: which one keeps a channel, made or checked."""
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -14,6 +15,9 @@ from hexa_worker.errors import DriverRejected, DriverUnavailable, UnknownChannel
 
 NANOSECONDS = 1_000_000_000
 SCHEDULES_SINCE = (2, 12)
+REMOVAL_S = 0.25
+"""A server says that a stream or durable is deleted before it has removed the folder. One that is created under the
+name meanwhile loses its own folder: it stores nothing, or a restart forgets it. So what was there is created later."""
 log = logging.getLogger("hexa_worker.drivers.nats")
 
 
@@ -77,6 +81,7 @@ class Streams:
         self._options = options
         self._of: dict[str, str] = {}
         self._seen: set[str] = set()
+        self._existed: set[str] = set()
         self._read: set[str] = set()
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._schedules: dict[str, bool] = {}
@@ -125,6 +130,7 @@ class Streams:
         stream = await self.find(channel)
         if stream is not None:
             await self.usable(stream, channel)
+            self._existed.add(stream)
         elif channel in self._seen and not self._may_make(channel, emitted=emitted):
             raise StreamAway(f"nats: the stream of the channel {channel!r} was deleted; waiting until it is back")
         elif not self._options.create_channels:
@@ -271,6 +277,8 @@ class Streams:
                 raise error.as_driver_error(f"look at stream {name!r}") from error
             if not create:
                 raise DriverRejected(f"stream {name!r} does not exist, and creating it is switched off") from error
+            if name in self._existed:
+                await asyncio.sleep(REMOVAL_S)
             try:
                 found = await self._connection.api(f"STREAM.CREATE.{name}", **wanted)
                 log.info("created stream %s for %s", name, ", ".join(wanted["subjects"]))
@@ -280,6 +288,7 @@ class Streams:
                 if second.number != STREAM_NAME_IN_USE:
                     raise second.as_driver_error(f"create stream {name!r} for {wanted['subjects']}") from second
                 found = await self.info(name)  # somebody else was faster
+        self._existed.add(name)
         config: dict[str, Any] = found["config"]
         _compare(f"stream {name!r}", wanted, config, compared)
         return config
