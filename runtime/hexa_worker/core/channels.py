@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+LATER = "hexa-later."
+"""Stands before a channel's name in the names of those in which its events for later wait."""
 _DEAD_LETTERS = ".dlq"
 _DIGITS = 9
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from hexa_worker.core.channels import dead_letter_channel, retry_channels
+from hexa_worker.core.channels import LATER, dead_letter_channel, retry_channels
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Settlement
@@ -90,6 +90,8 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
         retry_delays_ms: how long the records of each retry channel wait when they do not say it themselves
             (hexa-event writes such records); without it they are due at once.
         mailbox_bytes: how many bytes of payload its worker holds at most; what a driver fetches ahead follows it.
+        ladder: the records of each of its retry channels above the first are due in the order in which they were
+            written, so that few of each need to be held.
         in_place: retries wait in their place, for any time: what does not wait behind them must go on coming.
     """
 
@@ -105,11 +107,14 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
     wire: Wire | None = None
     retry_delays_ms: tuple[int, ...] = ()
     in_place: bool = False
+    ladder: bool = False
     mailbox_bytes: int = 64 * 1024 * 1024
 
     def reads(self, channel: str) -> bool:
         """Whether `channel` is one of its own; retry channels and dead letters are not."""
-        return channel in self.channels if self.pattern is None else re.fullmatch(self.pattern, channel) is not None
+        if self.pattern is None:
+            return channel in self.channels
+        return not channel.startswith(LATER) and re.fullmatch(self.pattern, channel) is not None
 
     def channels_among(self, known: Iterable[str]) -> tuple[str, ...]:
         """The channels it reads, of a pattern those among `known`; never its own retry channels and dead letters."""
@@ -117,7 +122,7 @@ class SubscriptionSpec(msgspec.Struct, frozen=True, kw_only=True):
             return self.channels
         matches = re.compile(self.pattern).fullmatch
         own = {*self.retry_channels, self.dead_letter_channel}
-        return tuple(name for name in known if name not in own and matches(name))
+        return tuple(name for name in known if name not in own and not name.startswith(LATER) and matches(name))
 
     @property
     def retry_channels(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,17 +32,19 @@ from hexa_worker.drivers.kafka.channels import INTERNAL, channels_of
 from hexa_worker.drivers.kafka.client_internals import client_of
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
 from hexa_worker.drivers.kafka.inspection import preflight
+from hexa_worker.drivers.kafka.ladders import KafkaLadders
 from hexa_worker.drivers.kafka.lag import Lag
 from hexa_worker.drivers.kafka.presence import Presence
 from hexa_worker.drivers.kafka.publisher import KafkaPublisher
 from hexa_worker.drivers.kafka.reader import OffsetReader
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.source import KafkaSource
-from hexa_worker.drivers.kafka.succession import inheritance
+from hexa_worker.drivers.kafka.succession import Inheritance, inheritance
 from hexa_worker.drivers.kafka.topic_ids import TopicIds
 from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.drivers.kit.error_context import error_context
-from hexa_worker.drivers.kit.later import refusing_later
+from hexa_worker.drivers.kit.later import LEVELS_MS
+from hexa_worker.drivers.kit.mover import Movers
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
@@ -63,6 +66,8 @@ NOTES = (
     "What is done out of order is noted with the commit; the note counts for its own offset, topic and cluster only.",
     "What was not confirmed in time, and is published again within a minute, is stored once.",
     "Lag counts what workers have in hand, and what they have not committed yet, as ready.",
+    "Events for later wait in topics beside their channel's; a process that subscribes to the channel moves them.",
+    "The first event for later of a channel makes those topics, and workers find them within about a second.",
     "A record without a value arrives as an empty payload with the header hexa-tombstone.",
 )
 
@@ -74,6 +79,7 @@ def capabilities(options: Kafka) -> Capabilities:
         durable=True,
         shared=True,
         order=frozenset(OrderBy),
+        delays_events=True,
         delay_accuracy_s=0.75,
         redelivery_s=options.session_timeout_s + options.heartbeat_s,
         counts_deliveries=False,
@@ -106,6 +112,8 @@ class AsyncioKafkaDriver:
         self._unwritten: dict[str, set[TopicPartition]] = {}
         """By group, the places whose origins are known here only."""
         self._attempts: dict[str, int] = {}
+        ladders = KafkaLadders(self._opened, self._subscribe, self._backlog)
+        self._movers = Movers(ladders, clock, LEVELS_MS, lambda: options.max_payload)
         quiet = logging.getLogger("aiokafka")
         if quiet.getEffectiveLevel() > logging.DEBUG:
             quiet.setLevel(logging.CRITICAL)  # it repeats every failure many times; ours says it once
@@ -124,6 +132,7 @@ class AsyncioKafkaDriver:
 
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Driver.close`."""
+        await self._movers.close()
         sources, self._sources = self._sources, []
         for source in sources:
             await source.close()
@@ -133,7 +142,7 @@ class AsyncioKafkaDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        return confirmed(await refusing_later("kafka", messages, self._opened().publisher.publish))
+        return confirmed(await self._movers.publish(messages))
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
@@ -148,7 +157,9 @@ class AsyncioKafkaDriver:
         await parts.registry.ensure(specs)
         for spec in specs:
             self._attempts.update({name: number for number, name in enumerate(spec.retry_channels, start=1)})
-            inherited = await inheritance(parts.topics, parts.reader, parts.books, spec)
+            inherited = (
+                Inheritance() if spec.ladder else await inheritance(parts.topics, parts.reader, parts.books, spec)
+            )
             await self._pin_start(spec, parts)
             if inherited.progress:
                 log.warning("%s: group %s goes on with the retries of %s", spec.action, spec.group, inherited.groups)
@@ -212,6 +223,12 @@ class AsyncioKafkaDriver:
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> KafkaSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        source = await self._subscribe(spec, revoked)
+        source.with_later = partial(self._movers.with_later, spec)
+        self._movers.watch(spec)
+        return source
+
+    async def _subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> KafkaSource:
         await self.declare([spec])
         parts = self._opened()
         origins = self._origins.setdefault(spec.group, {})
@@ -252,6 +269,9 @@ class AsyncioKafkaDriver:
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
+        return await self._movers.with_later(spec, await self._backlog(spec))
+
+    async def _backlog(self, spec: SubscriptionSpec) -> Backlog:
         parts = self._opened()
         left = await parts.lag.measure(spec, await self._fresh_origins(spec, parts), {}, self._clock.now_ms())
         letters = await parts.desk.count(spec.dead_letter_channel)
@@ -287,6 +307,7 @@ class AsyncioKafkaDriver:
 
     async def crash(self) -> None:
         """Die without a goodbye, as ``kill -9`` of the process does: for tests."""
+        self._movers.abandon()
         for source in self._sources:
             source.vanish()
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -79,6 +79,8 @@ class KafkaSource:
         self._revoked = revoked
         self._clock = clock
         self._presence = presence
+        self.with_later: Callable[[Backlog], Awaitable[Backlog]] | None = None
+        """Adds the events for later. Set by whoever makes the source."""
         self._group: GroupConsumer | None = None
         self._joining = asyncio.Lock()
         self._ready: deque[Delivery] = deque()
@@ -191,16 +193,25 @@ class KafkaSource:
         already.
         """
         limit = self._options.max_ahead
-        full = len(self._delayed) >= self._options.max_held
+        full = self._held_enough(group)
         self._held_up = any(partition.is_ahead(limit) for partition in group.partitions.values())
         if not (full or self._held_up):
             return ()
         wanted = tuple(
-            place
-            for place, partition in group.partitions.items()
-            if not (partition.is_ahead(limit) or (full and partition.attempt))
+            place for place, partition in group.partitions.items() if not (partition.is_ahead(limit) or place in full)
         )
         return wanted or None
+
+    def _held_enough(self, group: GroupConsumer) -> Collection[TopicPartition]:
+        """The partitions of retry topics from which no more is held."""
+        held, limit = len(self._delayed), self._options.max_held
+        if held >= limit:
+            return [place for place, partition in group.partitions.items() if partition.attempt]
+        if not self._spec.ladder or not held:
+            return ()
+        upper = {place: one for place, one in group.partitions.items() if one.attempt > 1}
+        share = max(limit // (2 * len(upper)), 1) if upper else limit
+        return {place for place, one in upper.items() if self._delayed.held_of(one.source) >= share}
 
     async def _fetch(
         self, group: GroupConsumer, wanted: Sequence[TopicPartition], max_count: int
@@ -389,12 +400,13 @@ class KafkaSource:
         late = sum(due_ms <= now_ms for due_ms in dues)
         outstanding = sum(partition.outstanding for partition in own.values())
         dues = [due_ms for due_ms in dues if due_ms > now_ms] + ([left.next_due_ms] if left.next_due_ms else [])
-        return Backlog(
+        found = Backlog(
             ready=left.ready + waiting + late,
             delayed=left.delayed + len(self._delayed) - late,
             leased=max(outstanding - waiting - len(self._delayed), 0),
             next_due_ms=min(dues, default=None),
         )
+        return found if self.with_later is None else await self.with_later(found)
 
     # -- the end
 

@@ -5,6 +5,7 @@ is the time from writing to being due, and nothing waits for longer than that. I
 that has really passed that counts.
 """
 
+from collections import Counter
 from heapq import heappop, heappush
 from itertools import count
 
@@ -58,6 +59,11 @@ class DelayQueue:
         self._unhurried = Unhurried(clock)
         self._held: list[tuple[float, int, Delivery]] = []
         self._number = count()
+        self._by_source: Counter[str] = Counter()
+
+    def held_of(self, source: str) -> int:
+        """How many of one source are held."""
+        return self._by_source[source]
 
     def __len__(self) -> int:
         return len(self._held)
@@ -70,6 +76,7 @@ class DelayQueue:
         if left <= 0:
             return False
         heappush(self._held, (self._clock.monotonic() + left / 1000, next(self._number), delivery))
+        self._by_source[delivery.source] += 1
         return True
 
     def take_due(self) -> list[Delivery]:
@@ -80,6 +87,7 @@ class DelayQueue:
         now = self._clock.monotonic()
         while self._held and self._held[0][0] <= now:
             due.append(heappop(self._held)[2])
+        self._by_source.subtract([one.source for one in due])
         return due
 
     def patience_s(self, longest_s: float) -> float:
@@ -96,3 +104,4 @@ class DelayQueue:
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
+        self._by_source.clear()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,22 @@ from hexa_worker.config.nats import Nats, NatsSubscription
 from hexa_worker.core.channels import retry_prefix
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
-from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
+from hexa_worker.drivers.base import (
+    Backlog,
+    Capabilities,
+    Finding,
+    Revoked,
+    SubscriptionSpec,
+    confirmed,
+    nothing_revoked,
+)
 from hexa_worker.drivers.kit.error_context import error_context
-from hexa_worker.drivers.kit.later import refusing_later
+from hexa_worker.drivers.kit.later import AT_ONCE_MS
+from hexa_worker.drivers.kit.mover import Movers
 from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.inspection import NatsInspection, account_of, used
+from hexa_worker.drivers.nats.ladders import NatsLadders
 from hexa_worker.drivers.nats.leases import lease_of
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import HEADER_RESERVE, NatsPublisher
@@ -53,6 +64,7 @@ NOTES = (
         "longer than a full mailbox takes to come (mailbox_bytes limits it), or what is in hand is lost and comes "
         "again."
     ),
+    "Events for later wait in a stream beside their channel's, as retries do; a process that subscribes moves them.",
     "Deliveries that were sent to a process that froze wait for ack_wait_s.",
     "Patterns are regular expressions over the channels that streams keep; new ones are found within seconds.",
     "Payload and headers together must fit the server's max_payload; 64 KiB of it are kept for headers.",
@@ -66,6 +78,7 @@ def capabilities(options: Nats) -> Capabilities:
         durable=True,
         shared=True,
         order=frozenset(OrderBy),
+        delays_events=True,
         delay_accuracy_s=0.5,
         redelivery_s=options.ack_wait_s,
         counts_deliveries=False,
@@ -98,6 +111,10 @@ class AsyncioNatsDriver:
         self._publisher = NatsPublisher(self._connection, self._streams, options, self._clock)
         self._sources: list[NatsSource] = []
         self._retry_channels: set[str] = set()
+        ladders = NatsLadders(
+            self._connection, self._streams, self._publisher, self.declare, self._subscribe, self._backlog
+        )
+        self._movers = Movers(ladders, self._clock, AT_ONCE_MS, lambda: self._publisher.max_payload)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -114,6 +131,7 @@ class AsyncioNatsDriver:
 
     async def close(self) -> None:
         """See `hexa_worker.drivers.base.Driver.close`."""
+        await self._movers.close()
         for source in self._sources:
             await source.close()
         self._sources.clear()
@@ -121,6 +139,7 @@ class AsyncioNatsDriver:
 
     async def crash(self) -> None:
         """Vanish as a killed process does: for tests."""
+        self._movers.abandon()
         for source in self._sources:
             source.abandon()
         self._sources.clear()
@@ -133,7 +152,7 @@ class AsyncioNatsDriver:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """See `hexa_worker.drivers.base.Driver.publish`."""
-        return await refusing_later("nats", messages, self._publisher.publish)
+        return confirmed(await self._movers.publish(messages))
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
         """See `hexa_worker.drivers.base.Driver.declare`."""
@@ -243,6 +262,12 @@ class AsyncioNatsDriver:
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
+        source = await self._subscribe(spec, revoked)
+        source.with_later = partial(self._movers.with_later, spec)
+        self._movers.watch(spec)
+        return source
+
+    async def _subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         with error_context("nats", self._options.servers):
             parts = await self._declare(spec)
         options = self._own(spec)
@@ -291,6 +316,9 @@ class AsyncioNatsDriver:
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
         """See `hexa_worker.drivers.base.Driver.backlog`."""
+        return await self._movers.with_later(spec, await self._backlog(spec))
+
+    async def _backlog(self, spec: SubscriptionSpec) -> Backlog:
         return await (await self._looking(spec)).backlog(self._clock.now_ms())
 
     async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:

@@ -92,6 +92,8 @@ class NatsSource:
         self._revoking: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._next_turn = 0
+        self.with_later: Callable[[Backlog], Awaitable[Backlog]] | None = None
+        """Adds the events for later. Set by whoever makes the source."""
         self._stopped = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
@@ -487,7 +489,8 @@ class NatsSource:
                 delayed += len(scheduled) + min(len(waiting), in_flight)
                 in_flight -= min(len(waiting), in_flight)
             leased += in_flight
-        return Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
+        found = Backlog(ready=ready, delayed=delayed, leased=leased, next_due_ms=min(due) if due else None)
+        return found if self.with_later is None else await self.with_later(found)
 
     async def _consumer_info(self, pull_consumer: PullConsumer) -> dict[str, Any]:
         """What the server says of a pull_consumer's consumer.

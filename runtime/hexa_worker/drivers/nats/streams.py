@@ -43,12 +43,12 @@ EMITTED = "made by an emit of hexa-worker"
 """Description of the streams that are counted."""
 
 
-async def streams_of(connection: NatsConnection) -> AsyncIterator[dict[str, Any]]:
-    """All about every stream. Raises DriverUnavailable, DriverRejected."""
+async def streams_of(connection: NatsConnection, **query: str) -> AsyncIterator[dict[str, Any]]:
+    """All about every stream that answers the query. Raises DriverUnavailable, DriverRejected."""
     offset = 0
     while True:
         try:
-            page = await connection.api("STREAM.LIST", offset=offset)
+            page = await connection.api("STREAM.LIST", offset=offset, **query)
         except ApiError as error:
             raise error.as_driver_error("list streams") from error
         streams: list[dict[str, Any]] = page.get("streams") or []

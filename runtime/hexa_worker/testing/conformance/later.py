@@ -13,6 +13,8 @@ from hexa_worker.testing.conformance.retrying import expect_in_time
 from hexa_worker.testing.conformance.suite import claim
 
 _TEXT = "events for later"
+_SAME_TIME_MS = 1_000
+"""A driver may take the broker's time stamp for the emitter's where they are so near to each other."""
 
 
 def _later(capabilities: Capabilities) -> bool:
@@ -36,7 +38,9 @@ async def an_event_for_later_comes_when_it_is_due_as_it_was_emitted(bench: Confo
     expect_in_time(bench, one, message.due_ms)
     expect_equal((one.channel, one.payload, one.key), (message.channel, b"x", b"k"), "the event")
     expect_equal(dict(one.headers), dict(message.headers), "headers")
-    expect_equal((one.attempt, one.due_ms, one.timestamp_ms), (0, 0, message.timestamp_ms), "attempt and times")
+    expect_equal((one.attempt, one.due_ms), (0, 0), "attempt and due time")
+    apart_ms = abs(one.timestamp_ms - message.timestamp_ms)
+    expect(apart_ms <= _SAME_TIME_MS, f"its time stamp is {apart_ms} ms from when it was emitted")
     await bench.ack(source, [one])
     await bench.expect_quiet(source)
 
