@@ -1,4 +1,4 @@
-"""What docs/testing.md shows was tried."""
+"""What docs/testing.md and docs/testing-cookbook.md show was tried."""
 
 import re
 import shutil
@@ -10,7 +10,10 @@ import hexa_worker.testing
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-EXAMPLES = {name: text for text, name in re.findall(r"```python\n(# (test_\w+\.py)\n.*?)```", PAGE, re.DOTALL)}
+COOKBOOK = (ROOT / "docs" / "testing-cookbook.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    name: text for text, name in re.findall(r"```python\n(# (test_\w+\.py)\n.*?)```", PAGE + COOKBOOK, re.DOTALL)
+}
 A_FEW_CLAIMS = "not keeps_it or publish"
 """The conformance suite itself is run elsewhere."""
 
@@ -31,4 +34,4 @@ def test_every_public_tool_is_shown() -> None:
     shown = {"Harness", "simulate", "FaultRates", "VirtualTime", "check_driver", "claims", "ConformanceContext"}
     assert shown <= set(hexa_worker.testing.__all__)
     assert all(name in PAGE for name in shown)
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == len(re.findall(r"^# test_\w+\.py$", PAGE + COOKBOOK, re.MULTILINE)) == 12
