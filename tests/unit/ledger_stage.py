@@ -13,7 +13,7 @@ from hexa_worker.app import ServeOptions, serve
 from hexa_worker.codecs import encode
 from hexa_worker.config.model import Config, File, Memory, WorkerConfig
 from hexa_worker.config.model import Subscription as SubscriptionTable
-from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.retry import Retries, RetryPolicy
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.event_encoder import EventEncoder
@@ -91,7 +91,7 @@ class Stage:
         self._random = random.Random(seed)
         self._faults: list[Fault] = []
         self._pid = 100
-        table = SubscriptionTable(mailbox=MAILBOX, order_by=order_by, retry=POLICY)  # type: ignore[arg-type]
+        table = SubscriptionTable(mailbox=MAILBOX, order_by=order_by, retry=Retries(initial_s=0.5, maximum=3))  # type: ignore[arg-type]
         file = File(worker=WorkerConfig(name="stage", handlers=()), broker=Memory(), subscriptions={"do": table})
         self._config = Config(path=Path("worker.toml"), file=file)
         self._plan: Plan = make_plan(self._config, Marked(do, do.__hexa_worker_subscriptions__[0]), ())  # type: ignore[attr-defined]
