@@ -117,7 +117,7 @@ async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: Serv
             gate=Isolation(),
             state=state,
             middlewares=loaded.middlewares,
-            emit=EventEncoder(driver, clock, encode).emit,
+            encoder=EventEncoder(driver, clock, encode),
             record=options.record,
             claiming=await _claiming(stack, config, clock, options.claims, proven=options.proven),
             journal=options.journal,

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from hexa_worker.clock import Clock
 from hexa_worker.codecs.annotations import is_protobuf
+from hexa_worker.core.child_ids import Handled
 from hexa_worker.core.ids import IdSource
 from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers, valid_id
 from hexa_worker.core.message import Headers, Message
@@ -39,13 +40,19 @@ class Preparer:
         if not _bytes("a channel", event.channel):
             raise ConfigError("an event needs a channel")
         now_ms = self._clock.now_ms()
-        event_id = _said_id(event) if event.id else self._ids.new(now_ms)
+        payload, key, own = self._encode(event.payload), _key(event.key), _own_headers(event)
+        if event.id:
+            event_id = _said_id(event)
+        elif isinstance(parent, Handled):
+            event_id = parent.child_id(event.channel, key, own, payload)
+        else:
+            event_id = self._ids.new(now_ms)
         control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
         message = Message(
             channel=event.channel,
-            payload=self._encode(event.payload),
-            key=_key(event.key),
-            headers=control + _carried(event) + _own_headers(event) + _encoder(event),
+            payload=payload,
+            key=key,
+            headers=control + _carried(event) + own + _encoder(event),
             timestamp_ms=now_ms,
             due_ms=due_ms(event.after, event.at, now_ms),
         )
@@ -93,12 +100,12 @@ class EventEncoder(Preparer):
             raise answer
         return event_id
 
-    async def emit_many(self, events: Sequence[Event]) -> list[str | DriverError]:
-        """Publish events that start trees; for each its event id, or the error that refused it.
+    async def emit_many(self, events: Sequence[Event], parent: Lineage | None = None) -> list[str | DriverError]:
+        """Publish events in their order; for each its event id, or the error that refused it.
 
         Raises: as `emit`, when nothing is known of any of them.
         """
-        prepared = [self.prepare(event, None) for event in events]
+        prepared = [self.prepare(event, parent) for event in events]
         answers = await self._publish([message for _, message in prepared])
         return [
             answer if isinstance(answer, DriverError) else event_id

@@ -31,6 +31,7 @@ LONG_MODULES = {
 MANY_METHODS = {
     "Admin": "one method per request to Pulsar's admin API",
     "BrokerThread": "what the loop's thread and the callers' threads do with the one file, in one place",
+    "Context": "one property per thing that a handler may ask",
     "ConformanceContext": "the vocabulary of the conformance suite",
     "Deduplicator": "the life of a claim, from receiving to settling, around one state",
     "GroupConsumer": "aiokafka's consumer with our rules of assignment and commit",

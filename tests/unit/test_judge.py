@@ -65,6 +65,18 @@ def test_a_confirmed_event_that_nobody_saw_is_lost() -> None:
     assert History().emit("a").judge() == {"I1"}
 
 
+@pytest.mark.parametrize("emits", [1, 2])
+def test_an_event_may_run_as_often_as_it_was_emitted(emits: int) -> None:
+    history = History()
+    for token in ("one", "two")[:emits]:
+        history.line("emit_begin", pid=9, token=token, channel="in", payload="p")
+        history.line("emit_ok", pid=9, token=token, event="a")
+    for _ in range(2):
+        history.handle("start", "a").handle("ok", "a")
+    assert history.judge() == (set() if emits > 1 else {"I2", "I7"})
+    assert "I7" in history.handle("start", "a").handle("ok", "a").judge()
+
+
 def test_what_an_operator_destroyed_may_be_lost_but_nothing_that_was_emitted_afterwards() -> None:
     history = History().emit("a")
     removed = Fault(at=history.now, until=history.now, destroys=frozenset({"in"}))

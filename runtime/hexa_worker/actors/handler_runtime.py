@@ -8,8 +8,9 @@ from hexa_worker.actors.lane import Lane
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
-from hexa_worker.errors import ConfigError
+from hexa_worker.errors import ConfigError, DriverError
 from hexa_worker.subscriptions.api import Event
+from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.subscriptions.transactions import Transactions
 from hexa_worker.telemetry.log import DeliveryLogger, SubscriptionLog
 
@@ -18,7 +19,7 @@ class HandlerRuntime:
     """One worker's.
 
     Args:
-        action: the subscription's name.
+        plan: the subscription.
         env: what all workers of the process share.
         lanes: those of the worker; they may come later.
         deduplicator: None without deduplication.
@@ -27,30 +28,54 @@ class HandlerRuntime:
 
     def __init__(
         self,
-        action: str,
+        plan: Plan,
         env: WorkerServices,
         lanes: Sequence[Lane],
         deduplicator: Deduplicator | None,
         log: SubscriptionLog,
     ) -> None:
-        self.action = action
+        self.action = plan.action
+        self.maximum_retries = plan.retry.maximum_retries
         self.state = env.state
         self._env = env
         self._lanes = lanes
         self._deduplicator = deduplicator
         self._log = log
 
-    async def emit(self, event: Event, parent: Lineage | None) -> str:
+    async def emit(self, event: Event, parent: Lineage) -> str:
         """Publish and return the event id once the broker has confirmed."""
-        return await self._env.emit(event, parent)
+        return await self._env.encoder.emit(event, parent)
+
+    async def emit_many(self, events: Sequence[Event], parent: Lineage) -> Sequence[str | DriverError]:
+        """Publish in one go: for each its event id, or why it is not confirmed."""
+        return await self._env.encoder.emit_many(events, parent)
+
+    def now_ms(self) -> int:
+        """The wall clock, milliseconds since the epoch."""
+        return self._env.clock.now_ms()
+
+    def handled_s(self, delivery: Delivery) -> float:
+        """How long the handler has had a delivery; 0 when it has it no longer."""
+        lane = self._lane_of(delivery)
+        return 0.0 if lane is None else self._env.clock.monotonic() - lane.started
+
+    def remaining_s(self, delivery: Delivery) -> float | None:
+        """How long the handler may still take, 0 when its time is over; None: there is no limit."""
+        lane = self._lane_of(delivery)
+        if lane is None:
+            return 0.0
+        return None if lane.deadline == math.inf else max(lane.deadline - self._env.clock.monotonic(), 0.0)
 
     def extend(self, delivery: Delivery, seconds: float) -> None:
         """Move the deadline of a running delivery to `seconds` from now."""
         if math.isnan(seconds):
             raise ValueError("seconds must be a number, not NaN")
-        for lane in self._lanes:
-            if any(one is delivery for one in lane.current):
-                lane.deadline = self._env.clock.monotonic() + seconds
+        lane = self._lane_of(delivery)
+        if lane is not None:
+            lane.deadline = self._env.clock.monotonic() + seconds
+
+    def _lane_of(self, delivery: Delivery) -> Lane | None:
+        return next((lane for lane in self._lanes if any(one is delivery for one in lane.current)), None)
 
     def fence(self, delivery: Delivery) -> int | None:
         """The fence of a delivery's claim; None without one."""

@@ -1,6 +1,6 @@
 """What all workers of one process share."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,11 +8,11 @@ from hexa_worker.actors.dedup_stage import DedupSettings
 from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.lane import Cell
 from hexa_worker.clock import Clock
-from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Driver
-from hexa_worker.subscriptions.api import Event, Middleware
+from hexa_worker.event_encoder import EventEncoder
+from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.transactions import Transactions
 
 
@@ -50,7 +50,7 @@ class WorkerServices:
         gate: lets suspects run alone.
         state: what the lifespan yielded.
         middlewares: the worker's own, outermost first.
-        emit: publishes a child event.
+        encoder: publishes child events.
         record: told of the settlements of an action that took effect, and when; None: nobody listens.
         claiming: how deliveries are deduplicated; None: they are not.
         journal: None when nobody would read it.
@@ -68,7 +68,7 @@ class WorkerServices:
     gate: Isolation
     state: Any
     middlewares: tuple[Middleware, ...]
-    emit: Callable[[Event, Lineage | None], Awaitable[str]]
+    encoder: EventEncoder
     record: Callable[[str, Sequence[Settlement], int], None] | None
     claiming: DedupSettings | None
     journal: CrashJournal | None

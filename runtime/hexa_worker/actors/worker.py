@@ -218,7 +218,7 @@ class Worker:
         parts = LaneParts(
             plan=plan,
             call=build_call(plan.handler, (*env.middlewares, *plan.middlewares), plan.threads),
-            runtime=HandlerRuntime(plan.action, env, lanes, self._deduplicator, self._log),
+            runtime=HandlerRuntime(plan, env, lanes, self._deduplicator, self._log),
             mailbox=self._mailbox,
             acks=self.settler,
             record_outcome=self._outcomes.record,

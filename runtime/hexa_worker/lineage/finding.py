@@ -1,7 +1,8 @@
 """Questions to a lineage store."""
 
+from hexa_worker.core.child_ids import not_before_ms
 from hexa_worker.lineage.base import LineageStore
-from hexa_worker.lineage.entries import LineageEntry, emitted_ms
+from hexa_worker.lineage.entries import LineageEntry
 
 CLOCK_SKEW_MS = 60_000
 """Clocks of the machines that emit and handle may differ by this much."""
@@ -27,7 +28,7 @@ def _mentioning(store: LineageStore, event_id: str) -> list[LineageEntry]:
 
 def written_since_ms(event_id: str) -> int:
     """Before this time nothing was written of an event and its children, as far as its id tells; 0: at any time."""
-    return (emitted_ms(event_id) or CLOCK_SKEW_MS) - CLOCK_SKEW_MS
+    return max(not_before_ms(event_id) - CLOCK_SKEW_MS, 0)
 
 
 def handled_redrives(store: LineageStore, source: str, since_ms: int) -> frozenset[tuple[str, str]]:

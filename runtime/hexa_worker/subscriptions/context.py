@@ -1,7 +1,7 @@
 """What a handler holds of its delivery: `Context`, `BatchContext`."""
 
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
@@ -10,10 +10,20 @@ from typing import Any, Generic, Protocol, TypeAlias
 from msgspec.structs import replace
 from typing_extensions import TypeVar
 
-from hexa_worker.core.lineage import CORRELATION_ID, PREFIX, Lineage, Origin, lineage_of, origin_of
+from hexa_worker.core.child_ids import Handled
+from hexa_worker.core.lineage import (
+    CORRELATION_ID,
+    FIRST_FAILED_AT,
+    PREFIX,
+    REDRIVEN_FROM,
+    Lineage,
+    Origin,
+    lineage_of,
+    origin_of,
+)
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.propagated import LOCALE, USER, User, carried_from, read_user
-from hexa_worker.errors import ConfigError, EmitUnconfirmed
+from hexa_worker.errors import ConfigError, DriverError, EmitUnconfirmed
 from hexa_worker.subscriptions.event import Event
 from hexa_worker.subscriptions.transactions import Block, EventWriter, Transaction, Transactions
 
@@ -29,9 +39,26 @@ class Runtime(Protocol):
 
     action: str
     state: Any
+    maximum_retries: int
 
-    async def emit(self, event: Event, parent: Lineage | None) -> str:
+    async def emit(self, event: Event, parent: Lineage) -> str:
         """Publish and return the event id once the broker has confirmed."""
+        ...
+
+    async def emit_many(self, events: Sequence[Event], parent: Lineage) -> Sequence[str | DriverError]:
+        """Publish in one go: for each its event id, or why it is not confirmed."""
+        ...
+
+    def now_ms(self) -> int:
+        """The wall clock, milliseconds since the epoch."""
+        ...
+
+    def handled_s(self, delivery: Delivery) -> float:
+        """How long the handler has had a delivery, in seconds."""
+        ...
+
+    def remaining_s(self, delivery: Delivery) -> float | None:
+        """How long the handler may still take, in seconds; None: there is no limit."""
         ...
 
     def extend(self, delivery: Delivery, seconds: float) -> None:
@@ -79,6 +106,16 @@ class _Running(Generic[S]):
         """What the lifespan yielded."""
         return self._runtime.state  # type: ignore[no-any-return]  # the loader cannot know the user's type
 
+    @property
+    def maximum_retries(self) -> int:
+        """How often a failed delivery is retried: a handler runs up to 1 + `maximum_retries` times."""
+        return self._runtime.maximum_retries
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until this handler is cancelled, `extend` included, 0 when it is late; None: it has no limit."""
+        return self._runtime.remaining_s(self.items[0].delivery)
+
     @cached_property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
         """A logger whose lines carry action, channel, message id, root id and attempt; of a batch its first item's."""
@@ -92,14 +129,17 @@ class _Running(Generic[S]):
         *,
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        id: str | None = None,  # noqa: A002 - the event's field
         after: float | timedelta | None = None,
         at: datetime | None = None,
     ) -> Coroutine[Any, Any, str]:
         """Emit a child event: same root, correlation id, user and trace; this event as parent. Returns its event id.
 
         To be awaited: a delivery whose handler returns before its emits are confirmed has failed. Returns after the
-        broker confirmed it. If this handler fails afterwards the child stays emitted, and a retry emits it again: give
-        the effect a key of its own where that matters. What a batch emits is a child of its first item.
+        broker confirmed it. If this handler fails afterwards the child stays emitted, and a retry emits it again, by
+        the same id: the id is made of this event, the action, and what the child says. An emit that says something
+        else on the next attempt is another event. With `id` it has that id, whatever it says.
+        What a batch emits is a child of its first item; the `items` can emit, too.
         With `after` (seconds or a `timedelta`) or `at` (a time with its zone) it is delivered then, never earlier.
 
         Raises:
@@ -111,7 +151,7 @@ class _Running(Generic[S]):
             self.unconfirmed = {}
         place = object()
         self.unconfirmed[place] = channel
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, after=after, at=at)
+        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=id, after=after, at=at)
         return self._emit(place, event)
 
     async def _emit(self, place: object, event: Event) -> str:
@@ -119,8 +159,38 @@ class _Running(Generic[S]):
             first = self.items[0]
             return await self._runtime.emit(replace(event, carried=first.carried), first.lineage)
         finally:
-            assert self.unconfirmed is not None  # noqa: S101 - `emit` made it
-            del self.unconfirmed[place]
+            self._confirmed(place)
+
+    def emit_many(self, events: Sequence[Event]) -> Coroutine[Any, Any, list[str]]:
+        """Emit child events in one go, in their order; returns their event ids once the broker confirmed all of them.
+
+        To be awaited, as `emit`.
+
+        Raises:
+            ConfigError: one of the events is wrong; none is emitted.
+            DriverUnavailable, DriverRejected: of the first that is not confirmed; others may be stored.
+        """
+        if self.unconfirmed is None:
+            self.unconfirmed = {}
+        place = object()
+        self.unconfirmed[place] = ", ".join(dict.fromkeys(event.channel for event in events)) or "nothing"
+        return self._emit_many(place, events)
+
+    async def _emit_many(self, place: object, events: Sequence[Event]) -> list[str]:
+        try:
+            first = self.items[0]
+            children = [event if event.carried else replace(event, carried=first.carried) for event in events]
+            answers = await self._runtime.emit_many(children, first.lineage) if children else ()
+        finally:
+            self._confirmed(place)
+        for answer in answers:
+            if isinstance(answer, DriverError):
+                raise answer
+        return [str(answer) for answer in answers]
+
+    def _confirmed(self, place: object) -> None:
+        assert self.unconfirmed is not None  # noqa: S101 - `emit` made it
+        del self.unconfirmed[place]
 
     def emit_sync(  # noqa: PLR0913 - as emit
         self,
@@ -129,6 +199,7 @@ class _Running(Generic[S]):
         *,
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        id: str | None = None,  # noqa: A002 - the event's field
         after: float | timedelta | None = None,
         at: datetime | None = None,
     ) -> str:
@@ -147,6 +218,7 @@ class _Running(Generic[S]):
             payload=payload,
             key=key,
             headers=headers or {},
+            id=id,
             after=after,
             at=at,
             carried=first.carried,
@@ -210,8 +282,7 @@ class Context(_Running[S]):
     @property
     def emitted_at(self) -> datetime | None:
         """When the event was emitted, in UTC, the same on every retry; None when its record does not say it."""
-        timestamp_ms = self.origin.timestamp_ms
-        return _EPOCH + timedelta(milliseconds=timestamp_ms) if 0 < timestamp_ms <= _LAST_MS else None
+        return _time(self.origin.timestamp_ms)
 
     @property
     def attempt(self) -> int:
@@ -223,10 +294,37 @@ class Context(_Running[S]):
         """How often a handler has answered `Snooze` to this event."""
         return self.delivery.snoozes
 
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a failure of this attempt is the end: a dead letter, not a retry."""
+        return self.delivery.attempt >= self._runtime.maximum_retries
+
+    @property
+    def first_failed_at(self) -> datetime | None:
+        """When the event failed for the first time, in UTC; None when it has not failed yet."""
+        found = header(self.delivery.headers, FIRST_FAILED_AT) if self.delivery.comes_again else None
+        return None if found is None or not found.isdigit() else _time(int(found))
+
+    @property
+    def redriven(self) -> bool:
+        """Whether the event was a dead letter that somebody sent round again."""
+        return self.delivery.comes_again and header(self.delivery.headers, REDRIVEN_FROM) is not None
+
+    @cached_property
+    def queued_s(self) -> float | None:
+        """Seconds from when the event could run (it was emitted, its retry was due) until its handler began.
+
+        None when its record does not say when that was. Wall clocks of several machines are compared.
+        """
+        ready_ms = max(self.delivery.due_ms, self.delivery.timestamp_ms)
+        if ready_ms <= 0:
+            return None
+        return max((self._runtime.now_ms() - ready_ms) / 1000 - self._runtime.handled_s(self.delivery), 0.0)
+
     @cached_property
     def lineage(self) -> Lineage:
         """All ids of the event."""
-        return lineage_of(self.delivery)
+        return Handled.of(lineage_of(self.delivery), self._runtime.action)
 
     @property
     def event_id(self) -> str:
@@ -330,6 +428,10 @@ class Context(_Running[S]):
     @cached_property
     def _block(self) -> Block:
         return Block()
+
+
+def _time(ms: int) -> datetime | None:
+    return _EPOCH + timedelta(milliseconds=ms) if 0 < ms <= _LAST_MS else None
 
 
 def _on_a_loop() -> bool:

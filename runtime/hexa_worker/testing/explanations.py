@@ -98,12 +98,13 @@ class Causes:
         """Whether a fault may have hit what a process did from `start` to `end` (and settling it)."""
         return any(fault.touches(start, end, self._settle_s) for fault in (*self._of[pid], *self._of[None]))
 
-    def repeats(self, runs: Sequence[HandlerRun], emitted: tuple[float, float] | None) -> list[Repeat]:
+    def repeats(self, runs: Sequence[HandlerRun], emitted: tuple[float, float] | None, emits: int = 1) -> list[Repeat]:
         """Every run of one (event, action) that repeats its attempt, with what explains it.
 
         Args:
             runs: from `runs_of`.
             emitted: when its emit began and was confirmed, if that is known.
+            emits: how often it was emitted.
         """
         found: list[Repeat] = []
         count = Counter(run.attempt for run in runs)
@@ -115,10 +116,10 @@ class Causes:
                 _follow(records, cancelled, run)
                 continue
             earlier, fault = self._repeated(records, run)
-            copied = False
+            written = count[run.attempt - 1] if run.attempt else emits
+            copied = fault is None and len(records) < written and (self._republishes or emits > 1)
             if fault is None and self._republishes:
-                written = count[run.attempt - 1] if run.attempt else 1
-                copied = len(records) < written or self.written_twice(runs, run.attempt, emitted)
+                copied = copied or self.written_twice(runs, run.attempt, emitted)
             found.append(Repeat(run, fault, copied, in_flight=not _forgotten(earlier, fault)))
             _follow(records, None if copied else earlier, run)
         return found

@@ -17,7 +17,7 @@ claim is lost) cannot be seen from outside by themselves: breaking I5 loses even
 in between, breaking I6 ends or repeats events twice (I2, I7).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -174,6 +174,10 @@ class _Judge:
         self.expected = expected
         self.begun = {entry.token: entry for entry in entries if entry.what == "emit_begin"}
         self.emitted = self._match_emits(entries)
+        # A handler that is run again emits its children again, by the same ids: then there is a record of each emit.
+        events = {token: begun.event for token, begun in self.begun.items()}
+        events |= {one.token: one.event for one in entries if one.what == "emit_ok"}
+        self.emits = Counter(events.values())
         self.handled: dict[_Pair, list[LedgerEntry]] = defaultdict(list)
         for entry in entries:
             if entry.what.startswith("handle"):
@@ -195,7 +199,8 @@ class _Judge:
         for pair, entries in self.handled.items():
             starts = [entry.attempt for entry in entries if entry.what == "handle_start"]
             if len(starts) > len(set(starts)):
-                found[pair] = self.causes.repeats(runs_of(entries), emitted.get(pair[0]))
+                runs, emits = runs_of(entries), self.emits[pair[0]]
+                found[pair] = self.causes.repeats(runs, emitted.get(pair[0]), emits)
         return found
 
     def _match_emits(self, entries: list[LedgerEntry]) -> list[_Emitted]:
@@ -236,9 +241,10 @@ class _Judge:
 
     def _copies(self, pair: _Pair) -> int:
         """How many second records of the event there may be: each goes its own way to its end."""
+        emitted = max(self.emits[pair[0]] - 1, 0)
         if not self.expected.republishes:
-            return 0
-        copies = sum(one.copied or one.fault is not None for one in self.repeats.get(pair, ()))
+            return emitted
+        copies = emitted + sum(one.copied or one.fault is not None for one in self.repeats.get(pair, ()))
         if len(self.dead.get(pair, ())) > 1 + copies:
             runs = runs_of(self.handled.get(pair, ()))
             copies += self.causes.written_twice(runs, max((run.attempt for run in runs), default=0) + 1, None)
@@ -318,6 +324,8 @@ class _Judge:
                 continue
             groups: dict[object, list[_Emitted]] = defaultdict(list)
             for event in sorted(self.emitted, key=lambda event: event.begun.at):
+                if self.emits[event.event] > 1:
+                    continue  # nobody can tell which of its records a run is of
                 if event.channel in subscribed.channels and (event.key is not None or subscribed.order_by != "key"):
                     group = event.key if subscribed.order_by == "key" else None
                     groups[event.begun.pid, event.channel, group].append(event)

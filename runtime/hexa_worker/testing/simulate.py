@@ -27,7 +27,7 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
 from hexa_worker.drivers.opening import specs
-from hexa_worker.errors import DriverError, HexaWorkerError
+from hexa_worker.errors import DriverError, DriverUnavailable, HexaWorkerError
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.api import Event, Next
@@ -155,6 +155,8 @@ class _Driver(MemoryDriver):
         self._make_source = make_source
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+        if self._lines.dead:
+            raise DriverUnavailable("the process of this driver is dead")  # it ends at its next step
         begun = [(self._begin(message), message) for message in messages]
         answers = await super().publish(messages)
         for (token, message), answer in zip(begun, answers, strict=True):
@@ -167,7 +169,8 @@ class _Driver(MemoryDriver):
 
     def _begin(self, message: Message) -> str:
         key = None if message.key is None else message.key.decode(errors="replace")
-        return self._lines.emit_begin(message.channel, message.payload, key)
+        event = read_id(message.headers, EVENT_ID) or ""
+        return self._lines.emit_begin(message.channel, message.payload, key, event)
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
         del revoked

@@ -109,6 +109,18 @@ async def anything(event: Any) -> Result:
     return Drop("not wanted")
 
 
+@subscribe("orders")
+async def asks_its_context(order: Order, ctx: Context) -> None:
+    assert_type(ctx.maximum_retries, int)
+    assert_type(ctx.is_last_attempt, bool)
+    assert_type(ctx.first_failed_at, datetime | None)
+    assert_type(ctx.remaining_s, float | None)
+    assert_type(ctx.queued_s, float | None)
+    assert_type(ctx.redriven, bool)
+    assert_type(await ctx.emit("parts", order, id="mine"), str)
+    assert_type(await ctx.emit_many([Event("parts", order), Event("parts", 2)]), list[str])
+
+
 @subscribe("orders", retry=Retries(maximum_snoozes=5))
 async def not_yet(order: Order, ctx: Context) -> Verdict:
     assert_type(ctx.snoozes, int)

@@ -116,6 +116,8 @@ async def uses_context(order: Order, ctx: Context[Pool]) -> None:
     ctx.nonsense()  # E: [attr-defined]
     await ctx.emit(b"channel")  # E: [arg-type]
     await ctx.emit("channel", key=3)  # E: [arg-type]
+    await ctx.emit("channel", id=3)  # E: [arg-type]
+    await ctx.emit_many(["channel"])  # E: [list-item]
     await ctx.emit("channel", headers={"a": 1})  # E: [dict-item]
     await ctx.emit("channel", order, "key")  # E: [call-arg]
     ctx.extend("soon")  # E: [arg-type]
