@@ -11,8 +11,9 @@ import anyio
 import pytest
 import sniffio
 
-from hexa_worker import Ack, Context, DeadLetter, Drop, Retry
+from hexa_worker import Ack, BatchContext, BatchResult, Context, DeadLetter, Drop, Retry
 from hexa_worker.core import lineage, settlement
+from hexa_worker.core.classification import ErrorAnswer, Rules
 from hexa_worker.core.lineage import Origin
 from hexa_worker.core.message import Message, header
 from hexa_worker.core.ordering import OrderBy
@@ -100,6 +101,41 @@ async def test_an_explicit_outcome_means_the_same_returned_or_raised(how: str, v
     stage.emit(1)
     await stage.run(plan_of(handle))
     assert stage.kinds() == kinds
+
+
+RULES: Rules = {KeyError: ErrorAnswer.DROP, ValueError: ErrorAnswer.DEAD_LETTER}
+
+
+@pytest.mark.parametrize("style", ["async", "sync"])
+async def test_the_class_of_what_a_handler_raises_decides_what_is_done(style: str) -> None:
+    stage, raised = WorkerFixture(), {1: KeyError("k"), 2: ValueError("v"), 3: OSError("o")}
+
+    async def handle(number: int, _ctx: Context) -> None:
+        raise raised[number]
+
+    def handle_in_thread(number: int, _ctx: Context) -> None:
+        raise raised[number]
+
+    for number in raised:
+        stage.emit(number)
+    await stage.run(plan_of(handle if style == "async" else handle_in_thread, style=style, rules=RULES))
+    assert sorted(stage.kinds()) == ["Acked", "DeadLettered", "DeadLettered", "RetryAt", "RetryAt"]
+    letters = {letter.payload: header(letter.headers, settlement.TRACEBACK) for letter in await stage.dead()}
+    assert letters.keys() == {b"2", b"3"}
+    assert b"raise raised" in (letters[b"2"] or b"")
+
+
+async def test_the_class_of_an_error_decides_item_by_item_in_a_batch() -> None:
+    stage, raised = WorkerFixture(), (None, KeyError("k"), ValueError("v"))
+
+    async def handle(numbers: list[int], _ctx: BatchContext) -> BatchResult:
+        return [raised[number] for number in numbers]
+
+    for number in range(len(raised)):
+        stage.emit(number)
+    await stage.run(plan_of(handle, batch=3, rules=RULES))
+    assert sorted(stage.kinds()) == ["Acked", "Acked", "DeadLettered"]
+    assert [letter.payload for letter in await stage.dead()] == [b"2"]
 
 
 async def test_bytes_that_do_not_decode_are_dead_lettered_at_once_and_kept() -> None:

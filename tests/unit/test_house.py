@@ -61,6 +61,7 @@ MANY_FIELDS = {
     "NatsConnection": "as its methods",
     "NatsSource": "as its methods",
     "OrderedConsumer": "order, rewinding and handing over are one state",
+    "Mark": "one field per argument of the decorator",
     "Plan": "one field per setting of a subscription",
     "Pool": "as its methods",
     "Pulsar": "one field per key of worker.toml",

@@ -75,6 +75,35 @@ def test_worker_toml_goes_over_the_decorators_retries_key_by_key(project: Projec
     assert plan.retry == RetryPolicy(maximum_retries=4, initial_interval_s=0.1, maximum_interval_s=5, jitter=0)
 
 
+CLASSES = """
+class Refused(Exception):
+    class Twice(Exception): ...
+
+@subscribe("work", action="do", dead_letter_on=(ValueError, Refused), drop_on=(KeyError,))
+def do(e: dict) -> None: ...
+"""
+
+
+def test_worker_toml_names_classes_of_errors_by_dots_and_goes_over_the_decorator(project: Project) -> None:
+    project.write("h.py", CLASSES)
+    rules = {cls.__qualname__: answer.value for cls, answer in project.plan().rules.items()}
+    assert rules == {"ValueError": "dead_letter_on", "Refused": "dead_letter_on", "KeyError": "drop_on"}
+    names = "['builtins.OSError', 'h.Refused.Twice', 'ValueError', 'hexa_worker.DecodeError']"
+    project.toml(f"[subscriptions.do]\ndead_letter_on = ['h.Refused']\nretry_on = {names}")
+    plan = project.plan()
+    assert {cls.__qualname__: answer.value for cls, answer in plan.rules.items()} == {
+        "OSError": "retry_on",
+        "Refused.Twice": "retry_on",
+        "ValueError": "retry_on",
+        "DecodeError": "retry_on",
+        "Refused": "dead_letter_on",
+        "KeyError": "drop_on",
+    }
+    assert plan.route.rules is plan.rules
+    assert plan.settings["drop_on"] == (("KeyError",), "@subscribe")
+    assert plan.settings["dead_letter_on"] == (("h.Refused",), "worker.toml")
+
+
 def test_a_plan_tells_where_each_of_its_settings_comes_from(project: Project) -> None:
     project.write("h.py", ALL_SAID)
     project.toml("[subscriptions.do]\ntimeout_s = 5\ngroup = 'g'\n[subscriptions.do.retry]\nmaximum_retries = 4")

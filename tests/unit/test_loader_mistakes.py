@@ -147,6 +147,51 @@ def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, hand
             'h.py:4 do: idempotency_key: must be "header:NAME" or "payload:FIELD", not "id"',
         ),
         (
+            ONE.replace('"do"', '"do", drop_on=KeyError'),
+            "",
+            "h.py:4 do: drop_on: must be a tuple of classes, not KeyError (write drop_on=(ValueError,))",
+        ),
+        (
+            ONE.replace('"do"', '"do", retry_on=(dict,)'),
+            "",
+            "h.py:4 do: retry_on: dict is no class of errors (name what a handler raises)",
+        ),
+        (
+            ONE.replace('"do"', '"do", retry_on=("ValueError",)'),
+            "",
+            'h.py:4 do: retry_on: "ValueError" is no class of errors (name what a handler raises)',
+        ),
+        (
+            "from hexa_worker import Drop\n" + ONE.replace('"do"', '"do", dead_letter_on=(Drop,)'),
+            "",
+            "h.py:5 do: dead_letter_on: Drop is a verdict: it says itself what is done (name what a handler raises)",
+        ),
+        (
+            ONE.replace('"do"', '"do", dead_letter_on=(KeyError,)'),
+            "[subscriptions.do]\ndrop_on = ['KeyError']",
+            "worker.toml: subscriptions.do.drop_on: KeyError is in dead_letter_on as well (one class means one thing",
+        ),
+        (
+            ONE,
+            "[subscriptions.do]\ndrop_on = ['KeyErorr']",
+            'worker.toml: subscriptions.do.drop_on: "builtins" has no "KeyErorr" (did you mean KeyError?)',
+        ),
+        (
+            ONE,
+            "[subscriptions.do]\ndrop_on = ['h.Missing']",
+            'worker.toml: subscriptions.do.drop_on: "h" has no "Missing"',
+        ),
+        (
+            ONE,
+            "[subscriptions.do]\ndrop_on = ['hh.Missing']",
+            'worker.toml: subscriptions.do.drop_on: there is no module "hh"',
+        ),
+        (
+            ONE,
+            "[subscriptions.do]\ndrop_on = ['a b']",
+            'worker.toml: subscriptions.do.drop_on[0]: must be the dotted name of a class, not "a b"',
+        ),
+        (
             ONE.replace('"do"', '"do", start="first"'),
             "",
             'h.py:4 do: start: must be "earliest" or "latest", not "first"',

@@ -12,8 +12,8 @@ from hexa_worker.actors.retry_timer import RetryTimer
 from hexa_worker.actors.settler import Settler
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.outcome import DeadLetter, Interrupted, Outcome, Raised, error_of, is_hopeless
-from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, settle
+from hexa_worker.core.outcome import Interrupted, Outcome, Raised, error_of
+from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, gives_up, settle
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.tracebacks import format_error
@@ -86,9 +86,8 @@ class OutcomeHandler:
 
     def _traceback(self, delivery: Delivery, outcome: Outcome) -> str:
         """Of what is kept only: it takes its time."""
-        last = self._retry.next_retry(delivery.attempt) is None or isinstance(outcome, DeadLetter)
         error = error_of(outcome)
-        if error is None or not (last or self._log.debug or is_hopeless(error)):
+        if error is None or not (self._log.debug or gives_up(outcome, delivery, self._route)):
             return ""
         return format_error(error)
 

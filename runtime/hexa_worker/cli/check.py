@@ -181,7 +181,9 @@ def _draw(plans: "tuple[Plan, ...]") -> None:
     for plan in plans:
         channels = "\n".join(plan.channels) if plan.pattern is None else f"/{plan.pattern}/"
         handler = plan.handler.where.replace(" ", "\n", 1)
-        table.add_row(plan.action, channels, handler, plan.handler.payload_type, runs(plan), ladder(plan))
+        table.add_row(
+            plan.action, channels, handler, plan.handler.payload_type, runs(plan), ladder(plan) + answers(plan)
+        )
     console().print(table)
 
 
@@ -212,6 +214,12 @@ def ladder(plan: "Plan") -> str:
         keys = plan.retry.waiting_keys(plan.mailbox)
         words += f"\nin place: at most {keys} {plan.order_by.value}s wait"
     return f"{words}\n{end}"
+
+
+def answers(plan: "Plan") -> str:
+    """What the classes of errors mean, a line for each meaning."""
+    stated = {key: one.value for key, one in plan.settings.items() if key.endswith("_on") and one.value}
+    return "".join(f"\n{key} {', '.join(names)}" for key, names in stated.items())
 
 
 def _short(path: Path) -> str:

@@ -27,6 +27,8 @@ Text = Annotated[str, Meta(min_length=1)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$(?!\n)"
 NAME_DESCRIPTION = "a name of up to 200 letters, digits, dots, dashes and underscores"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
+CLASS_DESCRIPTION = "the dotted name of a class"
+ClassNames = tuple[Annotated[str, Meta(pattern=r"^\w+(\.\w+)*$(?!\n)", description=CLASS_DESCRIPTION)], ...]
 KEY_DESCRIPTION = '"header:NAME" or "payload:FIELD"'
 IdempotencyKey = Annotated[str, Meta(pattern=r"^(header|payload):.{1,200}$(?!\n)", description=KEY_DESCRIPTION)]
 
@@ -154,6 +156,12 @@ class Subscription(Table, frozen=True):
         wire: the format of its records, retries and dead letters. Default: that of the broker's table.
         middlewares: ``module:function`` names, run inside the worker's own middlewares.
         retry: how often and how late a failed delivery is retried.
+        dead_letter_on: classes of errors that are dead-lettered at once: ``ValueError``, ``orders.errors.Refused``.
+            Default: the decorator's.
+        retry_on: classes of errors that are retried although a class above them is named elsewhere. Default: the
+            decorator's.
+        drop_on: classes of errors after which the delivery is acknowledged and counted as dropped. Default: the
+            decorator's.
         dedup: false handles every delivery, also of an event that was handled before.
         idempotency_key: what makes two events the same for this subscription: ``header:NAME`` or ``payload:FIELD``
             (``payload:order.id``). Where it is missing the event id counts. Default: the event id.
@@ -183,6 +191,9 @@ class Subscription(Table, frozen=True):
     wire: Wire | None = None
     middlewares: tuple[str, ...] = ()
     retry: Retries = Retries()
+    dead_letter_on: ClassNames | None = None
+    retry_on: ClassNames | None = None
+    drop_on: ClassNames | None = None
     dedup: bool = True
     idempotency_key: IdempotencyKey | None = None
     enabled: bool = True

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from hexa_worker.core import lineage, snoozes
 from hexa_worker.core.channels import dead_letter_channel, is_retry_channel, retry_channel
+from hexa_worker.core.classification import ErrorAnswer, Rules, answer_to
 from hexa_worker.core.failure_log import FAILURES, with_failure
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.ordering import OrderBy, order_key
@@ -73,12 +74,14 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         retry_base: what retry channels and dead letter are named after.
         policy: how often and how late.
         in_place: what a retry keeps its order with: it is run again where it stands, and what follows waits.
+        rules: what the classes of errors mean.
     """
 
     action: str
     retry_base: str
     policy: RetryPolicy
     in_place: OrderBy = OrderBy.NONE
+    rules: Rules = {}
 
     @cached_property
     def ladder(self) -> tuple[tuple[str, float], ...]:
@@ -185,7 +188,12 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
     """
     match outcome:
         case Raised() | Retry() | DeadLetter() | TimedOut() | Undecodable() | Crashed():
+            answer = answer_to(outcome, route.rules) if route.rules else None
             failure = describe(outcome, traceback)
+            if answer is ErrorAnswer.DROP:
+                return Acked(delivery, dropped=f"{failure.error} is in drop_on: {failure.message}")
+            if answer is not None:
+                failure = replace(failure, permanent=answer is ErrorAnswer.DEAD_LETTER)
         case Ack() | Drop():
             dropped = (outcome.reason or "dropped by the handler") if isinstance(outcome, Drop) else None
             return Acked(delivery, dropped)
@@ -197,9 +205,17 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
             assert_never(outcome)
     if failure.permanent or delivery.attempt >= len(route.ladder):
         return DeadLettered(delivery, dead_letter_record(delivery, route, failure, now_ms), failure)
+    after = outcome.after if isinstance(outcome, Retry) else None
+    return _again(delivery, route, failure, after, now_ms, jitter)
+
+
+def _again(  # noqa: PLR0913 - a part of `settle`
+    delivery: Delivery, route: Route, failure: Failure, after: float | None, now_ms: int, jitter: float
+) -> RetryAt | Postponed:
+    """The next attempt, after the delay that the policy or the handler (`after`) says."""
     channel, delay_s = route.ladder[delivery.attempt]
-    if isinstance(outcome, Retry) and outcome.after is not None:
-        delay_s = clamp_delay_s(outcome.after)
+    if after is not None:
+        delay_s = clamp_delay_s(after)
     delay_s *= 1 + route.policy.jitter * jitter
     number = delivery.attempt + 1
     headers = _record_headers(delivery, route.action, number, failure, now_ms)
@@ -216,6 +232,16 @@ def settle(  # noqa: PLR0913 - the whole decision is a function of these
         due_ms=due_ms,
     )
     return RetryAt(delivery, record, delay_s, failure)
+
+
+def gives_up(outcome: Outcome, delivery: Delivery, route: Route) -> bool:
+    """Whether a delivery that failed so is not retried: its traceback is kept."""
+    if isinstance(outcome, DeadLetter | Undecodable | Crashed) or delivery.attempt >= len(route.ladder):
+        return True
+    answer = answer_to(outcome, route.rules) if route.rules else None
+    if answer is None:
+        return isinstance(outcome, Raised) and is_hopeless(outcome.error)
+    return answer is ErrorAnswer.DEAD_LETTER
 
 
 def _snoozed(verdict: Snooze, delivery: Delivery, route: Route, now_ms: int) -> Settlement:

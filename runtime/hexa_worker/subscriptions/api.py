@@ -36,6 +36,8 @@ __all__ = [
     "subscribe",
 ]
 
+ErrorClasses: TypeAlias = tuple[type[BaseException], ...]
+
 F = TypeVar("F", bound="HandlerFunction")
 
 MARKS = "__hexa_worker_subscriptions__"
@@ -59,6 +61,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     codec: str | None = None
     idempotency_key: str | None = None
     retry: Retries | None = None
+    dead_letter_on: ErrorClasses | None = None
+    retry_on: ErrorClasses | None = None
+    drop_on: ErrorClasses | None = None
     middlewares: tuple["Middleware", ...] = ()
 
 
@@ -77,6 +82,9 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     codec: Literal["json", "msgpack", "protobuf", "raw"] | None = None,
     idempotency_key: str | None = None,
     retry: Retries | None = None,
+    dead_letter_on: ErrorClasses | None = None,
+    retry_on: ErrorClasses | None = None,
+    drop_on: ErrorClasses | None = None,
     middlewares: Sequence["Middleware"] = (),
 ) -> Callable[[F], F]:
     """Mark a function as the handler of a subscription. The function itself is returned unchanged.
@@ -96,6 +104,9 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         codec: how payloads are decoded when no header says it.
         idempotency_key: ``header:NAME`` or ``payload:FIELD``: what makes two events the same for this handler.
         retry: how often and how late a failed delivery is retried; see `Retries`.
+        dead_letter_on: classes of errors that are dead-lettered at once: no retry can help.
+        retry_on: classes of errors that are retried although a class above them is named in `dead_letter_on`.
+        drop_on: classes of errors after which the delivery is acknowledged and counted as dropped.
         middlewares: run around this handler, inside the worker's own middlewares.
 
     The same key in worker.toml, ``[subscriptions.ACTION]``, wins over an argument; of `retry` each one by itself.
@@ -123,6 +134,9 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
             codec=codec,
             idempotency_key=idempotency_key,
             retry=retry,
+            dead_letter_on=dead_letter_on,
+            retry_on=retry_on,
+            drop_on=drop_on,
             middlewares=tuple(middlewares),
         )
         return _marked(function, made)

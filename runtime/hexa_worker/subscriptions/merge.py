@@ -21,6 +21,7 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import KEYS, Retries, RetryPolicy
 from hexa_worker.errors import ConfigError
 from hexa_worker.record_formats.form import Wire
+from hexa_worker.subscriptions import error_classes
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.collect import Marked
 from hexa_worker.subscriptions.plan import DECORATOR, DEFAULT, FILE, Handler, Plan, Setting
@@ -40,6 +41,7 @@ _SETTINGS = (
     "start",
     "codec",
     "idempotency_key",
+    *error_classes.KEYS,
 )
 
 
@@ -91,6 +93,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         batch_wait_s=settings["batch_wait_s"],
         threads=settings["threads"] or settings["concurrency"],
         retry=retry,
+        rules=error_classes.rules_of(mark, from_file, config.folder, where.of),
         effect_key=_effect_key(config, mark.action, settings, dedup=from_file.dedup),
         options=getattr(from_file, driver_name(config), None),
         wire=wire,
@@ -189,11 +192,14 @@ def _from_decorator(marked: Marked) -> Subscription:
     """
     mark = marked.mark
     data: dict[str, Any] = {
-        key: getattr(mark, key) for key in (*_SETTINGS, "pattern") if getattr(mark, key) is not None
+        key: getattr(mark, key)
+        for key in (*_SETTINGS, "pattern")
+        if key not in error_classes.KEYS and getattr(mark, key) is not None
     }
     if mark.channels:
         data["channels"] = list(mark.channels)
-    check = Check(place_of(marked.function), None)
+    place = place_of(marked.function)
+    check = Check(place, None)
     if isinstance(mark.retry, Retries):
         named = {name: getattr(mark.retry, name) for name in mark.retry.__struct_fields__}
         data["retry"] = {name: value for name, value in named.items() if value is not None}
@@ -206,7 +212,7 @@ def _from_decorator(marked: Marked) -> Subscription:
         check_channels(from_decorator, check, ())
     for error in check.mistakes:
         raise error
-    return from_decorator or Subscription()
+    return msgspec.structs.replace(from_decorator or Subscription(), **error_classes.names_of(mark, place))
 
 
 def _merged(from_decorator: Subscription, from_file: Subscription) -> Mapping[str, Any]:

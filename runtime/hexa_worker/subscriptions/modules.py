@@ -1,5 +1,6 @@
 """Imports the modules that worker.toml names, and says exactly what is wrong when that fails."""
 
+import builtins
 import importlib
 import importlib.machinery
 import pkgutil
@@ -15,6 +16,12 @@ from hexa_worker.errors import ConfigError
 from hexa_worker.subscriptions.signature import short_path
 
 _DEEPEST = 3
+
+
+class NoModule(ConfigError):
+    """There is no module of that name."""
+
+
 _OURS = str(Path(__file__).parent.parent)
 """A mistake is in the module that called us, not here."""
 
@@ -64,10 +71,42 @@ def import_one(name: str, folder: Path, where: str) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             nearby = list(_modules_in(folder))
             hint = suggest(name, nearby, what=f"in {short_path(str(folder))} there are")
-            raise ConfigError(f'there is no module "{name}"', where=where, hint=hint) from None
+            raise NoModule(f'there is no module "{name}"', where=where, hint=hint) from None
         raise _failed(name, error, where) from error
     except (Exception, SystemExit) as error:  # a user's module may do anything while it is imported
         raise _failed(name, error, where) from error
+
+
+def named_class(name: str, folder: Path, where: str) -> Any:
+    """What a dotted name stands for: something in a module, or in a class of one; without a dot, a builtin.
+
+    Raises:
+        ConfigError: there is no such thing, or the module's code failed.
+    """
+    parts = name.split(".")
+    module, path = _module_of(parts, folder, where) if len(parts) > 1 else (builtins, parts)
+    found: Any = module
+    for part in path:
+        if not hasattr(found, part):
+            names = [one for one, value in vars(found).items() if isinstance(value, type)]
+            hint = suggest(part, names, what="it has")
+            if found is builtins and not hint.startswith("did"):
+                hint = "write module.Class"
+            raise ConfigError(f'"{found.__name__}" has no "{part}"', where=where, hint=hint)
+        found = getattr(found, part)
+    return found
+
+
+def _module_of(parts: list[str], folder: Path, where: str) -> tuple[ModuleType, list[str]]:
+    """The longest module that a dotted name begins with, and the rest of the name."""
+    problem: ConfigError | None = None
+    for count in range(len(parts) - 1, 0, -1):
+        try:
+            return import_one(".".join(parts[:count]), folder, where), parts[count:]
+        except NoModule as error:
+            problem = problem or error
+    assert problem is not None  # noqa: S101 - there are two parts at least
+    raise problem
 
 
 def named_function(name: str, folder: Path, where: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from hexa_worker.core.classification import Rules
 from hexa_worker.core.idempotency import EffectKey
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
@@ -82,6 +83,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     batch_wait_s: float
     threads: int
     retry: RetryPolicy
+    rules: Rules = {}
     effect_key: EffectKey | None = None
     options: Any = None
     wire: Wire = "plain"
@@ -90,7 +92,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def route(self) -> Route:
         """Where its failures go."""
-        return Route(action=self.action, retry_base=self.retry_base, policy=self.retry, in_place=self.in_place)
+        return Route(
+            action=self.action,
+            retry_base=self.retry_base,
+            policy=self.retry,
+            in_place=self.in_place,
+            rules=self.rules,
+        )
 
     @property
     def in_place(self) -> OrderBy:

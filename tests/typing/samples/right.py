@@ -98,6 +98,9 @@ async def check(order: Order, ctx: Context[Pool]) -> None:
     codec="json",
     start="latest",
     mailbox=100,
+    dead_letter_on=(ValueError, LookupError),
+    retry_on=(KeyError,),
+    drop_on=(StopIteration,),
 )
 async def say_all(order: Order) -> None: ...
 

@@ -3,8 +3,11 @@
 
 from msgspec.structs import replace
 
+from hexa_worker.core.classification import ErrorAnswer, Rules
 from hexa_worker.core.message import Message
-from hexa_worker.core.settlement import Acked, DeadLettered, Released
+from hexa_worker.core.outcome import Raised
+from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.core.settlement import Acked, DeadLettered, Released, Route, settle
 from hexa_worker.drivers.base import Capabilities
 from hexa_worker.errors import LeaseLost, RecordTooLarge
 from hexa_worker.testing.conformance.context import ConformanceContext, expect, expect_equal, payloads_of
@@ -48,6 +51,26 @@ async def a_dropped_delivery_is_acknowledged(bench: ConformanceContext) -> None:
     (one,) = await bench.take(source, 1)
     await bench.settle(source, Acked(one, dropped="not wanted"))
     expect((await source.backlog()).idle, "the dropped delivery is still there")
+
+
+@claim()
+async def a_failure_is_dropped_dead_lettered_or_retried_by_the_class_of_its_error(bench: ConformanceContext) -> None:
+    driver, spec = await bench.driver(), bench.spec()
+    source = await driver.subscribe(spec)
+    rules: Rules = {KeyError: ErrorAnswer.DROP, ValueError: ErrorAnswer.DEAD_LETTER, UnicodeError: ErrorAnswer.RETRY}
+    policy = RetryPolicy(initial_interval_s=bench.under_test.delay_s)
+    route = Route(action=spec.action, retry_base=spec.retry_base, policy=policy, rules=rules)
+    errors = {b"drop": KeyError("k"), b"dead": ValueError("v"), b"again": UnicodeError("u")}
+    await bench.publish(driver, *errors)
+    for delivery in await bench.take(source, 3):
+        settlement = settle(Raised(errors[delivery.payload]), delivery, route, now_ms=bench.now_ms())
+        await bench.settle(source, settlement)
+    (again,) = await bench.take(source, 1)
+    expect_equal((again.payload, again.attempt), (b"again", 1), "what is retried, and its attempt")
+    await bench.ack(source, [again])
+    letters = await driver.browse(spec.dead_letter_channel, -1, 10)
+    expect_equal(payloads_of(letters), [b"dead"], "dead letters")
+    expect((await source.backlog()).idle, "something is left to do")
 
 
 @claim()
