@@ -2,15 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from hexa_worker.core.channels import LATER
+from hexa_worker.core.channels import LATER, parse
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Backlog, Source, SubscriptionSpec
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.publisher import NatsPublisher
 from hexa_worker.drivers.nats.streams import Streams, streams_of
 from hexa_worker.errors import DriverError
-
-_RETRIES = ".retry.>"
 
 
 class NatsLadders:
@@ -58,7 +56,7 @@ class NatsLadders:
         found: set[str] = set()
         async for one in streams_of(self._connection, subject=f"{LATER}>"):
             for subject in one["config"].get("subjects") or ():
-                channel = subject.removeprefix(LATER).removesuffix(_RETRIES)
-                if subject == LATER + channel + _RETRIES and any(spec.reads(channel) for spec in specs):
-                    found.add(channel)
-        return found
+                rung = parse(subject.removesuffix(">") + "1")  # of all its retry channels, the first
+                if rung is not None and rung.base.startswith(LATER):
+                    found.add(rung.base.removeprefix(LATER))
+        return [channel for channel in found if any(spec.reads(channel) for spec in specs)]
