@@ -182,8 +182,9 @@ def lifespan(function: L | None = None, /) -> L | Callable[[L], L]:
 
 
 Result: TypeAlias = Verdict | None
-"""What a handler may return. A batch handler returns None (all done) or one result or exception per item."""
+"""What a handler may return: None is a success."""
 BatchResult: TypeAlias = Sequence[Verdict | Exception | None] | None
+"""What a batch handler may return: None when all is done, or for each item a verdict, an exception or None."""
 
 Returned: TypeAlias = Result | BatchResult
 HandlerFunction: TypeAlias = (
@@ -194,5 +195,6 @@ HandlerFunction: TypeAlias = (
 """What `subscribe` may mark; the payload is whatever its annotation says."""
 
 Next = Callable[[Any, Any], Awaitable[Any]]
+"""What a middleware awaits, with the event and its context: the next middleware, or the handler."""
 Middleware = Callable[[Any, Any, Next], Awaitable[Any]]
 """``async def middleware(event, ctx, call_next): return await call_next(event, ctx)``"""
