@@ -190,6 +190,11 @@ class Running:
             if found is not None:
                 missing.remove(found)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)

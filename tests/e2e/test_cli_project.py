@@ -179,7 +179,7 @@ def test_lag_counts_what_is_left_whether_workers_run_or_not(project: Project) ->
     assert {one["action"]: one["ready"] for one in project.json("lag")} == {"do": 2, "sibling": 2, "grow": 0}
     project.drain()
     by_action = {one.pop("action"): one for one in project.json("lag")}
-    nothing = {"ready": 0, "delayed": 0, "leased": 0, "parked": 0, "next_due": None}
+    nothing = {"ready": 0, "delayed": 0, "leased": 0, "parked": 0, "paused": False, "next_due": None}
     assert by_action["do"] == {**nothing, "dead_letters": 1}
     assert by_action["sibling"] == {**nothing, "dead_letters": 0}
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hexa_worker.core.crash_attribution import InFlightId
 from hexa_worker.processes.protocol import (
+    FRAMES,
     MAX_FRAME,
     Frame,
     Heartbeat,
@@ -21,7 +22,7 @@ from hexa_worker.processes.protocol import (
 )
 from hexa_worker.telemetry.report import Report
 
-FRAMES: list[Frame] = [
+SAMPLES: list[Frame] = [
     Heartbeat(),
     StatusFrame(Report(system="memory", booted=True)),
     Misconfigured("m", "w", "h"),
@@ -29,7 +30,7 @@ FRAMES: list[Frame] = [
 ]
 
 
-@given(st.lists(st.sampled_from(FRAMES), max_size=10), st.data())
+@given(st.lists(st.sampled_from(SAMPLES), max_size=10), st.data())
 def test_frames_arrive_whole_however_the_bytes_are_cut(frames: list[Frame], data: st.DataObject) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -38,7 +39,7 @@ def test_frames_arrive_whole_however_the_bytes_are_cut(frames: list[Frame], data
             assert link.send(frame)
         theirs.shutdown(socket.SHUT_WR)
         content = ours.makefile("rb").read()
-    inbox = Inbox()
+    inbox = Inbox(FRAMES)
     found: list[Frame] = []
     while content:
         cut = data.draw(st.integers(1, len(content)))
@@ -50,7 +51,7 @@ def test_frames_arrive_whole_however_the_bytes_are_cut(frames: list[Frame], data
 @given(st.binary(max_size=64))
 def test_noise_is_refused_or_waited_for_but_harms_nobody(noise: bytes) -> None:
     try:
-        frames = Inbox().feed(noise)
+        frames = Inbox(FRAMES).feed(noise)
     except WireError:
         return
     assert all(isinstance(frame, msgspec.Struct) for frame in frames)
@@ -58,7 +59,7 @@ def test_noise_is_refused_or_waited_for_but_harms_nobody(noise: bytes) -> None:
 
 def test_a_frame_beyond_all_measure_is_refused_at_once() -> None:
     with pytest.raises(WireError):
-        Inbox().feed((MAX_FRAME + 1).to_bytes(4, "little"))
+        Inbox(FRAMES).feed((MAX_FRAME + 1).to_bytes(4, "little"))
 
 
 def test_a_parent_that_does_not_read_never_blocks_a_child_and_gets_whole_frames_later() -> None:
@@ -69,14 +70,14 @@ def test_a_parent_that_does_not_read_never_blocks_a_child_and_gets_whole_frames_
         sent = 0
         while link.send(big):
             sent += 1
-        inbox = Inbox()
+        inbox = Inbox(FRAMES)
         found = drained(ours, inbox)
         assert link.send(Heartbeat())
         found += drained(ours, inbox)
         assert found == [*[big] * sent, Heartbeat()]
 
 
-def drained(connection: socket.socket, inbox: Inbox) -> list[Frame]:
+def drained(connection: socket.socket, inbox: Inbox[Frame]) -> list[Frame]:
     """What can be read now."""
     frames: list[Frame] = []
     connection.setblocking(False)

@@ -235,6 +235,7 @@ class Supervisor:
     ) -> None:
         self._env = env
         self._news = anyio.Event()
+        self._revision = 0
         self.subscriptions = tuple(Supervised(plan, env, log(plan.action), policy, self._changed) for plan in plans)
 
     def _changed(self) -> None:
@@ -251,12 +252,14 @@ class Supervisor:
             system=self._env.driver.capabilities.name,
             booted=all(one.state is not WorkerState.STARTING for one in self.subscriptions),
             subscriptions=tuple(one.report() for one in self.subscriptions),
+            revision=self._revision,
         )
 
     def control(self, controls: Controls) -> None:
         """Do what an operator wants from now on."""
         for one in self.subscriptions:
             one.switch.set(controls.pause_of(one.plan.action))
+        self._revision = controls.revision
         self._changed()
 
     async def run(self) -> None:

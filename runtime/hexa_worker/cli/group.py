@@ -8,6 +8,8 @@ COMMANDS = {
     "init": ("init", "Make a new project that runs at once."),
     "check": ("check", "Check worker.toml and its handlers; show the subscriptions."),
     "run": ("run", "Run the worker."),
+    "status": ("status", "Show how a running worker stands."),
+    "ctl": ("ctl", "Pause, resume or drain a running worker."),
     "emit": ("emit", "Emit events, one or a file of them."),
     "dlq": ("dlq", "List, redrive, purge, export or import dead letters."),
     "trace": ("trace", "Show everything that came of one event, as a tree."),

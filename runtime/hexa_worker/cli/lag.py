@@ -1,5 +1,6 @@
 """``hexa-worker lag``: what each subscription still has to do."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -7,10 +8,14 @@ import click
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.orphans import warn_of_groups, warn_of_orphans
 from hexa_worker.cli.project import config_option, json_option, only_config, open_project, run_async
-from hexa_worker.cli.terminal import console, fail, iso, note, write_json
+from hexa_worker.cli.terminal import console, fail, iso, note, plural, write_json
+from hexa_worker.config.load import load_config
+from hexa_worker.core.controls import Pause
 from hexa_worker.drivers.base import Backlog, SubscriptionSpec
 from hexa_worker.errors import DriverError
+from hexa_worker.processes.control.state import read_state
 from hexa_worker.processes.parked import counts, of_config
+from hexa_worker.processes.state_files import StateFiles
 
 AT_ONCE = 8
 """So many subscriptions are measured at the same time."""
@@ -34,12 +39,18 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
     path = only_config(config_path, arguments)
     found = run_async(_lag, path)
     parked = counts(of_config(path))
+    paused = _paused(path)
     if as_json:
-        write_json([_plain(action, backlog, parked.get(action, 0)) for action, backlog in found.items()])
+        write_json(
+            [_plain(action, backlog, parked.get(action, 0), paused.get(action)) for action, backlog in found.items()]
+        )
     else:
         _draw({action: backlog for action, backlog in found.items() if isinstance(backlog, Backlog)})
         for action, count in parked.items():
             note(f"{action}: {count:,} of those in hand are parked, see dlq park list")
+        for action, pause in paused.items():
+            part = "" if pause.whole else f" with {plural(len(pause.keys), 'key')}"
+            note(f"{action} is paused{part}, see ctl resume")
     failures = {action: error for action, error in found.items() if isinstance(error, DriverError)}
     for action, error in failures.items():
         fail(f"{action} cannot be measured: {error}", EXIT_FAILED)
@@ -68,7 +79,14 @@ async def _lag(path: Path) -> dict[str, Backlog | DriverError]:
         return {spec.action: found[spec.action] for spec in project.specs}
 
 
-def _plain(action: str, backlog: Backlog | DriverError, parked: int) -> dict[str, object]:
+def _paused(path: Path) -> Mapping[str, Pause]:
+    """What an operator has paused of the worker on this machine, also while it does not run."""
+    config = load_config(path)
+    worker = config.file.worker
+    return read_state(StateFiles.of(config.folder / worker.state_dir, worker.name).control).paused
+
+
+def _plain(action: str, backlog: Backlog | DriverError, parked: int, pause: Pause | None) -> dict[str, object]:
     if isinstance(backlog, DriverError):
         return {"action": action, "error": str(backlog)}
     return {
@@ -77,6 +95,7 @@ def _plain(action: str, backlog: Backlog | DriverError, parked: int) -> dict[str
         "delayed": backlog.delayed,
         "leased": backlog.leased,
         "parked": parked,
+        "paused": pause is not None and pause.whole,
         "dead_letters": backlog.dead_letters,
         "next_due": iso(backlog.next_due_ms),
     }

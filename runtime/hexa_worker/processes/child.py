@@ -29,6 +29,7 @@ from hexa_worker.processes.blocked import Blocked
 from hexa_worker.processes.child_context import ChildContext, ChildProgram, Serve
 from hexa_worker.processes.forked import let_forks_go
 from hexa_worker.processes.journal import MappedJournal
+from hexa_worker.processes.orders import Orders
 from hexa_worker.processes.private import write_private
 from hexa_worker.processes.protocol import (
     CANCEL_SIGNAL,
@@ -93,11 +94,12 @@ def main(program: ChildProgram | None = None) -> None:
     except EOFError:
         os._exit(EXIT_FAILED)
     blocked = Blocked()
-    parent_watch.hold(connection, arguments.parent, blocked.accuse)
+    orders = Orders(arguments.controls, blocked.accuse)
+    parent_watch.hold(connection, arguments.parent, orders.hear)
     link = Link(connection)
     code = EXIT_FAILED
     try:
-        code = _run(arguments, link, early, chosen, blocked)
+        code = _run(arguments, link, early, chosen, blocked, orders)
     except ConfigError as error:
         link.send_final(Misconfigured(error.message, error.where, error.hint))
         code = EXIT_CONFIG
@@ -152,8 +154,13 @@ def _flush() -> None:
             stream.flush()
 
 
-def _run(
-    arguments: Arguments, link: Link, early: list[int], program: ChildProgram | ConfigError, blocked: Blocked
+def _run(  # noqa: PLR0913 - what a process is made of
+    arguments: Arguments,
+    link: Link,
+    early: list[int],
+    program: ChildProgram | ConfigError,
+    blocked: Blocked,
+    orders: Orders,
 ) -> int:
     if isinstance(program, ConfigError):
         raise program
@@ -185,6 +192,7 @@ def _run(
         report=lambda report: _sent(link, StatusFrame(report)),
         stuck=stuck,
         stop=stop,
+        orders=orders,
     )
     serve = program.prepare(session)
     keep_speaking()

@@ -9,6 +9,7 @@ import msgspec
 from hexa_worker.config.model import Config
 from hexa_worker.core.message import Delivery
 from hexa_worker.processes.journal import MappedJournal
+from hexa_worker.processes.orders import Orders
 from hexa_worker.processes.protocol import Arguments
 from hexa_worker.processes.suspects import SuspectsFile
 from hexa_worker.stop import StopSignals
@@ -26,6 +27,7 @@ class ChildContext(msgspec.Struct, frozen=True, kw_only=True):
         report: sends a report to the parent.
         stuck: ends the process because of a delivery whose handler does not end.
         stop: asks to stop.
+        orders: what the parent says while it runs.
     """
 
     arguments: Arguments
@@ -35,6 +37,7 @@ class ChildContext(msgspec.Struct, frozen=True, kw_only=True):
     report: Callable[[Report], None]
     stuck: Callable[[Delivery], None]
     stop: StopSignals
+    orders: Orders
 
 
 Serve = Callable[[], Awaitable[int]]

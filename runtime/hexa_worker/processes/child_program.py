@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import anyio
 from msgspec.structs import replace
 
+from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.app import ServeOptions, serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
@@ -60,9 +62,18 @@ async def _serve(session: ChildContext, loaded: Loaded) -> int:
             record=record,
             preflight=arguments.preflight,
             proven=arguments.proven,
-            beside=ParkedFiles(folder_of(arguments.state_dir, arguments.name), arguments.slot).run,
+            beside=partial(_beside, session),
+            controls=session.orders.controls,
         )
         return await serve(session.config, loaded, session.stop, options)
+
+
+async def _beside(session: ChildContext, supervisor: Supervisor) -> None:
+    """What a process does besides, as long as its subscriptions run."""
+    parked = ParkedFiles(folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(parked.run, supervisor)
+        tasks.start_soon(session.orders.run, supervisor.control)
 
 
 def _remember_ladders(session: ChildContext, loaded: Loaded) -> None:

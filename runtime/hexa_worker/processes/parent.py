@@ -15,11 +15,14 @@ from typing import Final
 
 from hexa_worker.config.model import Config, Http
 from hexa_worker.errors import ConfigError
+from hexa_worker.processes.control.operations import Operations
+from hexa_worker.processes.control.server import ControlServer
 from hexa_worker.processes.journal import read_journal
 from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.private import private_folder
 from hexa_worker.processes.protocol import EXIT_FAILED, EXIT_OK
 from hexa_worker.processes.reloading import Reloader, rules_of
+from hexa_worker.processes.slot import Slot
 from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require_interpreter, secure_descriptors
 from hexa_worker.processes.state_files import StateFiles, take_lock
 from hexa_worker.processes.status.totals import summary
@@ -75,10 +78,14 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         stack.callback(os.close, take_lock(layout.lock))
         selector = stack.enter_context(selectors.DefaultSelector())
         pool = Pool(rules, processes or worker.processes, layout, _open_book(layout), selector, time.monotonic, first)
-        return _run(pool, selector, worker.http, reloader)
+        control = _open_control(pool, selector, layout)
+        stack.callback(control.close)
+        return _run(pool, selector, worker.http, reloader, control)
 
 
-def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None, reloader: Reloader) -> int:
+def _run(
+    pool: Pool, selector: selectors.BaseSelector, http: Http | None, reloader: Reloader, control: ControlServer
+) -> int:
     """Run a pool until it is over; see `run_parent`."""
     with ExitStack() as stack:
         if http is not None:
@@ -86,11 +93,21 @@ def _run(pool: Pool, selector: selectors.BaseSelector, http: Http | None, reload
         wakeup = Wakeup()
         stack.enter_context(wakeup.listening())
         stack.enter_context(_no_child_left(pool))
-        _loop(pool, wakeup, selector, reloader)
+        _loop(pool, wakeup, selector, reloader, control)
         _sum_up(pool)
         if pool.config_error is not None:
             raise pool.config_error
         return EXIT_FAILED if pool.failed else EXIT_OK
+
+
+def _open_control(pool: Pool, selector: selectors.BaseSelector, layout: StateFiles) -> ControlServer:
+    """Do what was asked before the last stop, and listen for more.
+
+    Raises:
+        ConfigError: what was asked cannot be read.
+    """
+    operations = Operations(pool, layout.control, time.monotonic)
+    return ControlServer(layout.socket, selector, operations, time.monotonic)
 
 
 def _serve_status(config: Http, pool: Pool) -> Callable[[], None]:
@@ -124,10 +141,13 @@ def _open_book(layout: StateFiles) -> CrashCounter:
     return book
 
 
-def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector, reloader: Reloader) -> None:
+def _loop(
+    pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector, reloader: Reloader, control: ControlServer
+) -> None:
     selector.register(wakeup.reader, selectors.EVENT_READ)
     while not pool.over:
-        timeout = pool.advance()
+        due = control.advance()
+        timeout = _sooner(pool.advance(), due)
         if pool.over:
             return
         began = time.monotonic()
@@ -135,11 +155,17 @@ def _loop(pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector, reloader
         if timeout is not None and time.monotonic() - began > timeout + STALL_S:
             pool.forgive_silence()
         for key, _ in ready:
-            if key.data is not None:
+            if isinstance(key.data, Slot):
                 pool.on_readable(key.data)
+            elif key.data is not None:
+                key.data()
         for number in wakeup.signals():
             _obey(pool, number, reloader)
         pool.reap()
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((due for due in (one, other) if due is not None), default=None)
 
 
 def _obey(pool: Pool, number: signal.Signals, reloader: Reloader) -> None:

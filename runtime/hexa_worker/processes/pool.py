@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from hexa_worker.core.controls import AS_CONFIGURED, Controls
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.exit_analysis import ExitFinding, ProcessExit, examine, how
 from hexa_worker.processes.protocol import (
@@ -31,6 +32,7 @@ from hexa_worker.processes.slot import OVER, Move, Rules, Slot, SlotPhase
 from hexa_worker.processes.spawn import Spawned, instruct, spawn
 from hexa_worker.processes.state_files import StateFiles
 from hexa_worker.processes.status.overview import Overview, overview
+from hexa_worker.processes.status.rates import Rates
 from hexa_worker.processes.status.totals import Totals
 from hexa_worker.processes.suspects import CrashCounter
 from hexa_worker.telemetry.log import FIELDS
@@ -65,6 +67,8 @@ class Pool:
         stop_level: how urgently everything was asked to stop: 0, 1 or 2.
         failed: something went wrong that the exit code must tell.
         config_error: nothing can run with this configuration.
+        controls: what an operator wants of all processes.
+        rates: how fast subscriptions are.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -83,6 +87,8 @@ class Pool:
         self.stop_level = 0
         self.failed = False
         self.config_error: ConfigError | None = None
+        self.controls = AS_CONFIGURED
+        self.rates = Rates(monotonic)
         self._rules = rules
         self._layout = layout
         self._book = book
@@ -135,6 +141,7 @@ class Pool:
         slot.heard_at = self._monotonic()
         for frame in frames:
             self._understand(slot, frame)
+        slot.control(self.controls)
         if not data:
             self._cut_off(slot, "")
         return bool(data)
@@ -195,6 +202,12 @@ class Pool:
         if superseded is not None:
             self._ask(self.slots[superseded], 1)
 
+    def control(self, controls: Controls) -> None:
+        """Have all processes do what an operator wants."""
+        self.controls = controls
+        for slot in self.slots.values():
+            slot.control(controls)
+
     def scale(self, change: int) -> None:
         """One process more or less."""
         if self.stop_level:
@@ -230,6 +243,7 @@ class Pool:
             slot=slot.number,
             preflight=not self._inspected,
             proven=slot.rules is self._proven,
+            controls=self.controls,
         )
         try:
             spawned, self._first = self._first or spawn(slot.rules.command), None
@@ -239,6 +253,7 @@ class Pool:
             return
         self._inspected = True
         slot.fill(spawned, now)
+        slot.told = arguments.controls.revision
         self._selector.register(spawned.connection, selectors.EVENT_READ, slot)
 
     def _not_spawned(self, slot: Slot, why: str) -> None:
@@ -252,6 +267,7 @@ class Pool:
     def _understand(self, slot: Slot, frame: Frame) -> None:
         if isinstance(frame, StatusFrame):
             slot.tell(frame.report)
+            self.rates.note(self._handled)
             if slot.ready and slot.rules is self._rules:
                 self._proven = self._rules
             if slot.ready and not slot.announced:
@@ -261,6 +277,10 @@ class Pool:
             slot.misconfigured = frame
         elif isinstance(frame, SettledFrame):
             self._book.forget(frame.hands)
+
+    def _handled(self) -> dict[str, int]:
+        sums = self.totals.sums(slot.report for slot in self.slots.values())
+        return {action: total.counters.acked + total.counters.dropped for action, total in sums.items()}
 
     def _cut_off(self, slot: Slot, why: str) -> None:
         """Nothing more will be heard of a child: it is dead or as good as that."""

@@ -1,8 +1,8 @@
 """What a parent and its child say to each other.
 
 First the parent tells the arguments through their socket, not on the command line: a child may be started before
-anybody has read worker.toml. Then the child speaks, in frames. All that it reads of its parent is `WHO_BLOCKS`, and
-that it is there. Besides there are signals to the child, and its exit code.
+anybody has read worker.toml. Then both speak in frames: the child in `Frame`s, the parent in `Order`s. Besides there
+are signals to the child, and its exit code.
 """
 
 import select
@@ -10,10 +10,11 @@ import signal
 import socket
 import struct
 import time
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from hexa_worker.core.controls import AS_CONFIGURED, Controls
 from hexa_worker.core.crash_attribution import InFlightId
 from hexa_worker.telemetry.report import Report
 
@@ -35,15 +36,14 @@ CANCEL_SIGNAL: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1)
 """Tells a child to cancel: one that nobody sends by mistake."""
 STACK_SIGNAL: Final = signal.SIGUSR2
 """Makes a child write its stacks to a file, also when its loop is blocked in C."""
-WHO_BLOCKS: Final = b"?"
-"""Asks a child, through its socket, which delivery blocks its loop."""
 MAX_BEAT_S: Final = 1.0
 MAX_FRAME: Final = 16 * 1024 * 1024
 LAST_WORDS_S: Final = 1.0
+T = TypeVar("T")
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a child is ever told.
+    """What a child is told before it starts.
 
     Attributes:
         slot: its number.
@@ -57,6 +57,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         backend: instead of the configured one.
         preflight: look at the broker once it is up, and warn of what will be lost: one process of a worker does.
         proven: a process with this configuration was ready before; a broker that refuses it now is waited for.
+        controls: what an operator wants; changes follow as a `ControlsOrder`.
     """
 
     slot: int
@@ -70,6 +71,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     backend: str | None = None
     preflight: bool = False
     proven: bool = False
+    controls: Controls = AS_CONFIGURED
 
     @property
     def beat_s(self) -> float:
@@ -132,19 +134,33 @@ class SettledFrame(msgspec.Struct, frozen=True, tag="settled"):
 
 Frame = Heartbeat | StatusFrame | Misconfigured | SettledFrame
 
-_decoder = msgspec.msgpack.Decoder(Frame)
+
+class WhoBlocks(msgspec.Struct, frozen=True, tag="who"):
+    """Which delivery blocks the loop? It is accused in the journal."""
+
+
+class ControlsOrder(msgspec.Struct, frozen=True, tag="controls"):
+    """Do this from now on; the next report has its revision."""
+
+    controls: Controls
+
+
+Order = WhoBlocks | ControlsOrder
+
+FRAMES: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
+ORDERS: Final[msgspec.msgpack.Decoder[Order]] = msgspec.msgpack.Decoder(Order)
 _encoder = msgspec.msgpack.Encoder()
 
 
 class WireError(Exception):
-    """What comes from a child is no frame."""
+    """What comes from the other end is no frame."""
 
 
 class Link:
-    """The child's end. All methods are called from one thread.
+    """One end, that which speaks. All methods are called from one thread.
 
     Args:
-        connection: the socket that was inherited.
+        connection: the socket.
 
     Attributes:
         connection: the same.
@@ -154,23 +170,25 @@ class Link:
         self.connection = connection  # blocking, for the thread that waits for its end; hence MSG_DONTWAIT
         self._unsent = b""
 
-    def send(self, frame: Frame) -> bool:
-        """Send a frame without waiting; False: it was dropped because the parent does not read."""
-        if self._unsent and not self._push():
+    def send(self, frame: Frame | Order) -> bool:
+        """Send a frame without waiting; False: it was dropped because the other end does not read."""
+        if not self.push():
             return False
         self._unsent = _framed(_encoder.encode(frame))
-        self._push()
+        self.push()
         return True
 
     def send_final(self, frame: Frame) -> None:
         """Send a frame before the process ends, waiting a little for the parent."""
         self._unsent += _framed(_encoder.encode(frame))
         give_up = time.monotonic() + LAST_WORDS_S
-        while not self._push() and time.monotonic() < give_up:
+        while not self.push() and time.monotonic() < give_up:
             select.select([], [self.connection], [], LAST_WORDS_S)
 
-    def _push(self) -> bool:
-        """Write what is unsent; whether all of it went out. A dead parent is noticed elsewhere."""
+    def push(self) -> bool:
+        """Write what is unsent, without waiting; whether all of it is out. A dead process is noticed elsewhere."""
+        if not self._unsent:
+            return True
         try:
             sent = self.connection.send(self._unsent, socket.MSG_DONTWAIT)
         except OSError:
@@ -179,13 +197,18 @@ class Link:
         return not self._unsent
 
 
-class Inbox:
-    """The parent's end: takes bytes, gives frames."""
+class Inbox(Generic[T]):
+    """The end that listens: takes bytes, gives frames.
 
-    def __init__(self) -> None:
+    Args:
+        decoder: of the frames that come: `FRAMES` or `ORDERS`.
+    """
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
+        self._decoder = decoder
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[T]:
         """The frames that are complete with `data`.
 
         Raises:
@@ -193,7 +216,7 @@ class Inbox:
         """
         buffer = self._buffer
         buffer += data
-        frames: list[Frame] = []
+        frames: list[T] = []
         at = 0
         while len(buffer) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, at)
@@ -203,7 +226,7 @@ class Inbox:
             if end > len(buffer):
                 break
             try:
-                frames.append(_decoder.decode(memoryview(buffer)[at + _LENGTH.size : end]))
+                frames.append(self._decoder.decode(memoryview(buffer)[at + _LENGTH.size : end]))
             except msgspec.MsgspecError as error:
                 raise WireError(str(error)) from error
             at = end

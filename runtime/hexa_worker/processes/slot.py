@@ -5,14 +5,23 @@ The life of a place is the table `MOVES`; the parent acts, this only remembers.
 
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
+from hexa_worker.core.controls import Controls
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
-from hexa_worker.processes.protocol import WHO_BLOCKS, Arguments, Inbox, Misconfigured
+from hexa_worker.processes.protocol import (
+    FRAMES,
+    Arguments,
+    ControlsOrder,
+    Frame,
+    Inbox,
+    Link,
+    Misconfigured,
+    WhoBlocks,
+)
 from hexa_worker.processes.spawn import Command, Spawned
 from hexa_worker.telemetry.report import Report
 
@@ -99,6 +108,7 @@ class Slot:
         connection: the socket to it.
         inbox: frames of it.
         report: its latest report.
+        told: the revision of the controls that its process was told.
         booted: its process has booted; it stays so when a subscription is restarted.
         announced: it was said that its process is ready.
         booted_once: some process of this place has booted since the parent started.
@@ -120,8 +130,10 @@ class Slot:
         self.intensity = RestartIntensity(rules.restart)
         self.pid = 0
         self.connection: socket.socket | None = None
-        self.inbox = Inbox()
+        self.inbox: Inbox[Frame] = Inbox(FRAMES)
         self.report = Report()
+        self.told = 0
+        self._link: Link | None = None
         self.booted = self.announced = False
         self.booted_once = False
         self.misconfigured: Misconfigured | None = None
@@ -177,7 +189,8 @@ class Slot:
     def fill(self, spawned: Spawned, now: float) -> None:
         """A process was spawned."""
         self.pid, self.connection = spawned
-        self.inbox, self.report, self.misconfigured = Inbox(), Report(), None
+        self._link = Link(spawned.connection)
+        self.inbox, self.report, self.misconfigured = Inbox(FRAMES), Report(), None
         self.heard_at, self.kill_at, self.killed_for = now, None, ""
         self.booted = self.announced = self.overdue = False
         self.stop_level = 0
@@ -194,13 +207,21 @@ class Slot:
 
     def ask_who_blocks(self) -> None:
         """Let its process say which delivery blocks its loop, if it can, see `hexa_worker.processes.parent_watch`."""
-        if self.connection is not None:
-            with suppress(OSError):
-                self.connection.send(WHO_BLOCKS)
+        if self._link is not None:
+            self._link.send(WhoBlocks())
+
+    def control(self, controls: Controls) -> None:
+        """Tell its process what an operator wants, unless it knows; as long as it does not read, again later."""
+        if self._link is None:
+            return
+        if self.told < controls.revision and self._link.send(ControlsOrder(controls)):
+            self.told = controls.revision
+        self._link.push()
 
     def clear(self) -> None:
         """Its process is gone."""
         self.pid = 0
+        self._link = None
         self.report = Report()
         self.kill_at = None
         if self.connection is not None:

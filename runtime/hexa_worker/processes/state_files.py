@@ -18,16 +18,22 @@ class StateFiles(NamedTuple):
     Attributes:
         folder: ``<state_dir>/<worker name>.journal``: journals, stacks and suspects.
         lock: held by the parent as long as it lives.
+        socket: where the parent listens to an operator.
+        control: what an operator has asked for, across restarts.
     """
 
     folder: Path
     lock: Path
+    socket: Path
+    control: Path
 
     @classmethod
     def of(cls, state_dir: Path | str, name: str) -> "StateFiles":
         """The layout of the worker called `name`."""
         state = Path(state_dir)
-        return cls(state / f"{name}.journal", state / f"{name}.lock")
+        return cls(
+            state / f"{name}.journal", state / f"{name}.lock", state / f"{name}.sock", state / f"{name}.control.json"
+        )
 
     def journal(self, slot: int) -> Path:
         """The crash journal of one process."""

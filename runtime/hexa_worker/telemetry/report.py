@@ -73,12 +73,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             the loop has to answer within `watchdog_s`.
         subscriptions: all of them.
         outbox: its relay; None where it has none.
+        revision: of the controls that it follows.
     """
 
     system: str = ""
     booted: bool = False
     subscriptions: tuple[SubscriptionReport, ...] = ()
     outbox: OutboxReport | None = None
+    revision: int = 0
 
     @property
     def alive(self) -> bool:

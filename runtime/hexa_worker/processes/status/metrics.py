@@ -124,6 +124,8 @@ def _gauges(view: Overview) -> Iterator[Family]:
         ("hexa_worker_mailbox_deliveries", "Deliveries received and not settled.", "held"),
         ("hexa_worker_mailbox_limit", "How many deliveries a mailbox may hold.", "mailbox"),
         ("hexa_worker_running_deliveries", "Deliveries that handlers run now.", "in_flight"),
+        ("hexa_worker_paused", "Whether an operator has paused the subscription.", "paused"),
+        ("hexa_worker_paused_keys", "How many of its keys an operator has paused.", "paused_keys"),
     ):
         yield name, "gauge", help_text, [("", labels, getattr(one, field)) for labels, one in present]
     for name, help_text, field in (

@@ -75,6 +75,10 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
             )
             for one in process.report.subscriptions:
                 tags = [place, f"state={one.state.name.lower()}"]
+                if one.paused:
+                    tags.append("paused")
+                if one.paused_keys:
+                    tags.append(f"paused_keys={one.paused_keys}")
                 if one.counters.parked:
                     tags.append(f"parked={one.counters.parked}")
                 if one.error and one.state not in READY:
