@@ -169,15 +169,13 @@ class Tracer:
         return [_wait(ids, spec.action, delivery, 0) for spec in readers if (ids.event_id, spec.action) not in handled]
 
     def _name_channels(self, tree: Node, found: Sequence["Hit"]) -> None:
-        """Say of events where they are, and when they were emitted, as far as their records tell."""
+        """Say of events that nobody has handled where they are."""
         own = {name for spec in self._specs for name in _failure_channels(spec)}
-        places = {ids.event_id: (channel, record.timestamp_ms) for ids, channel, record in found if channel not in own}
+        places = {ids.event_id: channel for ids, channel, _ in found if channel not in own}
         nodes = [tree]
         while nodes:
             node = nodes.pop()
-            channel, at_ms = places.get(node.event_id, (None, 0))
-            node.channel = node.channel or channel
-            node.emitted_at_ms = node.emitted_at_ms or at_ms or None
+            node.channel = node.channel or places.get(node.event_id)
             nodes += node.children
 
 
