@@ -114,7 +114,7 @@ async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: Serv
         env = WorkerServices(
             driver=driver,
             clock=clock,
-            gate=Isolation(),
+            isolation=Isolation(),
             state=state,
             middlewares=loaded.middlewares,
             encoder=EventEncoder(driver, clock, encode),

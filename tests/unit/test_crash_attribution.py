@@ -30,7 +30,7 @@ def test_nobody_who_was_not_in_flight_is_blamed_and_somebody_always_is(
 
 @given(st.sets(st.integers(0, 11), max_size=4), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_every_killer_is_dead_lettered_and_no_innocent_ever_is(killers: set[int], lanes: int, random: object) -> None:
-    """One process after the other, under the gate's rules, until nothing is left."""
+    """One process after the other, under the rules of isolation, until nothing is left."""
     left = list(range(12))
     crashes: dict[InFlightId, Suspicion] = {}
     dead: set[int] = set()

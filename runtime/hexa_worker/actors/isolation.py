@@ -1,4 +1,4 @@
-"""The gate that lets one delivery run alone in its process.
+"""Lets one delivery run alone in its process.
 
 A delivery that was in hand when a process died is a suspect. Suspects run one at a time, and one whose next
 crash would be its last runs with nothing beside it, so that no innocent is blamed for the company it keeps.
@@ -14,13 +14,13 @@ class Isolation:
     """One per process, shared by all lanes.
 
     Attributes:
-        closed: lanes must not start a delivery; they `pause` instead. Read per delivery, hence a plain attribute.
+        active: one runs alone: lanes start no delivery, they `pause`. Read per delivery, hence a plain attribute.
     """
 
     def __init__(self) -> None:
-        self.closed = False
+        self.active = False
         self._busy: list[Callable[[], int]] = []
-        self._opened = anyio.Event()
+        self._ended = anyio.Event()
         self._changed = anyio.Event()
         self._suspects = anyio.Lock()
 
@@ -34,28 +34,28 @@ class Isolation:
         self._changed.set()
 
     async def pause(self) -> None:
-        """Called by a lane that runs nothing: wait until the gate is open. Cancellation: safe."""
+        """Called by a lane that runs nothing: wait until none runs alone. Cancellation: safe."""
         self._changed.set()
-        while self.closed:
-            await self._opened.wait()
+        while self.active:
+            await self._ended.wait()
 
     @asynccontextmanager
     async def alone(self, *, exclusively: bool) -> AsyncIterator[None]:
         """Hold the turn of a suspect; with `exclusively`, wait until nothing else runs and keep it so.
 
-        The caller does not count as busy until it is let in. Cancellation: safe, the gate opens again.
+        The caller does not count as busy until it is let in. Cancellation: safe, the others go on.
         """
         async with self._suspects:
             if not exclusively:
                 yield
                 return
-            self.closed = True
-            self._opened = anyio.Event()
+            self.active = True
+            self._ended = anyio.Event()
             try:
                 while any(busy() for busy in self._busy):
                     self._changed = anyio.Event()
                     await self._changed.wait()
                 yield
             finally:
-                self.closed = False
-                self._opened.set()
+                self.active = False
+                self._ended.set()

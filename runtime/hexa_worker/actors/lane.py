@@ -19,6 +19,7 @@ from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.lane_queues import Queue
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
+from hexa_worker.actors.settler import Settler
 from hexa_worker.codecs.decode import explained
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import (
@@ -73,9 +74,8 @@ class LaneParts:
     """What all lanes of a worker share."""
 
     __slots__ = (
-        "acks",
         "call",
-        "gate",
+        "isolation",
         "log",
         "mailbox",
         "maximum_crashes",
@@ -83,6 +83,7 @@ class LaneParts:
         "plan",
         "record_outcome",
         "runtime",
+        "settler",
         "stats",
     )
 
@@ -92,11 +93,11 @@ class LaneParts:
         call: Call,
         runtime: Runtime,
         mailbox: Mailbox,
-        acks: Any,
+        settler: Settler,
         record_outcome: RecordOutcome,
         stats: Counters,
         log: SubscriptionLog,
-        gate: Isolation,
+        isolation: Isolation,
         maximum_crashes: int,
         monotonic: Callable[[], float],
     ) -> None:
@@ -104,11 +105,11 @@ class LaneParts:
         self.call = call
         self.runtime = runtime
         self.mailbox = mailbox
-        self.acks = acks
+        self.settler = settler
         self.record_outcome = record_outcome
         self.stats = stats
         self.log = log
-        self.gate = gate
+        self.isolation = isolation
         self.maximum_crashes = maximum_crashes
         self.monotonic = monotonic
 
@@ -121,7 +122,7 @@ class Lane:
         started: when the present call began (monotonic seconds).
         deadline: when it is late; infinity without a limit.
         late: the sweeper has cancelled it.
-        waiting: what is in hand has not been started: it waits for its turn at the gate.
+        waiting: what is in flight has not been started: it waits to run alone, or for another that does.
     """
 
     def __init__(self, number: int, parts: LaneParts, cells: tuple[Cell, ...] = (NoCell(),)) -> None:
@@ -198,7 +199,7 @@ class Lane:
     async def _consume(self) -> bool:  # noqa: C901 - the hot path: a call more per message costs more than it explains
         """Handle one delivery after the other; True asks for a new scope, False: the mailbox is closed."""
         parts = self._parts
-        queue, gate, settler = parts.mailbox.ready[self.number], parts.gate, parts.acks
+        queue, isolation, settler = parts.mailbox.ready[self.number], parts.isolation, parts.settler
         call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
         runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
         observe, begin = parts.stats.observe, self._cells[0].begin
@@ -207,7 +208,7 @@ class Lane:
         now = monotonic()  # there may be work already: its time begins now
         slice_end = now + SLICE_S
         while True:
-            if now > slice_end or gate.closed or not queue:
+            if now > slice_end or isolation.active or not queue:
                 if not await self._let_others_run():
                     return False
                 now = monotonic()
@@ -250,10 +251,10 @@ class Lane:
                 here = await renew()
 
     async def _let_others_run(self) -> bool:
-        """Between two deliveries: pause at a closed gate, yield, or wait for work. False: there will be none."""
+        """Between two deliveries: pause while one runs alone, yield, or wait for work. False: there will be none."""
         self._journal_end()
-        if self._parts.gate.closed:
-            await self._parts.gate.pause()
+        if self._parts.isolation.active:
+            await self._parts.isolation.pause()
         elif self._parts.mailbox.ready[self.number]:
             await checkpoint()
         else:
@@ -266,8 +267,8 @@ class Lane:
         exclusively = delivery.crashes + 1 >= parts.maximum_crashes
         self.deadline, self.waiting = math.inf, True
         try:
-            async with parts.gate.alone(exclusively=exclusively):
-                await parts.acks.wait_suspects()
+            async with parts.isolation.alone(exclusively=exclusively):
+                await parts.settler.wait_suspects()
                 self.waiting = False
                 await self._run_batch((delivery,))
         finally:
@@ -275,10 +276,10 @@ class Lane:
 
     async def _consume_batches(self) -> bool:
         """As `_consume`, a batch at a time."""
-        gate = self._parts.gate
+        isolation = self._parts.isolation
         while True:
-            if gate.closed:  # also after a call that was cut short: who waits to run alone must hear of its end
-                await gate.pause()
+            if isolation.active:  # also after a call that was cut short: who waits to run alone must hear of its end
+                await isolation.pause()
             batch = await self._gather()
             if not batch:
                 return False
@@ -286,18 +287,18 @@ class Lane:
             if batch[0].crashes:
                 await self._run_suspect(batch[0])
             else:
-                await self._wait_gate(gate)
+                await self._wait_isolation(isolation)
                 await self._run_batch(self.current)
             await renew()
             await checkpoint()
             if self.late:
                 return True
 
-    async def _wait_gate(self, gate: Isolation) -> None:
+    async def _wait_isolation(self, isolation: Isolation) -> None:
         self.deadline, self.waiting = math.inf, True
         try:
-            while gate.closed:
-                await gate.pause()
+            while isolation.active:
+                await isolation.pause()
         finally:
             self.waiting = False
 
@@ -374,7 +375,7 @@ class Lane:
         if outcome is None:
             if result is not None:
                 self._parts.log.ignored(result)
-            self._parts.acks.add(Acked(delivery))
+            self._parts.settler.add(Acked(delivery))
             return
         if isinstance(outcome, Raised):
             self._parts.stats.failed += 1

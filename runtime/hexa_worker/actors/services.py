@@ -47,7 +47,7 @@ class WorkerServices:
     Attributes:
         driver: the process's broker connection.
         clock: wall and monotonic time.
-        gate: lets suspects run alone.
+        isolation: lets suspects run alone.
         state: what the lifespan yielded.
         middlewares: the worker's own, outermost first.
         encoder: publishes child events.
@@ -65,7 +65,7 @@ class WorkerServices:
 
     driver: Driver
     clock: Clock
-    gate: Isolation
+    isolation: Isolation
     state: Any
     middlewares: tuple[Middleware, ...]
     encoder: EventEncoder

@@ -127,7 +127,7 @@ class Worker:
 
     async def _serve(self, source: Source) -> None:
         settler = self.settler
-        self._env.gate.watch(self._busy)
+        self._env.isolation.watch(self._busy)
         try:
             async with anyio.create_task_group() as background:
                 background.start_soon(self._guard, lambda: settler.run(source))
@@ -154,7 +154,7 @@ class Worker:
                     await settler.wait_settled()
                 background.cancel_scope.cancel()
         finally:
-            self._env.gate.unwatch(self._busy)
+            self._env.isolation.unwatch(self._busy)
 
     async def _flush(self, source: Source) -> None:
         """Settle what a cancelled or broken run left, so that it is released and not run twice."""
@@ -220,11 +220,11 @@ class Worker:
             call=build_call(plan.handler, (*env.middlewares, *plan.middlewares), plan.threads),
             runtime=HandlerRuntime(plan, env, lanes, self._deduplicator, self._log),
             mailbox=self._mailbox,
-            acks=self.settler,
+            settler=self.settler,
             record_outcome=self._outcomes.record,
             stats=stats,
             log=self._log,
-            gate=env.gate,
+            isolation=env.isolation,
             maximum_crashes=env.maximum_crashes,
             monotonic=env.clock.monotonic,
         )
