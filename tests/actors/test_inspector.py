@@ -23,7 +23,7 @@ FORBIDDEN = Finding(kind="dead letter", name="act.dlq", exists=True, problem="th
 FINE = Finding(kind="channel", name="events", exists=True, note="3 partitions")
 
 
-class Surveyed(MemoryDriver):
+class Preflighted(MemoryDriver):
     """Finds what it is told to, or is asked in vain."""
 
     def __init__(self, store: MemoryStore, *found: Finding | Exception | None) -> None:
@@ -47,7 +47,7 @@ async def succeed(_payload: Any, _ctx: Context) -> None: ...
 async def said_by(caplog: pytest.LogCaptureFixture, *found: Finding | Exception | None) -> list[tuple[str, str]]:
     """Run two subscriptions; the level and text of each line about the broker."""
     stage = WorkerFixture()
-    driver = Surveyed(stage.store, *found)
+    driver = Preflighted(stage.store, *found)
     with caplog.at_level(logging.INFO):
         async with stage.running(plan_of(succeed, "act"), plan_of(succeed, "other"), driver=driver, preflight=True):
             await driver.asked.wait()
@@ -84,7 +84,7 @@ async def test_a_slow_broker_is_not_waited_for(
 
 async def test_nobody_looks_who_was_not_asked_to(caplog: pytest.LogCaptureFixture) -> None:
     stage = WorkerFixture()
-    driver = Surveyed(stage.store, EXPIRES)
+    driver = Preflighted(stage.store, EXPIRES)
     await stage.run(plan_of(succeed), driver=driver)
     assert not driver.asked.is_set()
     assert caplog.records == []

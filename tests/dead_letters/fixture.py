@@ -1,4 +1,4 @@
-"""What tests of the desk share."""
+"""What tests of dead letters share."""
 
 from collections.abc import Sequence
 
@@ -77,8 +77,8 @@ def ignore(_tally: Tally) -> None:
 
 
 async def letters(driver: Driver, filters: Filters | None = None) -> list[StoredDeadLetter]:
-    desk = DeadLetters(driver, SPECS, Stopped())
-    return [letter async for letter in desk.letters(filters or Filters())]
+    dead_letters = DeadLetters(driver, SPECS, Stopped())
+    return [letter async for letter in dead_letters.letters(filters or Filters())]
 
 
 async def handle(driver: Driver, error: Exception | None, action: str = "do", retries: int = 0) -> list[Delivery]:

@@ -34,7 +34,7 @@ async def redrive(
     return await redriver.run(await redriver.plan(filters or Filters(), force=force), ignore, hook=hook)
 
 
-async def test_a_redriven_letter_leaves_the_desk_and_is_due_at_its_own_subscription(driver: Weak) -> None:
+async def test_a_redriven_letter_leaves_the_dead_letters_and_is_due_at_its_own_subscription(driver: Weak) -> None:
     await driver.publish([dead(number) for number in range(1200)])
     redriver = Redriver(driver, SPECS, Stopped())
     seen: list[int] = []
@@ -155,8 +155,8 @@ async def test_redrives_and_purges_are_part_of_the_lineage(driver: Weak, tmp_pat
     recorder = Recorder(lambda: SqliteLineageStore(tmp_path / "lineage.db"), Stopped())
     redriver = Redriver(driver, SPECS, Stopped(), recorded_in(recorder))
     await redriver.run(await redriver.plan(Filters(ids=frozenset({"do.dlq-0"}))), ignore)
-    desk = DeadLetters(driver, SPECS, Stopped(), recorded_in(recorder))
-    await desk.purge(await desk.choose(Filters()), ignore)
+    dead_letters = DeadLetters(driver, SPECS, Stopped(), recorded_in(recorder))
+    await dead_letters.purge(await dead_letters.choose(Filters()), ignore)
     recorder.close()
     store = SqliteLineageStore(tmp_path / "lineage.db", create=False)
     assert [(entry.outcome, entry.next) for entry in store.find("e-1")] == [("redriven", "do.retry.1")]

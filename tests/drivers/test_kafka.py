@@ -1,4 +1,4 @@
-"""Topics, positions, options and the desk of the kafka driver, on a real node."""
+"""Topics, positions, options and dead letters of the kafka driver, on a real node."""
 
 import json
 import subprocess
@@ -155,7 +155,7 @@ async def test_latest_is_fixed_when_it_is_declared_and_not_when_it_is_first_read
         assert (await source.backlog()).ready == 0
 
 
-# -- the dead-letter desk
+# -- dead letters
 
 
 async def test_what_is_removed_at_the_front_is_really_deleted(kafka: Broker, unique_name: Name) -> None:
@@ -165,7 +165,7 @@ async def test_what_is_removed_at_the_front_is_really_deleted(kafka: Broker, uni
         await driver.declare([one])
         await publish(driver, dlq, *[b"%d" % number for number in range(6)])
         assert await driver.remove(dlq, [0, 1, 4]) == 3
-        places = await driver.inner._opened().desk._places(dlq)
+        places = await driver.inner._opened().browser._places(dlq)
         assert list((await driver.inner._opened().reader.starts(places)).values()) == [2]
         assert await driver.remove(dlq, [2, 3]) == 2
         assert list((await driver.inner._opened().reader.starts(places)).values()) == [5]
@@ -191,7 +191,7 @@ async def test_a_removal_that_was_cut_short_is_completed_by_the_next(
     async with opened(kafka.address) as again:
         assert [got.offset for got in await again.browse(dlq, -1, 10)] == [2, 3]
         assert await again.remove(dlq, [0, 1]) == 0
-        places = await again.inner._opened().desk._places(dlq)
+        places = await again.inner._opened().browser._places(dlq)
         assert list((await again.inner._opened().reader.starts(places)).values()) == [2]
 
 

@@ -1,4 +1,4 @@
-"""What is special about pulsar, on a real broker: types, standby, partitions, delays, entries, desks."""
+"""What is special about pulsar, on a real broker: types, standby, partitions, delays, entries, dead letters."""
 
 import json
 import threading
@@ -219,7 +219,7 @@ async def test_foreign_batches_of_dead_letters_are_removed_one_by_one(pulsar: Br
         assert [each.payload for each in left] == [b"0", b"2", b"4"]
 
 
-async def test_two_desks_wait_for_each_other(pulsar: Broker, unique_name: Name) -> None:
+async def test_two_who_read_dead_letters_wait_for_each_other(pulsar: Broker, unique_name: Name) -> None:
     one = spec(unique_name())
     async with opened(options(pulsar)) as first, opened(options(pulsar)) as second:
         await first.declare([one])

@@ -12,7 +12,7 @@ from hexa_worker.config.pulsar import PulsarSubscription
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
-from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION, TopicNames
+from hexa_worker.drivers.pulsar.names import DEAD_LETTER_SUBSCRIPTION, UNREAD_SUBSCRIPTION, TopicNames
 from hexa_worker.drivers.pulsar.unread import MOST, Unread
 from hexa_worker.errors import DriverRejected
 from tests.drivers.consuming import PLENTY, ack, patiently, publish, spec, subscribed, take
@@ -110,7 +110,7 @@ async def test_dead_letters_are_kept_though_their_topic_was_made_anew(pulsar: Br
         await driver.declare([one])
         await ask(pulsar, "DELETE", f"{path(one.dead_letter_channel)}?force=true")
         await publish(driver, one.dead_letter_channel, b"dead")
-        assert await subscriptions(pulsar, one.dead_letter_channel) == {DESK_SUBSCRIPTION}
+        assert await subscriptions(pulsar, one.dead_letter_channel) == {DEAD_LETTER_SUBSCRIPTION}
 
 
 async def test_a_process_keeps_so_many_unread_channels_and_no_more() -> None:

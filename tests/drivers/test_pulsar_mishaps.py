@@ -242,7 +242,7 @@ async def test_a_source_of_many_consumers_is_closed_in_time_while_the_broker_is_
             pulsar.thaw()
 
 
-async def test_dead_letters_whose_reading_failed_are_given_back_to_other_desks(
+async def test_dead_letters_whose_reading_failed_are_released_for_other_commands(
     pulsar: Broker, unique_name: Name
 ) -> None:
     one = spec(unique_name())
@@ -251,7 +251,7 @@ async def test_dead_letters_whose_reading_failed_are_given_back_to_other_desks(
         await first.declare([one])
         await publish(first, letters, b"1", b"2")
         assert len(await first.browse(letters, -1, 1)) == 1
-        (opened_letters,) = first._desk._letters.values()
+        (opened_letters,) = first._browser._letters.values()
         await to_thread.run_sync(opened_letters._consumer._consumer.close)  # the client library has given it up
         await to_thread.run_sync(_stop_timer, first)
         with pytest.raises(DriverUnavailable):
@@ -263,7 +263,7 @@ async def test_dead_letters_whose_reading_failed_are_given_back_to_other_desks(
 
 def _stop_timer(driver: PulsarDriver) -> None:
     """The reading that fails is the first one for a while."""
-    timer = driver._desk._timer
+    timer = driver._browser._timer
     assert timer is not None
     timer.cancel()
 

@@ -82,7 +82,7 @@ class ScriptedChild:
         self.write(f"in {Path.cwd()}")
 
     async def do_preflight(self) -> None:
-        self.write("surveys" if self.session.arguments.preflight else "surveys not")
+        self.write("does preflight" if self.session.arguments.preflight else "skips preflight")
 
     async def do_ack(self, count: str) -> None:
         self.acked += int(count)

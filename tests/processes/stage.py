@@ -115,7 +115,7 @@ class Stage:
                 slot, pid, words = text.split(" ", 2)
                 self.said.append(Said(int(slot), int(pid), words))
 
-    def on_readable(self, text: str, times: int = 1) -> list[Said]:
+    def hear(self, text: str, times: int = 1) -> list[Said]:
         """Wait until `text` was said so often; who said it."""
         self.until(lambda: len(self._who(text)) >= times, f"{text!r}, {times} times")
         return self._who(text)

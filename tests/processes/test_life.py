@@ -11,7 +11,7 @@ from tests.processes.stage import wait_gone
 def test_every_slot_gets_a_process_in_a_session_of_its_own(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 3")
     stage.start()
-    running = stage.on_readable("running", 3)
+    running = stage.hear("running", 3)
     assert {one.slot for one in running} == {0, 1, 2}
     for one in running:
         assert os.getsid(one.pid) == one.pid
@@ -21,57 +21,57 @@ def test_every_slot_gets_a_process_in_a_session_of_its_own(make_stage: MakeStage
 def test_one_process_of_a_worker_looks_at_the_broker_and_one_again_after_a_reload(make_stage: MakeStage) -> None:
     stage = make_stage("preflight", "1:once died die 3", worker="processes = 3")
     stage.start()
-    stage.on_readable("surveys")
-    stage.on_readable("surveys not", 3)
+    stage.hear("does preflight")
+    stage.hear("skips preflight", 3)
     stage.signal(signal.SIGHUP)
-    stage.on_readable("surveys", 2)
-    stage.on_readable("surveys not", 5)
+    stage.hear("does preflight", 2)
+    stage.hear("skips preflight", 5)
     assert stage.stop() == 0
-    assert [one.text for one in stage.said].count("surveys") == 2
+    assert [one.text for one in stage.said].count("does preflight") == 2
 
 
 def test_a_stop_drains_every_process_and_exits_0(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 2")
     stage.start()
-    stage.on_readable("running", 2)
+    stage.hear("running", 2)
     assert stage.stop() == 0
-    assert len(stage.on_readable("drained", 2)) == 2
+    assert len(stage.hear("drained", 2)) == 2
 
 
 def test_ctrl_c_drains_like_a_termination(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     stage.signal(signal.SIGINT)
     assert stage.ended() == 0
-    stage.on_readable("drained")
+    stage.hear("drained")
 
 
 def test_a_stop_while_a_process_boots_is_neither_lost_nor_deadly(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    stage.on_readable("loading")
+    stage.hear("loading")
     assert stage.stop() == 0
-    stage.on_readable("drained")
+    stage.hear("drained")
 
 
 def test_a_second_stop_cancels_what_the_first_could_not_end(make_stage: MakeStage) -> None:
     stage = make_stage("ignore")
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     stage.signal(signal.SIGTERM)
-    stage.on_readable("ignoring")
+    stage.hear("ignoring")
     stage.signal(signal.SIGTERM)
-    stage.on_readable("cancelled")
+    stage.hear("cancelled")
     assert stage.ended() == 0
 
 
 def test_a_third_stop_kills(make_stage: MakeStage) -> None:
     stage = make_stage("deaf")
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     stage.signal(signal.SIGTERM)
-    stage.on_readable("deaf")
+    stage.hear("deaf")
     stage.signal(signal.SIGTERM)
     stage.log("cancelling")
     stage.signal(signal.SIGTERM)
@@ -82,18 +82,18 @@ def test_a_third_stop_kills(make_stage: MakeStage) -> None:
 def test_a_process_that_does_not_end_in_time_is_killed_and_nobody_is_blamed(make_stage: MakeStage) -> None:
     stage = make_stage("hold 7", "deaf", worker="shutdown_grace_s = 0.1")
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     assert stage.stop() == 1
     assert "did not stop in time" in stage.log("worker process died")["message"]
     stage.order("suspects 7")
     stage.start()
-    stage.on_readable("crashes 0")
+    stage.hear("crashes 0")
 
 
 def test_a_dead_process_is_replaced_in_its_slot(make_stage: MakeStage) -> None:
     stage = make_stage("1:once died die 70", worker="processes = 2")
     stage.start()
-    running = stage.on_readable("running", 3)
+    running = stage.hear("running", 3)
     assert sorted(one.slot for one in running) == [0, 1, 1]
     assert stage.log("worker process died")["slot"] == 1
     assert stage.stop() == 0
@@ -106,7 +106,7 @@ def test_a_process_that_keeps_dying_is_given_up_and_the_others_drain(make_stage:
     )
     stage.start()
     assert stage.ended() == 1
-    assert [one.slot for one in stage.on_readable("drained")] == [0]
+    assert [one.slot for one in stage.hear("drained")] == [0]
     assert len([one for one in stage.said if one.slot == 1 and one.text == "running"]) == 3
     assert stage.log("given up")["slot"] == 1
 
@@ -137,8 +137,8 @@ def test_until_idle_tells_that_a_subscription_has_failed(make_stage: MakeStage) 
 def test_children_die_with_a_killed_parent(make_stage: MakeStage) -> None:
     stage = make_stage("1:block", worker="processes = 2")
     stage.start()
-    running = stage.on_readable("running", 2)
-    stage.on_readable("blocking")
+    running = stage.hear("running", 2)
+    stage.hear("blocking")
     stage.parent.kill()
     for one in running:
         wait_gone(one.pid, 20)
@@ -147,7 +147,7 @@ def test_children_die_with_a_killed_parent(make_stage: MakeStage) -> None:
 def test_a_second_parent_on_the_same_state_is_refused(make_stage: MakeStage) -> None:
     stage = make_stage()
     first = stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     stage.start()
     assert stage.ended() == 2
     assert "another worker called 'staged'" in stage.logs[-1]
@@ -157,7 +157,7 @@ def test_a_second_parent_on_the_same_state_is_refused(make_stage: MakeStage) -> 
 def test_closed_standard_streams_harm_nobody(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start(prefix=("sh", "-c", 'exec "$@" <&- >&-', "sh"))
-    (running,) = stage.on_readable("running")
+    (running,) = stage.hear("running")
     for descriptor in range(3):
         Path(f"/proc/{running.pid}/fd/{descriptor}").readlink()  # or it fails
     assert stage.stop() == 0
@@ -166,18 +166,18 @@ def test_closed_standard_streams_harm_nobody(make_stage: MakeStage) -> None:
 def test_as_process_1_it_waits_for_orphans(make_stage: MakeStage) -> None:
     stage = make_stage("orphan")
     stage.start(prefix=("unshare", "--fork", "--pid", "--kill-child", "--mount-proc"))
-    stage.on_readable("orphaned")
+    stage.hear("orphaned")
     stage.until(lambda: "no zombies" in {one.text for one in stage.said}, "the orphan to be waited for")
 
 
 def test_another_process_can_be_added_and_removed(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     stage.signal(signal.SIGTTIN)
-    assert [one.slot for one in stage.on_readable("running", 2)] == [0, 1]
+    assert [one.slot for one in stage.hear("running", 2)] == [0, 1]
     stage.signal(signal.SIGTTOU)
-    assert [one.slot for one in stage.on_readable("drained")] == [1]
+    assert [one.slot for one in stage.hear("drained")] == [1]
     stage.signal(signal.SIGTTOU)
     stage.log("the number of processes stays at 1")
     assert stage.stop() == 0
@@ -186,7 +186,7 @@ def test_another_process_can_be_added_and_removed(make_stage: MakeStage) -> None
 def test_a_process_that_could_not_start_is_the_first_to_be_removed(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     (stage.folder / "broken").touch()  # found by new processes only
     stage.signal(signal.SIGTTIN)
     stage.log("process cannot start, the others run on")
@@ -200,7 +200,7 @@ def test_a_process_that_could_not_start_is_the_first_to_be_removed(make_stage: M
 def test_of_two_processes_the_one_that_could_not_start_again_is_removed(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 2")
     stage.start()
-    first, second = sorted(stage.on_readable("running", 2))
+    first, second = sorted(stage.hear("running", 2))
     (stage.folder / "broken").touch()  # found by new processes only
     os.kill(first.pid, signal.SIGKILL)
     stage.log("process cannot start, the others run on")

@@ -60,7 +60,7 @@ def seen(look: Callable[[], object]) -> bool:
 def test_a_running_worker_is_alive_and_ready_and_says_so_for_every_part(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 2\n" + HTTP)
     stage.start()
-    stage.on_readable("running", 2)
+    stage.hear("running", 2)
     assert fetch(stage, "/live")[0] == 200
     assert seen(lambda: fetch(stage, "/ready")[0] == 200)
     status: dict[str, Any] = json.loads(fetch(stage, "/status")[1])
@@ -82,7 +82,7 @@ def test_a_worker_that_has_not_booted_is_not_ready(make_stage: MakeStage) -> Non
 def test_counters_of_dead_processes_are_kept(make_stage: MakeStage) -> None:
     stage = make_stage("ack 5", "once a die 70", worker=HTTP)
     stage.start()
-    stage.on_readable("running", 4)
+    stage.hear("running", 4)
     labels = (
         "messaging_action_name=do",
         "messaging_action_root_name=do",
@@ -127,7 +127,7 @@ def test_a_parent_that_stands_is_not_ready_and_later_not_alive(standing_s: float
 def test_a_signal_logs_the_status(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    (running,) = stage.on_readable("running")
+    (running,) = stage.hear("running")
     stage.log("worker process is ready")
     stage.signal(signal.SIGUSR1)
     line = stage.log("process is up")
@@ -162,7 +162,7 @@ class Slow:
 def test_a_probe_is_answered_among_hundreds_of_slow_clients(make_stage: MakeStage) -> None:
     stage = make_stage(worker=HTTP)
     stage.start(prefix=("prlimit", "--nofile=100:100"))
-    stage.on_readable("running")
+    stage.hear("running")
     stage.log("process is ready")
     slow = Slow(port_of(stage))
     slow.more(200)
@@ -171,9 +171,9 @@ def test_a_probe_is_answered_among_hundreds_of_slow_clients(make_stage: MakeStag
         slow.trickle()
         assert fetch(stage, "/live") == (200, b"alive\n")
     assert len(list(Path(f"/proc/{stage.parent.pid}/fd").iterdir())) < 64 + 30
-    (running,) = stage.on_readable("running")
+    (running,) = stage.hear("running")
     os.kill(running.pid, signal.SIGKILL)
-    stage.on_readable("running", 2)
+    stage.hear("running", 2)
     slow.close()
     assert seen(lambda: fetch(stage, "/ready")[0] == 200)
     assert stage.stop() == 0
@@ -200,7 +200,7 @@ def test_a_request_that_does_not_end_is_cut_off_whatever_trickles_in(make_stage:
 def test_a_parent_without_descriptors_waits_for_better_times(make_stage: MakeStage) -> None:
     stage = make_stage("hold 7", worker=HTTP)
     parent = stage.start()
-    (first,) = stage.on_readable("running")
+    (first,) = stage.hear("running")
     stage.log("process is ready")
     limits = resource.prlimit(parent.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
@@ -210,5 +210,5 @@ def test_a_parent_without_descriptors_waits_for_better_times(make_stage: MakeSta
         client.sendall(b"GET /live HTTP/1.1\r\n\r\n")
         resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, limits)
         assert b" 200 " in client.recv(100), "it waited in the queue"
-    stage.on_readable("running", 2)
+    stage.hear("running", 2)
     assert stage.stop() == 0

@@ -41,10 +41,10 @@ def test_every_process_is_replaced_by_one_that_was_ready_before_it_drained(
 ) -> None:
     stage = make_stage(worker=f"processes = {processes}")
     stage.start()
-    old = {one.pid for one in stage.on_readable("running", processes)}
+    old = {one.pid for one in stage.hear("running", processes)}
     ready(stage, processes)
     reload(stage)
-    stage.on_readable("drained", processes)
+    stage.hear("drained", processes)
     order = [one.text for one in stage.said if one.text in ("ready", "drained")][processes:]
     assert order == ["ready", "drained"] * processes
     new = {one.pid for one in stage.said if one.text == "ready"} - old
@@ -57,7 +57,7 @@ def test_every_process_is_replaced_by_one_that_was_ready_before_it_drained(
 def test_a_reload_onto_a_broken_configuration_changes_nothing(make_stage: MakeStage, processes: int) -> None:
     stage = make_stage(worker=f"processes = {processes}")
     stage.start()
-    old = {one.pid for one in stage.on_readable("running", processes)}
+    old = {one.pid for one in stage.hear("running", processes)}
     ready(stage, processes)
     toml = stage.folder / "worker.toml"
     good = toml.read_text()
@@ -88,7 +88,7 @@ def test_a_reload_onto_a_broken_configuration_changes_nothing(make_stage: MakeSt
 def test_a_successor_that_is_never_ready_leaves_the_old_one(make_stage: MakeStage, order: str, reason: str) -> None:
     stage = make_stage()
     stage.start()
-    (old,) = stage.on_readable("running")
+    (old,) = stage.hear("running")
     ready(stage, 1)
     stage.order("early", order)
     stage.signal(signal.SIGHUP)
@@ -104,11 +104,11 @@ def test_a_successor_that_somebody_kills_is_started_again_a_few_times(
 ) -> None:
     stage = make_stage()
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     ready(stage, 1)
     stage.order("early", *(f"once kill{number} die -9" for number in range(kills)), "run")
     stage.signal(signal.SIGHUP)
-    stage.on_readable("loading", 1 + 3)
+    stage.hear("loading", 1 + 3)
     if errors:
         assert "which its parent did not send" in failed(stage)
     else:
@@ -119,7 +119,7 @@ def test_a_successor_that_somebody_kills_is_started_again_a_few_times(
 def test_the_pages_stay_ready_and_alive_during_a_reload_and_after_a_failed_one(make_stage: MakeStage) -> None:
     stage = make_stage(worker="[worker.http]\nport = 0")
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     ready(stage, 1)
     url = stage.log("status pages")["message"].split()[-1].removesuffix("/status")
 
@@ -129,7 +129,7 @@ def test_the_pages_stay_ready_and_alive_during_a_reload_and_after_a_failed_one(m
 
     stage.order("early", "waiting", "await told", "exit 1")
     stage.signal(signal.SIGHUP)
-    stage.on_readable("waiting")
+    stage.hear("waiting")
     assert (get("ready"), get("live")) == (200, 200)
     (stage.folder / "told").touch()
     failed(stage)
@@ -137,11 +137,11 @@ def test_the_pages_stay_ready_and_alive_during_a_reload_and_after_a_failed_one(m
     stage.order("ignore")
     reload_asked = len(stage.logs)
     stage.signal(signal.SIGHUP)
-    stage.on_readable("drained")
+    stage.hear("drained")
     assert (get("ready"), get("live")) == (200, 200)
     stage.until(lambda: any("reload done" in line for line in stage.logs[reload_asked:]), "the reload")
     stage.signal(signal.SIGTERM)
-    stage.on_readable("ignoring")
+    stage.hear("ignoring")
     stage.signal(signal.SIGTERM)
     assert stage.ended() == 0
 
@@ -149,7 +149,7 @@ def test_the_pages_stay_ready_and_alive_during_a_reload_and_after_a_failed_one(m
 def test_a_reload_while_a_process_drains_for_long_keeps_the_new_one(make_stage: MakeStage) -> None:
     stage = make_stage("ignore", worker="shutdown_grace_s = 0.1")
     stage.start()
-    (old,) = stage.on_readable("running")
+    (old,) = stage.hear("running")
     ready(stage, 1)
     stage.order()
     stage.signal(signal.SIGHUP)
@@ -163,16 +163,16 @@ def test_a_reload_while_a_process_drains_for_long_keeps_the_new_one(make_stage: 
 def test_what_the_parent_uses_is_read_anew_or_named(make_stage: MakeStage) -> None:
     stage = make_stage("deaf", worker='shutdown_grace_s = 60\nlog.level = "info"')
     stage.start()
-    stage.on_readable("running")
+    stage.hear("running")
     ready(stage, 1)
     toml = stage.folder / "worker.toml"
     new = toml.read_text().replace("shutdown_grace_s = 60", "shutdown_grace_s = 0.1\nprocesses = 3\nhttp.port = 0")
     toml.write_text(new.replace('level = "info"', 'level = "debug"'))
     stage.signal(signal.SIGHUP)
     assert "http has changed: that takes a restart" in stage.log("has changed")["message"]
-    stage.on_readable("deaf")
+    stage.hear("deaf")
     os.kill(stage._who("deaf")[0].pid, signal.SIGKILL)  # the old one would have a minute
-    stage.on_readable("running", 4)
+    stage.hear("running", 4)
     ready(stage, 4)
     stage.log("reload done")
     assert stage.stop() == 1
@@ -182,12 +182,12 @@ def test_what_the_parent_uses_is_read_anew_or_named(make_stage: MakeStage) -> No
 def test_fewer_processes_are_left_by_a_reload_that_says_so(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 3")
     stage.start()
-    old = {one.pid for one in stage.on_readable("running", 3)}
+    old = {one.pid for one in stage.hear("running", 3)}
     ready(stage, 3)
     toml = stage.folder / "worker.toml"
     toml.write_text(toml.read_text().replace("processes = 3", "processes = 1"))
     reload(stage)
-    assert {one.pid for one in stage.on_readable("drained", 3)} == old, "the new one stays"
+    assert {one.pid for one in stage.hear("drained", 3)} == old, "the new one stays"
     assert len(stage._who("running")) == 4
     assert stage.stop() == 0
     assert len(stage._who("drained")) == 4
@@ -196,7 +196,7 @@ def test_fewer_processes_are_left_by_a_reload_that_says_so(make_stage: MakeStage
 def test_the_reload_after_one_that_failed_half_way_leaves_as_many_as_it_should(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 3")
     stage.start()
-    stage.on_readable("running", 3)
+    stage.hear("running", 3)
     ready(stage, 3)
     toml = stage.folder / "worker.toml"
     toml.write_text(toml.read_text().replace("processes = 3", "processes = 2"))
@@ -213,18 +213,18 @@ def test_the_reload_after_one_that_failed_half_way_leaves_as_many_as_it_should(m
 def test_one_process_less_during_a_reload_is_one_less_at_its_end(make_stage: MakeStage) -> None:
     stage = make_stage(worker="processes = 2")
     stage.start()
-    stage.on_readable("running", 2)
+    stage.hear("running", 2)
     ready(stage, 2)
     stage.order(
         "early", "2:run", "0:preflight", "0:await go", "0:run"
     )  # the second new one is in the first old one's slot
     stage.signal(signal.SIGHUP)
-    stage.on_readable("surveys not", 1)
+    stage.hear("skips preflight", 1)
     stage.signal(signal.SIGTTOU)
     stage.log("scaling to 1 processes")
     (stage.folder / "go").touch()
     stage.log("reload done")
-    stage.on_readable("drained", 3)
+    stage.hear("drained", 3)
     assert stage.stop() == 0
     assert len(stage._who("drained")) == 4
 
@@ -242,27 +242,27 @@ def test_a_release_folder_that_is_a_link_is_followed_by_a_reload(make_stage: Mak
     (stage.folder / "two" / "orders").write_text("where")
     link.symlink_to("one")
     stage.start_in(link)
-    stage.on_readable(f"in {stage.folder}/one")
+    stage.hear(f"in {stage.folder}/one")
     ready(stage, 1)
     link.unlink()
     link.symlink_to("two")
     reload(stage)
-    stage.on_readable(f"in {stage.folder}/two")
+    stage.hear(f"in {stage.folder}/two")
     assert stage.stop() == 0
 
 
 def test_a_reload_during_another_one_starts_anew_with_what_is_there_by_then(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    (old,) = stage.on_readable("running")
+    (old,) = stage.hear("running")
     ready(stage, 1)
     stage.order("early", "preflight")  # its process is never ready
     stage.signal(signal.SIGHUP)
-    (stale,) = stage.on_readable("surveys")
+    (stale,) = stage.hear("does preflight")
     stage.order()
     reload(stage)
     wait_gone(stale.pid, 20)
     wait_gone(old.pid, 20)
-    assert len(stage.on_readable("running", 2)) == 2
+    assert len(stage.hear("running", 2)) == 2
     assert stage.stop() == 0
     assert not any(FAILED in line for line in stage.logs)

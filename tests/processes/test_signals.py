@@ -116,11 +116,11 @@ def test_a_handler_that_changes_what_belongs_to_the_whole_process_disturbs_nothi
 def test_a_process_that_was_told_to_stop_by_others_drains_and_is_replaced(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start()
-    (first,) = stage.on_readable("running")
+    (first,) = stage.hear("running")
     os.kill(first.pid, signal.SIGTERM)
-    stage.on_readable("drained")
+    stage.hear("drained")
     assert "nobody asked it to" in stage.log("worker process ended")["message"]
-    assert stage.on_readable("running", 2)[1].pid != first.pid
+    assert stage.hear("running", 2)[1].pid != first.pid
     assert stage.stop() == 0
 
 
@@ -128,16 +128,16 @@ def test_a_process_that_was_told_to_stop_by_others_drains_and_is_replaced(make_s
 def test_a_stop_signal_to_the_whole_group_counts_once(make_stage: MakeStage, number: signal.Signals) -> None:
     stage = make_stage("ignore", worker="processes = 2")
     stage.start()
-    children = [one.pid for one in stage.on_readable("running", 2)]
+    children = [one.pid for one in stage.hear("running", 2)]
     stage.signal(number)
     for pid in children:
         os.kill(pid, number)
-    stage.on_readable("ignoring", 2)
+    stage.hear("ignoring", 2)
     for pid in children:
         os.kill(pid, number)
     stage.log("draining")
     stage.signal(signal.SIGTERM)
-    stage.on_readable("cancelled", 2)
+    stage.hear("cancelled", 2)
     assert stage.ended() == 0
     assert [one.text for one in stage.said].count("cancelled") == 2
     assert "cancelling" in "\n".join(stage.logs)

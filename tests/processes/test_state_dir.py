@@ -14,7 +14,7 @@ from tests.processes.stage import ROOT
 def test_state_dir_is_made_for_its_user_alone_whatever_the_umask(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.start(umask=0)
-    stage.on_readable("running")
+    stage.hear("running")
     for path in (stage.folder / "var", stage.folder / "var" / "staged.journal"):
         assert path.stat().st_mode & 0o777 == 0o700
     assert stage.stop() == 0

@@ -174,7 +174,7 @@ def _step(step: LineageEntry) -> "Text":
 
 def _waits(one: WaitingRecord, now_ms: int) -> "Text":
     if one.dead:
-        return _text((one.message_id, "bold"), ("waits at the desk", "red"))
+        return _text((one.message_id, "bold"), ("is a dead letter", "red"))
     if one.due_ms > now_ms:
         when = f"due in {_span((one.due_ms - now_ms) / 1000)}"
     else:

@@ -59,7 +59,7 @@ _KEPT_BY_SNOOZE = frozenset({lineage.FIRST_FAILED_AT, FAILURES, ERROR, ERROR_MES
 _REPLACED_ALWAYS = FAILURE_HEADERS | _ROUTE_HEADERS
 _REPLACED_WITH_ORIGIN = _REPLACED_ALWAYS | {lineage.ORIGIN_CHANNEL, lineage.ORIGIN_ID, lineage.ORIGIN_AT}
 _REPLACED_AT_FIRST = _REPLACED_WITH_ORIGIN | {lineage.REDRIVEN_FROM, lineage.REDRIVEN_FOR}
-"""Nobody but the desk says that something was redriven, and the desk writes to retry channels."""
+"""Only a redrive says so, and it writes to retry channels."""
 
 MESSAGE_LIMIT = 1_000
 _LOOKED_AT = 64 * 1024

@@ -1,4 +1,4 @@
-"""The dead-letter desk: look at dead letters, change them, send them round again, throw them away."""
+"""Dead letters: list, change, redrive, purge, export and import them."""
 
 from hexa_worker.dead_letters.editing import Draft
 

@@ -1,4 +1,4 @@
-"""The desk at work: it needs a driver's browse and remove, nothing else. Redrives have a module of their own."""
+"""Find, purge and change dead letters with a driver's browse and remove. Redrives have a module of their own."""
 
 from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -44,7 +44,7 @@ OnChange = Callable[[Literal["redriven", "purged"], Sequence[StoredDeadLetter], 
 
 
 def no_change(_outcome: Literal["redriven", "purged"], _letters: Sequence[StoredDeadLetter], _at_ms: int) -> None:
-    """For desks whose work is no part of a lineage."""
+    """For those whose work is no part of a lineage."""
 
 
 class DeadLetters:

@@ -18,7 +18,7 @@ from hexa_worker.faults import fault
 class Importer:
     """Imports into the dead-letter channels of some subscriptions.
 
-    A letter that is n times in the file and m times at the desk is imported n - m times.
+    A dead letter that is n times in the file and m times in its channel is imported n - m times.
 
     Args:
         driver: an open driver that knows the subscriptions.

@@ -1,4 +1,4 @@
-"""What the desk does is part of an event's lineage."""
+"""What is done with a dead letter is part of its event's lineage."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from hexa_worker.lineage.recorder import Recorder
 
 
 def recorded_in(recorder: Recorder) -> OnChange:
-    """What `Desk` calls with the letters that it redrove or purged."""
+    """What `DeadLetters` calls with the letters that it redrove or purged."""
 
     def on_change(outcome: Literal["redriven", "purged"], letters: Sequence[StoredDeadLetter], at_ms: int) -> None:
         for letter in letters:

@@ -316,7 +316,7 @@ class Driver(Protocol):
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """Read up to `limit` records of `channel` with offsets above `after`, without consuming them.
 
-        For the dead-letter desk and trace. Start with -1; an empty answer is the end. What the broker stored before
+        For the dlq commands and trace. Start with -1; an empty answer is the end. What the broker stored before
         `since_ms` (of the wall clock) may be left out, which saves time where it can find a time.
         """
         ...

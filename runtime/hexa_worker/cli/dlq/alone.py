@@ -12,6 +12,7 @@ from hexa_worker.errors import ConfigError
 
 def lock_of(config: Config) -> Path:
     """The file that is locked meanwhile: beside the broker's own, or among the worker's."""
+    # Its name stays: a command of an earlier version must be kept out, too.
     broker, worker = config.file.broker, config.file.worker
     if isinstance(broker, Embedded):
         return Path(f"{config.folder / broker.path}-desk")

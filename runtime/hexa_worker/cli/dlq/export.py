@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from hexa_worker.cli.dlq.open_ import open_desk
+from hexa_worker.cli.dlq.open_ import open_dead_letters
 from hexa_worker.cli.dlq.options import filtered, filters
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.progress import reading
@@ -57,7 +57,7 @@ def command(
 
 async def _export(path: Path, meant: Filters, out: BinaryIO, name: str) -> int:
     count = 0
-    async with open_desk(path, meant.action) as project:
+    async with open_dead_letters(path, meant.action) as project:
         letters = DeadLetters(project.driver, project.specs, SystemClock()).letters(meant)
         with reading(None, name, "dead letters") as advance:
             async with aclosing(letters):

@@ -11,7 +11,7 @@ import click
 
 from hexa_worker.cli.dlq._common import NAMED_FAILURES
 from hexa_worker.cli.dlq.alone import alone
-from hexa_worker.cli.dlq.open_ import open_desk
+from hexa_worker.cli.dlq.open_ import open_dead_letters
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.jsonl import DEFAULT_MAX_PAYLOAD, LINE_OVERHEAD, BadLine, LineReader
 from hexa_worker.cli.progress import reading
@@ -58,7 +58,7 @@ class Came(NamedTuple):
 def command(arguments: tuple[str, ...], config_path: str | None, action: str | None, *, as_json: bool) -> int:
     """Put dead letters back that export has written; FILE - is standard input.
 
-    Letters that are at the desk already are passed over, so an import that was broken off is simply run again.
+    Skips dead letters that already exist, so an interrupted import can simply be rerun.
 
     \b
     Example:
@@ -95,7 +95,7 @@ def _opened(file: str) -> Iterator[int]:
 async def _import(job: Import, descriptor: int, tally: Tally) -> Came:
     # the loop's own handler would wait for a read that blocks; this one interrupts it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    async with open_desk(job.path, job.action) as project:
+    async with open_dead_letters(job.path, job.action) as project:
         parse = _parser(job.action, [spec.action for spec in project.specs])
         max_payload = project.driver.capabilities.max_payload or DEFAULT_MAX_PAYLOAD
         lines = LineReader(descriptor, parse, WRITTEN_LENGTH * max_payload + LINE_OVERHEAD)

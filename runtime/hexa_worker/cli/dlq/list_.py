@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from hexa_worker.cli import dead_letter_view as show
-from hexa_worker.cli.dlq.open_ import open_desk
+from hexa_worker.cli.dlq.open_ import open_dead_letters
 from hexa_worker.cli.dlq.options import filtered, filters, no_more
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.orphans import warn_of_orphans
@@ -47,7 +47,7 @@ def command(
     meant = filters((), chosen)
 
     async def run() -> int:
-        async with open_desk(path, meant.action) as project:
+        async with open_dead_letters(path, meant.action) as project:
             warn_of_orphans(project.config, project.specs)
             unread: dict[str, DriverError] = {}
             letters = DeadLetters(project.driver, project.specs, SystemClock()).letters(meant, unread)

@@ -1,4 +1,4 @@
-"""The desk of a project."""
+"""Opening a project for its dead letters."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from hexa_worker.errors import ConfigError
 
 
 @asynccontextmanager
-async def open_desk(path: Path, action: str | None) -> AsyncIterator[Project]:
+async def open_dead_letters(path: Path, action: str | None) -> AsyncIterator[Project]:
     """An open project that has the subscription `action`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the commands of the desk have in common: which dead letters are meant, and how ages and rates are written."""
+"""What the dlq commands have in common: which dead letters are meant, and how ages and rates are written."""
 
 from collections.abc import Callable
 from typing import Any

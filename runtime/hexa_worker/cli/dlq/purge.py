@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from hexa_worker.cli.dlq._common import Change, ask, conclude, count_of, dry_run, guarded
-from hexa_worker.cli.dlq.open_ import open_desk
+from hexa_worker.cli.dlq.open_ import open_dead_letters
 from hexa_worker.cli.dlq.options import certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import config_option, find_config, json_option
@@ -51,9 +51,9 @@ def command(  # noqa: PLR0913 - one parameter per option
 
 async def _purge(job: Change, on_progress: OnProgress) -> int:
     clock = SystemClock()
-    async with open_desk(job.path, job.filters.action) as project:
-        desk = DeadLetters(project.driver, project.specs, clock)
-        chosen = await desk.choose(job.filters, job.limit)
+    async with open_dead_letters(job.path, job.filters.action) as project:
+        dead_letters = DeadLetters(project.driver, project.specs, clock)
+        chosen = await dead_letters.choose(job.filters, job.limit)
         if job.dry_run:
             return dry_run(job, chosen)
         count = count_of(chosen)

@@ -8,7 +8,7 @@ import click
 
 from hexa_worker.cli.dlq._common import Change, ask, conclude, dry_run, guarded
 from hexa_worker.cli.dlq.alone import alone
-from hexa_worker.cli.dlq.open_ import open_desk
+from hexa_worker.cli.dlq.open_ import open_dead_letters
 from hexa_worker.cli.dlq.options import Rate, certain_filters, filtered
 from hexa_worker.cli.progress import counting
 from hexa_worker.cli.project import Project, config_option, find_config, json_option
@@ -81,7 +81,7 @@ def command(  # noqa: PLR0913 - one parameter per option
 
 
 async def _redrive(job: Change, how: How, on_progress: OnProgress) -> int:
-    async with open_desk(job.path, job.filters.action) as project:
+    async with open_dead_letters(job.path, job.filters.action) as project:
         if job.dry_run:
             return await _redrive_from(project, job, how, on_progress)
         with alone(project.config):  # from before it is decided what to send

@@ -3,7 +3,7 @@
 import click
 
 from hexa_worker.cli import dead_letter_view as show
-from hexa_worker.cli.dlq.open_ import open_desk
+from hexa_worker.cli.dlq.open_ import open_dead_letters
 from hexa_worker.cli.exits import EXIT_FAILED
 from hexa_worker.cli.project import config_option, find_config, json_option, run_async
 from hexa_worker.cli.terminal import fail, write_json
@@ -29,7 +29,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, with_payload
         raise click.UsageError("name one dead letter, as dlq list shows it", click.get_current_context())
 
     async def run() -> StoredDeadLetter | None:
-        async with open_desk(path, None) as project:
+        async with open_dead_letters(path, None) as project:
             return await DeadLetters(project.driver, project.specs, SystemClock()).find(rest[0])
 
     letter = run_async(run)

@@ -1,4 +1,4 @@
-"""The dead-letter desk's side: reading any channel without consuming it, and removing single dead letters.
+"""Reading any channel without consuming it, and removing single dead letters.
 
 Kafka cannot delete one record out of the middle of a partition. What is removed is noted in a compacted topic
 beside the dead letters, ``{channel}.removed``, one keyed record for each; a removal counts once its notes are
@@ -6,7 +6,7 @@ confirmed, and repeating it changes nothing. Whatever is removed at the front of
 deleted, and its notes are blanked, which lets compaction drop them. Each step may be cut short by a crash: the
 next removal completes it.
 
-Offsets: the desk needs one number per record of a channel. Partition 0 has its own offsets, records of the
+Offsets: `Driver.browse` needs one number per record of a channel. Partition 0 has its own offsets, records of the
 others are numbered ``partition * 2**48 + offset``. Dead-letter topics that the driver makes have one partition.
 """
 
@@ -31,12 +31,12 @@ _NOTE = b"1"
 
 
 def number_of(partition: int, offset: int) -> int:
-    """The desk's number of a record."""
+    """What `Driver.browse` calls the offset of a record."""
     return (partition << _PARTITION_BITS) | offset
 
 
 class Browsed(Delivery, frozen=True, gc=False, kw_only=True):
-    """A record whose `offset` is the desk's number of it; its id is what Kafka calls it all the same."""
+    """A record whose `offset` is that of `Driver.browse`; its id is what Kafka calls it all the same."""
 
     @property
     def message_id(self) -> str:

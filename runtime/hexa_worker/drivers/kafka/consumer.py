@@ -443,7 +443,7 @@ def instance_id(template: str | None) -> str | None:
 def topic_pattern(spec: SubscriptionSpec) -> str:
     """The pattern of a subscription and its retry topics for aiokafka, which matches prefixes.
 
-    The subscription's own dead letters, and what a desk notes about any, never match.
+    The subscription's own dead letters, and the marks of those that were removed, never match.
     """
     pattern = spec.pattern or ""
     flags = re.match(r"\(\?([aiLmsux]+)\)", pattern)

@@ -256,11 +256,11 @@ class AsyncioKafkaDriver:
 
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
-        return await self._opened().desk.browse(channel, after, limit, since_ms)
+        return await self._opened().browser.browse(channel, after, limit, since_ms)
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
-        return await self._opened().desk.remove(channel, offsets)
+        return await self._opened().browser.remove(channel, offsets)
 
     async def channels(self) -> Sequence[str]:
         """See `hexa_worker.drivers.base.Driver.channels`."""
@@ -274,7 +274,7 @@ class AsyncioKafkaDriver:
     async def _backlog(self, spec: SubscriptionSpec) -> Backlog:
         parts = self._opened()
         left = await parts.lag.measure(spec, await self._fresh_origins(spec, parts), {}, self._clock.now_ms())
-        letters = await parts.desk.count(spec.dead_letter_channel)
+        letters = await parts.browser.count(spec.dead_letter_channel)
         return Backlog(
             ready=left.ready, delayed=left.delayed, leased=0, next_due_ms=left.next_due_ms, dead_letters=letters
         )
@@ -329,7 +329,7 @@ class _Parts:
         self.reader = OffsetReader(self.connection)
         self.publisher = KafkaPublisher(self.connection, self.registry, clock)
         self.lag = Lag(self.registry, self.topics, self.reader, self.books)
-        self.desk = KafkaBrowser(self.registry, self.topics, self.reader, self.publisher, attempts)
+        self.browser = KafkaBrowser(self.registry, self.topics, self.reader, self.publisher, attempts)
 
     async def close(self) -> None:
         await self.publisher.close()

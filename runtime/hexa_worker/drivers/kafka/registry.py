@@ -168,7 +168,7 @@ class Registry:
         partitions = options.retry_partitions or widest
         return [
             *(self._failure_topic(name, partitions, options.retry_retention_s, size) for name in spec.retry_channels),
-            # One partition: the desk then shows dead letters in the order of their burial.
+            # One partition: dead letters are listed in the order in which they were stored.
             self._failure_topic(spec.dead_letter_channel, 1, options.dead_letter_retention_s or -1, size),
         ]
 

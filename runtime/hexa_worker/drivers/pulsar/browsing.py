@@ -23,7 +23,7 @@ from hexa_worker.drivers.pulsar.wire import PulsarOrigin, read_one
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 IDLE_S = 0.5
-"""Dead letters are given back, for other desks, when nothing was asked for so long."""
+"""Dead letters are released, for other commands, when nothing was asked for so long."""
 LEAST_PATIENCE_S = 5.0
 AGAIN_S = 0.1
 """Between two tries to read a topic."""

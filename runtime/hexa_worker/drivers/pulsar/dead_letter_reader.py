@@ -18,7 +18,7 @@ import pulsar
 from hexa_worker.core.message import Delivery
 from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.errors import translate
-from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.names import DEAD_LETTER_SUBSCRIPTION
 from hexa_worker.drivers.pulsar.wire import MARKER, PulsarOrigin, read_one
 from hexa_worker.errors import DriverUnavailable
 
@@ -28,7 +28,7 @@ LETTERS = 64
 """So many are fetched ahead, and each may be as large as messages get."""
 
 
-def keep(client: Any, topic: str, subscription: str = DESK_SUBSCRIPTION) -> Any:
+def keep(client: Any, topic: str, subscription: str = DEAD_LETTER_SUBSCRIPTION) -> Any:
     """A consumer of the letters; from its first time on they are kept. Raises the client library's exceptions."""
     return client.subscribe(
         topic,
@@ -48,7 +48,7 @@ class DeadLetterReader:
         connection: the client.
         topic: where they are.
         origin: what they have in common.
-        patience_s: how long to wait for the broker, or for another desk to be done.
+        patience_s: how long to wait for the broker, or for another command to be done.
     """
 
     def __init__(self, connection: PulsarConnection, topic: str, origin: PulsarOrigin, patience_s: float) -> None:

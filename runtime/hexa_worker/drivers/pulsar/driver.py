@@ -87,7 +87,7 @@ class PulsarDriver:
         self._unread = Unread(self._connection, self._admin, options.unread)
         self._expiry = Expiry(self._admin, self._connection.topics)
         self._publisher = PulsarPublisher(self._connection, options, self._clock, self._unread)
-        self._desk = PulsarBrowser(self._connection, self._admin, options.timeout_s)
+        self._browser = PulsarBrowser(self._connection, self._admin, options.timeout_s)
         self._sources: list[PulsarSource] = []
         self._loop: LoopHandle | None = None
         self._threads: Threads | None = None
@@ -123,7 +123,7 @@ class PulsarDriver:
             await self._threads.run(self._close)
 
     def _close(self) -> None:
-        self._desk.close()
+        self._browser.close()
         self._publisher.close()
         self._connection.close()
 
@@ -248,13 +248,13 @@ class PulsarDriver:
     async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
         """See `hexa_worker.drivers.base.Driver.browse`."""
         self._connection.require()
-        found: Sequence[Delivery] = await self._run(self._desk.browse, channel, after, limit, since_ms)
+        found: Sequence[Delivery] = await self._run(self._browser.browse, channel, after, limit, since_ms)
         return found
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
         """See `hexa_worker.drivers.base.Driver.remove`."""
         self._connection.require()
-        removed: int = await self._run(self._desk.remove, channel, offsets)
+        removed: int = await self._run(self._browser.remove, channel, offsets)
         return removed
 
     async def channels(self) -> Sequence[str]:

@@ -17,7 +17,7 @@ from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.consumer_settings import ConsumerSettings
 from hexa_worker.drivers.pulsar.errors import translate
 from hexa_worker.drivers.pulsar.expiry import Expiry
-from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.names import DEAD_LETTER_SUBSCRIPTION, UNREAD_SUBSCRIPTION
 from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.readers import open_reader, unread
 from hexa_worker.errors import DriverError, DriverRejected
@@ -103,10 +103,10 @@ class PulsarInspection:
     def _letters(self) -> int:
         count = 0
         for topic, stats in self._partitions(self._spec.dead_letter_channel).items():
-            kept = stats.get("subscriptions", {}).get(DESK_SUBSCRIPTION)
+            kept = stats.get("subscriptions", {}).get(DEAD_LETTER_SUBSCRIPTION)
             entries = 0 if kept is None else int(kept.get("msgBacklog", 0))
             if entries:
-                messages = self._admin.messages_in_backlog(topic, DESK_SUBSCRIPTION)
+                messages = self._admin.messages_in_backlog(topic, DEAD_LETTER_SUBSCRIPTION)
                 count += entries if messages is None else messages
         return count
 

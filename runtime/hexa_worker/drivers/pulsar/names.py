@@ -3,7 +3,7 @@
 from hexa_worker.core.naming import channel_problem
 from hexa_worker.errors import DriverRejected
 
-DESK_SUBSCRIPTION = "hexa-worker-desk"
+DEAD_LETTER_SUBSCRIPTION = "hexa-worker-desk"  # brokers hold subscriptions of this name
 """The subscription that keeps dead letters until they are removed."""
 UNREAD_SUBSCRIPTION = "hexa-worker-unread"
 """The subscription that keeps what is published to a channel until it has a subscription of somebody's own."""

@@ -17,7 +17,7 @@ from hexa_worker.drivers.pulsar.admin import Admin
 from hexa_worker.drivers.pulsar.connection import PulsarConnection
 from hexa_worker.drivers.pulsar.dead_letter_reader import keep
 from hexa_worker.drivers.pulsar.errors import name_of, translate
-from hexa_worker.drivers.pulsar.names import DESK_SUBSCRIPTION, UNREAD_SUBSCRIPTION
+from hexa_worker.drivers.pulsar.names import DEAD_LETTER_SUBSCRIPTION, UNREAD_SUBSCRIPTION
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 MOST = 100
@@ -65,8 +65,8 @@ class Unread:
         each = [_durable(stats) for stats in parts.values()]
         everywhere = frozenset[str]().union(*each) if all(each) else frozenset[str]()
         if letters_there:
-            if any(DESK_SUBSCRIPTION not in names for names in each) or not each:
-                self._subscribe(topic, DESK_SUBSCRIPTION)
+            if any(DEAD_LETTER_SUBSCRIPTION not in names for names in each) or not each:
+                self._subscribe(topic, DEAD_LETTER_SUBSCRIPTION)
         elif everywhere - {UNREAD_SUBSCRIPTION}:
             if UNREAD_SUBSCRIPTION in everywhere:
                 self.release(topic)

@@ -1,4 +1,4 @@
-"""Claims about what the dead-letter desk uses: `Driver.browse`, `Driver.remove`, `Driver.channels`."""
+"""Claims about what the dlq commands use: `Driver.browse`, `Driver.remove`, `Driver.channels`."""
 # ruff: noqa: D103 - the name of a claim says what it claims
 
 from hexa_worker.core.message import Delivery, Message

@@ -91,7 +91,7 @@ async def a_preflight_makes_nothing_and_tells_what_is_there(bench: ConformanceCo
     found = await driver.preflight(spec)
     expect(found and not any(one.exists for one in found), f"it is said to exist: {found}")
     expect(not any(one.problem for one in found), f"what a worker would make is a problem: {found}")
-    expect(not names & set(await driver.channels()), "the survey made a channel")
+    expect(not names & set(await driver.channels()), "the preflight made a channel")
     await driver.declare([spec])
     found = await driver.preflight(spec)
     kept = {"channel", "retry channel", "dead letter"}  # progress may begin to be kept when somebody reads

@@ -1,4 +1,4 @@
-"""The desk and the tracer on a real driver."""
+"""Dead letters and the tracer on a real driver."""
 
 from pathlib import Path
 
@@ -38,18 +38,18 @@ async def test_letters_of_one_subscription_that_cannot_be_read_hide_no_others(dr
 
 async def test_a_letter_is_found_by_its_id(driver: Weak) -> None:
     await driver.publish([dead(1), dead(2)])
-    desk = DeadLetters(driver, SPECS, Stopped())
-    found = await desk.find("do.dlq-1")
+    dead_letters = DeadLetters(driver, SPECS, Stopped())
+    found = await dead_letters.find("do.dlq-1")
     assert found is not None
     assert found.event_id == "e-2"
     for stranger in ("do.dlq-2", "do.dlq--1", "work-0", "nonsense", "do.dlq-x"):
-        assert await desk.find(stranger) is None
+        assert await dead_letters.find(stranger) is None
 
 
 async def test_a_limit_takes_the_oldest(driver: Weak) -> None:
     await driver.publish([dead(number) for number in range(5)])
-    desk = DeadLetters(driver, SPECS, Stopped())
-    assert (await desk.purge(await desk.choose(Filters(), limit=2), ignore)).done == 2
+    dead_letters = DeadLetters(driver, SPECS, Stopped())
+    assert (await dead_letters.purge(await dead_letters.choose(Filters(), limit=2), ignore)).done == 2
     assert [letter.event_id for letter in await letters(driver)] == ["e-2", "e-3", "e-4"]
 
 

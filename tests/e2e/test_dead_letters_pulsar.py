@@ -1,10 +1,10 @@
-"""The dead-letter desk on Kafka."""
+"""Dead letters on Pulsar."""
 
 from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
+from tests.e2e.dead_letters_on_brokers import (  # noqa: F401 - the claims
     test_a_redrive_that_is_killed_before_it_removes_is_run_again_without_doubles,
     test_copies_that_were_handled_meanwhile_are_not_sent_again,
     test_exported_letters_come_back_byte_for_byte_and_never_twice,
@@ -14,10 +14,10 @@ from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
 from tests.e2e.on_brokers import Place
 from tests.lab.base import Broker
 
-pytestmark = pytest.mark.kafka
+pytestmark = pytest.mark.pulsar
 
 
 @pytest.fixture
-def place(kafka: Broker, unique_name: Callable[..., str]) -> Place:
-    broker = f'driver = "kafka"\ncreate_channels = true\npartitions = 2\nservers = ["{kafka.address}"]'
-    return Place(broker, "", unique_name("e"), "group")
+def place(pulsar: Broker, unique_name: Callable[..., str]) -> Place:
+    broker = f'driver = "pulsar"\nadmin_url = "{pulsar.admin_address}"\nurl = "{pulsar.address}"'
+    return Place(broker, "", unique_name("e"), "subscription")

@@ -1,4 +1,4 @@
-"""The dead-letter desk on every broker: the claims; the file of each broker (``test_desk_kafka.py``, …) takes them."""
+"""Dead letters on every broker: the claims; the file of each broker (``test_dead_letters_kafka.py``, …) takes them."""
 
 import json
 import signal

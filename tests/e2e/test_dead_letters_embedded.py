@@ -1,10 +1,10 @@
-"""The dead-letter desk on the embedded broker."""
+"""Dead letters on the embedded broker."""
 
 from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.desk_on_brokers import (  # noqa: F401 - the claims
+from tests.e2e.dead_letters_on_brokers import (  # noqa: F401 - the claims
     test_a_redrive_that_is_killed_before_it_removes_is_run_again_without_doubles,
     test_copies_that_were_handled_meanwhile_are_not_sent_again,
     test_exported_letters_come_back_byte_for_byte_and_never_twice,
