@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from hexa_worker.clock import Clock
 from hexa_worker.codecs.annotations import is_protobuf
 from hexa_worker.core.child_ids import Handled
+from hexa_worker.core.expiry import expiry_header
 from hexa_worker.core.ids import IdSource
 from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers, valid_id
 from hexa_worker.core.message import Headers, Message
@@ -14,7 +15,7 @@ from hexa_worker.core.propagated import USER, User, carried_headers, is_whole_us
 from hexa_worker.errors import ConfigError, DriverError
 from hexa_worker.faults import fault
 from hexa_worker.subscriptions.api import Event
-from hexa_worker.subscriptions.event_times import due_ms
+from hexa_worker.subscriptions.event_times import due_ms, expires_ms
 
 Encode = Callable[[Any], bytes]
 _PAYLOAD_ENCODER = "_payload_encoder"
@@ -47,14 +48,16 @@ class Preparer:
             event_id = parent.child_id(event.channel, key, own, payload)
         else:
             event_id = self._ids.new(now_ms)
+        due = due_ms(event.after, event.at, now_ms)
         control = origin_headers(event_id) if parent is None else child_headers(event_id, parent)
+        expiry = expiry_header(expires_ms(event.expires_in, due or now_ms))
         message = Message(
             channel=event.channel,
             payload=payload,
             key=key,
-            headers=control + _carried(event) + own + _encoder(event),
+            headers=control + expiry + _carried(event) + own + _encoder(event),
             timestamp_ms=now_ms,
-            due_ms=due_ms(event.after, event.at, now_ms),
+            due_ms=due,
         )
         return event_id, message
 

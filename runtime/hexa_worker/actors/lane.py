@@ -21,8 +21,10 @@ from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
 from hexa_worker.actors.settler import Settler
 from hexa_worker.codecs.decode import explained
+from hexa_worker.core.expiry import ExpiryWatch
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import (
+    Expired,
     Interrupted,
     Outcome,
     Raised,
@@ -75,6 +77,7 @@ class LaneParts:
 
     __slots__ = (
         "call",
+        "expiry",
         "isolation",
         "log",
         "mailbox",
@@ -98,6 +101,7 @@ class LaneParts:
         stats: Counters,
         log: SubscriptionLog,
         isolation: Isolation,
+        expiry: ExpiryWatch,
         maximum_crashes: int,
         monotonic: Callable[[], float],
     ) -> None:
@@ -110,6 +114,7 @@ class LaneParts:
         self.stats = stats
         self.log = log
         self.isolation = isolation
+        self.expiry = expiry
         self.maximum_crashes = maximum_crashes
         self.monotonic = monotonic
 
@@ -199,7 +204,12 @@ class Lane:
     async def _consume(self) -> bool:  # noqa: C901 - the hot path: a call more per message costs more than it explains
         """Handle one delivery after the other; True asks for a new scope, False: the mailbox is closed."""
         parts = self._parts
-        queue, isolation, settler = parts.mailbox.ready[self.number], parts.isolation, parts.settler
+        queue, isolation, settler, expiry = (
+            parts.mailbox.ready[self.number],
+            parts.isolation,
+            parts.settler,
+            parts.expiry,
+        )
         call, decode, decode_errors = parts.call, parts.plan.handler.decode, parts.plan.handler.decode_errors
         runtime, monotonic, timeout_s = parts.runtime, parts.monotonic, self._timeout_s
         observe, begin = parts.stats.observe, self._cells[0].begin
@@ -208,7 +218,7 @@ class Lane:
         now = monotonic()  # there may be work already: its time begins now
         slice_end = now + SLICE_S
         while True:
-            if now > slice_end or isolation.active or not queue:
+            if now > slice_end or isolation.active or not queue or (expiry.seen and self._drop_expired(queue)):
                 if not await self._let_others_run():
                     return False
                 now = monotonic()
@@ -249,6 +259,14 @@ class Lane:
                     here = await renew()
             except Exception:  # noqa: BLE001 - values are compared, and those are the user's
                 here = await renew()
+
+    def _drop_expired(self, queue: Queue) -> bool:
+        """Settle what stands first and is of no use any more; whether there was any."""
+        is_over, dropped = self._parts.expiry.is_over, False
+        while queue and is_over(queue[0]):
+            self._parts.record_outcome(queue.popleft(), Expired())
+            dropped = True
+        return dropped
 
     async def _let_others_run(self) -> bool:
         """Between two deliveries: pause while one runs alone, yield, or wait for work. False: there will be none."""
@@ -307,7 +325,7 @@ class Lane:
 
         A suspect comes alone.
         """
-        mailbox, plan = self._parts.mailbox, self._parts.plan
+        mailbox, plan, expiry = self._parts.mailbox, self._parts.plan, self._parts.expiry
         queue = mailbox.ready[self.number]
         batch: list[Delivery] = []
         while not batch:  # others may have been faster
@@ -315,7 +333,11 @@ class Lane:
                 if not await mailbox.wait_work(self.number):
                     return []
             await self._fill(queue)
-            while queue and len(batch) < plan.batch and not (batch and queue[0].crashes):
+            while len(batch) < plan.batch:
+                if expiry.seen:
+                    self._drop_expired(queue)
+                if not queue or (batch and queue[0].crashes):
+                    break
                 batch.append(queue.popleft())
                 if batch[0].crashes:
                     break

@@ -9,6 +9,7 @@ from hexa_worker.actors.outage import Need, Outage
 from hexa_worker.actors.pausing import PausedDeliveries
 from hexa_worker.actors.services import WorkerServices
 from hexa_worker.backoff import Backoff
+from hexa_worker.core.expiry import ExpiryWatch
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import Crashed
 from hexa_worker.core.settlement import counted
@@ -48,6 +49,7 @@ class Pump:
         record_outcome: RecordOutcome,
     ) -> None:
         self._action = plan.action
+        self.expiry = ExpiryWatch(env.clock.now_ms)
         self._route = plan.route
         self._monotonic = env.clock.monotonic
         self._suspects = env.suspects
@@ -109,7 +111,9 @@ class Pump:
                 await self._pass_on(batch)
 
     async def _pass_on(self, batch: list[Delivery]) -> None:
-        route = self._route
+        route, expiry = self._route, self.expiry
+        if not expiry.seen:
+            expiry.look(batch)
         batch = [counted(one, route) if one.attempt else one for one in batch]
         if self._suspects is not None and self._suspects.any():
             batch = self._mark_suspects(batch)

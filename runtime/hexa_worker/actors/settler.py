@@ -20,7 +20,7 @@ from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
 from hexa_worker.core.cutting import smaller
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.outcome import DUPLICATE
+from hexa_worker.core.outcome import DUPLICATE, EXPIRED
 from hexa_worker.core.settlement import (
     Acked,
     DeadLettered,
@@ -331,6 +331,8 @@ class Settler:
                 stats.released += 1
             elif settlement.dropped == DUPLICATE:
                 stats.duplicates += 1
+            elif settlement.dropped == EXPIRED:
+                stats.expired += 1
             else:
                 stats.dropped += 1
         stats.acked += acked

@@ -225,6 +225,7 @@ class Worker:
             stats=stats,
             log=self._log,
             isolation=env.isolation,
+            expiry=self._pump.expiry,
             maximum_crashes=env.maximum_crashes,
             monotonic=env.clock.monotonic,
         )

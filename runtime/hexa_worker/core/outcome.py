@@ -49,6 +49,17 @@ class Duplicate(Drop):
         super().__init__(DUPLICATE)
 
 
+EXPIRED = "it has expired"
+"""Why an event was dropped that came, or whose retry came, after its time."""
+
+
+class Expired(Drop):
+    """Of no use any more: acknowledged without being run, and counted as expired."""
+
+    def __init__(self) -> None:
+        super().__init__(EXPIRED)
+
+
 class DeadLetter(Verdict):
     """Hopeless: to the dead letter at once, without retries."""
 

@@ -167,6 +167,7 @@ class Emitter:
         locale: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        expires_in: float | timedelta | None = None,
         carried: Headers = (),
         parent: Lineage | None = None,
         timeout_s: float | None = None,
@@ -184,6 +185,7 @@ class Emitter:
             locale: the user's; children take it over.
             after: deliver it so much later, seconds or a `timedelta`.
             at: deliver it at this time, which has a time zone; one that has passed is now.
+            expires_in: drop it, and do not run it, when so much time has passed since it could be delivered first.
             carried: further headers to take over from another event.
             parent: the event that it is a child of (`Context.lineage`); None starts a new tree.
             timeout_s: how long to wait for the confirmation, for room among those that wait included; None: as long
@@ -207,6 +209,7 @@ class Emitter:
             locale=locale,
             after=after,
             at=at,
+            expires_in=expires_in,
             carried=carried,
         )
         return await self.emit_event(event, parent, timeout_s=timeout_s)

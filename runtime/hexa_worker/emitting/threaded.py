@@ -152,6 +152,7 @@ class SyncEmitter:
         locale: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        expires_in: float | timedelta | None = None,
         carried: Headers = (),
         parent: Lineage | None = None,
         timeout_s: float | None = None,
@@ -174,6 +175,7 @@ class SyncEmitter:
             locale=locale,
             after=after,
             at=at,
+            expires_in=expires_in,
             carried=carried,
         )
         return self.submit(event, parent=parent, timeout_s=timeout_s).result()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from typing_extensions import TypeVar
 
 from hexa_worker.core.child_ids import Handled
+from hexa_worker.core.expiry import expires_ms
 from hexa_worker.core.lineage import (
     CORRELATION_ID,
     FIRST_FAILED_AT,
@@ -132,6 +133,7 @@ class _Running(Generic[S]):
         id: str | None = None,  # noqa: A002 - the event's field
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        expires_in: float | timedelta | None = None,
     ) -> Coroutine[Any, Any, str]:
         """Emit a child event: same root, correlation id, user and trace; this event as parent. Returns its event id.
 
@@ -140,7 +142,8 @@ class _Running(Generic[S]):
         the same id: the id is made of this event, the action, and what the child says. An emit that says something
         else on the next attempt is another event. With `id` it has that id, whatever it says.
         What a batch emits is a child of its first item; the `items` can emit, too.
-        With `after` (seconds or a `timedelta`) or `at` (a time with its zone) it is delivered then, never earlier.
+        With `after` (seconds or a `timedelta`) or `at` (a time with its zone) it is delivered then, never earlier;
+        with `expires_in` it is dropped when so much time has passed since it could be delivered first.
 
         Raises:
             ConfigError: the event itself is wrong.
@@ -151,7 +154,16 @@ class _Running(Generic[S]):
             self.unconfirmed = {}
         place = object()
         self.unconfirmed[place] = channel
-        event = Event(channel=channel, payload=payload, key=key, headers=headers or {}, id=id, after=after, at=at)
+        event = Event(
+            channel=channel,
+            payload=payload,
+            key=key,
+            headers=headers or {},
+            id=id,
+            after=after,
+            at=at,
+            expires_in=expires_in,
+        )
         return self._emit(place, event)
 
     async def _emit(self, place: object, event: Event) -> str:
@@ -202,6 +214,7 @@ class _Running(Generic[S]):
         id: str | None = None,  # noqa: A002 - the event's field
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        expires_in: float | timedelta | None = None,
     ) -> str:
         """`emit` for a plain ``def`` handler, from its own thread.
 
@@ -221,6 +234,7 @@ class _Running(Generic[S]):
             id=id,
             after=after,
             at=at,
+            expires_in=expires_in,
             carried=first.carried,
         )
         return from_thread.run(self._runtime.emit, event, first.lineage)
@@ -283,6 +297,12 @@ class Context(_Running[S]):
     def emitted_at(self) -> datetime | None:
         """When the event was emitted, in UTC, the same on every retry; None when its record does not say it."""
         return _time(self.origin.timestamp_ms)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """Until when the event is of use, in UTC; None: for ever."""
+        expires = expires_ms(self.delivery.headers)
+        return None if expires is None or expires > _LAST_MS else _EPOCH + timedelta(milliseconds=expires)
 
     @property
     def attempt(self) -> int:

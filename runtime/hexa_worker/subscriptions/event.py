@@ -31,6 +31,7 @@ class Event(_Addressed, frozen=True, kw_only=True):
         locale: the user's language, ``de-DE``.
         after: deliver it so much later, seconds or a `timedelta`.
         at: deliver it at this time, which has a time zone; one that has passed is now.
+        expires_in: drop it, and do not run it, when so much time has passed since it could be delivered first.
         carried: headers taken over from another event, as they were on the wire; what the event says itself wins.
     """
 
@@ -42,4 +43,5 @@ class Event(_Addressed, frozen=True, kw_only=True):
     locale: str | None = None
     after: float | timedelta | None = None
     at: datetime | None = None
+    expires_in: float | timedelta | None = None
     carried: Headers = ()

@@ -35,6 +35,23 @@ def due_ms(after: float | timedelta | None, at: datetime | None, now_ms: int) ->
     return due if due > now_ms else 0
 
 
+def expires_ms(expires_in: float | timedelta | None, from_ms: int) -> int:
+    """When an event expires, milliseconds since the epoch; 0: never.
+
+    Args:
+        expires_in: how long it is of use, seconds or a timedelta.
+        from_ms: when it may be delivered first.
+
+    Raises:
+        ConfigError: that is no duration, or a longer one than `MAX_DELAY_S`.
+    """
+    if expires_in is None:
+        return 0
+    seconds = _seconds("expires_in", expires_in)
+    _check_far("expires_in", seconds)
+    return due_after(from_ms, seconds)
+
+
 def _milliseconds(at: object) -> int:
     if not isinstance(at, datetime):
         raise ConfigError(f"at must be a datetime, not {type(at).__name__}")

@@ -25,6 +25,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         acked: done, by a handler that succeeded.
         dropped: done, because the handler did not want them.
         duplicates: done, because the event was handled before.
+        expired: done without being run, because the event had expired.
         unclaimed: handled without looking for duplicates, because the claim store was away.
         overtaken: whose claim somebody else had taken over before they were done.
         retried: stored for a retry, or kept in their place for it.
@@ -49,6 +50,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
     acked: int = 0
     dropped: int = 0
     duplicates: int = 0
+    expired: int = 0
     unclaimed: int = 0
     overtaken: int = 0
     retried: int = 0

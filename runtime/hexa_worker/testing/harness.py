@@ -172,6 +172,7 @@ class Harness:
         parent: Lineage | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
+        expires_in: float | timedelta | None = None,
         timeout_s: float | None = None,
         event_id: str | None = None,
     ) -> str:
@@ -191,6 +192,7 @@ class Harness:
             carried: further headers to take over from another event.
             after: deliver it so much later, in virtual time.
             at: deliver it at this virtual time.
+            expires_in: drop it, and do not run it, when so much time has passed since it could be delivered first.
             parent: the event that it is a child of; None starts a new tree.
             timeout_s: of no effect: nothing here takes time.
             event_id: an older name of `id`.
@@ -210,6 +212,7 @@ class Harness:
             locale=locale,
             after=after,
             at=at,
+            expires_in=expires_in,
             carried=carried,
         )
         return complete(self._emitter.emit(event, parent))

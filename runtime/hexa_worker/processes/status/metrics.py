@@ -13,7 +13,17 @@ from hexa_worker.processes.status.totals import Total
 from hexa_worker.telemetry.stats import DURATION_BOUNDS_S
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_SETTLED: Final = ("acked", "dropped", "duplicates", "retried", "snoozed", "dead_lettered", "released", "lost")
+_SETTLED: Final = (
+    "acked",
+    "dropped",
+    "duplicates",
+    "expired",
+    "retried",
+    "snoozed",
+    "dead_lettered",
+    "released",
+    "lost",
+)
 _OUTBOX: Final = (
     ("hexa_worker_outbox_pending_events", "gauge", "Events that are written and not sent.", "pending"),
     ("hexa_worker_outbox_oldest_event_age_seconds", "gauge", "Age of the oldest of them.", "oldest_age_s"),

@@ -55,6 +55,8 @@ def summary(action: str, counters: Counters) -> str:
         parts.append(f"dropped {counters.dropped}")
     if counters.duplicates:
         parts.append(f"duplicates {counters.duplicates}")
+    if counters.expired:
+        parts.append(f"expired {counters.expired}")
     if counters.released:
         parts.append(f"released {counters.released}")
     return ", ".join(parts)
