@@ -98,6 +98,19 @@ def test_a_successor_that_is_never_ready_leaves_the_old_one(make_stage: MakeStag
     assert [one.pid for one in stage._who("drained")].count(old.pid) == 1
 
 
+def test_a_successor_that_is_not_ready_in_time_ends_and_leaves_the_old_one(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.start(env={**os.environ, "READY_LIMIT_S": "0.5"})  # counts for successors only
+    (old,) = stage.hear("running")
+    ready(stage, 1)
+    stage.order("early", "waiting")  # when it says so depends on the machine; it is not ready anyway
+    stage.signal(signal.SIGHUP)
+    assert failed(stage).startswith("not ready after 0.5 s: ")
+    os.kill(old.pid, 0)
+    assert stage.stop() == 0
+    assert [one.pid for one in stage._who("drained")].count(old.pid) == 1
+
+
 @pytest.mark.parametrize(("kills", "errors"), [(2, 0), (3, 1)])
 def test_a_successor_that_somebody_kills_is_started_again_a_few_times(
     make_stage: MakeStage, kills: int, errors: int
