@@ -1,5 +1,6 @@
-"""What mypy says in strict mode about modules that users write: nothing about right ones, the mistake about wrong ones."""
+"""What mypy and pyright say in strict mode about modules that users write: nothing about right ones, the mistake about wrong ones."""
 
+import json
 import re
 import subprocess
 import sys
@@ -45,6 +46,21 @@ def test_mypy_complains_about_the_marked_lines_and_no_others(said: Found, sample
     expected = marked(sample)
     actual = {place: codes for place, codes in said.items() if place[0] == sample.name}
     assert actual == expected
+
+
+def test_pyright_in_strict_mode_complains_about_the_same_lines(tmp_path: Path) -> None:
+    pytest.importorskip("basedpyright", reason="`make .venv/.installed-dev` installs pyright")
+    settings = {"include": [str(SAMPLES)], "typeCheckingMode": "strict", "pythonVersion": "3.11"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "basedpyright", "--project", str(tmp_path), "--pythonpath", sys.executable]
+    done = subprocess.run([*command, "--outputjson"], capture_output=True, text=True, check=False)
+    complaints = json.loads(done.stdout)["generalDiagnostics"]
+    lines = {
+        (Path(one["file"]).name, line + 1)
+        for one in complaints
+        for line in range(one["range"]["start"]["line"], one["range"]["end"]["line"] + 1)
+    }
+    assert lines == {place for sample in SAMPLES.glob("*.py") for place in marked(sample)}
 
 
 def test_the_samples_hold_what_they_should() -> None:

@@ -32,11 +32,14 @@ from hexa_worker import (
     Retries,
     Retry,
     Secret,
+    ServedWorker,
     Snooze,
     SyncEmitter,
     User,
     Verdict,
     lifespan,
+    run,
+    serve_worker,
     subscribe,
 )
 
@@ -195,6 +198,19 @@ async def emits_without_a_worker_toml() -> None:
 
 def reads_a_delivery(ctx: Context[Any]) -> tuple[Delivery, Headers, Lineage]:
     return ctx.delivery, ctx.carried, ctx.lineage
+
+
+async def serves_beside_an_application() -> None:
+    async with serve_worker("worker.toml", state={"pool": 1}) as worker:
+        assert_type(worker, ServedWorker)
+        await worker.wait_ready()
+        assert_type(worker.status().ready, bool)
+        worker.stop()
+        await worker.stop(cancel=True)
+
+
+def runs() -> None:
+    assert_type(run("worker.toml", processes=2, until_idle=True), int)
 
 
 def emits_from_a_thread(ctx: Context[Any]) -> None:

@@ -17,6 +17,8 @@ from hexa_worker import (
     SyncEmitter,
     User,
     lifespan,
+    run,
+    serve_worker,
     subscribe,
 )
 
@@ -150,6 +152,9 @@ async def a_handler_keeps_its_type(ctx: Context[Pool]) -> None:
 async def emits(emitter: Emitter, blocking: SyncEmitter) -> None:
     await emitter.emit("orders", 1, "key")  # E: [call-arg]
     await emitter.emit("orders", timeout_s="1")  # E: [arg-type]
+    run("worker.toml", processes="2")  # E: [arg-type]
+    with serve_worker("worker.toml"):  # E: [attr-defined]
+        pass
     Emitter.connect("kafka:9092")  # E: [arg-type]
     Emitter.connect(Kafka(servers="kafka:9092"))  # E: [arg-type]
     Emitter.connect(Kafka(server=("kafka:9092",)))  # E: [call-arg]
