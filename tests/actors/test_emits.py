@@ -1,6 +1,7 @@
 """What a handler emits is confirmed before its delivery is acknowledged, or the delivery has failed."""
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
-from hexa_worker import Ack, AnyContext, BatchContext, BatchResult, Context, DeadLetter, Drop, Next
+from hexa_worker import Ack, AnyContext, BatchContext, BatchResult, Context, DeadLetter, Drop, Event, Next, User
 from hexa_worker.core import settlement
-from hexa_worker.core.message import Delivery, header
+from hexa_worker.core.lineage import CORRELATION_ID
+from hexa_worker.core.message import Delivery, Message, header
+from hexa_worker.core.propagated import LOCALE
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.drivers.memory import MemoryDriver
 from hexa_worker.subscriptions.plan import Plan
@@ -204,3 +207,59 @@ async def test_a_batch_says_where_the_ids_of_its_items_are() -> None:
 async def test_a_verdict_that_does_not_acknowledge_is_no_less_a_failure_after_a_forgotten_emit() -> None:
     _, letters = await run_once(plan_of(forgets(lambda: DeadLetter("bad")), retry=ONCE))
     assert_says_what_was_forgotten(letters[0])
+
+
+class SilentDriver(MemoryDriver):
+    """Never answers."""
+
+    async def publish(self, messages: Any) -> Any:
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("style", ["async", "sync"])
+async def test_an_emit_waits_no_longer_than_it_was_told_to(style: Any) -> None:
+    async def handle(_payload: Any, ctx: Context) -> None:
+        await ctx.emit("children", 1, timeout_s=0.01)
+
+    def handle_in_a_thread(_payload: Any, ctx: Context) -> None:
+        ctx.emit_sync("children", 1, timeout_s=0.01)
+
+    stage = WorkerFixture()
+    stage.emit(7)
+    plan = plan_of(handle if style == "async" else handle_in_a_thread, style=style, retry=ONCE, timeout_s=None)
+    await stage.run(plan, driver=SilentDriver(stage.store))
+    (letter,) = await stage.dead()
+    assert header(letter.headers, settlement.ERROR) == b"DriverUnavailable"
+    assert header(letter.headers, settlement.ERROR_MESSAGE) == b"not confirmed within 0.01 s; it may have been stored"
+
+
+@pytest.mark.parametrize("style", ["async", "sync"])
+async def test_a_child_says_its_own_correlation_id_user_and_locale(style: Any) -> None:
+    own: dict[str, Any] = {"correlation_id": "c-2", "user": User(identifier="u-2"), "locale": "fr"}
+
+    async def handle(_payload: Any, ctx: Context) -> None:
+        await ctx.emit("children", 1, timeout_s=20, **own)
+
+    def handle_in_a_thread(_payload: Any, ctx: Context) -> None:
+        ctx.emit_sync("children", 1, timeout_s=20, **own)
+
+    seen: list[Context] = []
+
+    async def note(_payload: Any, ctx: Context) -> None:
+        seen.append(ctx)
+
+    stage = WorkerFixture()
+    message = Message(channel="events", payload=b"7", headers=((CORRELATION_ID, b"c-1"), (LOCALE, b"de")))
+    stage.store.append(message)
+    await stage.run(
+        plan_of(handle if style == "async" else handle_in_a_thread, style=style),
+        plan_of(note, action="note", channels=("children",)),
+    )
+    (child,) = seen
+    assert (child.correlation_id, child.user, child.locale) == ("c-2", User(identifier="u-2"), "fr")
+
+
+def test_a_context_emits_with_what_an_event_has() -> None:
+    wanted = set(Event.__struct_fields__) - {"carried"} | {"self", "timeout_s"}
+    assert set(inspect.signature(Context.emit).parameters) == wanted
+    assert set(inspect.signature(Context.emit_sync).parameters) == wanted

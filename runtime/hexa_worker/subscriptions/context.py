@@ -24,7 +24,7 @@ from hexa_worker.core.lineage import (
 )
 from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.propagated import LOCALE, USER, User, carried_from, read_user
-from hexa_worker.errors import ConfigError, DriverError, EmitUnconfirmed
+from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable, EmitUnconfirmed
 from hexa_worker.subscriptions.event import Event
 from hexa_worker.subscriptions.transactions import Block, EventWriter, Transaction, Transactions
 
@@ -131,9 +131,13 @@ class _Running(Generic[S]):
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         id: str | None = None,  # noqa: A002 - the event's field
+        correlation_id: str | None = None,
+        user: User | None = None,
+        locale: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
         expires_in: float | timedelta | None = None,
+        timeout_s: float | None = None,
     ) -> Coroutine[Any, Any, str]:
         """Emit a child event: same root, correlation id, user and trace; this event as parent. Returns its event id.
 
@@ -144,6 +148,8 @@ class _Running(Generic[S]):
         What a batch emits is a child of its first item; the `items` can emit, too.
         With `after` (seconds or a `timedelta`) or `at` (a time with its zone) it is delivered then, never earlier;
         with `expires_in` it is dropped when so much time has passed since it could be delivered first.
+        What `correlation_id`, `user` and `locale` say replaces what the child would take over.
+        With `timeout_s` the wait for the confirmation ends so many seconds later, by `DriverUnavailable`.
 
         Raises:
             ConfigError: the event itself is wrong.
@@ -160,18 +166,31 @@ class _Running(Generic[S]):
             key=key,
             headers=headers or {},
             id=id,
+            correlation_id=correlation_id,
+            user=user,
+            locale=locale,
             after=after,
             at=at,
             expires_in=expires_in,
         )
-        return self._emit(place, event)
+        return self._emit(place, event, timeout_s)
 
-    async def _emit(self, place: object, event: Event) -> str:
+    async def _emit(self, place: object, event: Event, timeout_s: float | None) -> str:
         try:
-            first = self.items[0]
-            return await self._runtime.emit(replace(event, carried=first.carried), first.lineage)
+            return await self._emitted(event, timeout_s)
         finally:
             self._confirmed(place)
+
+    async def _emitted(self, event: Event, timeout_s: float | None) -> str:
+        first = self.items[0]
+        emitting = self._runtime.emit(replace(event, carried=first.carried), first.lineage)
+        if timeout_s is None:
+            return await emitting
+        from anyio import move_on_after  # noqa: PLC0415 - this module stays importable without an event loop
+
+        with move_on_after(timeout_s):
+            return await emitting
+        raise DriverUnavailable(f"not confirmed within {timeout_s:.3g} s; it may have been stored")
 
     def emit_many(self, events: Sequence[Event]) -> Coroutine[Any, Any, list[str]]:
         """Emit child events in one go, in their order; returns their event ids once the broker confirmed all of them.
@@ -212,9 +231,13 @@ class _Running(Generic[S]):
         key: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         id: str | None = None,  # noqa: A002 - the event's field
+        correlation_id: str | None = None,
+        user: User | None = None,
+        locale: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
         expires_in: float | timedelta | None = None,
+        timeout_s: float | None = None,
     ) -> str:
         """`emit` for a plain ``def`` handler, from its own thread.
 
@@ -225,19 +248,20 @@ class _Running(Generic[S]):
 
         if _on_a_loop():
             raise ConfigError("emit_sync is for plain functions", hint="in an async handler write await ctx.emit(…)")
-        first = self.items[0]
         event = Event(
             channel=channel,
             payload=payload,
             key=key,
             headers=headers or {},
             id=id,
+            correlation_id=correlation_id,
+            user=user,
+            locale=locale,
             after=after,
             at=at,
             expires_in=expires_in,
-            carried=first.carried,
         )
-        return from_thread.run(self._runtime.emit, event, first.lineage)
+        return from_thread.run(self._emitted, event, timeout_s)
 
     def left_unconfirmed(self) -> EmitUnconfirmed | None:
         """The error of a handler that has returned before its emits were confirmed; None when all were."""
