@@ -154,6 +154,20 @@ def test_a_worker_of_another_version_is_named_as_that(project: Project) -> None:
     assert text == "the worker speaks version 2, 3 of the control socket, this command speaks 1: use its release"
 
 
+def test_a_worker_is_restarted_scaled_and_made_to_say_more_by_hand(project: Project) -> None:
+    with project.running("run") as worker:
+        worker.hear_all("worker process is ready", "worker process is ready")
+        project("ctl", "pause", "do")
+        assert project("ctl", "scale", "1").stdout == "1 ready\n"
+        assert project("ctl", "log-level", "debug").stdout == "logging from debug on\n"
+        assert project("ctl", "restart").stdout == "every process was replaced\n"
+        assert subscription(project)["paused"], "a process that comes later knows what is paused"
+        (project.folder / "h.py").write_text("nonsense(")
+        assert "h.py" in project("ctl", "restart", code=1).stderr
+        assert "the latest reload failed: " in project("status").stdout
+        worker.stop()
+
+
 def test_a_status_that_is_watched_goes_on_until_the_worker_ends(project: Project) -> None:
     with project.running("run") as worker:
         worker.hear_all("worker process is ready", "worker process is ready")

@@ -253,3 +253,37 @@ def test_a_process_that_does_not_follow_in_time_is_named(make_stage: MakeStage) 
         assert (result["ok"], "process 0" in result["message"]) == (False, True)
         assert wire.ask({"version": 1, "do": "history"})["data"][0]["state"] == "failed"
     assert stage.stop() == 0
+
+
+def test_a_restart_ends_when_every_process_was_replaced_and_says_why_it_was_refused(make_stage: MakeStage) -> None:
+    stage = started(make_stage, processes=2)
+    with wired(stage) as wire:
+        before = {one["pid"] for one in wire.ask(STATUS)["data"]["processes"]}
+        assert wire.ask({"version": 1, "do": "restart"})["type"] == "accepted"
+        result = wire.hear()
+        assert (result["ok"], result["message"]) == (True, "every process was replaced")
+        status = wire.ask(STATUS)["data"]
+        assert not before & {one["pid"] for one in status["processes"]}
+        assert status["reload"]["state"] == "done"
+
+        (stage.folder / "broken").touch()  # the stand-in refuses its configuration
+        wire.ask({"version": 1, "do": "restart"})
+        result = wire.hear()
+        assert (result["ok"], "mailbox is no number" in result["message"]) == (False, True)
+        (stage.folder / "worker.toml").write_text("[worker")
+        wire.ask({"version": 1, "do": "restart"})
+        assert wire.hear()["ok"] is False
+        reload = wire.ask(STATUS)["data"]["reload"]
+        assert (reload["state"], "worker.toml" in reload["reason"]) == ("failed", True)
+    assert stage.stop() == 0
+
+
+def test_scaling_ends_when_the_processes_are_ready_or_have_drained(make_stage: MakeStage) -> None:
+    stage = started(make_stage)
+    with wired(stage) as wire:
+        for processes in (3, 1):
+            wire.ask({"version": 1, "do": "scale", "processes": processes})
+            assert wire.hear()["ok"]
+            assert len(wire.ask(STATUS)["data"]["processes"]) == processes
+        assert wire.ask({"version": 1, "do": "scale", "processes": 0})["code"] == "request"
+    assert stage.stop() == 0

@@ -65,6 +65,10 @@ def _lines(status: "WorkerStatus") -> Iterator[str]:
         what = "ready" if process.ready else process.phase
         restarted = f", {plural(process.restarts, 'restart')}" if process.restarts else ""
         yield f"  process {process.slot}: {what}, pid {process.pid}{restarted}"
+    if status.reload.state == "failed":
+        yield f"  the latest reload failed: {clean(status.reload.reason)}"
+    elif status.reload.state == "under way":
+        yield "  a reload is under way"
     for one in status.subscriptions:
         yield from _subscription(one)
     for action in status.paused_elsewhere:

@@ -1,9 +1,11 @@
 """What an operator has changed about a running worker. Pure: the parent keeps it, every process does it."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
+LogLevel = Literal["debug", "info", "warning", "error"]
 MAX_KEYS = 1_000
 """So many keys of one subscription may be paused."""
 MAX_KEY_BYTES = 1_024
@@ -33,10 +35,12 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         revision: rises with each change.
         paused: by action; nothing else is.
+        log_level: instead of worker.toml's.
     """
 
     revision: int = 0
     paused: Mapping[str, Pause] = {}
+    log_level: LogLevel | None = None
 
     def pause_of(self, action: str) -> Pause:
         """What is paused of one subscription."""
@@ -62,6 +66,10 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         pause = self.pause_of(action)
         left = NOT_PAUSED if key is None else msgspec.structs.replace(pause, keys=pause.keys - {key})
         return self._with(action, left)
+
+    def with_log_level(self, level: LogLevel) -> "Controls":
+        """The same with another log level."""
+        return msgspec.structs.replace(self, revision=self.revision + 1, log_level=level)
 
     def _with(self, action: str, pause: Pause) -> "Controls":
         others = {name: one for name, one in self.paused.items() if name != action}

@@ -12,6 +12,7 @@ from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.app import ServeOptions, serve
 from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
+from hexa_worker.core.controls import Controls
 from hexa_worker.core.settlement import Postponed, Released, Settlement
 from hexa_worker.drivers.opening import specs
 from hexa_worker.lineage.opening import recording
@@ -21,6 +22,7 @@ from hexa_worker.processes.parked import ParkedFiles, folder_of
 from hexa_worker.subscriptions.lifespans import telling
 from hexa_worker.subscriptions.loader import load_plans
 from hexa_worker.subscriptions.plan import Loaded
+from hexa_worker.telemetry.configure import set_level
 
 log = logging.getLogger("hexa_worker.processes")
 
@@ -73,7 +75,13 @@ async def _beside(session: ChildContext, supervisor: Supervisor) -> None:
     parked = ParkedFiles(folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(parked.run, supervisor)
-        tasks.start_soon(session.orders.run, supervisor.control)
+        tasks.start_soon(session.orders.run, partial(_control, supervisor))
+
+
+def _control(supervisor: Supervisor, controls: Controls) -> None:
+    if controls.log_level is not None:
+        set_level(controls.log_level)
+    supervisor.control(controls)
 
 
 def _remember_ladders(session: ChildContext, loaded: Loaded) -> None:

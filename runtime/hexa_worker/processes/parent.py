@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,7 +79,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         stack.callback(os.close, take_lock(layout.lock))
         selector = stack.enter_context(selectors.DefaultSelector())
         pool = Pool(rules, processes or worker.processes, layout, _open_book(layout), selector, time.monotonic, first)
-        control = _open_control(pool, selector, layout)
+        control = _open_control(pool, selector, layout, reloader)
         stack.callback(control.close)
         return _run(pool, selector, worker.http, reloader, control)
 
@@ -100,13 +101,15 @@ def _run(
         return EXIT_FAILED if pool.failed else EXIT_OK
 
 
-def _open_control(pool: Pool, selector: selectors.BaseSelector, layout: StateFiles) -> ControlServer:
+def _open_control(
+    pool: Pool, selector: selectors.BaseSelector, layout: StateFiles, reloader: Reloader
+) -> ControlServer:
     """Do what was asked before the last stop, and listen for more.
 
     Raises:
         ConfigError: what was asked cannot be read.
     """
-    operations = Operations(pool, layout.control, time.monotonic)
+    operations = Operations(pool, layout.control, partial(reloader.reload, pool), time.monotonic)
     return ControlServer(layout.socket, selector, operations, time.monotonic)
 
 

@@ -27,7 +27,7 @@ from hexa_worker.processes.protocol import (
     WireError,
 )
 from hexa_worker.processes.reaping import reap, reap_orphans
-from hexa_worker.processes.rolling import GiveUp, Reload, ReloadDone, Replace, Retire, Rolling
+from hexa_worker.processes.rolling import GiveUp, Reload, ReloadDone, ReloadState, Replace, Retire, Rolling
 from hexa_worker.processes.slot import OVER, Move, Rules, Slot, SlotPhase
 from hexa_worker.processes.spawn import Spawned, instruct, spawn
 from hexa_worker.processes.state_files import StateFiles
@@ -69,6 +69,7 @@ class Pool:
         config_error: nothing can run with this configuration.
         controls: what an operator wants of all processes.
         rates: how fast subscriptions are.
+        reloading: the latest reload.
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -97,6 +98,7 @@ class Pool:
         self._first = first
         self._rolling = Rolling()
         self._reload: Reload | None = None
+        self.reloading = ReloadState()
         self._inspected = False
         self._proven: Rules | None = None  # a process that followed these was ready
         self._turned_at = monotonic()
@@ -177,6 +179,8 @@ class Pool:
     def stop(self) -> None:
         """Drain everything; asked again: cancel; once more: kill."""
         self._rolling.abandon()
+        if self.reloading.state == "under way":
+            self.reloading = msgspec.structs.replace(self.reloading, state="failed", reason="the worker stops")
         if self.stop_level == 2:  # noqa: PLR2004 - levels are defined in Slot
             for slot in self.slots.values():
                 self._kill(slot, "a third stop signal")
@@ -198,9 +202,16 @@ class Pool:
         log.info("reload: replacing %d processes", len(kept))
         self._inspected = False
         self._reload = reload
+        self.reloading = ReloadState(number=self.reloading.number + 1, state="under way")
         superseded = self._rolling.begin(slot.number for slot in kept)
         if superseded is not None:
             self._ask(self.slots[superseded], 1)
+
+    def refuse_reload(self, reason: str) -> None:
+        """A reload was asked for and cannot begin."""
+        if self.reloading.state != "under way":  # one that is goes on
+            self.reloading = ReloadState(number=self.reloading.number + 1, state="failed", reason=reason)
+        log.error("reload failed, what runs stays: %s", reason)
 
     def control(self, controls: Controls) -> None:
         """Have all processes do what an operator wants."""
@@ -212,12 +223,22 @@ class Pool:
         """One process more or less."""
         if self.stop_level:
             return
-        running = self._running()
-        if not 1 <= len(running) + change <= MAX_PROCESSES:
-            log.warning("the number of processes stays at %d", len(running))
-            return
-        log.info("scaling to %d processes", len(running) + change)
-        self._resize(len(running) + change)
+        count = len(self._running())
+        if 1 <= count + change <= MAX_PROCESSES:
+            self.resize(count + change)
+        else:
+            log.warning("the number of processes stays at %d", count)
+
+    def resize(self, processes: int) -> None:
+        """Have so many processes from now on, 1 to `MAX_PROCESSES`."""
+        log.info("scaling to %d processes", processes)
+        self._resize(processes)
+
+    @property
+    def settled(self) -> bool:
+        """All processes that are here to stay are ready, and no other is left."""
+        slots = self.slots.values()
+        return all(slot.ready and not slot.candidate for slot in slots if slot.phase is not SlotPhase.ENDED)
 
     def _running(self) -> list[Slot]:
         """The slots that are here to stay."""
@@ -400,6 +421,7 @@ class Pool:
                 case ReloadDone():
                     self._resize(reload.processes)
                     self._reload = None
+                    self.reloading = msgspec.structs.replace(self.reloading, state="done")
                     log.info("reload done")
 
     def _resize(self, processes: int | None) -> None:
@@ -444,5 +466,6 @@ class Pool:
             )
 
     def _reload_failed(self, reason: str) -> None:
+        self.reloading = msgspec.structs.replace(self.reloading, state="failed", reason=reason)
         log.error("reload failed, what runs stays: %s", reason)
         self._rolling.abandon()

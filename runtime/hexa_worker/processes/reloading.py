@@ -97,7 +97,7 @@ class Reloader:
         try:
             config = load_config(Path(arguments.config_path))
         except (ConfigError, OSError) as error:
-            log.error("reload failed, what runs stays: %s", error)  # noqa: TRY400 - it says all there is to say
+            pool.refuse_reload(str(error))
             return
         worker = config.file.worker
         for key in RESTART_ONLY:
@@ -115,7 +115,7 @@ class Reloader:
 
         def adopt() -> None:
             self._config = config
-            configure(level=worker.log.level, style=worker.log.format)
+            configure(level=pool.controls.log_level or worker.log.level, style=worker.log.format)
 
         pool.reload(
             Reload(

@@ -6,7 +6,7 @@ the reload, and what runs stays.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,20 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules
     processes: int | None
     adopt: Callable[[], None]
+
+
+class ReloadState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the latest reload.
+
+    Attributes:
+        number: how many there were.
+        state: where it is.
+        reason: why it failed.
+    """
+
+    number: int = 0
+    state: Literal["none", "under way", "done", "failed"] = "none"
+    reason: str = ""
 
 
 class Replace(NamedTuple):

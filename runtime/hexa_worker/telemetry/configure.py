@@ -44,13 +44,19 @@ def configure(
         handler.setFormatter(TextFormatter(slot, colours=terminal))
     for logger in (logging.getLogger(), _OWN):
         logger.handlers[:] = [handler]
-        logger.setLevel(level.upper())
     _OWN.propagate = False
-    if level != "debug":
-        for name in _CHATTY:
-            logging.getLogger(name).setLevel(max(logging.WARNING, _OWN.level))
+    set_level(level)
     logging.captureWarnings(capture=True)
     logging.basicConfig = _honoured
+
+
+def set_level(level: str) -> None:
+    """Write records from this level on; broker clients speak from WARNING on, unless it is debug."""
+    for logger in (logging.getLogger(), _OWN):
+        logger.setLevel(level.upper())
+    for name in _CHATTY:
+        quiet = logging.NOTSET if level == "debug" else max(logging.WARNING, _OWN.level)
+        logging.getLogger(name).setLevel(quiet)
 
 
 def keep_speaking() -> None:

@@ -7,6 +7,9 @@ from hexa_worker.cli.subcommands import Subcommands
 COMMANDS = {
     "pause": ("pause", "Pause a subscription, or one key of it."),
     "resume": ("resume", "Let it go on."),
+    "restart": ("restart", "Read worker.toml again, replace one process after the other."),
+    "scale": ("scale", "Have another number of processes."),
+    "log-level": ("log_level", "Log from another level on."),
     "drain": ("drain", "Let running handlers end, then stop."),
     "history": ("history", "Show what was asked before."),
 }

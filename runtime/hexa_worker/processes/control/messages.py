@@ -4,9 +4,11 @@ A request names the version of this language that it is written in. A worker ans
 names those that it does speak. New fields may be added to a version: who does not know a field skips it.
 """
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+
+from hexa_worker.core.controls import LogLevel
 
 VERSION: Final = 1
 VERSIONS: Final = (VERSION,)
@@ -61,7 +63,31 @@ class Drain(Request, frozen=True, tag="drain"):
     """Drain all processes, and end."""
 
 
-Asked = AskStatus | AskHistory | PauseAction | ResumeAction | Drain
+class Restart(Request, frozen=True, tag="restart"):
+    """Read worker.toml again, and replace one process after the other."""
+
+
+class Scale(Request, frozen=True, tag="scale", kw_only=True):
+    """Have another number of processes.
+
+    Attributes:
+        processes: how many.
+    """
+
+    processes: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
+class SetLogLevel(Request, frozen=True, tag="log-level", kw_only=True):
+    """Log from another level on, until the worker ends.
+
+    Attributes:
+        level: the lowest level that is logged.
+    """
+
+    level: LogLevel
+
+
+Asked = AskStatus | AskHistory | PauseAction | ResumeAction | Drain | Restart | Scale | SetLogLevel
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):

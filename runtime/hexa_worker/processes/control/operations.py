@@ -1,12 +1,13 @@
 """What is asked on the control socket is done here: accepted, kept in the history, looked after to its end."""
 
 import logging
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, assert_never
 
-from hexa_worker.core.controls import Controls
+from hexa_worker.core.controls import Controls, LogLevel
 from hexa_worker.processes.control.messages import (
     Accepted,
     Asked,
@@ -17,16 +18,21 @@ from hexa_worker.processes.control.messages import (
     PauseAction,
     Refused,
     Reply,
+    Restart,
     ResumeAction,
+    Scale,
+    SetLogLevel,
 )
 from hexa_worker.processes.control.state import ControlState, History, HistoryEntry, read_state, write_state
 from hexa_worker.processes.control.worker_status import worker_status
 from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.slot import SlotPhase
+from hexa_worker.telemetry.configure import set_level
 from hexa_worker.telemetry.log import FIELDS
 
 LIMIT_S: Final = 5.0
 """A process that has not done it after so long is named."""
+SCALE_LIMIT_S: Final = 120.0
 MAX_PENDING: Final = 64
 
 log = logging.getLogger("hexa_worker.processes")
@@ -58,16 +64,18 @@ class Operations:
     Args:
         pool: its processes.
         path: what is kept across restarts.
+        reload: begins a reload.
         monotonic: the clock of deadlines.
 
     Raises:
         ConfigError: what is kept cannot be read.
     """
 
-    def __init__(self, pool: Pool, path: Path, monotonic: Callable[[], float]) -> None:
+    def __init__(self, pool: Pool, path: Path, reload: Callable[[], None], monotonic: Callable[[], float]) -> None:
         state = read_state(path)
         self._pool = pool
         self._path = path
+        self._reload = reload
         self._monotonic = monotonic
         self._history = History(state.number, state.history)
         self._pending: list[Pending] = []
@@ -93,6 +101,12 @@ class Operations:
                 self._pause(action, key, by, answer, pause=isinstance(asked, PauseAction))
             case Drain():
                 self._drain(by, answer)
+            case Restart():
+                self._restart(by, answer)
+            case Scale(processes=processes):
+                self._scale(processes, by, answer)
+            case SetLogLevel(level=level):
+                self._set_log_level(level, by, answer)
             case _:
                 assert_never(asked)
 
@@ -105,7 +119,8 @@ class Operations:
                 done = Done(ok=False, message=one.late())
             if done is not None:
                 self._end(one, done)
-        return max(min(one.deadline for one in self._pending) - now, 0.0) if self._pending else None
+        dues = [one.deadline - now for one in self._pending if one.deadline < math.inf]
+        return max(min(dues), 0.0) if dues else None
 
     def close(self) -> None:
         """The worker ends: so does what is under way."""
@@ -130,14 +145,57 @@ class Operations:
         entry = self._accept(what, by, answer, controls)
         if entry is None:
             return
-        self._pool.control(controls)
         subject = action if key is None else f"key {key} of {action}"
         what_now = "paused" if pause else "resumed"
+        self._control(controls, entry, answer, f"{subject} is {what_now}")
+
+    def _set_log_level(self, level: LogLevel, by: str, answer: Answer) -> None:
+        controls = self._pool.controls.with_log_level(level)
+        entry = self._accept(f"log-level {level}", by, answer, controls)
+        if entry is not None:
+            set_level(level)
+            self._control(controls, entry, answer, f"logging from {level} on")
+
+    def _control(self, controls: Controls, entry: HistoryEntry, answer: Answer, message: str) -> None:
+        """Tell all processes, and wait until all follow."""
+        self._pool.control(controls)
         self._wait(
             entry,
             answer,
-            look=lambda: None if self._behind(controls.revision) else Done(ok=True, message=f"{subject} is {what_now}"),
+            look=lambda: None if self._behind(controls.revision) else Done(ok=True, message=message),
             late=lambda: f"not every process has done it: {self._names(controls.revision)}; they do when they answer",
+            limit_s=LIMIT_S,
+        )
+
+    def _restart(self, by: str, answer: Answer) -> None:
+        entry = self._accept("restart", by, answer, self._pool.controls)
+        if entry is None:
+            return
+        before = self._pool.reloading.number
+        self._reload()
+        mine = self._pool.reloading.number
+
+        def look() -> Done | None:
+            now = self._pool.reloading
+            if mine == before or now.number != mine:
+                return Done(ok=False, message="it was refused, or another restart took its place: see the log")
+            if now.state == "under way":
+                return None
+            return Done(ok=now.state == "done", message=now.reason or "every process was replaced")
+
+        self._wait(entry, answer, look)
+
+    def _scale(self, processes: int, by: str, answer: Answer) -> None:
+        entry = self._accept(f"scale {processes}", by, answer, self._pool.controls)
+        if entry is None:
+            return
+        self._pool.resize(processes)
+        self._wait(
+            entry,
+            answer,
+            look=lambda: Done(ok=True, message=f"{processes} ready") if self._pool.settled else None,
+            late=lambda: "not every process is ready, or has ended; see status",
+            limit_s=SCALE_LIMIT_S,
         )
 
     def _drain(self, by: str, answer: Answer) -> None:
@@ -170,10 +228,10 @@ class Operations:
         entry: HistoryEntry,
         answer: Answer,
         look: Callable[[], Done | None],
-        late: Callable[[], str] | None = None,
+        late: Callable[[], str] = str,
+        limit_s: float = math.inf,
     ) -> None:
-        deadline = float("inf") if late is None else self._monotonic() + LIMIT_S
-        self._pending.append(Pending(entry.number, deadline, look, late or str, answer))
+        self._pending.append(Pending(entry.number, self._monotonic() + limit_s, look, late, answer))
 
     def _end(self, pending: Pending, done: Done) -> None:
         self._pending.remove(pending)

@@ -11,6 +11,7 @@ from hexa_worker.core.lifecycle import READY
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.processes.control.state import HistoryEntry
 from hexa_worker.processes.pool import Pool
+from hexa_worker.processes.rolling import ReloadState
 from hexa_worker.processes.status.overview import Overview
 from hexa_worker.telemetry.report import SubscriptionReport
 from hexa_worker.telemetry.stats import Counters
@@ -83,6 +84,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         processes: by their places.
         subscriptions: by their names.
         paused_elsewhere: what is paused and no process knows: subscriptions that were renamed or removed.
+        reload: the latest reload, and why it failed.
         history: the latest requests, the oldest first.
     """
 
@@ -94,6 +96,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     processes: tuple[ProcessStatus, ...]
     subscriptions: tuple[SubscriptionStatus, ...]
     paused_elsewhere: tuple[str, ...]
+    reload: ReloadState
     history: tuple[HistoryEntry, ...]
 
 
@@ -116,6 +119,7 @@ def worker_status(pool: Pool, history: Sequence[HistoryEntry]) -> WorkerStatus:
         ),
         subscriptions=subscriptions,
         paused_elsewhere=tuple(sorted(pool.controls.paused.keys() - known)) if known else (),
+        reload=pool.reloading,
         history=tuple(history[-SHOWN:]),
     )
 
