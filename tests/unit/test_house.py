@@ -25,9 +25,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef
 LONG_FUNCTIONS = {
     "actors/lane.py Lane._consume": "the loop that every message passes: a call more in it costs more than it explains",
 }
-LONG_MODULES = {
-    "drivers/nats/source.py": "what one subscription does with its consumers, in and out of order, is not yet apart",
-}
+LONG_MODULES: dict[str, str] = {}
 MANY_METHODS = {
     "Admin": "one method per request to Pulsar's admin API",
     "BrokerThread": "what the loop's thread and the callers' threads do with the one file, in one place",
@@ -40,7 +38,7 @@ MANY_METHODS = {
     "NatsSource": "the protocol of a source over consumers that are recreated",
     "Pool": "the parent's answers to all that its children and its operator do",
     "PostgresOutboxStore": "the protocol of an outbox's store, each method with its transaction",
-    "PullConsumer": "pulls, frames and acknowledgements of one consumer; in_flight is to be taken out",
+    "PullConsumer": "pulls, frames, claims and their end are one consumer's, around one connection",
     "Relay": "the turns of a relay: order, refusals, parking, handing over",
     "SqliteStore": "the protocol of an outbox's store, each method with its transaction",
     "SubscriptionLog": "one method per line that it writes",

@@ -9,11 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-import msgspec
-
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Postponed
 from hexa_worker.drivers.kit.delay_queue import written_ms
 from hexa_worker.drivers.nats.ack_subjects import (
     CONSUMER,
@@ -22,16 +19,16 @@ from hexa_worker.drivers.nats.ack_subjects import (
     PARTS,
     SEQUENCE,
     ack_frames,
-    stored_at,
 )
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.decoding import FrameDecoder, is_marker
 from hexa_worker.drivers.nats.early_retries import EarlyRetries
-from hexa_worker.drivers.nats.handover import NOTHING, HandedOver, SettledAhead, WaitingRetry, note_of
 from hexa_worker.drivers.nats.in_flight import Arrival, InFlightMessages
+from hexa_worker.drivers.nats.ordered_term import OrderedTerm
 from hexa_worker.drivers.nats.protocol import Frame, SubjectSubscription, status_of
 from hexa_worker.drivers.nats.pull_window import PullWindow
 from hexa_worker.drivers.nats.requests import REFUSED
+from hexa_worker.drivers.nats.streams import life_of
 from hexa_worker.errors import DriverRejected
 
 LONGEST_NAK_MS = 3_600_000
@@ -90,9 +87,7 @@ class PullConsumer:
         self.rewind_event = asyncio.Event()
         self.buffer: deque[Delivery] = deque()
         self.in_flight = InFlightMessages(epoch)
-        self.handed_over = HandedOver(NOTHING)
-        self.waiting: dict[int, WaitingRetry] = {}
-        self.postponed = 0
+        self.term = OrderedTerm(self.in_flight)
         self.delayed = EarlyRetries(clock)
         self.renewed_at = monotonic()
         self.window = PullWindow(monotonic())
@@ -101,7 +96,6 @@ class PullConsumer:
         self._decoder = FrameDecoder(number, stream, channel, epoch)
         self._said: set[str] = set()  # of what servers say of pulls, each once
         self._inbox: SubjectSubscription = connection.subscribe(self._deliver)
-        self._next_number = 1
 
     # -- asking for more
 
@@ -148,7 +142,7 @@ class PullConsumer:
         Returns:
             How many of the frames were messages.
         """
-        in_flight, waiting, exclusive, decode = self.in_flight, self.waiting, self.exclusive, self._decoder.decode
+        in_flight, waiting, exclusive, decode = self.in_flight, self.term.waiting, self.exclusive, self._decoder.decode
         held = in_flight.held
         came = 0
         for frame in frames:
@@ -180,9 +174,14 @@ class PullConsumer:
         """Whether a message is to be handled here; `again` gets what is to be acknowledged at once."""
         reply = frame[1]
         if self.exclusive:
-            if not self._in_order(parts, sequence, parts[DELIVERED]):
+            if self.paused or parts[CONSUMER].decode() != self.durable:
                 return False
-            if self.handed_over and sequence in self.handed_over and self._done_by_others(sequence, reply, again):
+            if not self.term.follows(sequence, int(parts[NUMBER]), first=parts[DELIVERED] == b"1"):
+                self.want_rewind()
+                return False
+            if self.term.done_by_others(sequence, reply):  # it is not run again
+                self.in_flight.settle(sequence, reply)
+                again.append(reply)
                 return False
         if sequence <= self.in_flight.top and not self._unknown(sequence, reply, again):
             return False  # a server that died may have forgotten that it delivered it
@@ -202,36 +201,10 @@ class PullConsumer:
             again.append(reply)
         return arrival is Arrival.NEW
 
-    def _done_by_others(self, sequence: int, reply: bytes, again: list[bytes]) -> bool:
-        """Whether a message was settled by an earlier owner, according to the note; it is not run again then."""
-        if not self.handed_over.holds_for(reply):  # the stream gave the sequence to another message: the note is void
-            self.handed_over = HandedOver(NOTHING)
-            return False
-        self.in_flight.settle(sequence, reply)
-        again.append(reply)
-        return True
-
-    def _in_order(self, parts: list[bytes], sequence: int, delivered: bytes) -> bool:
-        """Whether a frame of an exclusive consumer may be looked at: it is of this term, and nothing is missing."""
-        if self.paused or parts[CONSUMER].decode() != self.durable:
-            return False
-        number = int(parts[NUMBER])
-        missed = number != self._next_number
-        in_flight = self.in_flight
-        late = delivered != b"1" and sequence not in in_flight.held and sequence not in in_flight.settled
-        if missed or late:
-            self.want_rewind()
-            return False
-        self._next_number = number + 1
-        return True
-
     def _in_time(self, delivery: Delivery, reply: bytes) -> Delivery | None:
         """A retry as it is to run; None: it is not due, and was sent back to whoever gets it then."""
         if self.channel is not None:
-            waiting = self.waiting.get(delivery.offset)  # it may have waited for a retry in its place before
-            if waiting is None or waiting.stored != int(stored_at(reply)):
-                return delivery
-            return msgspec.structs.replace(delivery, attempt=waiting.attempt, due_ms=waiting.due_ms)
+            return self.term.as_postponed(delivery, reply)
         wait_ms = delivery.due_ms and self.delayed.left_ms(delivery.offset, delivery.due_ms, written_ms(delivery))
         if not wait_ms:
             return delivery
@@ -328,6 +301,23 @@ class PullConsumer:
         self.born = born
         self.reset()
 
+    async def be_sure(self) -> None:
+        """After a time without connection: see whether the stream is still the one that the claims are on.
+
+        In another one of its name they would settle other messages. Raises DriverUnavailable.
+        """
+        if not self.unsure:
+            return
+        generation = self._connection.generation
+        try:
+            life = await life_of(self._connection, self.stream)
+        except DriverRejected:
+            self.mark_missing()
+            self.doubt()
+            return
+        self.is_of(life.born)
+        self.unsure = generation != self._connection.generation
+
     def doubt(self) -> None:
         """Nothing in hand is certain, until copies bring the claims back."""
         if self.exclusive:
@@ -341,9 +331,9 @@ class PullConsumer:
         self.in_flight.reset()
         self._decoder.begin(self.in_flight.epoch)
         self.window.forget()
-        for kept in (self.buffer, self.waiting, self.delayed):
-            kept.clear()
-        self.handed_over = HandedOver(NOTHING)
+        self.buffer.clear()
+        self.delayed.clear()
+        self.term.forget()
         if self.exclusive:
             self.want_rewind()
 
@@ -370,7 +360,7 @@ class PullConsumer:
     def resume(self, durable: str) -> None:
         """Read on through another consumer; copies of what is in hand bring the claims back."""
         self.durable = durable
-        self._next_number = 1
+        self.term.begin()
         self.missing = False
         self.rewind_event.clear()
         self.paused = False
@@ -378,33 +368,13 @@ class PullConsumer:
 
     def let_go(self, sequences: Sequence[int], *, done: bool) -> None:
         """These are settled, or released."""
-        held, waiting, delayed = self.in_flight.held, self.waiting, self.delayed
-        if done and waiting:
-            for sequence in sequences:
-                if sequence in held:
-                    waiting.pop(sequence, None)
+        delayed = self.delayed
+        if done and self.term.waiting:
+            self.term.settled(sequences)
         if delayed:
             for sequence in sequences:
                 delayed.forget(sequence)
         self.in_flight.let_go(sequences, done=done)
-
-    def postpone(self, settlement: Postponed) -> None:
-        """It stays in hand; should it come again, it is to come as the settlement says."""
-        again = settlement.again
-        reply = self.in_flight.held.get(again.offset)
-        if reply is not None:
-            self.waiting[again.offset] = WaitingRetry(settlement.note, again.due_ms, int(stored_at(reply)))
-            self.postponed += 1
-
-    def note_waiting(self, floor: int) -> dict[int, WaitingRetry]:
-        """What waits beyond a floor, for whoever is next."""
-        for sequence in [one for one in self.waiting if one <= floor]:
-            del self.waiting[sequence]
-        return note_of(self.waiting, self._connection.max_payload // 4)
-
-    def hand_over(self, floor: int) -> SettledAhead:
-        """What the next owner need not run, beyond a floor."""
-        return self.handed_over.with_settled(self.in_flight.settled, floor, self._connection.max_payload // 2)
 
     # -- the end
 

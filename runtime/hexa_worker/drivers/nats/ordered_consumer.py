@@ -26,7 +26,7 @@ from hexa_worker.drivers.nats import consumers, names
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.consumer import PullConsumer
 from hexa_worker.drivers.nats.errors import ApiError
-from hexa_worker.drivers.nats.handover import NOTHING, HandedOver
+from hexa_worker.drivers.nats.handover import NOTHING
 from hexa_worker.drivers.nats.leases import ChannelLease, lease_of
 from hexa_worker.drivers.nats.streams import Life, life_of
 from hexa_worker.errors import DriverError, DriverUnavailable
@@ -136,7 +136,7 @@ class OrderedConsumer:
         self._generation = 0
         self._refusals = 0  # in a row
         self._born = ""  # the stream that the pull_consumer has read
-        self._noted = 0  # of `PullConsumer.postponed`: what the lease tells
+        self._noted = 0  # of `OrderedTerm.postponed`: what the lease tells
         self._task: asyncio.Task[None] | None = None
 
     async def current_durable(self) -> str:
@@ -171,7 +171,10 @@ class OrderedConsumer:
             )
         free = structs.replace(lease, owner="", floor=floor)
         if self._born == lease.born:
-            free = structs.replace(free, done=pull_consumer.hand_over(floor), waiting=pull_consumer.note_waiting(floor))
+            term, limit = pull_consumer.term, self._connection.max_payload
+            free = structs.replace(
+                free, done=term.hand_over(floor, limit // 2), waiting=term.note_waiting(floor, limit // 4)
+            )
         if await self._store.write(free, self._sequence) is None:
             sequence, found = await self._store.read()
             if found is not None and found.owner == self._me:  # a write was under way when we were stopped
@@ -220,8 +223,7 @@ class OrderedConsumer:
         if lease is None or not lease.owner or lease.owner == self._me or now - self._seen[1] > self._lease_s:
             self._sequence, self._lease = sequence, lease or ChannelLease(owner="", term=0, floor=0)
             if self._lease.owner != self._me:
-                self._pull_consumer.handed_over = HandedOver(self._lease.done)
-                self._pull_consumer.waiting = dict(self._lease.waiting)
+                self._pull_consumer.term.take_over(self._lease.done, self._lease.waiting)
             await self._begin_term(self._lease.term + 1)
 
     async def _begin_term(self, term: int) -> None:
@@ -244,8 +246,7 @@ class OrderedConsumer:
         ]
         floor = _furthest(floors, lease.floor if born == lease.born else 0, last)
         if born != lease.born:
-            pull_consumer.handed_over = HandedOver(NOTHING)
-            pull_consumer.waiting.clear()
+            pull_consumer.term.forget()
         if self._born not in {"", born}:
             pull_consumer.reset()
         self._born = born
@@ -279,7 +280,7 @@ class OrderedConsumer:
         """Say that we live, before it is late, and what waits, soon."""
         lease = self._lease
         early = monotonic() - self._pull_consumer.renewed_at < self._lease_s / 3
-        if lease is None or (early and self._noted == self._pull_consumer.postponed):
+        if lease is None or (early and self._noted == self._pull_consumer.term.postponed):
             return
         floor = await consumers.floor(self._connection, self._pull_consumer.stream, self._pull_consumer.durable)
         if floor is None:
@@ -290,13 +291,14 @@ class OrderedConsumer:
 
     def _settled_to(self, floor: int, lease: ChannelLease) -> ChannelLease:
         """The lease at a floor, with what is left of the note of the owner before."""
-        self._pull_consumer.handed_over = self._pull_consumer.handed_over.beyond(floor)
-        return structs.replace(lease, floor=floor, done=lease.done if self._pull_consumer.handed_over else NOTHING)
+        handed_over = self._pull_consumer.term.handed_over = self._pull_consumer.term.handed_over.beyond(floor)
+        return structs.replace(lease, floor=floor, done=lease.done if handed_over else NOTHING)
 
     async def _write(self, lease: ChannelLease) -> bool:
         """Write the lease; False, and it is lost, when others were faster."""
-        sent_at, postponed = monotonic(), self._pull_consumer.postponed
-        lease = structs.replace(lease, waiting=self._pull_consumer.note_waiting(lease.floor))
+        sent_at, term = monotonic(), self._pull_consumer.term
+        postponed = term.postponed
+        lease = structs.replace(lease, waiting=term.note_waiting(lease.floor, self._connection.max_payload // 4))
         sequence = await self._store.write(lease, self._sequence)
         if sequence is None:
             sequence, found = await self._store.read()

@@ -13,10 +13,9 @@ import msgspec
 from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Acknowledge
 from hexa_worker.core.message import Delivery
-from hexa_worker.core.settlement import Acked, Postponed, Released, Settlement
+from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Backlog, Revoked, SubscriptionSpec, Unsettled
-from hexa_worker.drivers.kit.settling import WithRecord, store_records
-from hexa_worker.drivers.nats import browsing, names
+from hexa_worker.drivers.nats import browsing
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.consumer import PullConsumer
 from hexa_worker.drivers.nats.consumers import floor_of
@@ -25,8 +24,8 @@ from hexa_worker.drivers.nats.ordered_consumer import OrderedConsumer
 from hexa_worker.drivers.nats.positions import Position, Positions
 from hexa_worker.drivers.nats.publisher import NatsPublisher
 from hexa_worker.drivers.nats.pull_window import ACTIVE_S, SILENCE_S
-from hexa_worker.drivers.nats.streams import life_of
-from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, LeaseLost
+from hexa_worker.drivers.nats.settling import NatsSettling
+from hexa_worker.errors import DriverError, DriverUnavailable
 
 HAND_BACK_S = 1.0
 AWAY_S = 0.5
@@ -81,10 +80,9 @@ class NatsSource:
     ) -> None:
         self.pull_consumers: list[PullConsumer] = []
         self._connection = connection
-        self._publisher = publisher
         self._positions = positions
         self._spec = spec
-        self._ack = ack
+        self._settling = NatsSettling(self.pull_consumers, connection, publisher, ack)
         self._clock = clock
         self._redeclare = redeclare
         self._revoked = revoked
@@ -310,28 +308,11 @@ class NatsSource:
                 if pull_consumer.exclusive or pull_consumer.gone:
                     continue  # the lease is what counts
                 try:
-                    await self._be_sure(pull_consumer)
+                    await pull_consumer.be_sure()
                     await pull_consumer.renew()
                     await self._look_how_far(pull_consumer)
                 except DriverError as error:
                     log.debug("claims of %s not renewed: %s", pull_consumer.durable, error)
-
-    async def _be_sure(self, pull_consumer: PullConsumer) -> None:
-        """After a time without connection: see whether the stream is still the one that the claims are on.
-
-        In another one of its name they would settle other messages. Raises DriverUnavailable.
-        """
-        if not pull_consumer.unsure:
-            return
-        generation = self._connection.generation
-        try:
-            life = await life_of(self._connection, pull_consumer.stream)
-        except DriverRejected:
-            pull_consumer.mark_missing()
-            pull_consumer.doubt()
-            return
-        pull_consumer.is_of(life.born)
-        pull_consumer.unsure = generation != self._connection.generation
 
     async def _look_how_far(self, pull_consumer: PullConsumer) -> None:
         """Note how far the durable is settled, and forget what is needed no more. Raises DriverError."""
@@ -348,126 +329,7 @@ class NatsSource:
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """See `hexa_worker.drivers.base.Source.settle`."""
-        failed: list[Unsettled] = []
-        for pull_consumer in self.pull_consumers:
-            pull_consumer.expire()
-            if pull_consumer.unsure:
-                await self._be_sure(pull_consumer)
-        valid = self._sort_out_lost(settlements, failed)
-        valid = await self._store_records(valid, failed)
-        done: dict[int, list[int]] = {}
-        released: dict[int, list[int]] = {}
-        for settlement in valid:
-            token = settlement.delivery.token
-            if isinstance(settlement, Postponed):
-                self.pull_consumers[token.pull_consumer].postpone(settlement)
-                continue
-            place = released if type(settlement) is Released else done
-            place.setdefault(token.pull_consumer, []).append(settlement.delivery.offset)
-        for number, sequences in released.items():
-            self._release(self.pull_consumers[number], sequences)
-        epochs = {number: self.pull_consumers[number].in_flight.epoch for number in done}
-        for number, sequences in done.items():
-            error = await self._acknowledge(number, epochs[number], sequences)
-            if error is not None:
-                failed += [
-                    Unsettled(one, error)
-                    for one in valid
-                    if one.delivery.token.pull_consumer == number and type(one) is not Released
-                ]
-        return failed
-
-    def _sort_out_lost(
-        self, settlements: Sequence[Settlement], failed: list[Unsettled], *, stored: bool = False
-    ) -> list[Settlement]:
-        """Those whose claim holds. One that was done all the same is acknowledged when its copy comes here.
-
-        What is postponed needs no claim while it is in hand: were it given up, what follows in its key would go on.
-
-        Args:
-            settlements: what is asked.
-            failed: gets the others.
-            stored: retries and dead letters are durable, so these are done.
-        """
-        pull_consumers = self.pull_consumers
-        valid: list[Settlement] = []
-        for settlement in settlements:
-            delivery = settlement.delivery
-            pull_consumer, sequence = pull_consumers[delivery.token.pull_consumer], delivery.offset
-            in_flight = pull_consumer.in_flight
-            if delivery.token.epoch != in_flight.epoch:  # the sequence may be another message's by now
-                failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} was of a consumer that is gone")))
-            elif sequence in in_flight.held and (sequence not in in_flight.lost or isinstance(settlement, Postponed)):
-                valid.append(settlement)
-            elif sequence not in in_flight.settled:
-                done = type(settlement) is not Released if stored else type(settlement) is Acked
-                pull_consumer.let_go([sequence], done=done)
-                failed.append(Unsettled(settlement, LeaseLost(f"{delivery.message_id} may be somebody else's by now")))
-        return valid
-
-    async def _store_records(self, settlements: list[Settlement], failed: list[Unsettled]) -> list[Settlement]:
-        """Make retries and dead letters durable; returns what may be acknowledged now."""
-        with_record = [one for one in settlements if isinstance(one, WithRecord)]
-        if not with_record:
-            return settlements
-        _, unsettled = await store_records(with_record, self._publish_records)
-        failed += unsettled
-        refused = {id(one.settlement) for one in unsettled}
-        # Meanwhile claims may have been lost.
-        return self._sort_out_lost([one for one in settlements if id(one) not in refused], failed, stored=True)
-
-    async def _publish_records(self, settlements: Sequence[WithRecord]) -> Sequence[str | DriverError]:
-        ids = [
-            f"{one.delivery.message_id}>{one.delivery.timestamp_ms}>{names.token(one.record.channel)}"
-            for one in settlements
-        ]
-        ours = [one.record.payload is not one.delivery.payload for one in settlements]
-        return await self._publisher.publish([one.record for one in settlements], ids, limited=ours)
-
-    def _release(self, pull_consumer: PullConsumer, sequences: list[int]) -> None:
-        if pull_consumer.exclusive:
-            pull_consumer.let_go(sequences, done=False)
-            if not self._stopped:  # or what is in hand would count as lost: nothing is handed out here any more
-                pull_consumer.want_rewind()  # it must come again before what is newer
-            return
-        held = pull_consumer.in_flight.held
-        pull_consumer.send([held[sequence] for sequence in sequences if sequence in held], b"-NAK")
-        pull_consumer.let_go(sequences, done=False)
-
-    async def _acknowledge(self, number: int, epoch: int, sequences: list[int]) -> DriverError | None:
-        """Acknowledge, or tell why that cannot be. Raises DriverUnavailable.
-
-        Args:
-            number: of the pull_consumer.
-            epoch: in which the sequences mean what they are to mean.
-            sequences: what is done.
-        """
-        pull_consumer = self.pull_consumers[number]
-        if pull_consumer.unsure:  # the connection was lost and is back since we looked
-            await self._be_sure(pull_consumer)
-        if (
-            pull_consumer.in_flight.epoch != epoch
-        ):  # as it was found just now, or while other pull_consumers were acknowledged
-            return LeaseLost(f"the stream {pull_consumer.stream!r} is another one by now")
-        held = pull_consumer.in_flight.held
-        replies = [held[sequence] for sequence in sequences if sequence in held]
-        if not replies:
-            return None
-        if self._ack == "fast":
-            if not self._connection.up:
-                raise DriverUnavailable("nats: the connection is lost")
-            pull_consumer.send(replies, b"+ACK")
-        else:
-            try:
-                there = await pull_consumer.confirm(replies, b"+ACK")
-            except DriverRejected as error:
-                return error
-            if pull_consumer.in_flight.epoch != epoch or not there:
-                if pull_consumer.in_flight.epoch == epoch:
-                    pull_consumer.let_go(sequences, done=False)
-                return LeaseLost(f"the durable {pull_consumer.durable!r} was deleted")
-        pull_consumer.let_go(sequences, done=True)
-        return None
+        return await self._settling.settle(settlements)
 
     # -- looking
 
@@ -516,7 +378,7 @@ class NatsSource:
 
     def stop(self) -> None:
         """See `hexa_worker.drivers.base.Source.stop`."""
-        self._stopped = True
+        self._stopped = self._settling.stopped = True
         self._work.set()
 
     async def close(self) -> None:
