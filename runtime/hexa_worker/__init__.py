@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hexa_worker.emitting.emitter import Emitter
     from hexa_worker.emitting.threaded import SyncEmitter
     from hexa_worker.serving import ServedWorker, run, serve_worker
+    from hexa_worker.telemetry.log_fields import DeliveryFilter, log_fields
 
 __all__ = [
     "Ack",
@@ -54,6 +55,7 @@ __all__ = [
     "DeadLetter",
     "DecodeError",
     "Delivery",
+    "DeliveryFilter",
     "DriverError",
     "DriverRejected",
     "DriverUnavailable",
@@ -87,12 +89,14 @@ __all__ = [
     "Verdict",
     "WorkerFailed",
     "lifespan",
+    "log_fields",
     "run",
     "serve_worker",
     "subscribe",
 ]
 
 _LAZY = {
+    "DeliveryFilter": "telemetry.log_fields",
     "Embedded": "config.model",
     "Emitter": "emitting.emitter",
     "Kafka": "config.kafka",
@@ -107,6 +111,7 @@ _LAZY = {
     "Secret": "config.secret",
     "ServedWorker": "serving",
     "SyncEmitter": "emitting.threaded",
+    "log_fields": "telemetry.log_fields",
     "run": "serving",
     "serve_worker": "serving",
 }

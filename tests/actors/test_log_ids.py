@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from hexa_worker import BatchContext, Context
+from hexa_worker import BatchContext, Context, DeliveryFilter
 from hexa_worker.core.lineage import CORRELATION_ID
 from hexa_worker.core.message import Message
 from hexa_worker.core.outcome import DeadLetter
@@ -73,6 +73,63 @@ async def test_a_line_of_a_library_names_the_delivery_in_flight(lines: Lines, ha
     for one in found:
         assert one["event_id"] == one["message"]
         assert (one["action"], one["attempt"], one["correlation_id"]) == ("act", 0, "c")
+
+
+async def test_a_line_of_a_task_in_the_handlers_own_group_names_the_delivery(lines: Lines) -> None:
+    async def handle(number: int, ctx: Context) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(in_task, number, ctx)
+
+    await emitted(WorkerFixture()).run(plan_of(handle, concurrency=4))
+    found = lines.of("some.library")
+    assert len(found) == 2 * EVENTS
+    assert all(one["event_id"] == one["message"] for one in found)
+
+
+class Formatted(logging.Handler):
+    """What an application's own format makes of records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s %(action)s %(event_id)s %(attempt)s %(correlation_id)s"))
+        self.addFilter(DeliveryFilter())
+        self.lines: list[str] = []
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.lines.append(self.format(record))
+
+
+@pytest.mark.parametrize("style", ["async", "thread"])
+async def test_a_format_of_the_applications_own_may_name_the_delivery_and_has_what_extra_says(style: Any) -> None:
+    own = Formatted()
+
+    def say(number: int, ctx: Context) -> None:
+        for one in (library, ctx.logger):
+            one.info("told", extra={"number": number, "action": "mine"} if number else {"number": 0})
+
+    async def say_async(number: int, ctx: Context) -> None:
+        say(number, ctx)
+
+    for name in ("some.library", "hexa_worker.handler"):
+        logging.getLogger(name).addHandler(own)
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        library.info("outside")
+        await emitted(WorkerFixture()).run(plan_of(say_async if style == "async" else say, style=style, concurrency=1))
+    finally:
+        for name in ("some.library", "hexa_worker.handler"):
+            logging.getLogger(name).removeHandler(own)
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    assert own.lines[:4] == [
+        "outside None None None None",
+        "told act events-0 0 c",
+        "told act events-0 0 c",
+        "told mine events-1 0 c",
+    ]
+    assert [one.number for one in own.records[1:]] == [number for number in range(EVENTS) for _ in range(2)]  # type: ignore[attr-defined]  # from extra
 
 
 async def test_a_batch_is_named_by_its_action_and_size(lines: Lines) -> None:

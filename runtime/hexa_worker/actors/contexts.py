@@ -4,7 +4,9 @@ A lane is one task for thousands of deliveries, so their context is not a task's
 each delivery that changed its context: comparing contexts costs next to nothing as long as nobody set a variable.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from types import coroutine
 from typing import Any
@@ -51,7 +53,8 @@ def renew() -> Generator[Any, Any, Context]:
 def name_hand(action: str, hand: Callable[[], Sequence[Delivery]], *, threads: bool) -> None:
     """Let log lines of any library tell the delivery that they are about: those of this task, a lane's.
 
-    Costs nothing per delivery. A task that a handler began may outlive the delivery, so its lines tell none.
+    Costs nothing per delivery. So do lines of tasks in a task group of anyio or trio that the handler has opened: they
+    end before it. Any other task that a handler began may outlive the delivery, so its lines tell none.
 
     Args:
         action: the subscription's name.
@@ -59,20 +62,28 @@ def name_hand(action: str, hand: Callable[[], Sequence[Delivery]], *, threads: b
         threads: its handler runs in threads, each of which has ended when the lane goes on.
     """
     lane = get_current_task().id
+    last: tuple[Delivery | None, Mapping[str, object]] = None, {}
 
     def told() -> Mapping[str, object]:
+        nonlocal last
         deliveries = hand()
         if not deliveries or not _is_here(lane, threads=threads):
             return {}
         if len(deliveries) > 1:
             return {"action": action, "in_hand": len(deliveries)}
-        return coordinates(action, deliveries[0], lineage_of(deliveries[0]))
+        if last[0] is not deliveries[0]:  # a handler may write many lines
+            last = deliveries[0], coordinates(action, deliveries[0], lineage_of(deliveries[0]))
+        return last[1]
 
     IN_HAND.set(told)
 
 
 def _is_here(lane: int, *, threads: bool) -> bool:
+    with suppress(RuntimeError):  # on asyncio the quick answer, which most lines need
+        if id(asyncio.current_task()) == lane:
+            return True
     try:
-        return get_current_task().id == lane
+        task = get_current_task()
     except RuntimeError:  # a thread, with no event loop
         return threads
+    return lane in (task.id, task.parent_id)

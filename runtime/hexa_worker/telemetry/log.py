@@ -22,6 +22,8 @@ IN_HAND: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("in 
 LOST_REPEAT_S = 10.0
 AWAY_REPEAT_S = 30.0
 """How often it is said that the broker is still away, for the same reason."""
+_RESERVED = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime"))
+"""What logging refuses in ``extra``."""
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)? s\b")
 
 
@@ -37,9 +39,10 @@ class DeliveryLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logger, dict(fields))
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Add the bound fields, and what the caller passed as ``extra``."""
-        extra = {**(self.extra or {}), **(kwargs.get("extra") or {})}
-        kwargs["extra"] = {FIELDS: extra}
+        """Add the bound fields, and what the caller passed as ``extra``: that is a record's own, as of any logger."""
+        extra = kwargs.get("extra") or {}
+        own = {name: value for name, value in extra.items() if name not in _RESERVED}
+        kwargs["extra"] = {**own, FIELDS: {**(self.extra or {}), **extra}}
         return msg, kwargs
 
 

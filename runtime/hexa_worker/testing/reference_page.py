@@ -32,6 +32,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         *("Kafka", "KafkaTls", "KafkaSasl", "Nats", "NatsTls", "NatsStream", "Pulsar", "PulsarTls"),
         *("Embedded", "Memory", "Secret"),
     ),
+    "Logging": ("log_fields", "DeliveryFilter"),
     "Records": ("Delivery", "Headers", "Lineage"),
     "Errors": (
         *("HexaWorkerError", "ConfigError", "DecodeError", "WorkerFailed", "DriverError"),
