@@ -17,6 +17,7 @@ from hexa_worker import (
     Context,
     DeadLetter,
     Drop,
+    Retries,
     Retry,
     lifespan,
     subscribe,
@@ -400,3 +401,20 @@ def test_an_event_for_later_comes_in_virtual_time_with_its_lineage(backend: Back
     assert waited == pytest.approx([7_200, 7_200 + 86_400], abs=0.1)
     assert waited[0] >= 7_200
     assert waited[1] - waited[0] >= 86_400
+
+
+def test_a_run_ends_when_only_what_is_held_is_left_and_the_next_one_tries_it_again(backend: Backend) -> None:
+    broken = [True]
+
+    @subscribe("orders", action="check", on_exhausted="hold", retry=Retries(maximum=1))
+    def check(order: Order) -> None:
+        if broken and order.id == 1:
+            raise ConnectionError("not yet")
+
+    h = Harness([check], backend=backend)
+    h.emit("orders", {"id": 1})
+    h.run_until_idle()
+    assert (h.on_hold, len(h.retried), h.dead_letters, h.idle) == ({"check": 1}, 1, [], False)
+    broken.clear()
+    h.run_until_idle()
+    assert (h.on_hold, len(h.acked), h.idle) == ({}, 1, True)

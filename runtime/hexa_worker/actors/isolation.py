@@ -15,7 +15,10 @@ class Isolation:
 
     Attributes:
         active: one runs alone: lanes start no delivery, they `pause`. Read per delivery, hence a plain attribute.
+        stands_still: never; see `hexa_worker.actors.holding`.
     """
+
+    stands_still = False
 
     def __init__(self) -> None:
         self.active = False

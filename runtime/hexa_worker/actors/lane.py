@@ -14,8 +14,8 @@ from anyio import CancelScope, get_current_task
 from anyio.lowlevel import checkpoint
 
 from hexa_worker.actors.contexts import in_copies, name_hand, renew
+from hexa_worker.actors.holding import Barrier
 from hexa_worker.actors.invoke import Call
-from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.lane_queues import Queue
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
@@ -100,7 +100,7 @@ class LaneParts:
         record_outcome: RecordOutcome,
         stats: Counters,
         log: SubscriptionLog,
-        isolation: Isolation,
+        isolation: Barrier,
         expiry: ExpiryWatch,
         maximum_crashes: int,
         monotonic: Callable[[], float],
@@ -301,6 +301,9 @@ class Lane:
             batch = await self._gather()
             if not batch:
                 return False
+            if isolation.stands_still:
+                self._parts.mailbox.put_back(batch)
+                continue
             self.current = tuple(batch)
             if batch[0].crashes:
                 await self._run_suspect(batch[0])
@@ -312,7 +315,7 @@ class Lane:
             if self.late:
                 return True
 
-    async def _wait_isolation(self, isolation: Isolation) -> None:
+    async def _wait_isolation(self, isolation: Barrier) -> None:
         self.deadline, self.waiting = math.inf, True
         try:
             while isolation.active:

@@ -52,6 +52,13 @@ class LaneQueues:
             self.ready[lane].append(delivery)
         return set(lanes)
 
+    def put_back(self, batch: Sequence[Delivery]) -> AbstractSet[int]:
+        """Queue what a lane had taken, in its order, before all else; returns the lanes that got any."""
+        lanes = [0] * len(batch) if self.shared else self._lanes_of(batch)
+        for lane, delivery in zip(reversed(lanes), reversed(batch), strict=True):
+            self.ready[lane].appendleft(delivery)
+        return set(lanes)
+
     def stuck(self, window: int) -> int:
         """How many deliveries wait for something else than a free lane.
 

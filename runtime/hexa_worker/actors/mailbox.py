@@ -99,6 +99,10 @@ class Mailbox:
         else:
             self._wake_one()
 
+    def put_back(self, batch: Sequence[Delivery]) -> None:
+        """Queue deliveries that have their room before all that waits."""
+        self.wake(self._queues.put_back(batch))
+
     def wake(self, lanes: AbstractSet[int]) -> None:
         """Something may be ready for these lanes."""
         for lane in lanes & self._idle.keys():

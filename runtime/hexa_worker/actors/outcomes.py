@@ -6,6 +6,7 @@ What is not to run any more, because the worker ends or its source is revoked, i
 import random
 
 from hexa_worker.actors.dedup_stage import Deduplicator
+from hexa_worker.actors.holding import Hold
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.pausing import PausedDeliveries
 from hexa_worker.actors.retry_timer import RetryTimer
@@ -13,7 +14,17 @@ from hexa_worker.actors.settler import Settler
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import Interrupted, Outcome, Raised, error_of
-from hexa_worker.core.settlement import Acked, DeadLettered, Postponed, RetryAt, Settlement, gives_up, settle
+from hexa_worker.core.settlement import (
+    Acked,
+    DeadLettered,
+    Held,
+    Postponed,
+    RetryAt,
+    Settlement,
+    gives_up,
+    held_instead,
+    settle,
+)
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
 from hexa_worker.telemetry.tracebacks import format_error
@@ -37,6 +48,7 @@ class OutcomeHandler:
         deduplicator: Deduplicator | None,
         retry_timer: RetryTimer | None,
         paused: PausedDeliveries,
+        hold: Hold | None,
         settler: Settler,
         log: SubscriptionLog,
     ) -> None:
@@ -49,6 +61,7 @@ class OutcomeHandler:
         self._deduplicator = deduplicator
         self._paused = paused
         self._retry_timer = retry_timer
+        self._hold = hold
         self._settler = settler
         self._log = log
 
@@ -62,6 +75,10 @@ class OutcomeHandler:
         if isinstance(settlement, Postponed):
             self._postpone(settlement)
             return
+        held = held_instead(settlement, self._route)
+        if held is not None:
+            self._stand_still(held)
+            return
         if isinstance(settlement, _FAILED):
             self._log.failure(settlement)
         elif isinstance(settlement, Acked) and settlement.dropped is not None:
@@ -71,7 +88,8 @@ class OutcomeHandler:
     def release_queued(self, sources: frozenset[str] | None = None) -> None:
         """Release what no handler has begun with: all of it, or what came from `sources`."""
         waiting = [] if self._deduplicator is None else self._deduplicator.take(sources)
-        for delivery in (*self._mailbox.take_queued(sources), *waiting, *self._paused.take(sources)):
+        held = [] if self._hold is None else self._hold.take(sources)
+        for delivery in (*self._mailbox.take_queued(sources), *waiting, *self._paused.take(sources), *held):
             self.record(delivery, Interrupted())
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
@@ -90,6 +108,14 @@ class OutcomeHandler:
         if error is None or not (self._log.debug or gives_up(outcome, delivery, self._route)):
             return ""
         return format_error(error)
+
+    def _stand_still(self, held: Held) -> None:
+        """Keep it where it is, and start nothing behind it."""
+        self._log.held(held)
+        if self._hold is None or self.drained or held.delivery.source in self.leaving:
+            self.record(held.delivery, Interrupted())
+        else:
+            self._hold.hold(held.delivery)
 
     def _postpone(self, settlement: Postponed) -> None:
         """Run it again later, in its place; whoever has it by then.

@@ -22,16 +22,24 @@ class PauseSwitch:
 
     Attributes:
         pause: it.
+        held: it stands still because of an event that used up its retries.
     """
 
     def __init__(self) -> None:
         self.pause: Pause = NOT_PAUSED
+        self.held = False
         self._changed = anyio.Event()
 
     def set(self, pause: Pause) -> None:
         """Pause this from now on, and nothing else."""
         if pause != self.pause:
             self.pause = pause
+            self.wake()
+
+    def set_held(self, *, held: bool) -> None:
+        """Stand still from now on, or go on."""
+        if held is not self.held:
+            self.held = held
             self.wake()
 
     def wake(self) -> None:

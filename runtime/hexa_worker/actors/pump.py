@@ -85,7 +85,7 @@ class Pump:
         mailbox, monotonic, backoff = self._mailbox, self._monotonic, Backoff()
         outage, paused, switch = self._outage, self._paused, self._paused.switch
         while not self._stopping:
-            if switch.pause.whole:
+            if switch.pause.whole or switch.held:
                 await switch.wait_changed()
                 continue
             room, room_bytes = mailbox.room(monotonic())

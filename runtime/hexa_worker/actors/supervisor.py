@@ -86,8 +86,17 @@ class Supervised:
 
     @property
     def stands_still(self) -> bool:
-        """It is paused as a whole, and all that was passed on before is settled."""
+        """It is paused as a whole, and all that was passed on before is settled; or it is held, and nothing runs."""
+        if self._worker is not None and self.switch.held:
+            return not self._worker.in_flight
         return self.switch.pause.whole and self.held == (0 if self._worker is None else self._worker.kept)
+
+    def resume(self) -> int:
+        """Run again what is held because its retries are used up, and all behind it; how many deliveries are held."""
+        count = 0 if self._worker is None else self._worker.resume()
+        if count:
+            self._log.info(f"resumed, what was held runs again: {count}")
+        return count
 
     def report(self) -> SubscriptionReport:
         """How it stands."""
@@ -259,6 +268,8 @@ class Supervisor:
         """Do what an operator wants from now on."""
         for one in self.subscriptions:
             one.switch.set(controls.pause_of(one.plan.action))
+            if controls.resumed.get(one.plan.action, 0) > self._revision:
+                one.resume()
         self._revision = controls.revision
         self._changed()
 

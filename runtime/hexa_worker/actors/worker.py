@@ -12,6 +12,7 @@ from anyio import get_current_task
 
 from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.handler_runtime import HandlerRuntime
+from hexa_worker.actors.holding import Hold
 from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts, NoCell
 from hexa_worker.actors.lane_queues import KeyedLaneQueues, LaneQueues
@@ -75,6 +76,7 @@ class Worker:
         self.source: Source | None = None
         self._mailbox, self._retry_timer = _mailbox(plan, env.clock, stats)
         paused = PausedDeliveries(switch, self._mailbox, plan.order_by)
+        self._hold = Hold(env.isolation, self._mailbox, switch, stats) if plan.route.holds else None
         self._outage = Outage(on_unavailable, on_running)
         self._deduplicator: Deduplicator | None = None
         if env.claiming is not None and plan.effect_key is not None:
@@ -93,7 +95,7 @@ class Worker:
             notes_postponed=env.driver.capabilities.keeps_attempts,
         )
         self._outcomes = OutcomeHandler(
-            plan, env.clock, self._mailbox, self._deduplicator, self._retry_timer, paused, self.settler, log
+            plan, env.clock, self._mailbox, self._deduplicator, self._retry_timer, paused, self._hold, self.settler, log
         )
         self._pump = Pump(
             plan, env, self._mailbox, self._deduplicator, stats, log, paused, self._outage, self._outcomes.record
@@ -181,6 +183,10 @@ class Worker:
         self.stop()
         self._lane_scope.cancel()
 
+    def resume(self) -> int:
+        """Run what is held again; how many deliveries that are."""
+        return 0 if self._hold is None else self._hold.resume()
+
     @property
     def in_flight(self) -> int:
         """How many deliveries handlers run right now."""
@@ -224,7 +230,7 @@ class Worker:
             record_outcome=self._outcomes.record,
             stats=stats,
             log=self._log,
-            isolation=env.isolation,
+            isolation=self._hold or env.isolation,
             expiry=self._pump.expiry,
             maximum_crashes=env.maximum_crashes,
             monotonic=env.clock.monotonic,

@@ -156,6 +156,8 @@ class Subscription(Table, frozen=True):
         wire: the format of its records, retries and dead letters. Default: that of the broker's table.
         middlewares: ``module:function`` names, run inside the worker's own middlewares.
         retry: how often and how late a failed delivery is retried.
+        on_exhausted: what becomes of an event whose retries are used up. ``hold``: it stays where it is and its
+            subscription stands still in that process until it is resumed or restarted.
         dead_letter_on: classes of errors that are dead-lettered at once: ``ValueError``, ``orders.errors.Refused``.
             Default: the decorator's.
         retry_on: classes of errors that are retried although a class above them is named elsewhere. Default: the
@@ -191,6 +193,9 @@ class Subscription(Table, frozen=True):
     wire: Wire | None = None
     middlewares: tuple[str, ...] = ()
     retry: Retries = Retries()
+    on_exhausted: (
+        Annotated[Literal["dead_letter", "hold"], Meta(extra_json_schema={"default": "dead_letter"})] | None
+    ) = None
     dead_letter_on: ClassNames | None = None
     retry_on: ClassNames | None = None
     drop_on: ClassNames | None = None

@@ -36,11 +36,13 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         revision: rises with each change.
         paused: by action; nothing else is.
         log_level: instead of worker.toml's.
+        resumed: by action the revision that resumed it: what is held there because its retries are used up runs again.
     """
 
     revision: int = 0
     paused: Mapping[str, Pause] = {}
     log_level: LogLevel | None = None
+    resumed: Mapping[str, int] = {}
 
     def pause_of(self, action: str) -> Pause:
         """What is paused of one subscription."""
@@ -64,8 +66,10 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def without_pause(self, action: str, key: bytes | None) -> "Controls":
         """The same with a subscription resumed, all its keys too, or with one key of it."""
         pause = self.pause_of(action)
-        left = NOT_PAUSED if key is None else msgspec.structs.replace(pause, keys=pause.keys - {key})
-        return self._with(action, left)
+        if key is not None:
+            return self._with(action, msgspec.structs.replace(pause, keys=pause.keys - {key}))
+        controls = self._with(action, NOT_PAUSED)
+        return msgspec.structs.replace(controls, resumed={**self.resumed, action: controls.revision})
 
     def with_log_level(self, level: LogLevel) -> "Controls":
         """The same with another log level."""

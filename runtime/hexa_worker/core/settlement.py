@@ -75,6 +75,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         policy: how often and how late.
         in_place: what a retry keeps its order with: it is run again where it stands, and what follows waits.
         rules: what the classes of errors mean.
+        holds: what used up its retries stays where it is; otherwise it is dead-lettered.
     """
 
     action: str
@@ -82,6 +83,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     policy: RetryPolicy
     in_place: OrderBy = OrderBy.NONE
     rules: Rules = {}
+    holds: bool = False
 
     @cached_property
     def ladder(self) -> tuple[tuple[str, float], ...]:
@@ -160,6 +162,16 @@ class Released(msgspec.Struct, frozen=True, gc=False):
     delivery: Delivery
 
 
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """Keep the delivery in flight and start nothing behind it, until somebody resumes the subscription.
+
+    No driver is told: it is not settled.
+    """
+
+    delivery: Delivery
+    failure: Failure
+
+
 Settlement = Acked | RetryAt | Postponed | DeadLettered | Released
 
 
@@ -232,6 +244,16 @@ def _again(  # noqa: PLR0913 - a part of `settle`
         due_ms=due_ms,
     )
     return RetryAt(delivery, record, delay_s, failure)
+
+
+def held_instead(settlement: Settlement, route: Route) -> Held | None:
+    """What is done instead where retries that are used up hold the subscription; None: `settlement` stands.
+
+    What no retry could help is dead-lettered all the same.
+    """
+    if route.holds and isinstance(settlement, DeadLettered) and not settlement.failure.permanent:
+        return Held(settlement.delivery, settlement.failure)
+    return None
 
 
 def gives_up(outcome: Outcome, delivery: Delivery, route: Route) -> bool:

@@ -61,6 +61,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     codec: str | None = None
     idempotency_key: str | None = None
     retry: Retries | None = None
+    on_exhausted: str | None = None
     dead_letter_on: ErrorClasses | None = None
     retry_on: ErrorClasses | None = None
     drop_on: ErrorClasses | None = None
@@ -82,6 +83,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     codec: Literal["json", "msgpack", "protobuf", "raw"] | None = None,
     idempotency_key: str | None = None,
     retry: Retries | None = None,
+    on_exhausted: Literal["dead_letter", "hold"] | None = None,
     dead_letter_on: ErrorClasses | None = None,
     retry_on: ErrorClasses | None = None,
     drop_on: ErrorClasses | None = None,
@@ -104,6 +106,8 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         codec: how payloads are decoded when no header says it.
         idempotency_key: ``header:NAME`` or ``payload:FIELD``: what makes two events the same for this handler.
         retry: how often and how late a failed delivery is retried; see `Retries`.
+        on_exhausted: what becomes of an event whose retries are used up: ``dead_letter``, or ``hold``: its
+            subscription stands still in that process until it is resumed.
         dead_letter_on: classes of errors that are dead-lettered at once: no retry can help.
         retry_on: classes of errors that are retried although a class above them is named in `dead_letter_on`.
         drop_on: classes of errors after which the delivery is acknowledged and counted as dropped.
@@ -134,6 +138,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
             codec=codec,
             idempotency_key=idempotency_key,
             retry=retry,
+            on_exhausted=on_exhausted,
             dead_letter_on=dead_letter_on,
             retry_on=retry_on,
             drop_on=drop_on,

@@ -41,6 +41,7 @@ _SETTINGS = (
     "start",
     "codec",
     "idempotency_key",
+    "on_exhausted",
     *error_classes.KEYS,
 )
 
@@ -93,6 +94,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         batch_wait_s=settings["batch_wait_s"],
         threads=settings["threads"] or settings["concurrency"],
         retry=retry,
+        on_exhausted=settings["on_exhausted"],
         rules=error_classes.rules_of(mark, from_file, config.folder, where.of),
         effect_key=_effect_key(config, mark.action, settings, dedup=from_file.dedup),
         options=getattr(from_file, driver_name(config), None),

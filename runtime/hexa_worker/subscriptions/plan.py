@@ -84,6 +84,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     retry: RetryPolicy
     rules: Rules = {}
+    on_exhausted: Literal["dead_letter", "hold"] = "dead_letter"
     effect_key: EffectKey | None = None
     options: Any = None
     wire: Wire = "plain"
@@ -98,6 +99,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             policy=self.retry,
             in_place=self.in_place,
             rules=self.rules,
+            holds=self.on_exhausted == "hold",
         )
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 from hexa_worker.clock import Clock
 from hexa_worker.core.lineage import CORRELATION_ID, Lineage, lineage_of
 from hexa_worker.core.message import Delivery, header
-from hexa_worker.core.settlement import DeadLettered, Failure, Postponed, RetryAt, is_snooze
+from hexa_worker.core.settlement import DeadLettered, Failure, Held, Postponed, RetryAt, is_snooze
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected
 
 FIELDS = "hexa_worker_fields"
@@ -175,6 +175,16 @@ class SubscriptionLog:
     def lease_lost(self, delivery: Delivery) -> None:
         """Somebody else has it by now."""
         self._limited("lease", logging.WARNING, lambda: "lease lost, not settled", delivery, {"next": "redelivery"})
+
+    def held(self, settlement: Held) -> None:
+        """Its retries are used up, and its subscription stands still because of it."""
+        failure = settlement.failure
+        fields: dict[str, object] = {"next": "held", "error": failure.error, "reason": failure.reason}
+        fields |= {"traceback": failure.traceback} if failure.traceback else {}
+        text = (
+            f"no retry is left, the subscription stands still until it is resumed: {failure.message or failure.error}"
+        )
+        self._limited(f"held|{failure.error}", logging.ERROR, lambda: text, settlement.delivery, fields)
 
     def parked(self, delivery: Delivery, error: DriverError) -> None:
         """The broker refuses its retry or dead-letter record."""

@@ -37,6 +37,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         undecodable: deliveries whose payload was not what the handler asks for.
         lost: deliveries whose lease was lost before they were settled.
         parked: deliveries kept back now because the broker refuses their retry or dead-letter record.
+        on_hold: deliveries held now because their retries are used up: the subscription stands still.
         waiting_keys: keys that wait now for a retry in its place.
         held_back: deliveries that stand aside now because their key waits, the retries among them.
         restarts: how often the subscription's worker broke.
@@ -62,6 +63,7 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
     undecodable: int = 0
     lost: int = 0
     parked: int = 0
+    on_hold: int = 0
     waiting_keys: int = 0
     held_back: int = 0
     restarts: int = 0

@@ -8,7 +8,7 @@ import contextlib
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -68,6 +68,7 @@ class Harness:
         retried: deliveries that failed and were stored for a retry, or kept in their place for it.
         snoozed: deliveries whose handlers answered `Snooze`.
         dead_letters: deliveries that were given up.
+        on_hold: how many deliveries hold which action, after the last run; the next run tries them again.
         emitted: events that handlers emitted.
 
     Raises:
@@ -123,6 +124,7 @@ class Harness:
         self._backend = backend
         self._import_path: list[str] | None = None
         self._decoders = {plan.action: plan.handler.decode for plan in loaded.plans}
+        self.on_hold: dict[str, int] = {}
         self._groups = [plan.group for plan in loaded.plans]
         self._time = VirtualTime()
         self._store = MemoryStore(self._time)
@@ -152,6 +154,10 @@ class Harness:
     def idle(self) -> bool:
         """Nothing is left to do: no event unhandled, no retry waiting."""
         return all(self._store.backlog(group).idle for group in self._groups)
+
+    def _idle_without(self, held: Collection[str]) -> bool:
+        others = (plan.group for plan in self._loaded.plans if plan.action not in held)
+        return all(self._store.backlog(group).idle for group in others)
 
     def advance(self, seconds: float) -> None:
         """Let virtual time pass without running anything."""
@@ -251,6 +257,7 @@ class Harness:
             Exception: what the lifespan raised.
         """
         self.relay()
+        self.on_hold = {}
         if not self.idle:
             run = _Run(self, limit_s)
             self._time.run(run.run, backend=self._backend)
@@ -315,9 +322,18 @@ class _Run:
         for one in report.subscriptions:
             if one.state is WorkerState.FAILED:
                 self._give_up(f"subscription {one.action} failed: {one.error}")
+        self._look_at_held(report)
         if time.perf_counter() - self._started > self._limit_s:
             self._give_up(f"not idle after {self._limit_s:g} s of real time; does a handler wait for ever?")
         self._harness._skip_waiting()  # noqa: SLF001 - as above
+
+    def _look_at_held(self, report: Report) -> None:
+        """What is held goes on in no run, so one ends when nothing else is left to do."""
+        harness = self._harness
+        held = {one.action: one.counters.on_hold for one in report.subscriptions if one.counters.on_hold}
+        if held and harness._idle_without(held):  # noqa: SLF001 - as above
+            harness.on_hold = held
+            self._stop.ask()
 
     def _give_up(self, why: str) -> None:
         self._problem = self._problem or HarnessError(why)

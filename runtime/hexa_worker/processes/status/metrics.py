@@ -144,6 +144,7 @@ def _gauges(view: Overview) -> Iterator[Family]:
             "Deliveries kept back because the broker refuses their retry or dead-letter record.",
             "parked",
         ),
+        ("hexa_worker_on_hold_deliveries", "Deliveries that hold their subscription: no retry is left.", "on_hold"),
         ("hexa_worker_waiting_keys", "Keys that wait for a retry in its place.", "waiting_keys"),
         ("hexa_worker_held_back_deliveries", "Deliveries that stand aside because their key waits.", "held_back"),
     ):

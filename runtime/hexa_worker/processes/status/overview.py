@@ -79,6 +79,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
                     tags.append("paused")
                 if one.paused_keys:
                     tags.append(f"paused_keys={one.paused_keys}")
+                if one.counters.on_hold:
+                    tags.append(f"on_hold={one.counters.on_hold}")
                 if one.counters.parked:
                     tags.append(f"parked={one.counters.parked}")
                 if one.error and one.state not in READY:
