@@ -65,7 +65,6 @@ class Supervised:
         self._changed = changed
         self._worker: Worker | None = None
         self._stop = anyio.Event()
-        self._stopped_now = False
         self._running_since = float("inf")
         self._ran_well = env.proven
 
@@ -124,7 +123,6 @@ class Supervised:
 
     def stop_now(self) -> None:
         """Cancel what runs and release it. Idempotent."""
-        self._stopped_now = True
         self.stop()
         if self._worker is not None:
             self._worker.stop_now()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
 from hexa_worker.core.claims import Answer, Ask, Ending, GrantedClaim
 from hexa_worker.dedup.base import ClaimStore
@@ -31,7 +32,8 @@ class Breaker:
         self.away = False
         self._store = store
         self._clock = clock
-        self._pause_s = FIRST_S
+        self._backoff = Backoff(FIRST_S, LONGEST_S)
+        self._pause_s = 0.0
         self._ask_at = 0.0
 
     async def open(self, *, proven: bool = False) -> None:
@@ -75,13 +77,12 @@ class Breaker:
             raise
         if self.away:
             log.info("the claim store is back")
-            self.away, self._pause_s = False, FIRST_S
+            self.away, self._backoff = False, Backoff(FIRST_S, LONGEST_S)
         return result
 
     def _failed(self, error: DriverError) -> None:
         if not self.away:
             log.warning("the claim store is away: %s", error)
             self.away = True
-        else:
-            self._pause_s = min(2 * self._pause_s, LONGEST_S)
+        self._pause_s = self._backoff.next_s()
         self._ask_at = self._clock.monotonic() + self._pause_s

@@ -20,6 +20,7 @@ from typing import Any
 from nats.aio.client import Client, Srv
 from nats.errors import Error as NatsError
 
+from hexa_worker.backoff import Backoff
 from hexa_worker.config.nats import Nats
 from hexa_worker.drivers.nats import errors
 from hexa_worker.drivers.nats.client_internals import (
@@ -234,13 +235,12 @@ class NatsConnection:
         self._start(self._reconnect())
 
     async def _reconnect(self) -> None:
-        delay_s = 0.02
+        backoff = Backoff(first_s=0.02)
         while not self._closed:
             try:
                 await self._connect()
             except DriverError:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, 1.0)
+                await backoff.wait()
             except Exception:  # a file that vanished, for example: it may come back
                 log.exception("cannot reconnect, trying again")
                 await asyncio.sleep(1.0)

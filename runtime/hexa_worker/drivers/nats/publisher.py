@@ -7,6 +7,7 @@ from time import monotonic
 
 import msgspec
 
+from hexa_worker.backoff import Backoff
 from hexa_worker.clock import Clock
 from hexa_worker.config.nats import Nats
 from hexa_worker.core.channels import dead_letter_channel
@@ -171,7 +172,7 @@ class NatsPublisher:
 
     async def _send_all(self, records: dict[int, PublishRecord], answers: list[str | DriverError | None]) -> None:
         """Send until everything has an answer, through reconnections, for as long as the deadline allows."""
-        deadline, pause_s = monotonic() + self._options.timeout_s, 0.02
+        deadline, backoff = monotonic() + self._options.timeout_s, Backoff(first_s=0.02, longest_s=LONGEST_PAUSE_S)
         remade = False
         while records:
             await self._connection.wait_up(max(deadline - monotonic(), 0.0))
@@ -180,10 +181,10 @@ class NatsPublisher:
                 for chunk in _chunks(places, records):
                     await self._send(chunk, records, answers)
             except DriverUnavailable:
+                pause_s = backoff.next_s()
                 if monotonic() + pause_s >= deadline:
                     raise
                 await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
             if records:
                 if remade:
