@@ -177,3 +177,69 @@ def test_a_status_that_is_watched_goes_on_until_the_worker_ends(project: Project
             worker.stop()
             status.hear("error: ")
             assert status.ended() == 1
+
+
+BUSY = """
+import time
+from pathlib import Path
+
+import anyio
+from hexa_worker import subscribe
+
+
+def gone() -> bool:
+    return Path("go").exists()
+
+
+async def wait_async() -> None:
+    while not gone():
+        await anyio.sleep(0.02)
+
+
+def wait_in_thread() -> None:
+    while not gone():
+        time.sleep(0.02)
+
+
+@subscribe("busy", action="async")
+async def handle(e: dict) -> None:
+    print("async begun", flush=True)
+    await wait_async()
+
+
+@subscribe("busy", action="plain")
+def plain(e: dict) -> None:
+    print("plain begun", flush=True)
+    wait_in_thread()
+
+
+@subscribe("blocking", action="blocking")
+async def block(e: dict) -> None:
+    print("blocking begun", flush=True)
+    wait_in_thread()
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_dump_shows_where_each_handler_is_also_in_a_thread_or_while_it_blocks_the_loop(
+    project: Project, backend: str
+) -> None:
+    project.write(WORKER.replace("processes = 2", "processes = 1"), BUSY)
+    with project.running("run", "--backend", backend) as worker:
+        worker.hear("worker process is ready")
+        event = project("emit", "busy", "--key", "ada", "--payload", '{"secret": "canary"}').stdout.strip()
+        worker.hear_all("async begun", "plain begun")
+        project("emit", "blocking", "--payload", "{}")
+        worker.hear("blocking begun")
+        shown = project("ctl", "dump").stdout
+        (process,) = project.json("ctl", "dump")
+        (project.folder / "go").touch()
+        worker.stop()
+    assert "canary" not in shown
+    lanes = {one["action"]: one for one in process["lanes"]}
+    assert set(lanes) == {"async", "plain", "blocking"}
+    assert {lanes[name]["event_id"] for name in ("async", "plain")} == {event}
+    assert (lanes["async"]["key"], lanes["async"]["attempt"], lanes["async"]["state"]) == ("ada", 0, "running")
+    for name, function in (("async", "wait_async"), ("plain", "wait_in_thread")):
+        assert any(frame.endswith(f" {function}") and "h.py:" in frame for frame in lanes[name]["stack"]), lanes[name]
+    assert any(frame.endswith(" block") for frame in process["loop"]), "the loop is where it is blocked"

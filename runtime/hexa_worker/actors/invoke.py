@@ -42,7 +42,7 @@ def _base_call(handler: Handler, threads: int) -> Call:
     limiter = anyio.CapacityLimiter(threads)
     takes_context = handler.takes_context
 
-    def run(*arguments: Any) -> Any:
+    def run(arguments: tuple[Any, ...]) -> Any:
         try:
             return function(*arguments)
         except BaseException as error:  # noqa: BLE001 - it is raised again, see _Thrown
@@ -51,7 +51,7 @@ def _base_call(handler: Handler, threads: int) -> Call:
     async def call(payload: Any, context: Any) -> Any:
         arguments = (payload, context) if takes_context else (payload,)
         # Not abandoned on cancel: a thread cannot be stopped, and the delivery must not run twice at once.
-        result = await to_thread.run_sync(run, *arguments, limiter=limiter)
+        result = await to_thread.run_sync(run, arguments, limiter=limiter)
         if isinstance(result, _Thrown):
             raise result.error
         return result

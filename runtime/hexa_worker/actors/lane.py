@@ -6,7 +6,7 @@ sweeper cancels the lane's scope when a handler is late, and the lane goes on in
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -127,12 +127,14 @@ class Lane:
         started: when the present call began (monotonic seconds).
         deadline: when it is late; infinity without a limit.
         late: the sweeper has cancelled it.
+        work: the coroutine that it runs; None before it does.
         waiting: what is in flight has not been started: it waits to run alone, or for another that does.
     """
 
     def __init__(self, number: int, parts: LaneParts, cells: tuple[Cell, ...] = (NoCell(),)) -> None:
         self.number = number
         self.current: tuple[Delivery, ...] = ()
+        self.work: Coroutine[Any, Any, None] | None = None
         self.started = 0.0
         self.deadline = math.inf
         self.late = False
@@ -154,7 +156,8 @@ class Lane:
         """
         plan = self._parts.plan
         name_hand(plan.action, lambda: self.current, threads=plan.handler.style != "async")
-        await in_copies(self._run())
+        self.work = self._run()
+        await in_copies(self.work)
 
     async def _run(self) -> None:
         consume = self._consume_batches if self._parts.plan.handler.batch else self._consume

@@ -262,6 +262,10 @@ class Supervisor:
             revision=self._revision,
         )
 
+    def monotonic(self) -> float:
+        """The clock of its lanes."""
+        return self._env.clock.monotonic()
+
     def control(self, controls: Controls) -> None:
         """Do what an operator wants from now on."""
         for one in self.subscriptions:

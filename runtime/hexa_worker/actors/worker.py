@@ -4,7 +4,7 @@ A worker runs once. Everything that goes wrong in its handlers ends in a settlem
 worker with an error, and its supervisor makes a new one. Closing the source releases what was in flight.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -186,6 +186,11 @@ class Worker:
     def resume(self) -> int:
         """Run what is held again; how many deliveries that are."""
         return 0 if self._hold is None else self._hold.resume()
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """Its lanes."""
+        return self._lanes
 
     @property
     def in_flight(self) -> int:

@@ -94,9 +94,9 @@ def main(program: ChildProgram | None = None) -> None:
     except EOFError:
         os._exit(EXIT_FAILED)
     blocked = Blocked()
-    orders = Orders(arguments.controls, blocked.accuse)
-    parent_watch.hold(connection, arguments.parent, orders.hear)
     link = Link(connection)
+    orders = Orders(arguments.controls, link.send, blocked.accuse)
+    parent_watch.hold(connection, arguments.parent, orders.hear)
     code = EXIT_FAILED
     try:
         code = _run(arguments, link, early, chosen, blocked, orders)

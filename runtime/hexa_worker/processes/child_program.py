@@ -17,6 +17,7 @@ from hexa_worker.core.settlement import Postponed, Released, Settlement
 from hexa_worker.drivers.opening import specs
 from hexa_worker.lineage.opening import recording
 from hexa_worker.processes.child_context import ChildContext, Serve
+from hexa_worker.processes.dumping import Dumper
 from hexa_worker.processes.ladders import file_of, orphans, remember
 from hexa_worker.processes.parked import ParkedFiles, folder_of
 from hexa_worker.subscriptions.lifespans import telling
@@ -72,6 +73,7 @@ async def _serve(session: ChildContext, loaded: Loaded) -> int:
 
 async def _beside(session: ChildContext, supervisor: Supervisor) -> None:
     """What a process does besides, as long as its subscriptions run."""
+    session.orders.dump = Dumper(supervisor).take
     parked = ParkedFiles(folder_of(session.arguments.state_dir, session.arguments.name), session.arguments.slot)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(parked.run, supervisor)

@@ -20,6 +20,7 @@ from hexa_worker.processes.protocol import (
     CANCEL_SIGNAL,
     STACK_SIGNAL,
     STOP_SIGNAL,
+    DumpFrame,
     Frame,
     Misconfigured,
     SettledFrame,
@@ -219,6 +220,11 @@ class Pool:
         for slot in self.slots.values():
             slot.control(controls)
 
+    def ask_dump(self, number: int) -> None:
+        """Have all processes say what their lanes do; `Slot.dump` has their answers."""
+        for slot in self.slots.values():
+            slot.ask_dump(number)
+
     def scale(self, change: int) -> None:
         """One process more or less."""
         if self.stop_level:
@@ -296,6 +302,8 @@ class Pool:
                 log.info("worker process is ready", extra={FIELDS: {"slot": slot.number, "pid": slot.pid}})
         elif isinstance(frame, Misconfigured):
             slot.misconfigured = frame
+        elif isinstance(frame, DumpFrame):
+            slot.dump = frame
         elif isinstance(frame, SettledFrame):
             self._book.forget(frame.hands)
 

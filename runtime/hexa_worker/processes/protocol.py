@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 from typing import Final, Generic, TypeVar
 
@@ -37,6 +38,7 @@ CANCEL_SIGNAL: Final = getattr(signal, "SIGRTMIN", signal.SIGUSR1)
 STACK_SIGNAL: Final = signal.SIGUSR2
 """Makes a child write its stacks to a file, also when its loop is blocked in C."""
 MAX_BEAT_S: Final = 1.0
+MAX_DUMPED: Final = 500
 MAX_FRAME: Final = 16 * 1024 * 1024
 LAST_WORDS_S: Final = 1.0
 T = TypeVar("T")
@@ -132,7 +134,49 @@ class SettledFrame(msgspec.Struct, frozen=True, tag="settled"):
     hands: list[InFlightId]
 
 
-Frame = Heartbeat | StatusFrame | Misconfigured | SettledFrame
+class LaneDump(msgspec.Struct, frozen=True, kw_only=True):
+    """One delivery that a lane runs.
+
+    Attributes:
+        action: the subscription.
+        lane: the lane's number.
+        event_id: the event.
+        message_id: the delivery, by the broker.
+        channel: where it was read from.
+        key: its key, as text.
+        attempt: how often it has failed before.
+        state: ``running``, or ``waiting`` to run alone because it was in flight at a crash.
+        seconds: for how long.
+        stack: where its handler is: file, line and function, the innermost last.
+    """
+
+    action: str
+    lane: int
+    event_id: str
+    message_id: str
+    channel: str
+    key: str | None
+    attempt: int
+    state: str
+    seconds: float
+    stack: tuple[str, ...]
+
+
+class DumpFrame(msgspec.Struct, frozen=True, tag="dump"):
+    """What the lanes of the process do, and where its event loop is.
+
+    Attributes:
+        number: of the order.
+        lanes: those that are busy, `MAX_DUMPED` at most.
+        loop: where the loop's thread is: file, line and function, the innermost last.
+    """
+
+    number: int
+    lanes: tuple[LaneDump, ...]
+    loop: tuple[str, ...]
+
+
+Frame = Heartbeat | StatusFrame | Misconfigured | SettledFrame | DumpFrame
 
 
 class WhoBlocks(msgspec.Struct, frozen=True, tag="who"):
@@ -145,7 +189,13 @@ class ControlsOrder(msgspec.Struct, frozen=True, tag="controls"):
     controls: Controls
 
 
-Order = WhoBlocks | ControlsOrder
+class DumpOrder(msgspec.Struct, frozen=True, tag="dump"):
+    """Answer with a `DumpFrame`, whatever the loop does."""
+
+    number: int
+
+
+Order = WhoBlocks | ControlsOrder | DumpOrder
 
 FRAMES: Final[msgspec.msgpack.Decoder[Frame]] = msgspec.msgpack.Decoder(Frame)
 ORDERS: Final[msgspec.msgpack.Decoder[Order]] = msgspec.msgpack.Decoder(Order)
@@ -157,7 +207,7 @@ class WireError(Exception):
 
 
 class Link:
-    """One end, that which speaks. All methods are called from one thread.
+    """One end, that which speaks. From any thread.
 
     Args:
         connection: the socket.
@@ -169,32 +219,36 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection  # blocking, for the thread that waits for its end; hence MSG_DONTWAIT
         self._unsent = b""
+        self._lock = threading.RLock()
 
     def send(self, frame: Frame | Order) -> bool:
         """Send a frame without waiting; False: it was dropped because the other end does not read."""
-        if not self.push():
-            return False
-        self._unsent = _framed(_encoder.encode(frame))
-        self.push()
-        return True
+        with self._lock:
+            if not self.push():
+                return False
+            self._unsent = _framed(_encoder.encode(frame))
+            self.push()
+            return True
 
     def send_final(self, frame: Frame) -> None:
         """Send a frame before the process ends, waiting a little for the parent."""
-        self._unsent += _framed(_encoder.encode(frame))
+        with self._lock:
+            self._unsent += _framed(_encoder.encode(frame))
         give_up = time.monotonic() + LAST_WORDS_S
         while not self.push() and time.monotonic() < give_up:
             select.select([], [self.connection], [], LAST_WORDS_S)
 
     def push(self) -> bool:
         """Write what is unsent, without waiting; whether all of it is out. A dead process is noticed elsewhere."""
-        if not self._unsent:
-            return True
-        try:
-            sent = self.connection.send(self._unsent, socket.MSG_DONTWAIT)
-        except OSError:
-            sent = 0
-        self._unsent = self._unsent[sent:]
-        return not self._unsent
+        with self._lock:
+            if not self._unsent:
+                return True
+            try:
+                sent = self.connection.send(self._unsent, socket.MSG_DONTWAIT)
+            except OSError:
+                sent = 0
+            self._unsent = self._unsent[sent:]
+            return not self._unsent
 
 
 class Inbox(Generic[T]):

@@ -16,6 +16,8 @@ from hexa_worker.processes.protocol import (
     FRAMES,
     Arguments,
     ControlsOrder,
+    DumpFrame,
+    DumpOrder,
     Frame,
     Inbox,
     Link,
@@ -108,6 +110,7 @@ class Slot:
         connection: the socket to it.
         inbox: frames of it.
         report: its latest report.
+        dump: what its lanes did when that was last asked.
         told: the revision of the controls that its process was told.
         booted: its process has booted; it stays so when a subscription is restarted.
         announced: it was said that its process is ready.
@@ -133,6 +136,7 @@ class Slot:
         self.inbox: Inbox[Frame] = Inbox(FRAMES)
         self.report = Report()
         self.told = 0
+        self.dump: DumpFrame | None = None
         self._link: Link | None = None
         self.booted = self.announced = False
         self.booted_once = False
@@ -191,6 +195,7 @@ class Slot:
         self.pid, self.connection = spawned
         self._link = Link(spawned.connection)
         self.inbox, self.report, self.misconfigured = Inbox(FRAMES), Report(), None
+        self.dump = None
         self.heard_at, self.kill_at, self.killed_for = now, None, ""
         self.booted = self.announced = self.overdue = False
         self.stop_level = 0
@@ -209,6 +214,11 @@ class Slot:
         """Let its process say which delivery blocks its loop, if it can, see `hexa_worker.processes.parent_watch`."""
         if self._link is not None:
             self._link.send(WhoBlocks())
+
+    def ask_dump(self, number: int) -> None:
+        """Let its process say what its lanes do, if it can."""
+        if self._link is not None:
+            self._link.send(DumpOrder(number))
 
     def control(self, controls: Controls) -> None:
         """Tell its process what an operator wants, unless it knows; as long as it does not read, again later."""

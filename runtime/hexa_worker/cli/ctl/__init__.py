@@ -7,6 +7,7 @@ from hexa_worker.cli.subcommands import Subcommands
 COMMANDS = {
     "pause": ("pause", "Pause a subscription, or one key of it."),
     "resume": ("resume", "Let it go on."),
+    "dump": ("dump", "Show what every lane does."),
     "restart": ("restart", "Read worker.toml again, replace one process after the other."),
     "scale": ("scale", "Have another number of processes."),
     "log-level": ("log_level", "Log from another level on."),

@@ -35,6 +35,10 @@ class AskHistory(Request, frozen=True, tag="history"):
     """What was asked before?"""
 
 
+class AskDump(Request, frozen=True, tag="dump"):
+    """What does every lane do?"""
+
+
 class PauseAction(Request, frozen=True, tag="pause", kw_only=True):
     """Pause a subscription.
 
@@ -87,7 +91,8 @@ class SetLogLevel(Request, frozen=True, tag="log-level", kw_only=True):
     level: LogLevel
 
 
-Asked = AskStatus | AskHistory | PauseAction | ResumeAction | Drain | Restart | Scale | SetLogLevel
+Change = PauseAction | ResumeAction | Drain | Restart | Scale | SetLogLevel
+Asked = AskStatus | AskHistory | AskDump | Change
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):

@@ -10,9 +10,11 @@ from typing import Final, NamedTuple, assert_never
 from hexa_worker.core.controls import Controls, LogLevel
 from hexa_worker.processes.control.messages import (
     Accepted,
+    AskDump,
     Asked,
     AskHistory,
     AskStatus,
+    Change,
     Done,
     Drain,
     PauseAction,
@@ -24,7 +26,7 @@ from hexa_worker.processes.control.messages import (
     SetLogLevel,
 )
 from hexa_worker.processes.control.state import ControlState, History, HistoryEntry, read_state, write_state
-from hexa_worker.processes.control.worker_status import worker_status
+from hexa_worker.processes.control.worker_status import process_dump, worker_status
 from hexa_worker.processes.pool import Pool
 from hexa_worker.processes.slot import SlotPhase
 from hexa_worker.telemetry.configure import set_level
@@ -32,6 +34,8 @@ from hexa_worker.telemetry.log import FIELDS
 
 LIMIT_S: Final = 5.0
 """A process that has not done it after so long is named."""
+DUMP_S: Final = 1.0
+"""So long a process may take to say what its lanes do."""
 SCALE_LIMIT_S: Final = 120.0
 MAX_PENDING: Final = 64
 
@@ -44,7 +48,7 @@ class Pending(NamedTuple):
     """A request that was accepted and is not done.
 
     Attributes:
-        number: in the history.
+        number: in the history; 0: not kept there.
         deadline: when it has failed; infinity: it ends by itself.
         look: what became of it; None: nothing yet.
         late: what is said of it after its deadline.
@@ -79,6 +83,7 @@ class Operations:
         self._monotonic = monotonic
         self._history = History(state.number, state.history)
         self._pending: list[Pending] = []
+        self._dumps = 0
         pool.control(Controls(revision=1, paused=state.paused))
         for action, pause in state.paused.items():
             what = "" if pause.whole else f" with {len(pause.keys)} of its keys"
@@ -88,27 +93,18 @@ class Operations:
 
     def ask(self, asked: Asked, by: str, answer: Answer) -> None:
         """Do it, or begin to; `answer` is called now and perhaps again later."""
-        match asked:
-            case AskStatus():
-                answer(Done(ok=True, data=worker_status(self._pool, self._history.entries())))
-            case AskHistory():
-                answer(Done(ok=True, data=self._history.entries()))
-            case _ if len(self._pending) >= MAX_PENDING:
-                answer(Refused(code="limit", message=f"{MAX_PENDING} requests are under way"))
-            case _ if self._pool.stop_level:
-                answer(Refused(code="state", message="the worker is stopping"))
-            case PauseAction(action=action, key=key) | ResumeAction(action=action, key=key):
-                self._pause(action, key, by, answer, pause=isinstance(asked, PauseAction))
-            case Drain():
-                self._drain(by, answer)
-            case Restart():
-                self._restart(by, answer)
-            case Scale(processes=processes):
-                self._scale(processes, by, answer)
-            case SetLogLevel(level=level):
-                self._set_log_level(level, by, answer)
-            case _:
-                assert_never(asked)
+        if isinstance(asked, AskStatus):
+            answer(Done(ok=True, data=worker_status(self._pool, self._history.entries())))
+        elif isinstance(asked, AskHistory):
+            answer(Done(ok=True, data=self._history.entries()))
+        elif len(self._pending) >= MAX_PENDING:
+            answer(Refused(code="limit", message=f"{MAX_PENDING} requests are under way"))
+        elif isinstance(asked, AskDump):
+            self._dump(answer)
+        elif self._pool.stop_level:
+            answer(Refused(code="state", message="the worker is stopping"))
+        else:
+            self._change(asked, by, answer)
 
     def advance(self) -> float | None:
         """See what has ended; seconds until somebody should look again, None: when something happens."""
@@ -128,6 +124,21 @@ class Operations:
             self._end(one, one.look() or Done(ok=False, message="the worker has ended"))
 
     # -- what is asked
+
+    def _change(self, asked: Change, by: str, answer: Answer) -> None:
+        match asked:
+            case PauseAction(action=action, key=key) | ResumeAction(action=action, key=key):
+                self._pause(action, key, by, answer, pause=isinstance(asked, PauseAction))
+            case Drain():
+                self._drain(by, answer)
+            case Restart():
+                self._restart(by, answer)
+            case Scale(processes=processes):
+                self._scale(processes, by, answer)
+            case SetLogLevel(level=level):
+                self._set_log_level(level, by, answer)
+            case _:
+                assert_never(asked)
 
     def _pause(self, action: str, key: str | None, by: str, answer: Answer, *, pause: bool) -> None:
         known = self._actions()
@@ -198,6 +209,21 @@ class Operations:
             limit_s=SCALE_LIMIT_S,
         )
 
+    def _dump(self, answer: Answer) -> None:
+        """Ask all processes; one that does not answer in time is said to be silent. Not kept: it changes nothing."""
+        self._dumps += 1
+        number = self._dumps
+        self._pool.ask_dump(number)
+        began = self._monotonic()
+
+        def look() -> Done | None:
+            dumps = [process_dump(slot, number) for slot in self._pool.slots.values() if slot.occupied]
+            if any(one.silent for one in dumps) and self._monotonic() < began + DUMP_S:
+                return None
+            return Done(ok=not any(one.silent for one in dumps), data=dumps)
+
+        self._pending.append(Pending(0, began + DUMP_S, look, str, answer))
+
     def _drain(self, by: str, answer: Answer) -> None:
         entry = self._accept("drain", by, answer, self._pool.controls)
         if entry is None:
@@ -235,6 +261,9 @@ class Operations:
 
     def _end(self, pending: Pending, done: Done) -> None:
         self._pending.remove(pending)
+        if not pending.number:
+            pending.answer(done)
+            return
         self._history.end(pending.number, at=_now(), ok=done.ok, message=done.message)
         try:
             self._keep(self._pool.controls)

@@ -11,7 +11,9 @@ from hexa_worker.core.lifecycle import READY
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.processes.control.state import HistoryEntry
 from hexa_worker.processes.pool import Pool
+from hexa_worker.processes.protocol import LaneDump
 from hexa_worker.processes.rolling import ReloadState
+from hexa_worker.processes.slot import Slot
 from hexa_worker.processes.status.overview import Overview
 from hexa_worker.telemetry.report import SubscriptionReport
 from hexa_worker.telemetry.stats import Counters
@@ -98,6 +100,33 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     paused_elsewhere: tuple[str, ...]
     reload: ReloadState
     history: tuple[HistoryEntry, ...]
+
+
+class ProcessDump(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process does.
+
+    Attributes:
+        slot: its place.
+        pid: it.
+        silent: it has not answered in time.
+        lanes: what its lanes run, the longest first.
+        loop: where its event loop is: file, line and function, the innermost last.
+    """
+
+    slot: int
+    pid: int
+    silent: bool
+    lanes: tuple[LaneDump, ...] = ()
+    loop: tuple[str, ...] = ()
+
+
+def process_dump(slot: Slot, number: int) -> ProcessDump:
+    """What a process has answered to a request."""
+    dump = slot.dump
+    if dump is None or dump.number < number:
+        return ProcessDump(slot=slot.number, pid=slot.pid, silent=True)
+    lanes = tuple(sorted(dump.lanes, key=lambda one: -one.seconds))
+    return ProcessDump(slot=slot.number, pid=slot.pid, silent=False, lanes=lanes, loop=dump.loop)
 
 
 def worker_status(pool: Pool, history: Sequence[HistoryEntry]) -> WorkerStatus:
