@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hexa_worker.emitting.emitter import Emitter
     from hexa_worker.emitting.threaded import SyncEmitter
     from hexa_worker.serving import ServedWorker, run, serve_worker
+    from hexa_worker.subscriptions.decisions import Decision, on_outcome
     from hexa_worker.telemetry.log_fields import DeliveryFilter, log_fields
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "DeadLetter",
+    "Decision",
     "DecodeError",
     "Delivery",
     "DeliveryFilter",
@@ -90,12 +92,14 @@ __all__ = [
     "WorkerFailed",
     "lifespan",
     "log_fields",
+    "on_outcome",
     "run",
     "serve_worker",
     "subscribe",
 ]
 
 _LAZY = {
+    "Decision": "subscriptions.decisions",
     "DeliveryFilter": "telemetry.log_fields",
     "Embedded": "config.model",
     "Emitter": "emitting.emitter",
@@ -112,6 +116,7 @@ _LAZY = {
     "ServedWorker": "serving",
     "SyncEmitter": "emitting.threaded",
     "log_fields": "telemetry.log_fields",
+    "on_outcome": "subscriptions.decisions",
     "run": "serving",
     "serve_worker": "serving",
 }

@@ -117,6 +117,7 @@ async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: Serv
             isolation=Isolation(),
             state=state,
             middlewares=loaded.middlewares,
+            outcome_hooks=loaded.outcome_hooks,
             encoder=EventEncoder(driver, clock, encode),
             record=options.record,
             claiming=await _claiming(stack, config, clock, options.claims, proven=options.proven),

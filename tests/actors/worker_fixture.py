@@ -57,7 +57,12 @@ class WorkerFixture:
         config = Config(path=Path("worker.toml"), file=File(worker=worker, broker=Memory(), dedup=self.dedup))
         return await app.serve(
             config,
-            Loaded(plans=tuple(plans), lifespan=how.pop("lifespan", None), middlewares=how.pop("middlewares", ())),
+            Loaded(
+                plans=tuple(plans),
+                lifespan=how.pop("lifespan", None),
+                middlewares=how.pop("middlewares", ()),
+                outcome_hooks=how.pop("outcome_hooks", ()),
+            ),
             stop,
             app.ServeOptions(
                 driver=driver or MemoryDriver(self.store),

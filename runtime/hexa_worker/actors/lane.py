@@ -19,7 +19,6 @@ from hexa_worker.actors.invoke import Call
 from hexa_worker.actors.lane_queues import Queue
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.results import VERDICTS, per_item, read_result
-from hexa_worker.actors.settler import Settler
 from hexa_worker.codecs.decode import explained
 from hexa_worker.core.expiry import ExpiryWatch
 from hexa_worker.core.message import Delivery
@@ -31,7 +30,7 @@ from hexa_worker.core.outcome import (
     TimedOut,
     Undecodable,
 )
-from hexa_worker.core.settlement import Acked
+from hexa_worker.core.settlement import Acked, Settlement
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.subscriptions.context import AnyContext, BatchContext, Context, Runtime
 from hexa_worker.subscriptions.plan import Plan
@@ -47,6 +46,18 @@ class RecordOutcome(Protocol):
 
     def __call__(self, delivery: Delivery, outcome: Outcome) -> None:
         """Settle `delivery` as `outcome` says."""
+        ...
+
+
+class Settles(Protocol):
+    """What a lane needs of the settler."""
+
+    def add(self, settlement: Settlement) -> None:
+        """Hand over one settlement."""
+        ...
+
+    async def wait_suspects(self) -> None:
+        """Wait until no suspect's settlement is pending or under way, as long as that makes sense."""
         ...
 
 
@@ -96,7 +107,7 @@ class LaneParts:
         call: Call,
         runtime: Runtime,
         mailbox: Mailbox,
-        settler: Settler,
+        settler: Settles,
         record_outcome: RecordOutcome,
         stats: Counters,
         log: SubscriptionLog,

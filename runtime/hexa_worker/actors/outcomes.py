@@ -8,10 +8,11 @@ import random
 from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.holding import Hold
 from hexa_worker.actors.mailbox import Mailbox
+from hexa_worker.actors.outcome_hooks import OutcomeHooks
 from hexa_worker.actors.pausing import PausedDeliveries
 from hexa_worker.actors.retry_timer import RetryTimer
+from hexa_worker.actors.services import WorkerServices
 from hexa_worker.actors.settler import Settler
-from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.outcome import Interrupted, Outcome, Raised, error_of
 from hexa_worker.core.settlement import (
@@ -36,6 +37,7 @@ class OutcomeHandler:
     """One worker's.
 
     Attributes:
+        hooks: told what is decided; None where the application has none.
         leaving: sources that are being revoked: what is postponed of them is released.
         drained: nothing is queued any more, and nothing will be: whatever is postponed is released.
     """
@@ -43,7 +45,7 @@ class OutcomeHandler:
     def __init__(  # noqa: PLR0913 - its collaborators
         self,
         plan: Plan,
-        clock: Clock,
+        env: WorkerServices,
         mailbox: Mailbox,
         deduplicator: Deduplicator | None,
         retry_timer: RetryTimer | None,
@@ -56,7 +58,7 @@ class OutcomeHandler:
         self.drained = False
         self._retry = plan.retry
         self._route = plan.route
-        self._clock = clock
+        self._clock = env.clock
         self._mailbox = mailbox
         self._deduplicator = deduplicator
         self._paused = paused
@@ -64,6 +66,7 @@ class OutcomeHandler:
         self._hold = hold
         self._settler = settler
         self._log = log
+        self.hooks = OutcomeHooks(plan.action, env.outcome_hooks, log) if env.outcome_hooks else None
 
     def record(self, delivery: Delivery, outcome: Outcome) -> None:
         """Decide what is done about an outcome, say so, and hand it to the settler."""
@@ -72,6 +75,8 @@ class OutcomeHandler:
         except BaseException as error:  # noqa: BLE001 - the outcome is an object of the user's, and may be anything
             unreadable = TypeError(f"its outcome cannot be read: {type(error).__qualname__}")
             settlement = self._settlement(delivery, Raised(unreadable))
+        if self.hooks is not None:
+            self.hooks.tell(settlement, error_of(outcome))
         if isinstance(settlement, Postponed):
             self._postpone(settlement)
             return

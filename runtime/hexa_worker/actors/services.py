@@ -13,6 +13,7 @@ from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import Driver
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.subscriptions.api import Middleware
+from hexa_worker.subscriptions.decisions import OutcomeHook
 from hexa_worker.subscriptions.transactions import Transactions
 
 
@@ -50,6 +51,7 @@ class WorkerServices:
         isolation: lets suspects run alone.
         state: what the lifespan yielded.
         middlewares: the worker's own, outermost first.
+        outcome_hooks: told what was decided about each delivery.
         encoder: publishes child events.
         record: told of the settlements of an action that took effect, and when; None: nobody listens.
         claiming: how deliveries are deduplicated; None: they are not.
@@ -68,6 +70,7 @@ class WorkerServices:
     isolation: Isolation
     state: Any
     middlewares: tuple[Middleware, ...]
+    outcome_hooks: tuple[OutcomeHook, ...]
     encoder: EventEncoder
     record: Callable[[str, Sequence[Settlement], int], None] | None
     claiming: DedupSettings | None

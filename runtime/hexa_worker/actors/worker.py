@@ -18,6 +18,7 @@ from hexa_worker.actors.lane import Lane, LaneParts, NoCell
 from hexa_worker.actors.lane_queues import KeyedLaneQueues, LaneQueues
 from hexa_worker.actors.mailbox import Mailbox
 from hexa_worker.actors.outage import Outage
+from hexa_worker.actors.outcome_hooks import ToldSettler
 from hexa_worker.actors.outcomes import OutcomeHandler
 from hexa_worker.actors.parking import Parking
 from hexa_worker.actors.pausing import PausedDeliveries, PauseSwitch
@@ -95,7 +96,7 @@ class Worker:
             notes_postponed=env.driver.capabilities.keeps_attempts,
         )
         self._outcomes = OutcomeHandler(
-            plan, env.clock, self._mailbox, self._deduplicator, self._retry_timer, paused, self._hold, self.settler, log
+            plan, env, self._mailbox, self._deduplicator, self._retry_timer, paused, self._hold, self.settler, log
         )
         self._pump = Pump(
             plan, env, self._mailbox, self._deduplicator, stats, log, paused, self._outage, self._outcomes.record
@@ -226,12 +227,13 @@ class Worker:
     def _make_lanes(self, stats: Counters) -> list[Lane]:
         plan, env = self._plan, self._env
         lanes: list[Lane] = []
+        hooks = self._outcomes.hooks
         parts = LaneParts(
             plan=plan,
             call=build_call(plan.handler, (*env.middlewares, *plan.middlewares), plan.threads),
             runtime=HandlerRuntime(plan, env, lanes, self._deduplicator, self._log),
             mailbox=self._mailbox,
-            settler=self.settler,
+            settler=self.settler if hooks is None else ToldSettler(self.settler, hooks),
             record_outcome=self._outcomes.record,
             stats=stats,
             log=self._log,

@@ -14,6 +14,7 @@ from hexa_worker.subscriptions.collect import Marked, marked_in
 from hexa_worker.subscriptions.lifespans import lifespan_in, require_state
 from hexa_worker.subscriptions.merge import make_plan
 from hexa_worker.subscriptions.modules import import_named, named_function, put_first
+from hexa_worker.subscriptions.outcome_hooks import outcome_hooks_in
 from hexa_worker.subscriptions.plan import Loaded, Plan
 from hexa_worker.subscriptions.signature import place_of, run_by, short_path
 
@@ -61,6 +62,7 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
     return Loaded(
         plans=tuple(sorted(plans, key=lambda plan: plan.action)),
         lifespan=lifespan_in(modules),
+        outcome_hooks=outcome_hooks_in(modules),
         middlewares=_middlewares(config, config.file.worker.middlewares, f"{file}: worker.middlewares"),
     )
 

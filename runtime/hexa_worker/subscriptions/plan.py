@@ -14,6 +14,7 @@ from hexa_worker.core.settlement import Route
 from hexa_worker.errors import DecodeError
 from hexa_worker.record_formats.form import Wire
 from hexa_worker.subscriptions.api import Middleware
+from hexa_worker.subscriptions.decisions import OutcomeHook
 
 Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
@@ -115,8 +116,10 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
         plans: one per subscription, in order of their actions.
         lifespan: makes the context manager that lives as long as the process; None: nobody wrote one.
         middlewares: the worker's own, outermost first.
+        outcome_hooks: told what was decided about each delivery.
     """
 
     plans: tuple[Plan, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     middlewares: tuple[Middleware, ...] = ()
+    outcome_hooks: tuple[OutcomeHook, ...] = ()

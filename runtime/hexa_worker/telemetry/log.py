@@ -138,6 +138,12 @@ class SubscriptionLog:
         """The handler did not want it."""
         self._limited(f"drop|{reason}", logging.INFO, lambda: f"dropped: {reason}", delivery, {"next": "none"})
 
+    def hook_failed(self, error: Exception) -> None:
+        """An outcome hook raised."""
+        text = f"an outcome hook failed: {type(error).__qualname__}: {error}"
+        if self._suppressed(text, self._repeat_s) is not None:
+            self._logger.error(text, extra={FIELDS: {"action": self.action}}, exc_info=error)
+
     def ignored(self, result: object) -> None:
         """A handler returned something that means nothing; said once."""
         if self._told_ignored:

@@ -31,7 +31,6 @@ from hexa_worker.errors import DriverError, DriverUnavailable, HexaWorkerError
 from hexa_worker.event_encoder import EventEncoder
 from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.api import Event, Next
-from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.telemetry.report import Report
 from hexa_worker.testing.harness import complete, load_handlers
 from hexa_worker.testing.judge import Expected, Fault, JudgedSubscription, Scan, Violation, check, stored
@@ -273,7 +272,7 @@ class _Simulation:
         middlewares = (recording(process.lines), _pass_points, *self._loaded.middlewares)
         await serve(
             self._config,
-            Loaded(plans=self._loaded.plans, lifespan=self._loaded.lifespan, middlewares=middlewares),
+            msgspec.structs.replace(self._loaded, middlewares=middlewares),
             process.stop,
             ServeOptions(driver=process.driver, clock=self.time, record=self._record, report=self._look),
         )
