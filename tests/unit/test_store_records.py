@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -136,7 +137,7 @@ class OnPulsar(Stage):
                     call.answer(number, ANSWERS.get(message.payload, "stored"))
             return call
 
-        source = PulsarSource(SPEC, begin, SystemClock(), loop, Threads())
+        source = PulsarSource(SPEC, begin, SystemClock(), loop, Threads(), Mock())
         source.consumers.append(consumer)
         self.source = source
         self.deliveries = [Delivery(channel="in", payload=b"x", source="in", offset=number) for number in range(4)]

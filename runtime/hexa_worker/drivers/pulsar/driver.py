@@ -223,20 +223,20 @@ class PulsarDriver:
         assert self._loop is not None  # noqa: S101 - it is open
         assert self._threads is not None  # noqa: S101 - it is open
         await self._run(self._keep_letters, spec)
-        wiring = SourceBuilder(
+        builder = SourceBuilder(
             self._connection,
             self._admin,
             self._clock,
             (await self._run(self._begun, spec))[1],
-            PulsarSource(spec, self._publisher.begin, self._clock, self._loop, self._threads),
+            partial(PulsarSource, spec, self._publisher.begin, self._clock, self._loop, self._threads),
             self._positions_of(ConsumerSettings(spec).name),
             find=partial(self._channels_of, spec),
             prepare=self._make_partitioned,
             release=self._unread.release,
         )
-        source = wiring.source
+        source = builder.source
         try:
-            await self._run(wiring.begin)
+            await self._run(builder.begin)
         except BaseException:
             await source.close()
             raise

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
+from typing import NamedTuple
 
 import anyio
 from msgspec.structs import replace
@@ -31,6 +32,22 @@ ACKED_S = 0.4
 """Acknowledgements are at the broker after this long."""
 
 
+class SourceHooks(NamedTuple):
+    """What a source asks of whoever makes it, and tells them.
+
+    Attributes:
+        measure: asks the broker how much waits, given what is in flight here; may block.
+        ending: told first that it ends.
+        close: called while its consumers are closed; may block.
+        closed: called when all else is closed and there is time left; may block.
+    """
+
+    measure: Callable[[InFlight], Backlog]
+    ending: Callable[[], None]
+    close: Callable[[], None]
+    closed: Callable[[], None]
+
+
 class PulsarSource:
     """One subscription in one process.
 
@@ -40,15 +57,17 @@ class PulsarSource:
         clock: tells what is due.
         loop: the event loop that it is used on.
         threads: for what blocks.
+        hooks: see there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         spec: SubscriptionSpec,
         begin: Callable[[Sequence[Message]], PublishCall],
         clock: Clock,
         loop: LoopHandle,
         threads: Threads,
+        hooks: SourceHooks,
     ) -> None:
         self.spec = spec
         self.consumers: list[ConsumerThread] = []
@@ -70,14 +89,7 @@ class PulsarSource:
         self._work = anyio.Event()
         self._stopped = False
         self._closed = False
-        self.measure: Callable[[InFlight], Backlog] | None = None
-        """Asks the broker; blocks. Set by whoever makes the source."""
-        self.on_close: list[Callable[[], None]] = []
-        """Told first that it ends; must not block."""
-        self.closed_with: list[Callable[[], None]] = []
-        """What is closed with it; may block."""
-        self.last: Callable[[], None] | None = None
-        """Called when all else is closed; may block."""
+        self._hooks = hooks
         self.settled_at = -ACKED_S
         """When something was settled, by the clock that is monotonic."""
         self._measuring = anyio.Lock()
@@ -249,16 +261,16 @@ class PulsarSource:
 
     async def backlog(self) -> Backlog:
         """See `hexa_worker.drivers.base.Source.backlog`."""
-        if self.measure is None or self._closed:
+        if self._closed:
             raise DriverUnavailable("pulsar: the source is closed")
         async with self._measuring:
             recent = self.settled_at + ACKED_S - monotonic()
             if recent > 0:
                 await anyio.sleep(recent)
-            found: Backlog = await self._threads.run(self.measure, self._in_flight())
+            found: Backlog = await self._threads.run(self._hooks.measure, self._in_flight())
             if found.leased > self._in_flight().total:
                 await anyio.sleep(ACKED_S)  # others may have acknowledged what the broker has not heard of yet
-                found = await self._threads.run(self.measure, self._in_flight())
+                found = await self._threads.run(self._hooks.measure, self._in_flight())
             return found
 
     def _in_flight(self) -> InFlight:
@@ -288,19 +300,17 @@ class PulsarSource:
 
     def _close_consumers(self) -> None:
         """Close everything at once, and leave behind what takes too long: a frozen broker does, for each consumer."""
-        for end in self.on_close:
-            end()
+        self._hooks.ending()
         deadline = monotonic() + CLOSE_S
-        _run_together([*self.closed_with, *(consumer.close for consumer in self.consumers)], deadline)
-        if self.last is not None and monotonic() < deadline:
-            _run_together([self.last], deadline)
+        _run_together([self._hooks.close, *(consumer.close for consumer in self.consumers)], deadline)
+        if monotonic() < deadline:
+            _run_together([self._hooks.closed], deadline)
 
     def abandon(self) -> None:
         """Vanish as a killed process does: for tests."""
         self._closed = True
         self.stop()
-        for end in self.on_close:
-            end()
+        self._hooks.ending()
         for consumer in self.consumers:
             consumer.abandon()
         self._forget()

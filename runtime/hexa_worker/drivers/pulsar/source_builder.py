@@ -23,7 +23,7 @@ from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.flow import Flow, size_in
 from hexa_worker.drivers.pulsar.names import whole_topic
 from hexa_worker.drivers.pulsar.positions import NOTE_EVERY_S, Positions
-from hexa_worker.drivers.pulsar.source import ACKED_S, PulsarSource
+from hexa_worker.drivers.pulsar.source import ACKED_S, PulsarSource, SourceHooks
 from hexa_worker.drivers.pulsar.wire import PulsarOrigin
 from hexa_worker.errors import DriverError
 
@@ -42,7 +42,7 @@ class SourceBuilder:
         admin: the REST API.
         clock: tells what is due.
         spec: the subscription.
-        source: the source, still without consumers.
+        make: makes the source, still without consumers.
         positions: where the subscription stands.
         find: the channels to read that exist now.
         prepare: makes a topic with partitions where that is wanted.
@@ -55,7 +55,7 @@ class SourceBuilder:
         admin: Admin,
         clock: Clock,
         spec: SubscriptionSpec,
-        source: PulsarSource,
+        make: Callable[[SourceHooks], PulsarSource],
         positions: Positions,
         *,
         find: Callable[[], Sequence[str]],
@@ -64,7 +64,6 @@ class SourceBuilder:
     ) -> None:
         owner = uuid.uuid4().hex
         topic_of = connection.topics.topic
-        self.source = source
         self._connection = connection
         self._admin = admin
         self._spec = spec
@@ -86,10 +85,7 @@ class SourceBuilder:
         self._positions = positions
         self._noted_at = self._noting_s = 0.0
         self._ending = threading.Event()
-        source.last = self._note
-        source.measure = self._gauge.measure
-        source.on_close.append(self._ending.set)
-        source.closed_with.append(self._gauge.close)
+        self.source = make(SourceHooks(self._gauge.measure, self._ending.set, self._gauge.close, self._note))
 
     def begin(self) -> None:
         """Subscribe and let everything run.
