@@ -28,6 +28,7 @@ from hexa_worker.processes.spawn import CHILD_COMMAND, Command, Spawned, require
 from hexa_worker.processes.state_files import StateFiles, take_lock
 from hexa_worker.processes.status.totals import summary
 from hexa_worker.processes.suspects import CrashCounter
+from hexa_worker.processes.systemd import Systemd
 from hexa_worker.processes.wakeup import Wakeup
 from hexa_worker.telemetry.configure import configure
 from hexa_worker.telemetry.log import FIELDS
@@ -148,11 +149,14 @@ def _loop(
     pool: Pool, wakeup: Wakeup, selector: selectors.BaseSelector, reloader: Reloader, control: ControlServer
 ) -> None:
     selector.register(wakeup.reader, selectors.EVENT_READ)
+    systemd = Systemd.of(os.environ)
     while not pool.over:
         due = control.advance()
         timeout = _sooner(pool.advance(), due)
         if pool.over:
             return
+        if systemd is not None:
+            timeout = systemd.tell(pool.look, timeout, stopping=pool.stop_level > 0)
         began = time.monotonic()
         ready = selector.select(timeout)
         if timeout is not None and time.monotonic() - began > timeout + STALL_S:
