@@ -11,7 +11,16 @@ from hexa_worker.core.expiry import expiry_header
 from hexa_worker.core.ids import IdSource
 from hexa_worker.core.lineage import PREFIX, Lineage, child_headers, origin_headers, valid_id
 from hexa_worker.core.message import Headers, Message
-from hexa_worker.core.propagated import USER, User, carried_headers, is_whole_user, read_user, unless_said, user_bytes
+from hexa_worker.core.propagated import (
+    REPLY_TO,
+    USER,
+    User,
+    carried_headers,
+    is_whole_user,
+    read_user,
+    unless_said,
+    user_bytes,
+)
 from hexa_worker.errors import ConfigError, DriverError
 from hexa_worker.faults import fault
 from hexa_worker.subscriptions.api import Event
@@ -55,7 +64,7 @@ class Preparer:
             channel=event.channel,
             payload=payload,
             key=key,
-            headers=control + expiry + _carried(event) + own + _encoder(event),
+            headers=control + expiry + _carried(event) + own + _encoder(event) + _reply(event),
             timestamp_ms=now_ms,
             due_ms=due,
         )
@@ -170,6 +179,12 @@ def _encoder(event: Event) -> Headers:
     if not is_protobuf(type(event.payload)) or _PAYLOAD_ENCODER in event.headers:
         return ()
     return ((_PAYLOAD_ENCODER, b"protobuf"),)
+
+
+def _reply(event: Event) -> Headers:
+    if event.reply_to is None or REPLY_TO in event.headers:
+        return ()
+    return ((REPLY_TO, _bytes("reply_to", event.reply_to)),)
 
 
 def _own_headers(event: Event) -> Headers:

@@ -147,7 +147,7 @@ def test_check_warns_of_a_result_that_nobody_gets(project: Project) -> None:
         handlers=HANDLERS + "\n\n@subscribe('totals')\nasync def total(event: dict) -> float:\n    return 1.0\n"
     )
     done = project("check")
-    assert "total: returns float, which nobody gets (emit it instead)" in done.stderr
+    assert "total: returns float, which nobody gets unless the event expects an answer" in done.stderr
     assert "no mistakes found" in done.stderr
 
 

@@ -21,7 +21,16 @@ from hexa_worker.core.lineage import (
 )
 from hexa_worker.core.message import Delivery, Headers, Message, header
 from hexa_worker.core.outcome import DeadLetter, Raised
-from hexa_worker.core.propagated import GUEST, USER, User, carried_from, carried_headers, read_user, user_bytes
+from hexa_worker.core.propagated import (
+    GUEST,
+    REPLY_TO,
+    USER,
+    User,
+    carried_from,
+    carried_headers,
+    read_user,
+    user_bytes,
+)
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Route, settle
 from hexa_worker.record_formats.convert import from_wire, to_wire
@@ -324,3 +333,10 @@ def test_a_retry_names_its_group_as_go_does() -> None:
 
 def test_a_retry_that_go_wrote_tells_where_its_event_was_emitted() -> None:
     assert origin_of(read(of("go-retry", "go-action.retry.1", 0))) == Origin("orders", "orders-0-0", 0)
+
+
+def test_where_an_answer_is_expected_is_told_in_gos_header_once() -> None:
+    message = Message(channel="c", payload=b"1", headers=(*origin_headers("e"), (REPLY_TO, b"answers")))
+    written = to_wire(message, KAFKA)
+    assert [value for name, value in written.headers if name == "_reply_channel"] == [b"answers"]
+    assert header(from_wire(again(written), KAFKA).headers, REPLY_TO) == b"answers"

@@ -10,10 +10,10 @@ from functools import partial
 import anyio
 from anyio import get_current_task
 
+from hexa_worker.actors.answering import build_answering
 from hexa_worker.actors.dedup_stage import Deduplicator
 from hexa_worker.actors.handler_runtime import HandlerRuntime
 from hexa_worker.actors.holding import Hold
-from hexa_worker.actors.invoke import build_call
 from hexa_worker.actors.lane import Lane, LaneParts, NoCell
 from hexa_worker.actors.lane_queues import KeyedLaneQueues, LaneQueues
 from hexa_worker.actors.mailbox import Mailbox
@@ -230,7 +230,7 @@ class Worker:
         hooks = self._outcomes.hooks
         parts = LaneParts(
             plan=plan,
-            call=build_call(plan.handler, (*env.middlewares, *plan.middlewares), plan.threads),
+            call=build_answering(plan, (*env.middlewares, *plan.middlewares)),
             runtime=HandlerRuntime(plan, env, lanes, self._deduplicator, self._log),
             mailbox=self._mailbox,
             settler=self.settler if hooks is None else ToldSettler(self.settler, hooks),

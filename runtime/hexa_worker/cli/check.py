@@ -69,8 +69,9 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
         _draw(loaded.plans)
         draw_settings(loaded.plans if explain else ())
     for plan in () if as_json else loaded.plans:
-        if plan.handler.ignored:
-            note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, which nobody gets (emit it instead)")
+        if plan.handler.ignored and plan.reply_to is None:
+            text = "which nobody gets unless the event expects an answer (emit it instead, or set reply_to)"
+            note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, {text}")
     if found is not None and not as_json:
         draw(found)
     if found is not None and missing:

@@ -167,6 +167,8 @@ class Subscription(Table, frozen=True):
         dedup: false handles every delivery, also of an event that was handled before.
         idempotency_key: what makes two events the same for this subscription: ``header:NAME`` or ``payload:FIELD``
             (``payload:order.id``). Where it is missing the event id counts. Default: the event id.
+        reply_to: the channel for a value that the handler returns, of events that expect no answer elsewhere. Default:
+            nowhere.
         enabled: false turns the subscription off.
         kafka: options of the Kafka driver. Default: those of its table.
         nats: options of the NATS driver. Default: those of the broker's table.
@@ -201,6 +203,7 @@ class Subscription(Table, frozen=True):
     drop_on: ClassNames | None = None
     dedup: bool = True
     idempotency_key: IdempotencyKey | None = None
+    reply_to: Text | None = None
     enabled: bool = True
     kafka: KafkaSubscription | None = None
     nats: NatsSubscription | None = None

@@ -16,6 +16,8 @@ from hexa_worker.core.message import Headers
 
 LOCALE = "_ctx_locale"
 USER = "_ctx_user"
+REPLY_TO = "_reply_channel"
+"""Where an answer is expected: hexa-event's name, on every wire. No child takes it over."""
 TRACE_PARENT = "traceparent"
 TRACE_STATE = "tracestate"
 CARRIED = frozenset({CORRELATION_ID, LOCALE, USER, TRACE_PARENT, TRACE_STATE})

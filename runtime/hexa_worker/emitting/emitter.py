@@ -165,6 +165,7 @@ class Emitter:
         correlation_id: str | None = None,
         user: User | None = None,
         locale: str | None = None,
+        reply_to: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
         expires_in: float | timedelta | None = None,
@@ -183,6 +184,7 @@ class Emitter:
             correlation_id: joins all that one request made happen; children take it over.
             user: on whose behalf; children take it over.
             locale: the user's; children take it over.
+            reply_to: the channel where an answer is expected; see `Event`.
             after: deliver it so much later, seconds or a `timedelta`.
             at: deliver it at this time, which has a time zone; one that has passed is now.
             expires_in: drop it, and do not run it, when so much time has passed since it could be delivered first.
@@ -207,6 +209,7 @@ class Emitter:
             correlation_id=correlation_id,
             user=user,
             locale=locale,
+            reply_to=reply_to,
             after=after,
             at=at,
             expires_in=expires_in,

@@ -25,11 +25,10 @@ from hexa_worker.core.lineage import (
     valid_id,
 )
 from hexa_worker.core.message import Delivery, Headers, Message
-from hexa_worker.core.propagated import GUEST, LOCALE, USER, is_whole_user, whole_user
+from hexa_worker.core.propagated import GUEST, LOCALE, REPLY_TO, USER, is_whole_user, whole_user
 from hexa_worker.record_formats import envelope
 
 CORRELATION = "_ctx_correlation_id"
-REPLY_CHANNEL = "_reply_channel"
 PAYLOAD_ENCODER = "_payload_encoder"
 ROOT_EVENT_ID = "HEXA_ROOT_EVENT_ID"
 ROOT_ACTION = "HEXA_ROOT_EVENT_HANDLER_ACTION_NAME"
@@ -81,7 +80,7 @@ def _with_context(headers: Headers, found: dict[str, bytes]) -> Headers:
         (CORRELATION, correlation),
         (LOCALE, b""),
         (USER, GUEST),
-        (REPLY_CHANNEL, b""),
+        (REPLY_TO, b""),
         (PAYLOAD_ENCODER, b"json"),
     )
     return (*headers, *[pair for pair in defaults if pair[0] not in found])

@@ -30,7 +30,6 @@ __all__ = [
     "Next",
     "Result",
     "Retries",
-    "Returned",
     "Runtime",
     "lifespan",
     "subscribe",
@@ -60,6 +59,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     start: str | None = None
     codec: str | None = None
     idempotency_key: str | None = None
+    reply_to: str | None = None
     retry: Retries | None = None
     on_exhausted: str | None = None
     dead_letter_on: ErrorClasses | None = None
@@ -82,6 +82,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     start: Literal["earliest", "latest"] | None = None,
     codec: Literal["json", "msgpack", "protobuf", "raw"] | None = None,
     idempotency_key: str | None = None,
+    reply_to: str | None = None,
     retry: Retries | None = None,
     on_exhausted: Literal["dead_letter", "hold"] | None = None,
     dead_letter_on: ErrorClasses | None = None,
@@ -104,6 +105,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         mailbox: how many deliveries one process may hold: queued, running and not yet settled.
         start: ``earliest`` or ``latest``: where a subscription without progress begins.
         codec: how payloads are decoded when no header says it.
+        reply_to: the channel for a value that the handler returns, of events that expect no answer elsewhere.
         idempotency_key: ``header:NAME`` or ``payload:FIELD``: what makes two events the same for this handler.
         retry: how often and how late a failed delivery is retried; see `Retries`.
         on_exhausted: what becomes of an event whose retries are used up: ``dead_letter``, or ``hold``: its
@@ -137,6 +139,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
             start=start,
             codec=codec,
             idempotency_key=idempotency_key,
+            reply_to=reply_to,
             retry=retry,
             on_exhausted=on_exhausted,
             dead_letter_on=dead_letter_on,
@@ -187,17 +190,14 @@ def lifespan(function: L | None = None, /) -> L | Callable[[L], L]:
 
 
 Result: TypeAlias = Verdict | None
-"""What a handler may return: None is a success."""
+"""What a handler may return: None is a success. Any other value is a success too, and an answer (`Event.reply_to`)."""
 BatchResult: TypeAlias = Sequence[Verdict | Exception | None] | None
 """What a batch handler may return: None when all is done, or for each item a verdict, an exception or None."""
 
-Returned: TypeAlias = Result | BatchResult
 HandlerFunction: TypeAlias = (
-    Callable[[Any], Awaitable[Returned] | Returned]
-    | Callable[[Any, Context[Any]], Awaitable[Returned] | Returned]
-    | Callable[[Any, BatchContext[Any]], Awaitable[Returned] | Returned]
+    Callable[[Any], Any] | Callable[[Any, Context[Any]], Any] | Callable[[Any, BatchContext[Any]], Any]
 )
-"""What `subscribe` may mark; the payload is whatever its annotation says."""
+"""What `subscribe` may mark; the payload is whatever its annotation says, and any value may be an answer."""
 
 Next = Callable[[Any, Any], Awaitable[Any]]
 """What a middleware awaits, with the event and its context: the next middleware, or the handler."""

@@ -23,7 +23,7 @@ from hexa_worker.core.lineage import (
     origin_of,
 )
 from hexa_worker.core.message import Delivery, Headers, header
-from hexa_worker.core.propagated import LOCALE, USER, User, carried_from, read_user
+from hexa_worker.core.propagated import LOCALE, REPLY_TO, USER, User, carried_from, read_user
 from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable, EmitUnconfirmed
 from hexa_worker.subscriptions.event import Event
 from hexa_worker.subscriptions.transactions import Block, EventWriter, Transaction, Transactions
@@ -134,6 +134,7 @@ class _Running(Generic[S]):
         correlation_id: str | None = None,
         user: User | None = None,
         locale: str | None = None,
+        reply_to: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
         expires_in: float | timedelta | None = None,
@@ -169,6 +170,7 @@ class _Running(Generic[S]):
             correlation_id=correlation_id,
             user=user,
             locale=locale,
+            reply_to=reply_to,
             after=after,
             at=at,
             expires_in=expires_in,
@@ -234,6 +236,7 @@ class _Running(Generic[S]):
         correlation_id: str | None = None,
         user: User | None = None,
         locale: str | None = None,
+        reply_to: str | None = None,
         after: float | timedelta | None = None,
         at: datetime | None = None,
         expires_in: float | timedelta | None = None,
@@ -257,6 +260,7 @@ class _Running(Generic[S]):
             correlation_id=correlation_id,
             user=user,
             locale=locale,
+            reply_to=reply_to,
             after=after,
             at=at,
             expires_in=expires_in,
@@ -410,6 +414,12 @@ class Context(_Running[S]):
         """The locale that came with the event, or None."""
         value = header(self.delivery.headers, LOCALE)
         return None if value is None else value.decode("utf-8", errors="replace")
+
+    @property
+    def reply_to(self) -> str | None:
+        """The channel where an answer to this event is expected, or None: a returned value is emitted there."""
+        value = header(self.delivery.headers, REPLY_TO)
+        return value.decode("utf-8", errors="replace") if value else None
 
     @property
     def key(self) -> str | None:

@@ -29,6 +29,7 @@ class Event(_Addressed, frozen=True, kw_only=True):
         correlation_id: joins everything that one request or one process of the business made happen.
         user: on whose behalf.
         locale: the user's language, ``de-DE``.
+        reply_to: the channel where an answer is expected: a value that a handler returns goes there.
         after: deliver it so much later, seconds or a `timedelta`.
         at: deliver it at this time, which has a time zone; one that has passed is now.
         expires_in: drop it, and do not run it, when so much time has passed since it could be delivered first.
@@ -41,6 +42,7 @@ class Event(_Addressed, frozen=True, kw_only=True):
     correlation_id: str | None = None
     user: User | None = None
     locale: str | None = None
+    reply_to: str | None = None
     after: float | timedelta | None = None
     at: datetime | None = None
     expires_in: float | timedelta | None = None

@@ -42,6 +42,7 @@ _SETTINGS = (
     "codec",
     "idempotency_key",
     "on_exhausted",
+    "reply_to",
     *error_classes.KEYS,
 )
 
@@ -76,6 +77,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
     group = from_file.group or mark.action
     retry_base = from_file.retry_channel or group
     _check_names(driver_name(config), channels, retry_base, where)
+    _check_reply(driver_name(config), settings["reply_to"], where)
     return Plan(
         action=mark.action,
         handler=handler,
@@ -99,6 +101,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         effect_key=_effect_key(config, mark.action, settings, dedup=from_file.dedup),
         options=getattr(from_file, driver_name(config), None),
         wire=wire,
+        reply_to=settings["reply_to"],
         settings=_explained(settings, retry, from_decorator, from_file),
     )
 
@@ -184,6 +187,11 @@ def _check_names(driver: str, channels: Sequence[str], retry_base: str, where: _
         raise ConfigError(
             problem, where=where.of(key), hint="its retries and dead letters are named so: set retry_channel"
         )
+
+
+def _check_reply(driver: str, channel: str | None, where: _Places) -> None:
+    if channel is not None and (problem := channel_problem(driver, channel)):
+        raise ConfigError(problem, where=where.of("reply_to"), hint=f"the driver is {driver}")
 
 
 def _from_decorator(marked: Marked) -> Subscription:

@@ -43,6 +43,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         payload_type: the annotation's payload (the item type of a batch handler), as text for tables.
         state_type: what its context's annotation says of the state, as text; empty when it says nothing or admits None.
         ignored: what its annotation says it returns and nobody gets, as text; empty when there is nothing of that kind.
+        returns_value: whether it may return something that is no outcome, for all that its annotation says.
         decode: see `Decode`.
         decode_errors: what `decode` raises for bad bytes; so it can be a bare C method without a frame around it.
     """
@@ -55,6 +56,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     payload_type: str
     state_type: str = ""
     ignored: str = ""
+    returns_value: bool = True
     decode: Decode
     decode_errors: tuple[type[BaseException], ...] = (DecodeError,)
 
@@ -89,6 +91,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     effect_key: EffectKey | None = None
     options: Any = None
     wire: Wire = "plain"
+    reply_to: str | None = None
     settings: Mapping[str, Setting] = {}
 
     @property

@@ -92,6 +92,7 @@ def _understand(function: Callable[..., Any], where: str, *, batch: bool, codec:
         payload_type=text_of(item),
         state_type="" if context is None else _state_of(function, context),
         ignored=_ignored(function, batch=batch),
+        returns_value=inspect.signature(function).return_annotation not in (None, "None"),
         decode=decoder.decode,
         decode_errors=decoder.errors,
     )

@@ -174,6 +174,7 @@ class Harness:
         correlation_id: str | None = None,
         user: User | None = None,
         locale: str | None = None,
+        reply_to: str | None = None,
         carried: Headers = (),
         parent: Lineage | None = None,
         after: float | timedelta | None = None,
@@ -196,6 +197,7 @@ class Harness:
             user: on whose behalf.
             locale: the user's.
             carried: further headers to take over from another event.
+            reply_to: the channel where an answer is expected; see `Event`.
             after: deliver it so much later, in virtual time.
             at: deliver it at this virtual time.
             expires_in: drop it, and do not run it, when so much time has passed since it could be delivered first.
@@ -216,6 +218,7 @@ class Harness:
             correlation_id=correlation_id,
             user=user,
             locale=locale,
+            reply_to=reply_to,
             after=after,
             at=at,
             expires_in=expires_in,

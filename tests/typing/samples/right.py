@@ -160,6 +160,11 @@ async def few(orders: Sequence[Order]) -> None: ...
 async def twice(order: Order) -> None: ...
 
 
+@subscribe("sums", action="add", reply_to="totals")
+async def answers(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
 def fails(order: Order) -> None:
     raise Retry(after=1)
 

@@ -72,16 +72,6 @@ async def list_of_channels(order: Order) -> None: ...
 
 
 @subscribe("orders")  # E: [type-var]
-async def wrong_result(order: Order) -> int:
-    return order.id
-
-
-@subscribe("orders")  # E: [type-var]
-def wrong_plain_result(order: Order) -> str:
-    return "done"
-
-
-@subscribe("orders")  # E: [type-var]
 async def three_parameters(order: Order, ctx: Context, more: int) -> None: ...
 
 
@@ -95,11 +85,6 @@ async def keyword_only(order: Order, *, ctx: Context) -> None: ...
 
 @subscribe("orders")  # E: [type-var]
 async def second_is_no_context(order: Order, ctx: int) -> None: ...
-
-
-@subscribe("orders")  # E: [type-var]
-async def generator(order: Order) -> AsyncIterator[int]:
-    yield 1
 
 
 async def middleware(event: Any) -> None: ...
