@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from hexa_worker.emitting.threaded import SyncEmitter
     from hexa_worker.serving import ServedWorker, run, serve_worker
     from hexa_worker.subscriptions.decisions import Decision, on_outcome
+    from hexa_worker.subscriptions.resources import Resources
+    from hexa_worker.subscriptions.scopes import Scope, scope
     from hexa_worker.telemetry.log_fields import DeliveryFilter, log_fields
 
 __all__ = [
@@ -80,9 +82,11 @@ __all__ = [
     "Next",
     "Pulsar",
     "PulsarTls",
+    "Resources",
     "Result",
     "Retries",
     "Retry",
+    "Scope",
     "Secret",
     "ServedWorker",
     "Snooze",
@@ -94,6 +98,7 @@ __all__ = [
     "log_fields",
     "on_outcome",
     "run",
+    "scope",
     "serve_worker",
     "subscribe",
 ]
@@ -112,12 +117,15 @@ _LAZY = {
     "NatsTls": "config.nats",
     "Pulsar": "config.pulsar",
     "PulsarTls": "config.pulsar",
+    "Resources": "subscriptions.resources",
+    "Scope": "subscriptions.scopes",
     "Secret": "config.secret",
     "ServedWorker": "serving",
     "SyncEmitter": "emitting.threaded",
     "log_fields": "telemetry.log_fields",
     "on_outcome": "subscriptions.decisions",
     "run": "serving",
+    "scope": "subscriptions.scopes",
     "serve_worker": "serving",
 }
 """What knows drivers and configuration, by its module: imported where it is used, not by every handler module."""

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from hexa_worker import BatchContext, BatchResult, Context, DeadLetter
+from hexa_worker import BatchContext, BatchResult, Context, DeadLetter, Decision
 from hexa_worker.actors.supervisor import Supervisor
 from hexa_worker.config.dedup import Dedup
 from hexa_worker.core.classification import ErrorAnswer
@@ -88,6 +88,19 @@ async def test_an_event_without_retries_left_stays_and_its_subscription_starts_n
         assert held.seen[2] == 1
         assert held.subscription.stats.on_hold == 0
     assert not await held.stage.dead()
+
+
+async def test_an_outcome_hook_is_told_that_it_is_held() -> None:
+    held, told = Held(1), list[Decision]()
+
+    async def handle(number: int, ctx: Context) -> None:
+        await held.handle(number, ctx)
+
+    held.stage.emit(1)
+    plan = plan_of(handle, on_exhausted="hold", retry=NO_RETRY)
+    await held.stage.run(plan, outcome_hooks=(told.append,))
+    assert [one.what for one in told] == ["held"]
+    assert isinstance(told[0].error, ConnectionError)
 
 
 async def test_it_is_held_again_when_it_fails_again() -> None:

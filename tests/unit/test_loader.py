@@ -243,8 +243,8 @@ def test_middlewares_are_resolved_outermost_first(project: Project) -> None:
         "[worker]\nname='w'\nhandlers=['h']\nmiddlewares=['m:far']\n[subscriptions.do]\nmiddlewares=['m:middle']\n",
     )
     loaded = project.load()
-    assert [one.__name__ for one in loaded.middlewares] == ["far"]
-    assert [one.__name__ for one in loaded.plans[0].middlewares] == ["middle", "near"]
+    assert [getattr(one, "__name__", None) for one in loaded.middlewares] == ["far"]
+    assert [getattr(one, "__name__", None) for one in loaded.plans[0].middlewares] == ["middle", "near"]
 
 
 def test_odd_objects_in_a_module_do_no_harm(project: Project) -> None:

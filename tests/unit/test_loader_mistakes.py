@@ -257,9 +257,9 @@ def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, hand
             "h.py:4 A.f: a method is not a handler",
         ),
         (
-            ONE + "@lifespan\nasync def a():\n    yield\n@lifespan\nasync def b():\n    yield\n",
+            ONE + "@lifespan\nasync def a():\n    yield\n@lifespan\nasync def b(x):\n    yield\n",
             "",
-            "h.py:9 b: a second lifespan; the first is h.py:6 a",
+            "h.py:9 b: a lifespan takes no parameters",
         ),
         (ONE + "@lifespan\nasync def a(x):\n    yield\n", "", "h.py:6 a: a lifespan takes no parameters"),
         (ONE + "@lifespan\nasync def a():\n    return 1\n", "", "h.py:6 a: a lifespan is an async generator function"),

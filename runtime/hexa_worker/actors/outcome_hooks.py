@@ -24,9 +24,9 @@ class OutcomeHooks:
         self._hooks = hooks
         self._log = log
 
-    def tell(self, settlement: Settlement, error: BaseException | None) -> None:
-        """Tell what was decided; `error` is what the handler raised."""
-        decision = _decision(self._action, settlement, error)
+    def tell(self, settlement: Settlement, error: BaseException | None, *, held: bool = False) -> None:
+        """Tell what was decided; `error` is what the handler raised, `held` a dead letter that is held instead."""
+        decision = _decision(self._action, settlement, error, held=held)
         if decision is None:
             return
         for hook in self._hooks:
@@ -53,7 +53,7 @@ class ToldSettler:
         await self._settler.wait_suspects()
 
 
-def _decision(action: str, settlement: Settlement, error: BaseException | None) -> Decision | None:
+def _decision(action: str, settlement: Settlement, error: BaseException | None, *, held: bool) -> Decision | None:
     """What hooks are told; None: nothing."""
     made = Decision(action=action, delivery=settlement.delivery, what="acked", error=error)
     if isinstance(settlement, Released):
@@ -61,6 +61,6 @@ def _decision(action: str, settlement: Settlement, error: BaseException | None) 
     if isinstance(settlement, Acked):
         return made if settlement.dropped is None else replace(made, what="dropped", dropped=settlement.dropped)
     if isinstance(settlement, DeadLettered):
-        return replace(made, what="dead-lettered", failure=settlement.failure)
+        return replace(made, what="held" if held else "dead-lettered", failure=settlement.failure)
     what = "snoozed" if is_snooze(settlement) else "retried"
     return replace(made, what=what, failure=settlement.failure, delay_s=settlement.delay_s)

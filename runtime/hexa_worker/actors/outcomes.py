@@ -75,12 +75,12 @@ class OutcomeHandler:
         except BaseException as error:  # noqa: BLE001 - the outcome is an object of the user's, and may be anything
             unreadable = TypeError(f"its outcome cannot be read: {type(error).__qualname__}")
             settlement = self._settlement(delivery, Raised(unreadable))
+        held = held_instead(settlement, self._route)
         if self.hooks is not None:
-            self.hooks.tell(settlement, error_of(outcome))
+            self.hooks.tell(settlement, error_of(outcome), held=held is not None)
         if isinstance(settlement, Postponed):
             self._postpone(settlement)
             return
-        held = held_instead(settlement, self._route)
         if held is not None:
             self._stand_still(held)
             return

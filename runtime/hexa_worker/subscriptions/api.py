@@ -5,7 +5,7 @@ collects the marks, so a handler stays an ordinary function that a unit test may
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import msgspec
 from typing_extensions import TypeVar
@@ -176,9 +176,10 @@ def lifespan(function: L, /) -> L: ...
 @overload
 def lifespan() -> Callable[[L], L]: ...
 def lifespan(function: L | None = None, /) -> L | Callable[[L], L]:
-    """Mark an async generator function as the worker's lifespan: one per process.
+    """Mark an async generator function as a lifespan of the worker: it runs once per process.
 
-    What it yields is `Context.state` in every handler; what follows the ``yield`` runs after the drain.
+    What it yields is `Context.state` in every handler (of several lifespans, which are entered in the order they are
+    written, `Context.resource` finds each by its type); what follows the ``yield`` runs after the drain.
     An error before the ``yield`` ends the process and a new one tries again; a `ConfigError` ends the worker.
     """
 
@@ -201,5 +202,15 @@ HandlerFunction: TypeAlias = (
 
 Next = Callable[[Any, Any], Awaitable[Any]]
 """What a middleware awaits, with the event and its context: the next middleware, or the handler."""
-Middleware = Callable[[Any, Any, Next], Awaitable[Any]]
-"""``async def middleware(event, ctx, call_next): return await call_next(event, ctx)``"""
+
+
+class Middleware(Protocol):
+    """``async def middleware(event: Any, ctx: AnyContext, call_next: Next) -> Any``.
+
+    An async function, or an object that is called like one. It runs around handlers of both kinds: where
+    ``ctx.is_batch``, `event` is the list of payloads and the result has one entry per item, or is None.
+    """
+
+    def __call__(self, event: Any, ctx: AnyContext[Any], call_next: Next, /) -> Awaitable[Any]:
+        """Handle an event, most often by awaiting `call_next`; returns the outcome, which it may change."""
+        ...

@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeAlias
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias
 
 from msgspec.structs import replace
 from typing_extensions import TypeVar
@@ -26,9 +26,11 @@ from hexa_worker.core.message import Delivery, Headers, header
 from hexa_worker.core.propagated import LOCALE, REPLY_TO, USER, User, carried_from, read_user
 from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable, EmitUnconfirmed
 from hexa_worker.subscriptions.event import Event
+from hexa_worker.subscriptions.resources import resource_in
 from hexa_worker.subscriptions.transactions import Block, EventWriter, Transaction, Transactions
 
 S = TypeVar("S", default=Any)
+R = TypeVar("R")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999
@@ -104,8 +106,21 @@ class _Running(Generic[S]):
 
     @property
     def state(self) -> S:
-        """What the lifespan yielded."""
+        """What the lifespan yielded; of several lifespans `Resources`."""
         return self._runtime.state  # type: ignore[no-any-return]  # the loader cannot know the user's type
+
+    def resource(self, kind: type[R]) -> R:
+        """What a lifespan yielded that is a `kind`: ``ctx.resource(Pool)``.
+
+        Raises:
+            ConfigError: none did.
+        """
+        return resource_in(self._runtime.state, kind)
+
+    @cached_property
+    def scopes(self) -> dict[object, Any]:
+        """What `scope` functions yielded for this call; see `Scope.of`."""
+        return {}
 
     @property
     def maximum_retries(self) -> int:
@@ -290,6 +305,7 @@ class Context(_Running[S]):
     """
 
     __slots__ = ("delivery",)
+    is_batch: ClassVar[Literal[False]] = False
 
     def __init__(self, delivery: Delivery, runtime: Runtime) -> None:
         self.delivery = delivery
@@ -503,6 +519,7 @@ class BatchContext(_Running[S]):
     """A batch of deliveries, seen from its handler. What names one event is in the contexts of its `items`."""
 
     __slots__ = ("_items",)
+    is_batch: ClassVar[Literal[True]] = True
 
     def __init__(self, items: tuple[Context[S], ...], runtime: Runtime) -> None:
         self._items = items

@@ -13,7 +13,7 @@ from hexa_worker.core.settlement import Failure
 from hexa_worker.errors import ConfigError
 
 OUTCOME_MARK = "__hexa_worker_on_outcome__"
-What: TypeAlias = Literal["acked", "dropped", "retried", "snoozed", "dead-lettered"]
+What: TypeAlias = Literal["acked", "dropped", "retried", "snoozed", "dead-lettered", "held"]
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         action: the subscription's name.
         delivery: the record; its attempt is the one that ended.
-        what: ``acked``, ``dropped``, ``retried``, ``snoozed`` or ``dead-lettered``.
+        what: ``acked``, ``dropped``, ``retried``, ``snoozed``, ``dead-lettered``, or ``held`` (``on_exhausted``).
         failure: class and message of the error, reason and fingerprint, also of a snooze; None of a success.
         error: what the handler raised, or what made it raise its verdict; None where nothing was (a timeout, say).
         delay_s: seconds until it comes again; None: it does not.

@@ -13,6 +13,7 @@ from hexa_worker.errors import ConfigError, HexaWorkerError, LifespanFailed
 from hexa_worker.subscriptions.api import LIFESPAN_MARK
 from hexa_worker.subscriptions.collect import attribute_of
 from hexa_worker.subscriptions.plan import Plan
+from hexa_worker.subscriptions.resources import Resources
 from hexa_worker.subscriptions.signature import place_of
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
@@ -21,10 +22,10 @@ _MISTAKES = (AttributeError, ImportError, NameError, SyntaxError, TypeError)
 
 
 def lifespan_in(modules: Sequence[ModuleType]) -> Lifespan | None:
-    """The lifespan in `modules`, ready to be entered.
+    """The lifespan in `modules`, ready to be entered; several are entered in the order they are written.
 
     Raises:
-        ConfigError: there are several, or it is not an async generator function without parameters.
+        ConfigError: one is not an async generator function without parameters.
     """
     found: list[Any] = []
     for module in modules:
@@ -33,13 +34,20 @@ def lifespan_in(modules: Sequence[ModuleType]) -> Lifespan | None:
                 found.append(value)
     if not found:
         return None
-    if len(found) > 1:
-        raise ConfigError(
-            f"a second lifespan; the first is {place_of(found[0])}",
-            where=place_of(found[1]),
-            hint="a worker has one lifespan: let one call the other",
-        )
-    return _entered(found[0])
+    lifespans = [_entered(one) for one in found]
+    return lifespans[0] if len(lifespans) == 1 else _Together(lifespans)
+
+
+class _Together:
+    """Several lifespans as one: the last is left first, and handlers get `Resources`."""
+
+    def __init__(self, parts: Sequence[Lifespan]) -> None:
+        self.parts = parts
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Resources]:
+        async with AsyncExitStack() as stack:
+            yield Resources(*[await stack.enter_async_context(part()) for part in self.parts])
 
 
 def _entered(function: Callable[[], Any]) -> Lifespan:
@@ -87,6 +95,8 @@ def require_state(plans: Sequence[Plan], folder: Path) -> None:
 
 def telling(lifespan: Lifespan) -> Lifespan:
     """A lifespan whose errors say where they come from, and which of them no restart mends."""
+    if isinstance(lifespan, _Together):
+        return _Together([telling(part) for part in lifespan.parts])
     where = place_of(lifespan)
 
     @asynccontextmanager

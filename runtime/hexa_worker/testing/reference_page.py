@@ -22,7 +22,10 @@ used: [handlers](handlers.md), [emitting](emitting.md), [applications](applicati
 This page is made by `make docs`.
 """
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Handlers": ("subscribe", "lifespan", "Retries", "Context", "BatchContext", "AnyContext", "Middleware", "Next"),
+    "Handlers": (
+        *("subscribe", "lifespan", "Resources", "Retries", "Context", "BatchContext", "AnyContext"),
+        *("Middleware", "Next", "scope", "Scope"),
+    ),
     "What a handler returns or raises": (
         *("Result", "BatchResult", "Verdict", "Ack", "Drop", "Duplicate", "Retry", "Snooze", "DeadLetter"),
     ),

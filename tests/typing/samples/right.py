@@ -16,6 +16,7 @@ from hexa_worker import (
     BrokerUnavailable,
     Context,
     DeadLetter,
+    Decision,
     Delivery,
     Drop,
     Embedded,
@@ -26,6 +27,7 @@ from hexa_worker import (
     KafkaSasl,
     Lineage,
     Nats,
+    Middleware,
     Next,
     Pulsar,
     Result,
@@ -38,8 +40,10 @@ from hexa_worker import (
     User,
     Verdict,
     lifespan,
+    on_outcome,
     run,
     serve_worker,
+    scope,
     subscribe,
 )
 
@@ -113,6 +117,33 @@ async def anything(event: Any) -> Result:
     if event:
         return Retry(after=timedelta(minutes=3), reason="later")
     return Drop("not wanted")
+
+
+@scope
+async def session(ctx: Context[Pool]) -> AsyncIterator[list[int]]:
+    yield [ctx.state.size]
+
+
+class Counting:
+    async def __call__(self, event: Any, ctx: AnyContext[Any], call_next: Next) -> Any:
+        if isinstance(ctx, BatchContext):
+            assert ctx.is_batch
+        return await call_next(event, ctx)
+
+
+counting: Middleware = Counting()
+
+
+@subscribe("orders", middlewares=[session, counting, told])
+async def in_a_scope(order: Order, ctx: Context[Pool]) -> None:
+    assert_type(session.of(ctx), list[int])
+    assert_type(ctx.resource(Pool), Pool)
+
+
+@on_outcome
+def report(decision: Decision) -> None:
+    assert_type(decision.error, BaseException | None)
+    assert_type(decision.delay_s, float | None)
 
 
 @subscribe("orders")

@@ -17,6 +17,8 @@ from hexa_worker import (
     SyncEmitter,
     User,
     lifespan,
+    on_outcome,
+    scope,
     run,
     serve_worker,
     subscribe,
@@ -33,6 +35,14 @@ class Pool:
 
 @subscribe("orders", concurrency="many")  # E: [arg-type]
 async def text_for_a_number(order: Order) -> None: ...
+
+
+@scope  # E: [arg-type]
+async def yields_nothing(ctx: Context) -> None: ...
+
+
+@on_outcome  # E: [type-var]
+def told_a_text(decision: str) -> None: ...
 
 
 @subscribe("orders", order_by="keys")  # E: [arg-type]
