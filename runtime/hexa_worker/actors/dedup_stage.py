@@ -155,7 +155,6 @@ class Deduplicator:
         await self._open.wait()
 
     def stop(self) -> None:
-        """The pump shall wait no longer."""
         self._open.set()
 
     def take(self, sources: frozenset[str] | None = None) -> list[Delivery]:

@@ -52,9 +52,7 @@ class RecordOutcome(Protocol):
 class Settles(Protocol):
     """What a lane needs of the settler."""
 
-    def add(self, settlement: Settlement) -> None:
-        """Hand over one settlement."""
-        ...
+    def add(self, settlement: Settlement) -> None: ...
 
     async def wait_suspects(self) -> None:
         """Wait until no suspect's settlement is pending or under way, as long as that makes sense."""
@@ -68,9 +66,7 @@ class Cell(Protocol):
         """A handler is about to run with this delivery."""
         ...
 
-    def end(self) -> None:
-        """It has ended."""
-        ...
+    def end(self) -> None: ...
 
 
 class NoCell:
@@ -409,7 +405,6 @@ class Lane:
         self._parts.record_outcome(delivery, Undecodable(explained(delivery.payload, error)))
 
     def _returned(self, delivery: Delivery, result: Any) -> None:
-        """Conclude a call that returned."""
         outcome = read_result(result)
         if outcome is None:
             if result is not None:

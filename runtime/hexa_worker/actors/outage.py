@@ -53,7 +53,6 @@ class Outage:
         return first
 
     def met(self, need: Need) -> None:
-        """It is there, or there again."""
         if need not in self._missed:
             return
         self._missed.discard(need)

@@ -31,7 +31,6 @@ class Parked(msgspec.Struct, frozen=True):
 
     @property
     def delivery(self) -> Delivery:
-        """The delivery that cannot end."""
         return self.settlement.delivery
 
 
@@ -61,7 +60,6 @@ class Parking:
 
     @property
     def full(self) -> bool:
-        """Nothing more should be received."""
         return len(self._parked) >= self._limit or self._bytes >= self._limit_bytes
 
     @property
@@ -75,7 +73,6 @@ class Parking:
         return max(self._next_s - self._monotonic(), 0.0)
 
     def park(self, settlement: Settlement, error: DriverError) -> None:
-        """Keep one that was refused."""
         if not self._parked and not self._trying:  # those that come later put it off no further
             self._next_s = self._monotonic() + PARKED_RETRY_S
         self._parked.append(Parked(settlement, str(error)))

@@ -36,9 +36,7 @@ class KnownSuspects(Protocol):
         """How many processes died with this delivery in hand."""
         ...
 
-    def why(self, action: str, source: str, offset: int) -> str:
-        """Of what the last of them died."""
-        ...
+    def why(self, action: str, source: str, offset: int) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

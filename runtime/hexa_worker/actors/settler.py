@@ -94,13 +94,11 @@ class Settler:
         self._ended = anyio.Event()
 
     def add(self, settlement: Settlement) -> None:
-        """Hand over one settlement."""
         self.pending.append(settlement)
         if self.sleeping:
             self.wake()
 
     def wake(self) -> None:
-        """There is work."""
         self.sleeping = False
         self._work.set()
 
@@ -184,7 +182,6 @@ class Settler:
 
     @property
     def parked(self) -> tuple[Parked, ...]:
-        """What is parked."""
         return self._parking.parked
 
     def _look_whether_full(self) -> None:
@@ -287,7 +284,6 @@ class Settler:
             self._forget(settlement.again)  # otherwise it is running, and its own settlement will tell
 
     def _forget(self, delivery: Delivery) -> None:
-        """It is somebody else's by now."""
         self._stats.lost += 1
         if self._deduplicator is not None:
             self._deduplicator.lost(delivery)

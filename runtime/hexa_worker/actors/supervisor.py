@@ -98,7 +98,6 @@ class Supervised:
         return count
 
     def report(self) -> SubscriptionReport:
-        """How it stands."""
         return SubscriptionReport(
             action=self.plan.action,
             state=self.state,
@@ -254,7 +253,6 @@ class Supervisor:
         await self._news.wait()
 
     def report(self) -> Report:
-        """How things stand."""
         return Report(
             system=self._env.driver.capabilities.name,
             booted=all(one.state is not WorkerState.STARTING for one in self.subscriptions),
@@ -263,7 +261,6 @@ class Supervisor:
         )
 
     def monotonic(self) -> float:
-        """The clock of its lanes."""
         return self._env.clock.monotonic()
 
     def control(self, controls: Controls) -> None:

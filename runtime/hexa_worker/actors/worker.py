@@ -190,7 +190,6 @@ class Worker:
 
     @property
     def lanes(self) -> Sequence[Lane]:
-        """Its lanes."""
         return self._lanes
 
     @property

@@ -29,7 +29,6 @@ class Declaring:
         self._known: tuple[SubscriptionSpec, ...] | None = None
 
     async def publish(self, messages: "Sequence[Message]") -> Sequence[str | DriverError]:
-        """As the driver's."""
         answers = list(await self._driver.publish(messages))
         unknown = [place for place, answer in enumerate(answers) if isinstance(answer, UnknownChannel)]
         if unknown and await self._declare({messages[place].channel for place in unknown}):

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def warn_of_orphans(config: "Config", specs: "Iterable[SubscriptionSpec]") -> None:
-    """Say it on standard error."""
     from hexa_worker.processes.ladders import file_of, orphans  # noqa: PLC0415 - lazy by design
 
     worker = config.file.worker

@@ -102,7 +102,6 @@ def plain_findings(found: Look, action: str) -> list[dict[str, Any]]:
 
 
 def draw(found: Look) -> None:
-    """Show it."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
     from rich.table import Table  # noqa: PLC0415 - lazy by design
 

@@ -28,7 +28,6 @@ class Subcommands(click.Group):
         return list(self._commands)
 
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        """Import one command."""
         if name not in self._commands:
             return None
         command: click.Command = import_module(f"{self._package}.{self._commands[name][0]}").command

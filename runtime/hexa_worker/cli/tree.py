@@ -100,7 +100,6 @@ def _plain_waiting(one: WaitingRecord) -> dict[str, Any]:
 
 
 def draw(root: Node) -> None:
-    """Draw the tree."""
     from rich.tree import Tree  # noqa: PLC0415 - lazy by design
 
     now_ms = time.time_ns() // 1_000_000

@@ -72,7 +72,6 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(controls, resumed={**self.resumed, action: controls.revision})
 
     def with_log_level(self, level: LogLevel) -> "Controls":
-        """The same with another log level."""
         return msgspec.structs.replace(self, revision=self.revision + 1, log_level=level)
 
     def _with(self, action: str, pause: Pause) -> "Controls":

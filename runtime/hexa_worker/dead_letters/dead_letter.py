@@ -102,7 +102,6 @@ class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> str:
-        """Class and message on one line."""
         text = " ".join(self.error_message.split())
         return f"{self.error_class}: {text}" if text else self.error_class
 
@@ -114,7 +113,6 @@ class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def user_headers(self) -> Headers:
-        """The event's own headers."""
         return tuple(pair for pair in self.delivery.headers if not pair[0].startswith(lineage.PREFIX))
 
 

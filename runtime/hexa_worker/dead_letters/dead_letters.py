@@ -34,7 +34,6 @@ class Tally(msgspec.Struct):
 
     @property
     def handled(self) -> int:
-        """All that were looked at."""
         return self.done + self.already + self.refused + self.untouched
 
 

@@ -60,7 +60,6 @@ class AlikeGroup(msgspec.Struct, kw_only=True):
     last_ms: int = 0
 
     def add(self, letter: StoredDeadLetter) -> None:
-        """Count one more."""
         self.first_ms = min(self.first_ms, letter.dead_at_ms) if self.count else letter.dead_at_ms
         self.last_ms = max(self.last_ms, letter.dead_at_ms)
         self.count += 1

@@ -225,7 +225,6 @@ class AsyncioDriverAdapter(Generic[D]):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it promises."""
         return self._capabilities
 
     @property

@@ -47,7 +47,6 @@ class ChannelFormats:
         self._ladders = dict(ladders or {})
 
     def of(self, channel: str) -> Form:
-        """The form of a channel."""
         form = self._channels.get(channel)
         if form is not None:
             return form
@@ -55,7 +54,6 @@ class ChannelFormats:
         return self.default if rung is None else self._ladders.get(rung.base, self.default)
 
     def of_spec(self, spec: SubscriptionSpec) -> Form:
-        """The form of a subscription."""
         return msgspec.structs.replace(self.default, wire=spec.wire or self.default.wire, group=spec.group)
 
     def learn(self, specs: Iterable[SubscriptionSpec]) -> None:
@@ -82,15 +80,12 @@ class FormattingDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the driver promises."""
         return self._driver.capabilities
 
     async def open(self) -> None:
-        """As the driver's."""
         await self._driver.open()
 
     async def close(self) -> None:
-        """As the driver's."""
         await self._driver.close()
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
@@ -99,7 +94,6 @@ class FormattingDriver:
         return await self._driver.publish([to_wire(message, of(message.channel)) for message in messages])
 
     async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
-        """As the driver's."""
         self._forms.learn(specs)
         await self._driver.declare(specs)
 
@@ -119,23 +113,18 @@ class FormattingDriver:
         ]
 
     async def remove(self, channel: str, offsets: Sequence[int]) -> int:
-        """As the driver's."""
         return await self._driver.remove(channel, offsets)
 
     async def channels(self) -> Sequence[str]:
-        """As the driver's."""
         return await self._driver.channels()
 
     async def backlog(self, spec: SubscriptionSpec) -> Backlog:
-        """As the driver's."""
         return await self._driver.backlog(spec)
 
     async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """As the driver's."""
         return await self._driver.preflight(spec)
 
     async def inspect(self) -> Mapping[str, str]:
-        """As the driver's."""
         return await self._driver.inspect()
 
 
@@ -152,7 +141,6 @@ class FormattingSource:
         self._form = form
 
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
-        """As the source's."""
         form = self._form
         return [
             from_wire(one, form, ladder=one.attempt > 0 and parse(one.channel) is not None)
@@ -174,13 +162,10 @@ class FormattingSource:
         return settlement
 
     async def backlog(self) -> Backlog:
-        """As the source's."""
         return await self._source.backlog()
 
     def stop(self) -> None:
-        """As the source's."""
         self._source.stop()
 
     async def close(self) -> None:
-        """As the source's."""
         await self._source.close()

@@ -51,7 +51,6 @@ class LineageEntry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
 
 
 def entry_of(action: str, settlement: Settlement, now_ms: int) -> LineageEntry:
-    """The entry of any settlement."""
     delivery = settlement.delivery
     outcome: Happening
     error = delay_s = following = before = None
@@ -77,7 +76,6 @@ def entry_of(action: str, settlement: Settlement, now_ms: int) -> LineageEntry:
 
 
 def error_text(failure: Failure) -> str:
-    """Class and message on one line."""
     text = _writable(" ".join(failure.message.split()))
     return f"{failure.error}: {text}" if text else failure.error
 

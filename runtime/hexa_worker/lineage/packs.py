@@ -125,12 +125,10 @@ class Gathering:
         self._entries += [entry_of(action, one, now_ms) for one in alone]
 
     def put(self, entry: LineageEntry) -> None:
-        """Remember one thing."""
         self._entries.append(entry)
         self.count += 1
 
     def pack(self) -> bytes:
-        """Everything gathered, packed."""
         return _encode(Pack(self._successes, self._entries, self._alike))
 
     def _line(self, delivery: Delivery) -> bytes | None:

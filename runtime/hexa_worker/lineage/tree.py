@@ -120,7 +120,6 @@ def _branch(branches: dict[tuple[str, str], Branch], node: Node, action: str) ->
 
 
 def _link(root_id: str, nodes: dict[str, Node]) -> None:
-    """Put every node under its parent."""
     for node in nodes.values():
         if node.event_id == root_id:
             continue

@@ -47,9 +47,7 @@ Serve = Callable[[], Awaitable[int]]
 class ChildProgram(Protocol):
     """What a child runs. `load` and `prepare` run before the event loop and may raise ConfigError."""
 
-    def load(self, path: Path) -> Config:
-        """Read worker.toml."""
-        ...
+    def load(self, path: Path) -> Config: ...
 
     def prepare(self, session: ChildContext) -> Serve:
         """Import handlers and put together what will run."""

@@ -125,7 +125,6 @@ def _finding(code: int, remains: Remains, error: ConfigError | None) -> ExitFind
 
 
 def how(code: int) -> str:
-    """An exit code in words."""
     if code >= 0:
         return f"exit code {code}"
     try:

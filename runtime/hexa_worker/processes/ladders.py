@@ -21,7 +21,6 @@ class Ladders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def file_of(state_dir: Path | str, name: str) -> Path:
-    """Where they are noted."""
     return Path(state_dir) / f"{name}.ladders"
 
 

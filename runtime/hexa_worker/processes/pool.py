@@ -110,7 +110,6 @@ class Pool:
 
     @property
     def over(self) -> bool:
-        """No process runs and none will."""
         return all(slot.phase in OVER for slot in self.slots.values())
 
     def advance(self) -> float | None:
@@ -226,7 +225,6 @@ class Pool:
             slot.ask_dump(number)
 
     def scale(self, change: int) -> None:
-        """One process more or less."""
         if self.stop_level:
             return
         count = len(self._running())
@@ -247,7 +245,6 @@ class Pool:
         return all(slot.ready and not slot.candidate for slot in slots if slot.phase is not SlotPhase.ENDED)
 
     def _running(self) -> list[Slot]:
-        """The slots that are here to stay."""
         return [slot for slot in self.slots.values() if not slot.retiring and not slot.candidate]
 
     # -- a slot's life
@@ -383,7 +380,6 @@ class Pool:
     # -- signals to children
 
     def _ask(self, slot: Slot, level: int) -> None:
-        """Ask a child to stop."""
         if slot.phase in OVER:
             return
         slot.move(Move.ASKED)
@@ -414,7 +410,6 @@ class Pool:
     # -- reload
 
     def _roll(self, now: float) -> None:
-        """Go on with a reload."""
         while (step := self._rolling.step(self.slots, now)) is not None:
             reload = self._reload
             assert reload is not None  # noqa: S101 - there is no step without one

@@ -77,7 +77,6 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def beat_s(self) -> float:
-        """Seconds between two beats."""
         return min(MAX_BEAT_S, self.watchdog_s / 4)
 
 

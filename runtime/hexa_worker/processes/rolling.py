@@ -104,7 +104,6 @@ class Rolling:
         return superseded
 
     def abandon(self) -> None:
-        """Replace no more."""
         self._queue.clear()
         self._active = False
         self._old = self._successor = self.deadline = None
@@ -119,7 +118,6 @@ class Rolling:
         return True
 
     def started(self, successor: int, now: float) -> None:
-        """The answer to `Replace`."""
         self._successor = successor
         self._tries += 1
         self.deadline = now + READY_LIMIT_S

@@ -162,7 +162,6 @@ class Slot:
 
     @property
     def occupied(self) -> bool:
-        """A process is in it."""
         return self.phase in OCCUPIED
 
     @property
@@ -191,7 +190,6 @@ class Slot:
                 yield self.heard_at + self.silence_s + 0.001
 
     def fill(self, spawned: Spawned, now: float) -> None:
-        """A process was spawned."""
         self.pid, self.connection = spawned
         self._link = Link(spawned.connection)
         self.inbox, self.report, self.misconfigured = Inbox(FRAMES), Report(), None
@@ -203,7 +201,6 @@ class Slot:
         self.move(Move.SPAWNED)
 
     def tell(self, report: Report) -> None:
-        """Its process reports."""
         self.report = report
         if report.booted:
             self.booted = self.booted_once = True
@@ -229,7 +226,6 @@ class Slot:
         self._link.push()
 
     def clear(self) -> None:
-        """Its process is gone."""
         self.pid = 0
         self._link = None
         self.report = Report()

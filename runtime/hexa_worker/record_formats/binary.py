@@ -77,7 +77,6 @@ def _time(timestamp_ms: int) -> bytes:
 
 
 def content_type_of(payload: bytes) -> bytes:
-    """What a payload looks like."""
     if is_json(payload):
         return b"application/json"
     try:

@@ -125,7 +125,6 @@ class JsonFormatter(logging.Formatter):
         self._slot = slot
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         line: dict[str, object] = {
             "time": _time_of(record),
             "level": record.levelname.lower(),

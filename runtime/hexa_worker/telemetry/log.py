@@ -175,7 +175,6 @@ class SubscriptionLog:
         self._limited_plain("unclaimed", logging.WARNING, f"handled without deduplication: {error}", LOST_REPEAT_S)
 
     def withheld(self, error: DriverError) -> None:
-        """Events wait for the claim store."""
         self._limited_plain("withheld", logging.WARNING, f"on hold without deduplication: {error}", LOST_REPEAT_S)
 
     def lease_lost(self, delivery: Delivery) -> None:

@@ -184,7 +184,6 @@ class LineHandler(logging.Handler):
 
 
 def _own(text: str, level: int) -> logging.LogRecord:
-    """A record about the log itself."""
     return logging.LogRecord("hexa_worker.log", level, "", 0, text, (), None)
 
 

@@ -76,11 +76,9 @@ class Counters(msgspec.Struct, kw_only=True, omit_defaults=True):
         self.duration_sum_s += seconds
 
     def copy(self) -> "Counters":
-        """The counters as they stand now."""
         return Counters().plus(self)
 
     def plus(self, other: "Counters") -> "Counters":
-        """The sum of both."""
         both = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
         buckets = [a + b for a, b in zip(self.duration_buckets, other.duration_buckets, strict=True)]
         return Counters(**both, duration_buckets=buckets)

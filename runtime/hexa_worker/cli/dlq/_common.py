@@ -30,7 +30,6 @@ class Change(NamedTuple):
 
     @property
     def did(self) -> str:
-        """The verb in the past."""
         return {"redrive": "redrove", "purge": "purged"}[self.verb]
 
 

@@ -15,7 +15,6 @@ class Seconds(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds of what was written."""
         try:
             return parse_duration(str(value))
         except ValueError as error:

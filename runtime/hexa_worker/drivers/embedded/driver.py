@@ -67,7 +67,6 @@ class EmbeddedDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it promises."""
         return CAPABILITIES
 
     async def open(self) -> None:

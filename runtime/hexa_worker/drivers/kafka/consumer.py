@@ -137,7 +137,6 @@ class GroupConsumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafk
 
     @property
     def partitions(self) -> Mapping[TopicPartition, Partition]:
-        """What is ours at this moment."""
         return self._assignment.partitions
 
     # -- what aiokafka tells

@@ -40,7 +40,6 @@ class KafkaLadders:
         self.ladder_backlog = backlog
 
     async def store(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
-        """Publish records as they are."""
         return await self._parts().publisher.publish(messages)
 
     async def require_channel(self, channel: str) -> None:

@@ -163,6 +163,5 @@ class Partition:
         return None if point == self._committed else point
 
     def committed(self, point: CommitPoint) -> None:
-        """Note that `point` was committed."""
         self._committed = point
         self._told = max(point[0], RangeSet(read_progress(point, self.book).runs).end)

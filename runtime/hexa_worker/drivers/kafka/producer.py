@@ -95,7 +95,6 @@ class _Produce(Request[ProduceRequest_v7 | ProduceRequest_v8]):  # type: ignore[
         self._topics = topics
 
     def build(self, question: Any) -> Any:
-        """As aiokafka wants it."""
         return question(None, _ALL_IN_SYNC, self._timeout_ms, self._topics)
 
 

@@ -89,7 +89,6 @@ class LookAtTopics(Request[_TopicsQuestion]):  # type: ignore[misc]  # as above
         self._topics = list(topics)
 
     def build(self, question: Any) -> Any:
-        """As aiokafka wants it."""
         return question(self._topics, False, True, True)  # noqa: FBT003 - the order of the schema
 
 
@@ -113,5 +112,4 @@ class LookAtGroup(Request[_GroupQuestion]):  # type: ignore[misc]  # as above
         self._group = group
 
     def build(self, question: Any) -> Any:
-        """As aiokafka wants it."""
         return question([self._group], True)  # noqa: FBT003 - the order of the schema

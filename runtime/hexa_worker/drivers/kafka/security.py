@@ -22,7 +22,6 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is
         self._folder = folder
 
     async def token(self) -> str:
-        """The token to log in with."""
         if self._sasl.token is not None:
             return self._sasl.token.reveal()
         return read_token(self._folder / (self._sasl.token_file or ""))

@@ -106,7 +106,6 @@ class _AskForIds(Request[_TopicIdsQuestion]):  # type: ignore[misc]  # as above
         self._topics: list[tuple[bytes, str, dict[int, bytes]]] = [(_NOBODY, topic, {}) for topic in topics]
 
     def build(self, question: Any) -> Any:
-        """As aiokafka wants it."""
         return question(self._topics, False, False, False, {})  # noqa: FBT003 - the order of the schema
 
 

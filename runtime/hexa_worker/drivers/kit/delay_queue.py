@@ -102,6 +102,5 @@ class DelayQueue:
         return [now_ms + round((at - now) * 1000) for at, _, _ in self._held]
 
     def clear(self) -> None:
-        """Forget everything."""
         self._held.clear()
         self._by_source.clear()

@@ -30,9 +30,7 @@ log = logging.getLogger("hexa_worker.drivers")
 class MovingDriver(Protocol):
     """What a mover needs of its driver."""
 
-    async def store(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
-        """Publish records as they are."""
-        ...
+    async def store(self, messages: Sequence[Message]) -> Sequence[str | DriverError]: ...
 
     async def require_channel(self, channel: str) -> None:
         """Make sure that a channel can be published to. Raises DriverError."""

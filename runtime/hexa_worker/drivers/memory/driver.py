@@ -49,7 +49,6 @@ class MemoryDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it promises."""
         return CAPABILITIES
 
     async def open(self) -> None:

@@ -89,7 +89,6 @@ class MemorySource:
         return taken
 
     def _deal(self, max_count: int) -> None:
-        """Read ahead onto the stripes."""
         group = self._group
         for delivery in self._read(max_count, MAX_PAYLOAD):
             group.stripes.setdefault(group.stripe(delivery), deque()).append(delivery)

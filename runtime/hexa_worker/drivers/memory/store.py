@@ -42,7 +42,6 @@ class MemoryLog:
 
     @property
     def end(self) -> int:
-        """The offset of the next record."""
         return self.base + len(self.records)
 
 

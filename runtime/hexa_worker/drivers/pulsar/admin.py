@@ -148,7 +148,6 @@ class Admin:
         self._ask("PUT", f"{_path(whole_topic(topic))}/partitions", str(partitions).encode())
 
     def version(self) -> str:
-        """The broker's version."""
         return str(self._ask("GET", "/admin/v2/brokers/version", text=True) or "").strip()
 
     def _ask(self, method: str, path: str, body: bytes | None = None, *, text: bool = False) -> Any:

@@ -45,7 +45,6 @@ class InFlight(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """Everything that was handed out."""
         return self.channels + self.retries
 
 
@@ -130,7 +129,6 @@ class Gauge:
         )
 
     def close(self) -> None:
-        """Let go of what it reads."""
         for reader in self._readers.values():
             try:
                 reader.close()

@@ -81,7 +81,6 @@ class PulsarBrowser:
             return sum(self._letters_of(one, -2).remove(offsets) for one in self._partitions(topic))
 
     def close(self) -> None:
-        """Give everything back."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()

@@ -22,7 +22,6 @@ _BY_ORDER = {OrderBy.NONE: "shared", OrderBy.KEY: "key_shared", OrderBy.CHANNEL:
 
 
 def own_options(spec: SubscriptionSpec) -> PulsarSubscription:
-    """The subscription's own table."""
     return spec.options if isinstance(spec.options, PulsarSubscription) else PulsarSubscription()
 
 

@@ -96,7 +96,6 @@ class PulsarDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it promises."""
         return capabilities(self._options)
 
     async def _run(self, function: Any, *args: Any) -> Any:

@@ -106,7 +106,6 @@ class PulsarSource:
         self._loop.post(self._wake)
 
     def full(self) -> bool:
-        """Enough is ready."""
         return len(self._ready) >= self._ahead or self._ready_bytes >= self._ahead_bytes
 
     def retries_full(self) -> bool:
@@ -130,7 +129,6 @@ class PulsarSource:
         self._wake()
 
     def _let_due(self) -> None:
-        """What is due is ready."""
         due = self._waiting.take_due()
         if due:
             self._ready += map(_in_time, due)
@@ -342,5 +340,4 @@ def _events_in(deliveries: Sequence[Delivery]) -> int:
 
 
 def bytes_of(deliveries: Sequence[Delivery]) -> int:
-    """Their payloads."""
     return sum([len(one.payload) for one in deliveries])

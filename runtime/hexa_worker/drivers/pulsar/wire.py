@@ -107,7 +107,6 @@ def said_of(message: Any) -> tuple[dict[str, str], str]:
 
 
 def headers_of(properties: Mapping[str, str]) -> Headers:
-    """The headers that were written."""
     if MORE not in properties and DUE not in properties and KEY not in properties:
         return tuple([(name, value.encode()) for name, value in properties.items()])
     pairs = [(name, value.encode()) for name, value in properties.items() if name not in _OURS]
@@ -117,7 +116,6 @@ def headers_of(properties: Mapping[str, str]) -> Headers:
 
 
 def key_of(properties: Mapping[str, str], partition_key: str) -> bytes | None:
-    """The key that was written."""
     quoted_key = properties.get(KEY)
     if quoted_key is not None:
         return unquoted(quoted_key)

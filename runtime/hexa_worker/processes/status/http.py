@@ -47,7 +47,6 @@ Answer = tuple[int, str, bytes]
 
 
 def answer(path: str, look: Callable[[], Overview]) -> Answer:
-    """What a page shows."""
     match path.partition("?")[0]:
         case "/live":
             return (200, _TEXT, b"alive\n") if look().alive else (500, _TEXT, b"not alive\n")
@@ -151,11 +150,9 @@ class StatusServer:
 
     @property
     def port(self) -> int:
-        """The port it serves on."""
         return int(self._listener.getsockname()[1])
 
     def close(self) -> None:
-        """Serve no more."""
         self._waker.close()
         self._thread.join(DEADLINE_S)
 

@@ -45,7 +45,6 @@ Counted = Sequence[tuple[Labels, Total]]
 
 
 def exposition(view: Overview) -> str:
-    """The whole page."""
     lines: list[str] = []
     for name, kind, help_text, samples in _families(view):
         lines += (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")

@@ -109,7 +109,6 @@ def _entry(name: str, *, alive: bool, ready: bool, tags: list[str]) -> dict[str,
 def overview(  # noqa: PLR0913 - what it is made of
     name: str, slots: Iterable[Slot], totals: Totals, suspects: int, stop_level: int, standing_s: float
 ) -> Overview:
-    """Look at `slots`."""
     processes = tuple(
         Process(
             slot=slot.number,

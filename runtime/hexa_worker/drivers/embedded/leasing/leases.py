@@ -99,7 +99,6 @@ class LogLease:
         return LeaseChange(flags, flags.count(0))
 
     def apply(self, change: "LeaseChange") -> None:
-        """Make `change` so."""
         self._flags = change.flags
         self.remaining = change.remaining
         at = change.flags.find(0)

@@ -71,7 +71,6 @@ class LockFile:
         return kind == fcntl.F_UNLCK
 
     def close(self) -> None:
-        """Let go of everything."""
         os.close(self._descriptor)
 
 
@@ -155,7 +154,6 @@ class Members:
         return boot != self._boot or (self._locked and self._locks.is_dead(owner))
 
     def close(self) -> None:
-        """Let go of the lock."""
         self._locks.close()
 
 

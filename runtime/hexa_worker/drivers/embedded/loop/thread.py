@@ -122,7 +122,6 @@ class BrokerThread:
         return await self.do(Command(run, writes=True, committed=committed, wakes=wakes, changes=changes))
 
     async def read(self, run: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Do `run`, which only reads."""
         return await self.do(Command(run, writes=False))
 
     async def receive(self, subscriber: Subscriber, room: int, room_bytes: int) -> list[Delivery]:

@@ -59,7 +59,6 @@ class Waker:
         return heard
 
     def close(self) -> None:
-        """Free what it holds."""
         if self._watch is not None:
             self._watch.close()
             self._watch = None
