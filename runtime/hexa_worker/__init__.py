@@ -31,6 +31,7 @@ from hexa_worker.subscriptions.api import (
     lifespan,
     subscribe,
 )
+from hexa_worker.subscriptions.schedules import Tick, cron, every
 
 if TYPE_CHECKING:
     from hexa_worker.config.kafka import Kafka, KafkaSasl, KafkaTls
@@ -91,9 +92,12 @@ __all__ = [
     "ServedWorker",
     "Snooze",
     "SyncEmitter",
+    "Tick",
     "User",
     "Verdict",
     "WorkerFailed",
+    "cron",
+    "every",
     "lifespan",
     "log_fields",
     "on_outcome",

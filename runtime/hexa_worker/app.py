@@ -130,6 +130,12 @@ async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: Serv
             transactions=options.transactions or _transactions(config, clock),
             proven=options.proven,
         )
+        if loaded.ticker is not None:
+            loaded.ticker.bind(env.encoder, clock.now_ms)
+            try:
+                await until_available(loaded.ticker.seed, stop, proven=options.proven)
+            except DriverUnavailable:
+                return 0  # asked to stop before the broker was there
         return await _supervise(config, loaded, env, stop, options)
 
 
@@ -274,7 +280,8 @@ async def _all_idle(supervisor: Supervisor) -> bool:
         if source is None or one.held:
             return False
         try:
-            if not (await source.backlog()).idle:
+            backlog = await source.backlog()
+            if not (backlog.idle or (one.plan.internal and backlog.waits_only)):
                 return False
         except DriverUnavailable:
             return False

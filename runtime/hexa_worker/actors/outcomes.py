@@ -66,7 +66,9 @@ class OutcomeHandler:
         self._hold = hold
         self._settler = settler
         self._log = log
-        self.hooks = OutcomeHooks(plan.action, env.outcome_hooks, log) if env.outcome_hooks else None
+        self.hooks = None
+        if env.outcome_hooks and not plan.internal:
+            self.hooks = OutcomeHooks(plan.action, env.outcome_hooks, log)
 
     def record(self, delivery: Delivery, outcome: Outcome) -> None:
         """Decide what is done about an outcome, say so, and hand it to the settler."""

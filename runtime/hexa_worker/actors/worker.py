@@ -227,9 +227,10 @@ class Worker:
         plan, env = self._plan, self._env
         lanes: list[Lane] = []
         hooks = self._outcomes.hooks
+        middlewares = plan.middlewares if plan.internal else (*env.middlewares, *plan.middlewares)
         parts = LaneParts(
             plan=plan,
-            call=build_answering(plan, (*env.middlewares, *plan.middlewares)),
+            call=build_answering(plan, middlewares),
             runtime=HandlerRuntime(plan, env, lanes, self._deduplicator, self._log),
             mailbox=self._mailbox,
             settler=self.settler if hooks is None else ToldSettler(self.settler, hooks),

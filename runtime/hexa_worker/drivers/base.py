@@ -157,6 +157,11 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
         """Nothing is left to do."""
         return not (self.ready or self.delayed or self.leased)
 
+    @property
+    def waits_only(self) -> bool:
+        """Nothing can be done now."""
+        return not (self.ready or self.leased)
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing in the broker that a subscription needs, as it was found.

@@ -126,7 +126,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
 
     def mark(function: F) -> F:
         made = Mark(
-            action=action or _name_of(function),
+            action=action or name_of(function),
             channels=channels,
             pattern=pattern,
             concurrency=concurrency,
@@ -160,7 +160,7 @@ def _marked(function: F, made: Mark) -> F:
     return function
 
 
-def _name_of(function: Any) -> str:
+def name_of(function: Any) -> str:
     """The action of a function that was given none."""
     name = getattr(function, "__name__", None)
     if name is None:

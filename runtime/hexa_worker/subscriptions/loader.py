@@ -16,6 +16,7 @@ from hexa_worker.subscriptions.merge import make_plan
 from hexa_worker.subscriptions.modules import import_named, named_function, put_first
 from hexa_worker.subscriptions.outcome_hooks import outcome_hooks_in
 from hexa_worker.subscriptions.plan import Loaded, Plan
+from hexa_worker.subscriptions.scheduling import in_its_channel, scheduling
 from hexa_worker.subscriptions.signature import place_of, run_by, short_path
 
 
@@ -45,7 +46,7 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
     marked = list(marked_in(modules))
     mistakes = [*_strangers(config, marked, file), *_doubles(marked)]
     plans: list[Plan] = []
-    for one in marked:
+    for one in (in_its_channel(one, config) for one in marked):
         written = config.file.subscriptions.get(one.mark.action)
         try:
             named = written.middlewares if written is not None else ()
@@ -58,9 +59,12 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
             plans.append(plan)
     raise_all(file, mistakes)
     _require_any(config, marked, plans, file)
+    ticker, own = scheduling(config, plans)
+    plans += own
     raise_all(file, check_clashes(plans))
     return Loaded(
         plans=tuple(sorted(plans, key=lambda plan: plan.action)),
+        ticker=ticker,
         lifespan=lifespan_in(modules),
         outcome_hooks=outcome_hooks_in(modules),
         middlewares=_middlewares(config, config.file.worker.middlewares, f"{file}: worker.middlewares"),

@@ -25,6 +25,7 @@ from hexa_worker.subscriptions import error_classes
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.collect import Marked
 from hexa_worker.subscriptions.plan import DECORATOR, DEFAULT, FILE, Handler, Plan, Setting
+from hexa_worker.subscriptions.schedules import schedule_of
 from hexa_worker.subscriptions.signature import place_of, short_path, understand
 
 _CHANNELS = ("channel", "channels", "pattern")
@@ -102,6 +103,7 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         options=getattr(from_file, driver_name(config), None),
         wire=wire,
         reply_to=settings["reply_to"],
+        schedule=schedule_of(marked.function),
         settings=_explained(settings, retry, from_decorator, from_file),
     )
 

@@ -15,6 +15,8 @@ from hexa_worker.errors import DecodeError
 from hexa_worker.record_formats.form import Wire
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.decisions import OutcomeHook
+from hexa_worker.subscriptions.schedules import Schedule
+from hexa_worker.subscriptions.ticker import Ticker
 
 Style = Literal["async", "sync"]
 Decode = Callable[[bytes], Any]
@@ -66,6 +68,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes: as in `hexa_worker.config.model.Subscription`, with nothing left open; `timeout_s` None means
     without limit; `batch` 1 for handlers that take one payload; `effect_key` None means without deduplication;
+    `schedule` is when a handler of `every` or `cron` runs; `internal` means that it is the runtime's own: no
+    middlewares of the worker's are around it, and what waits in it is nothing left to do.
     `settings` tells by key (``retry.jitter``) where each comes from.
     """
 
@@ -92,6 +96,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     options: Any = None
     wire: Wire = "plain"
     reply_to: str | None = None
+    schedule: Schedule | None = None
+    internal: bool = False
     settings: Mapping[str, Setting] = {}
 
     @property
@@ -120,9 +126,11 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
         lifespan: makes the context manager that lives as long as the process; None: nobody wrote one.
         middlewares: the worker's own, outermost first.
         outcome_hooks: told what was decided about each delivery.
+        ticker: makes handlers run by the clock; None: none does.
     """
 
     plans: tuple[Plan, ...]
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     middlewares: tuple[Middleware, ...] = ()
     outcome_hooks: tuple[OutcomeHook, ...] = ()
+    ticker: Ticker | None = None

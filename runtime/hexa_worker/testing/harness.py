@@ -126,6 +126,7 @@ class Harness:
         self._decoders = {plan.action: plan.handler.decode for plan in loaded.plans}
         self.on_hold: dict[str, int] = {}
         self._groups = [plan.group for plan in loaded.plans]
+        self._ticking = {plan.group for plan in loaded.plans if plan.internal}
         self._time = VirtualTime()
         self._store = MemoryStore(self._time)
         self._claims = MemoryClaims(lease_s=config.file.dedup.lease_s, clock=self._time)
@@ -135,6 +136,10 @@ class Harness:
         table = "hexa_outbox" if config.file.outbox is None else config.file.outbox.table
         self._outbox = HarnessOutbox(outbox, table, self._time)
         self._crashes = Crashes()
+        self._horizon_ms: int | None = None
+        if loaded.ticker is not None:
+            loaded.ticker.bind(self._emitter, self._time.now_ms)
+            complete(loaded.ticker.seed())
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +158,13 @@ class Harness:
     @property
     def idle(self) -> bool:
         """Nothing is left to do: no event unhandled, no retry waiting."""
-        return all(self._store.backlog(group).idle for group in self._groups)
+        return all(self._is_idle(group) for group in self._groups)
+
+    def _is_idle(self, group: str) -> bool:
+        backlog = self._store.backlog(group)
+        if self._horizon_ms is not None:
+            return backlog.waits_only and (backlog.next_due_ms is None or backlog.next_due_ms > self._horizon_ms)
+        return backlog.waits_only if group in self._ticking else backlog.idle
 
     def _idle_without(self, held: Collection[str]) -> bool:
         others = (plan.group for plan in self._loaded.plans if plan.action not in held)
@@ -162,6 +173,18 @@ class Harness:
     def advance(self, seconds: float) -> None:
         """Let virtual time pass without running anything."""
         self._time.pass_s(seconds)
+
+    def run_for(self, seconds: float) -> None:
+        """Let virtual time pass, and run what is due in it when it is due: events for later, retries, schedules.
+
+        Raises: as `run_until_idle`.
+        """
+        self._horizon_ms = end_ms = self._time.now_ms() + round(seconds * 1000)
+        try:
+            self.run_until_idle()
+        finally:
+            self._horizon_ms = None
+        self._time.pass_s(max((end_ms - self._time.now_ms()) / 1000, 0.0))
 
     def emit(  # noqa: PLR0913 - one keyword per part of an event
         self,
@@ -269,7 +292,7 @@ class Harness:
         """Pass the time in which nothing is left to do but to wait for what is due: a worker at rest has its ticks."""
         backlogs = [self._store.backlog(group) for group in self._groups]
         dues = [one.next_due_ms for one in backlogs if one.next_due_ms is not None]
-        if dues and not any(one.ready or one.leased for one in backlogs):
+        if dues and not self.idle and not any(one.ready or one.leased for one in backlogs):
             self._time.pass_s(max((min(dues) - self._time.now_ms()) / 1000 - _BEFORE_DUE_S, 0.0))
             self._store.wake()
 
