@@ -39,6 +39,7 @@ docs: $(VENV)/.installed-dev  ## the pages that are made from the code
 	$(BIN)/python -m hexa_worker.config.schema
 	$(BIN)/python -m hexa_worker.config.reference
 	$(BIN)/python -m hexa_worker.testing.drivers_page
+	$(BIN)/python deploy/make_dashboard.py
 	$(BIN)/python -m hexa_worker.testing.reference_page
 
 CHAOS ?= embedded kafka nats pulsar
