@@ -142,12 +142,25 @@ class NatsSubscription(NatsTable, frozen=True):
 
     Attributes:
         stream: the stream that must hold its channels; otherwise the start fails. Default: any.
+        durable: a durable pull consumer that exists, to be taken over: the subscription reads its one channel through
+            it, from where it stands. Default: a durable of its own.
+        start_at: where a subscription without progress begins, as a time with its offset
+            (``2026-01-31T12:00:00+00:00``), instead of `start`. Default: as start says.
+        start_sequence: the same as the sequence in its stream of the first message to handle; for one channel only.
+            Default: as start says.
         ack: as in the broker's table. Default: the broker's.
         ack_wait_s: as in the broker's table. Default: the broker's.
         max_ack_pending: as in the broker's table. Default: the broker's.
     """
 
     stream: StreamName | None = None
+    durable: StreamName | None = None
+    start_at: str | None = None
+    start_sequence: Annotated[int, Meta(ge=1)] | None = None
     ack: Acknowledge | None = None
     ack_wait_s: Annotated[float, Meta(ge=1)] | None = None
     max_ack_pending: Annotated[int, Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(way is not None for way in (self.durable, self.start_at, self.start_sequence)) > 1:
+            raise ValueError("only one of durable, start_at and start_sequence can be used")

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +44,8 @@ from hexa_worker.drivers.kafka.topics import TopicAdmin
 from hexa_worker.drivers.kit.error_context import error_context
 from hexa_worker.drivers.kit.later import LEVELS_MS
 from hexa_worker.drivers.kit.mover import Movers
-from hexa_worker.errors import ConfigError, DriverError, DriverRejected, DriverUnavailable
+from hexa_worker.drivers.kit.start_time import start_time
+from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable
 
 log = logging.getLogger("hexa_worker.kafka")
 
@@ -363,11 +363,4 @@ def _start_ms(spec: SubscriptionSpec) -> int | None:
     text = spec.options.start_at if isinstance(spec.options, KafkaSubscription) else None
     if text is None:
         return None
-    where = f"subscriptions.{spec.action}.kafka.start_at"
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is not a time", where=where, hint="2026-01-31T12:00:00+00:00") from error
-    if moment.tzinfo is None:
-        raise ConfigError(f"{text!r} has no UTC offset", where=where, hint="2026-01-31T12:00:00+00:00")
-    return round(moment.timestamp() * 1000)
+    return round(start_time(text, f"subscriptions.{spec.action}.kafka.start_at").timestamp() * 1000)

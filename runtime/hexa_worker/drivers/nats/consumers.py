@@ -98,13 +98,18 @@ def floor_of(info: dict[str, Any]) -> int:
 
 async def floor(connection: NatsConnection, stream: str, durable: str) -> int | None:
     """Up to which sequence a durable is settled; None: there is none. Raises DriverUnavailable, DriverRejected."""
+    info = await look(connection, stream, durable)
+    return None if info is None else floor_of(info)
+
+
+async def look(connection: NatsConnection, stream: str, durable: str) -> dict[str, Any] | None:
+    """All about a durable; None: there is none. Raises DriverUnavailable, DriverRejected."""
     try:
-        info = await connection.api(f"CONSUMER.INFO.{stream}.{durable}")
+        return await connection.api(f"CONSUMER.INFO.{stream}.{durable}")
     except ApiError as error:
         if error.number in {CONSUMER_NOT_FOUND, STREAM_NOT_FOUND}:
             return None
         raise error.as_driver_error(f"look at durable {durable!r} of stream {stream!r}") from error
-    return floor_of(info)
 
 
 async def delete(connection: NatsConnection, stream: str, durable: str) -> None:
@@ -114,6 +119,26 @@ async def delete(connection: NatsConnection, stream: str, durable: str) -> None:
     except ApiError as error:
         if error.number != CONSUMER_NOT_FOUND:
             raise error.as_driver_error(f"delete durable {durable!r}") from error
+
+
+async def take_over(connection: NatsConnection, stream: str, info: dict[str, Any], config: dict[str, Any]) -> None:
+    """Change a durable that is there. Raises DriverRejected, DriverUnavailable.
+
+    Args:
+        connection: the way to the server.
+        stream: what it reads.
+        info: all about it.
+        config: what it is to be like.
+    """
+    before, what = info["config"], f"durable {info['name']!r} of stream {stream!r}"
+    if config == before:
+        return
+    changes = [f"{key} from {before[key]}" for key in before if before[key] != config.get(key)]
+    log.warning("%s is taken over, and its settings changed: %s", what, ", ".join(changes))
+    try:
+        await _create(connection, stream, config)
+    except ApiError as error:
+        raise error.as_driver_error(f"take over {what}") from error
 
 
 async def _make(connection: NatsConnection, stream: str, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from hexa_worker.drivers.base import (
 from hexa_worker.drivers.kit.error_context import error_context
 from hexa_worker.drivers.kit.later import AT_ONCE_MS
 from hexa_worker.drivers.kit.mover import Movers
-from hexa_worker.drivers.nats import browsing, consumers, errors, names, ordered_consumer, positions
+from hexa_worker.drivers.nats import bound_durable, browsing, consumers, errors, names, ordered_consumer, positions
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.inspection import NatsInspection, account_of, used
 from hexa_worker.drivers.nats.ladders import NatsLadders
@@ -169,7 +169,7 @@ class AsyncioNatsDriver:
             spec: the subscription.
             refused: told of channels that cannot be read, which are left out then; None: they are errors.
         """
-        options = self._own(spec)
+        options = bound_durable.options_of(spec)
         self._streams.read_by_us(spec.channels, spec.pattern)
         self._retry_channels.update(spec.retry_channels)
         retries = await self._streams.retries(spec.retry_base)
@@ -201,10 +201,12 @@ class AsyncioNatsDriver:
         stream = await self._streams.channel(channel)
         if options.stream is not None and stream != options.stream:
             raise DriverRejected(f"the channel {channel!r} is kept by stream {stream!r}, wanted {options.stream!r}")
-        durable = names.durable(spec.group, stream, channel)
+        durable = bound_durable.name_of(spec, stream, channel)
+        wanted = consumers.config_of(self._options, spec, durable, channel)
+        if options.durable is not None:
+            wanted = await self._take_over(spec, stream, channel, wanted)
 
         if spec.order_by is OrderBy.NONE:
-            wanted = consumers.config_of(self._options, spec, durable, channel)
             life = await self._attach(spec, stream, wanted)
             return ChannelPart(stream=stream, durable=durable, channel=channel, born=life.born)
 
@@ -213,6 +215,34 @@ class AsyncioNatsDriver:
 
         life = await ordered_consumer.declare(self._connection, stream, durable, channel, first)
         return ChannelPart(stream=stream, durable=durable, channel=channel, born=life.born, exclusive=True)
+
+    async def _take_over(
+        self, spec: SubscriptionSpec, stream: str, channel: str, wanted: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Make a durable fit that somebody else made; returns what it is to be like."""
+        durable, life = wanted["durable_name"], await life_of(self._connection, stream)
+        what, shared = f"durable {durable!r} of stream {stream!r}", spec.order_by is OrderBy.NONE
+        if shared and not self._positions.knows(stream, durable):
+            await self._drop_overtaken(stream, durable, life)
+        noted = await self._positions.of(stream, durable, life)
+        info = await consumers.look(self._connection, stream, durable)
+        if info is None and noted is None:
+            raise DriverRejected(f"{what} {bound_durable.MISSING}")
+        if info is None:
+            return wanted
+        floor = consumers.floor_of(info)
+        if not shared:  # it is read on through consumers of our own
+            if noted is None and info["num_ack_pending"]:
+                log.warning("%s: what was acknowledged behind message %d runs again", what, floor)
+            return wanted
+        config: dict[str, Any] = info["config"]
+        subjects = (await self._streams.info(stream))["config"].get("subjects") or []
+        unfit = bound_durable.problems(config, channel, subjects)
+        if unfit:
+            reasons = "; ".join(unfit)
+            raise DriverRejected(f"{what} cannot be taken over: {reasons}; use start_sequence = {floor + 1} instead")
+        await consumers.take_over(self._connection, stream, info, bound_durable.fitted(config))
+        return {**wanted, "filter_subject": config.get("filter_subject")}
 
     async def _attach(self, spec: SubscriptionSpec, stream: str, wanted: dict[str, Any]) -> Life:
         """Make or check a shared durable; returns the life of its stream.
@@ -249,6 +279,9 @@ class AsyncioNatsDriver:
             await consumers.delete(self._connection, stream, durable)
 
     async def _first_message(self, spec: SubscriptionSpec, noted: Position | None, life: Life) -> dict[str, Any]:
+        own = positions.chosen(bound_durable.options_of(spec), f"subscriptions.{spec.action}.nats")
+        if noted is None and own is not None:
+            return own
         since = await self._positions.first_start(spec) if noted is None else None
         return positions.first_message(noted, life, spec.start, since)
 
@@ -256,9 +289,6 @@ class AsyncioNatsDriver:
         if spec.pattern is None:
             return spec.channels
         return spec.channels_among(await browsing.channels(self._connection, ladders=False))
-
-    def _own(self, spec: SubscriptionSpec) -> NatsSubscription:
-        return spec.options if isinstance(spec.options, NatsSubscription) else NatsSubscription()
 
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         """See `hexa_worker.drivers.base.Driver.subscribe`."""
@@ -270,7 +300,7 @@ class AsyncioNatsDriver:
     async def _subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> NatsSource:
         with error_context("nats", self._options.servers):
             parts = await self._declare(spec)
-        options = self._own(spec)
+        options = bound_durable.options_of(spec)
 
         told: set[str] = set()
 

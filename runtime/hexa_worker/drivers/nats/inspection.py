@@ -13,10 +13,11 @@ from hexa_worker.config.nats import Nats
 from hexa_worker.core.channels import dead_letter_channel, retry_prefix
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Finding, SubscriptionSpec
-from hexa_worker.drivers.nats import browsing, consumers, names, ordered_consumer
+from hexa_worker.drivers.nats import bound_durable, browsing, consumers, names, ordered_consumer
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.errors import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from hexa_worker.drivers.nats.leases import lease_of
+from hexa_worker.drivers.nats.positions import position_of
 from hexa_worker.drivers.nats.streams import Streams, differences, losses
 from hexa_worker.errors import DriverError, DriverRejected
 
@@ -85,7 +86,7 @@ class NatsInspection:
         stream = await self._streams.find(channel)
         if stream is None:
             return 0, 0
-        durable, floor = names.durable(self._spec.group, stream, channel), 0
+        durable, floor = bound_durable.name_of(self._spec, stream, channel), 0
         if self._spec.order_by is not OrderBy.NONE:
             lease = await lease_of(self._connection, stream, durable).look()
             if lease is not None:
@@ -165,12 +166,13 @@ class NatsInspection:
         return [one, await self._durable(stream, channel, permissions)]
 
     async def _durable(self, stream: str, channel: str, permissions: Mapping[str, Any] | None) -> Finding:
-        name = names.durable(self._spec.group, stream, channel)
+        name = bound_durable.name_of(self._spec, stream, channel)
         if self._spec.order_by is not OrderBy.NONE:
             lease = await lease_of(self._connection, stream, name).look()
             held = lease is not None and bool(lease.owner)
             note = "somebody reads it" if held else "nobody reads it" if lease is not None else ""
-            return Finding(kind="durable", name=name, exists=lease is not None, note=note)
+            missing = await self._missing(stream, name) if lease is None else ""
+            return Finding(kind="durable", name=name, exists=lease is not None, note=note, problem=missing)
         asks = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
         problem = "" if allowed(permissions, asks) else f"this login may not publish to {asks!r}"
         try:
@@ -178,11 +180,24 @@ class NatsInspection:
         except DriverRejected as error:
             return Finding(kind="durable", name=name, exists=None, problem=problem or str(error))
         if info is None:
-            return Finding(kind="durable", name=name, exists=False, problem=problem)
-        wanted = consumers.config_of(self._options, self._spec, name, channel)
-        differing = consumers.differences(wanted, info["config"])
+            return Finding(
+                kind="durable", name=name, exists=False, problem=problem or await self._missing(stream, name)
+            )
+        config: dict[str, Any] = info["config"]
+        if bound_durable.options_of(self._spec).durable is None:
+            differing = consumers.differences(consumers.config_of(self._options, self._spec, name, channel), config)
+        else:
+            subjects = (await self._streams.info(stream))["config"].get("subjects") or []
+            differing = bound_durable.problems(config, channel, subjects)
         note = f"{info['num_waiting']} waiting pulls, {info['num_ack_pending']} in hand"
         return Finding(kind="durable", name=name, exists=True, problem=problem or "; ".join(differing), note=note)
+
+    async def _missing(self, stream: str, durable: str) -> str:
+        """What is wrong with a durable that does not exist; empty: it is made."""
+        if bound_durable.options_of(self._spec).durable is None:
+            return ""
+        known = await position_of(self._connection, stream, durable).look()
+        return "" if known or await consumers.look(self._connection, stream, durable) else bound_durable.MISSING
 
     async def _stream(
         self, kind: str, name: str, wanted: dict[str, Any], permissions: Mapping[str, Any] | None

@@ -10,11 +10,14 @@ A position tells nothing of a stream that was made anew, but that all messages o
 import hashlib
 import logging
 from contextlib import suppress
+from datetime import UTC
 from typing import Any
 
 import msgspec
 
+from hexa_worker.config.nats import NatsSubscription
 from hexa_worker.drivers.base import SubscriptionSpec
+from hexa_worker.drivers.kit.start_time import start_time
 from hexa_worker.drivers.nats import names
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.leases import lease_of
@@ -66,6 +69,21 @@ def first_message(noted: Position | None, life: Life, start: str, since: str | N
     return {"deliver_policy": "new"}
 
 
+def chosen(options: NatsSubscription, where: str) -> dict[str, Any] | None:
+    """Where a durable without a position begins by its subscription's own table; None: that does not say it.
+
+    Args:
+        options: the table.
+        where: its key. Raises ConfigError.
+    """
+    if options.start_sequence is not None:
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": options.start_sequence}
+    if options.start_at is not None:
+        moment = start_time(options.start_at, f"{where}.start_at").astimezone(UTC)
+        return {"deliver_policy": "by_start_time", "opt_start_time": f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"}
+    return None
+
+
 def told(what: str, noted: Position | None, life: Life) -> str:
     """What people should know of a durable that is made though it was there before; empty: it was not."""
     if noted is None:
@@ -73,6 +91,11 @@ def told(what: str, noted: Position | None, life: Life) -> str:
     if noted.born != life.born:
         return f"{what}: the stream was deleted and made again; all of its messages are new"
     return f"{what} was deleted; made again, it goes on behind message {min(noted.floor, life.last)}"
+
+
+def position_of(connection: NatsConnection, stream: str, durable: str) -> Register[Position]:
+    """Where a durable's position is noted."""
+    return Register(connection, f"{stream}.{durable}.position", Position)
 
 
 class Positions:
@@ -125,7 +148,7 @@ class Positions:
             log.debug("position of %s in %s not noted: %s", durable, stream, error)
 
     def _register(self, stream: str, durable: str) -> Register[Position]:
-        return Register(self._connection, f"{stream}.{durable}.position", Position)
+        return position_of(self._connection, stream, durable)
 
     async def first_start(self, spec: SubscriptionSpec) -> str | None:
         """When a subscription started for the first time, by the server's clock: now, if it never did.
