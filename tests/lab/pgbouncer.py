@@ -18,6 +18,7 @@ listen_port = {client}
 unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
+default_pool_size = {size}
 ignore_startup_parameters = extra_float_digits,options
 logfile =
 pidfile =
@@ -31,11 +32,13 @@ class PgBouncer(Broker):
         root: its directory.
         server: URL of the database that it is in front of.
         mode: ``transaction`` or ``session``.
+        size: connections to the server.
     """
 
-    def __init__(self, root: Path, *, server: str, mode: str) -> None:
+    def __init__(self, root: Path, *, server: str, mode: str, size: int = 20) -> None:
         self._server = urlsplit(server)
         self._mode = mode
+        self._size = size
         super().__init__(root)
 
     @property
@@ -55,7 +58,7 @@ class PgBouncer(Broker):
     def configure(self) -> None:
         """Write the configuration."""
         server = {"host": self._server.hostname, "port": self._server.port}
-        config = _CONFIG.format(**server, client=self.port("client"), mode=self._mode)
+        config = _CONFIG.format(**server, client=self.port("client"), mode=self._mode, size=self._size)
         (self.root / "pgbouncer.ini").write_text(config)
 
     def command(self) -> Sequence[str]:

@@ -67,6 +67,24 @@ def test_a_relay_that_was_frozen_beyond_its_connection_never_mixes_the_order_of_
 
 
 @pytest.mark.postgres
+def test_a_relay_that_is_frozen_is_replaced_though_its_connection_stays(postgres_place: Place) -> None:
+    place = postgres_place
+    writer = Writer(place, "a", 100)
+    with relays(place) as fleet:
+        first = fleet.start()
+        wait_leading(place)
+        fleet.start()
+        first.send_signal(signal.SIGSTOP)
+        writer.start()
+        writer.join()
+        wait_sent(place, [writer])
+        first.send_signal(signal.SIGCONT)
+        place.write(100, key="a0")
+        writer.committed.append(("a0", 100))
+        judge(wait_sent(place, [writer]), [writer])
+
+
+@pytest.mark.postgres
 def test_a_database_that_dies_again_and_again_loses_no_committed_event(postgres_place: Place, postgres: Broker) -> None:
     place = postgres_place
     writers = [Writer(place, name, EVENTS // 2) for name in "ab"]

@@ -89,7 +89,8 @@ class Running:
     """A relay that runs for the length of a block."""
 
     def __init__(self, place: Place, broker: Broker, **options: Any) -> None:
-        self.relay = Relay(make_store(place.config), broker, replace(place.options, **options))
+        self.store = make_store(place.config)
+        self.relay = Relay(self.store, broker, replace(place.options, **options))
         self._group = anyio.create_task_group()
 
     async def __aenter__(self) -> Relay:
@@ -120,6 +121,33 @@ async def test_what_was_written_before_and_after_arrives_in_order_and_once(place
         place.write(51)
         await until(lambda: len(broker.sent) == 52)
     assert broker.numbers() == list(range(52))
+
+
+async def test_a_relay_stays_the_leader_while_the_broker_is_slow(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.relay.RENEW_S", 0.01)
+    broker, answered = Broker(), anyio.Event()
+    asked: list[bool] = []
+
+    class Slow(Broker):
+        async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
+            asked.clear()
+            await answered.wait()
+            return await broker.publish(messages)
+
+    running = Running(place, Slow())
+    confirm = running.store.confirm
+
+    def noting() -> None:
+        asked.append(True)
+        confirm()
+
+    running.store.confirm = noting  # type: ignore[method-assign]
+    place.write(1)
+    async with running:
+        await until(lambda: len(asked) >= 3)
+        answered.set()
+        await until(lambda: broker.sent)
+    assert broker.numbers() == [1]
 
 
 async def test_a_record_arrives_as_it_was_prepared(place: Place) -> None:

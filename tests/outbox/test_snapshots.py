@@ -286,9 +286,10 @@ def test_two_that_clean_at_once_do_not_set_the_ids_back(postgres_place: Place, m
 
 @pytest.fixture
 def pooled(request: pytest.FixtureRequest, postgres_place: Place, tmp_path: Path) -> Iterator[PostgresOutboxStore]:
-    """A store of a relay by way of a pooler in the mode of the parameter."""
+    """A store of a relay by way of a pooler in the mode of the parameter, maybe with so many connections."""
     server = postgres_place.options.url.reveal()
-    pooler = PgBouncer(tmp_path / "pooler", server=server, mode=request.param)
+    mode, _, size = request.param.partition(" of ")
+    pooler = PgBouncer(tmp_path / "pooler", server=server, mode=mode, size=int(size or 20))
     pooler.start()
     store = PostgresOutboxStore(replace(postgres_place.options, url=Secret(pooler.address)))
     yield store
@@ -315,6 +316,15 @@ def test_a_pooler_that_gives_each_client_a_connection_serves_a_relay(
     postgres_place.write(1)
     assert fetch_all(pooled) == [1]
     assert not postgres_place.store(leading=False).lead()
+
+
+@pytest.mark.parametrize("pooled", ["session of 1"], indirect=True)
+def test_a_pooler_without_a_second_connection_is_an_error_within_seconds(pooled: PostgresOutboxStore) -> None:
+    pooled.open()
+    begin = time.monotonic()
+    with pytest.raises(OutboxError, match="pool_size"):
+        pooled.lead()
+    assert time.monotonic() - begin < 60  # by itself the pooler lets a client wait for 120 s
 
 
 def test_one_leads_a_table_however_it_is_named(postgres_place: Place) -> None:

@@ -1,13 +1,14 @@
 """What is written is found once, in order, whatever its transactions do; the same in every database."""
 
 import traceback
+from functools import partial
 
 import pytest
 
 from hexa_worker import Event
 from hexa_worker.config.outbox import OutboxConfig as OutboxOptions
 from hexa_worker.config.secret import Secret
-from hexa_worker.outbox.errors import Fenced, OutboxError
+from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.postgres.store import PostgresOutboxStore
 from hexa_worker.outbox.records import HeldRecord, State
 from tests.outbox.stage import Place, fetch_all, lead, payloads
@@ -85,6 +86,23 @@ def test_who_was_overtaken_notes_nothing_any_more(place: Place) -> None:
     first.open()
     with pytest.raises((Fenced, AssertionError)):
         first.advance(stale.place, [])
+
+
+def test_a_leader_that_is_frozen_loses_the_lead_and_sends_nothing_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.sqlite.relay_lock.LEASE_MS", 1_000)
+    with monkeypatch.context() as short:
+        short.setattr("hexa_worker.outbox.postgres.store.LEASE_MS", 1_000)
+        frozen = place.store()
+    place.write(1, 2, 3)
+    second, third = place.store(leading=False), place.store(leading=False)
+    lead(second)
+    assert not third.lead()
+    assert payloads(second.fetch(10).records) == [1, 2, 3]  # type: ignore[union-attr]
+    for ask in (frozen.confirm, partial(frozen.fetch, 1), partial(frozen.settle, [], [])):
+        with pytest.raises((Fenced, OutboxUnavailable)):
+            ask()
 
 
 def test_held_records_are_kept_in_lines_until_they_are_settled(place: Place) -> None:

@@ -9,6 +9,8 @@ from hexa_worker.outbox.records import HeldRecord, OutboxRecord
 
 Line = tuple[str, bytes]
 """A channel and a key in it."""
+LEASE_MS = 10_000
+"""A leader that asks its database nothing for so long is taken for frozen: another one may lead."""
 
 
 class RelayPosition(msgspec.Struct, frozen=True):
@@ -75,7 +77,7 @@ class OutboxStore(Protocol):
         ...
 
     def confirm(self) -> None:
-        """See that it is the leader still, after a pause in which it may have lost that. Raises `Fenced`."""
+        """See that it is the leader still, and stay it for `LEASE_MS` more. Raises `Fenced`."""
         ...
 
     def advance(self, place: RelayPosition, held: Sequence[HeldRecord]) -> None:

@@ -16,7 +16,7 @@ from anyio.to_thread import run_sync
 from hexa_worker.backoff import Backoff
 from hexa_worker.config.outbox import OutboxConfig
 from hexa_worker.drivers.base import Driver
-from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
+from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable, only_error
 from hexa_worker.faults import fault
 from hexa_worker.outbox.base import Line, OutboxBatch, OutboxStore, Status
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
@@ -30,6 +30,8 @@ SLICE_S = 0.2
 """The longest that a thread waits for the database in one go: so long may a stop take."""
 DOUBT_S = 3.0
 """After a pause of this length the relay asks whether it still leads before it sends."""
+RENEW_S = 2.0
+"""A leader that has nothing else to ask its database, as the broker is slow, asks this often."""
 CLEAN_S = 30.0
 STATUS_S = 5.0
 IDLE_LOOK_S = 0.1
@@ -86,9 +88,24 @@ class Relay:
         Cancellation: as a kill: what is under way may be sent again by the next one.
         """
         try:
-            await self._run()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._stay_leader)
+                await self._run()
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            raise only_error(errors) from None
         finally:
             self._ended.set()
+
+    async def _stay_leader(self) -> None:
+        """Show the database that this process lives: one that is frozen loses the lead."""
+        while True:
+            await anyio.sleep(RENEW_S)
+            if self.state == "leading":
+                try:
+                    await self._call(self._store.confirm)
+                except (OutboxUnavailable, OutboxError, Fenced):
+                    self._touched = -DOUBT_S  # so it is asked again, and the answer heard, before anything is sent
 
     async def finish(self, within_s: float) -> None:
         """Stop, and wait until `run` has returned, but no longer than `within_s`. Cancellation: safe."""

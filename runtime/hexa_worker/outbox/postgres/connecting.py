@@ -20,6 +20,7 @@ _PASSING = (
     errors.CannotConnectNow,
     errors.TooManyConnections,
     errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
 )
 """What the server says when it can do it later: it is starting, or another one is the primary by now."""
 _BUSY = (errors.LockNotAvailable, errors.QueryCanceled, errors.DiskFull, errors.DeadlockDetected)

@@ -1,6 +1,8 @@
 """The relay's connection to a PostgreSQL outbox."""
 
+import selectors
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -8,7 +10,7 @@ from msgspec.structs import replace
 from psycopg import errors
 
 from hexa_worker.config.outbox import OutboxConfig
-from hexa_worker.outbox.base import Line, OutboxBatch, RelayPosition, Status
+from hexa_worker.outbox.base import LEASE_MS, Line, OutboxBatch, RelayPosition, Status
 from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.postgres import schema
 from hexa_worker.outbox.postgres.connecting import connect, named
@@ -25,11 +27,18 @@ SKIP_ROOM = 100_000
 LOCK_MS = 100
 GONE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 3, "tcp_user_timeout": 10_000}
 """When the server takes a leader for gone whose machine was lost; by itself it keeps the lock for two hours."""
+FROZEN = ("idle_in_transaction_session_timeout", "idle_session_timeout")
+"""What ends the session of a leader whose process is frozen; PostgreSQL 13 has only the first."""
 COUNTED = 10_000
 """Up to so many pending events are counted one by one."""
 POOLED = (
     "a pooler gives each transaction another connection, which cannot hold the relay's lock: "
     "give outbox.url the address of the server itself, or of a pooler in session mode"
+)
+POOLER_S = 3.0
+NO_SECOND = (
+    f"the pooler had no second connection to the server within {POOLER_S:g} s, by which is seen whether it shares "
+    "them: raise its pool_size to 2 or more, or give outbox.url the address of the server itself"
 )
 _HALF = "hashtext(to_regclass(%s)::oid::text || ' ' || %s)"
 """The second half of an advisory lock, of a table and for a purpose."""
@@ -97,6 +106,9 @@ class PostgresOutboxStore:
                 self._server_pid = self._own_session(db)
             if not self._lock("relay", "pg_try_advisory_lock"):
                 return False
+            db.execute(
+                "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = ANY(%s)", (str(LEASE_MS), [*FROZEN])
+            )
             db.execute(f'LISTEN "{self._options.table}"')
             self._load()
             return True
@@ -118,11 +130,23 @@ class PostgresOutboxStore:
         """
         mine = int(self._one("SELECT pg_backend_pid()")[0])
         if mine != db.info.backend_pid:
-            with connect(self._options.url) as other:
-                row = other.execute("SELECT pg_backend_pid()").fetchone()
-                if row is not None and row[0] == mine:
+            with closing(connect(self._options.url)) as other:
+                if self._pid_of(other) == mine:
                     raise OutboxError(POOLED)
         return mine
+
+    def _pid_of(self, other: "psycopg.Connection[Any]") -> int:
+        """As the server tells it; a pooler without a connection to spare would let us wait for minutes."""
+        other.pgconn.send_query(b"SELECT pg_backend_pid()")
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(other.fileno(), selectors.EVENT_READ)
+            if not waiting.select(POOLER_S):
+                raise OutboxError(NO_SECOND)
+        row = other.pgconn.get_result()
+        value = None if row is None else row.get_value(0, 0)
+        if value is None:
+            raise OutboxUnavailable("the pooler has closed the connection")
+        return int(value)
 
     def _load(self) -> None:
         db = self._connection
@@ -194,7 +218,8 @@ class PostgresOutboxStore:
 
     def confirm(self) -> None:
         """See `Store`."""
-        assert self._place is not None  # noqa: S101 - only the leader does it
+        if self._place is None:
+            raise Fenced("it does not lead")
         with self._named():
             self._hear()
             newer = self._connection.execute(self._sql.newer, (self._place.seq,)).fetchone()
@@ -259,7 +284,6 @@ class PostgresOutboxStore:
 
     def settle(self, sent: Sequence[int], held: Sequence[HeldRecord]) -> None:
         """See `Store`."""
-        assert self._place is not None  # noqa: S101 - only the leader does it
         with self._named(), self._connection.transaction():
             self.confirm()
             self._connection.execute(self._sql.let_go, (list(sent),))

@@ -1,6 +1,5 @@
 """The relay's connection to a SQLite outbox."""
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -13,6 +12,7 @@ from hexa_worker.outbox.base import Line, OutboxBatch, RelayPosition, Status
 from hexa_worker.outbox.errors import Fenced, OutboxBusy, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.records import COLUMNS, HELD_COLUMNS, HeldRecord, held_columns, held_record, record
 from hexa_worker.outbox.sqlite import schema
+from hexa_worker.outbox.sqlite.relay_lock import RelayLock
 from hexa_worker.outbox.statements import blocked, unled
 from hexa_worker.outbox.versions import require_known
 
@@ -47,7 +47,7 @@ class SqliteStore:
         self._path = path
         self._table = options.table
         self._db: sqlite3.Connection | None = None
-        self._lock: int | None = None
+        self._lock = RelayLock(path.with_name(f"{path.name}.relay"))
         self._place = RowPlace(0, 0)
         self._seen = -1
         self._file: tuple[int, int] | None = None
@@ -72,9 +72,7 @@ class SqliteStore:
         if self._db is not None:
             self._db.close()
             self._db = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.free()
 
     def _present(self) -> tuple[int, int] | None:
         """Which file has the database's name now."""
@@ -115,18 +113,8 @@ class SqliteStore:
 
     def lead(self) -> bool:
         """See `Store`."""
-        try:
-            lock = os.open(f"{self._path}.relay", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise OutboxError(f"{self._path}.relay, whose lock makes one relay the leader: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+        if not self._lock.take(self._writing):
             return False
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"pid {os.getpid()}".encode(), 0)
-        self._lock = lock
         self._place = self._noted()
         return True
 
@@ -138,6 +126,7 @@ class SqliteStore:
         """See `Store`."""
         if self._present() != self._file:
             raise OutboxUnavailable(f"{self._path} was replaced: what is written now is in another file")
+        self._lock.require()
         query = f"SELECT id, {_COLUMNS} FROM {self._table} WHERE id > ? ORDER BY id LIMIT ?"
         with self._named():
             rows = self._connection.execute(query, (self._place.last_id, limit)).fetchall()
@@ -148,6 +137,7 @@ class SqliteStore:
 
     def confirm(self) -> None:
         """See `Store`."""
+        self._lock.touch()
         if self._noted().seq > self._place.seq:
             raise Fenced("another relay has noted a later place")
 
@@ -268,7 +258,7 @@ class SqliteStore:
             oldest_age_s=max(now_ms - min(oldest), 0) / 1000 if oldest else None,
             held=held,
             parked=parked,
-            leader=self._leader(),
+            leader=self._lock.holder(),
             blocked_by=None,
             version=schema.VERSION,
         )
@@ -283,22 +273,6 @@ class SqliteStore:
             db.execute(f"SELECT id FROM {rows} ORDER BY id {way} LIMIT 1").fetchone() for way in ("ASC", "DESC")
         )
         return max(last - first + 1, counted), False
-
-    def _leader(self) -> str | None:
-        try:
-            lock = os.open(f"{self._path}.relay", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            return f"somebody else's relay: {error.strerror}"
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return os.pread(lock, 100, 0).decode()
-        else:
-            return None
-        finally:
-            os.close(lock)
 
     def clean(self, before_ms: int) -> int:
         """See `Store`."""
