@@ -29,6 +29,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "What a handler returns or raises": (
         *("Result", "BatchResult", "Verdict", "Ack", "Drop", "Duplicate", "Retry", "Snooze", "DeadLetter"),
     ),
+    "By the clock": ("every", "cron", "Tick"),
     "Outcomes": ("on_outcome", "Decision"),
     "Emitting": ("Event", "Emitter", "SyncEmitter", "User"),
     "Running": ("run", "serve_worker", "ServedWorker"),
