@@ -25,6 +25,7 @@ from hexa_worker.dedup.base import ClaimStore
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.opening import (
     declare,
+    declared_specs,
     driver_name,
     make_driver,
     opened,
@@ -107,7 +108,7 @@ async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: Serv
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(opened(driver, stop, proven=options.proven))
-            await until_available(partial(declare, driver, specs(loaded)), stop, proven=options.proven)
+            await until_available(partial(declare, driver, declared_specs(loaded)), stop, proven=options.proven)
         except DriverUnavailable:
             return 0  # asked to stop before the broker was there
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None

@@ -243,3 +243,32 @@ def test_a_dump_shows_where_each_handler_is_also_in_a_thread_or_while_it_blocks_
     for name, function in (("async", "wait_async"), ("plain", "wait_in_thread")):
         assert any(frame.endswith(f" {function}") and "h.py:" in frame for frame in lanes[name]["stack"]), lanes[name]
     assert any(frame.endswith(" block") for frame in process["loop"]), "the loop is where it is blocked"
+
+
+def test_a_disabled_subscription_shows_everywhere_with_its_backlog_and_dead_letters(project: Project) -> None:
+    failing = HANDLERS.replace("        file.write", "        assert e['id']\n        file.write")
+    project.write(f"{WORKER}\n[subscriptions.do.retry]\nmaximum_retries = 0\n", failing)
+    emit(project, 0)
+    project("run", "--until-idle")
+    project.write(f"{WORKER}\n[subscriptions.do]\nenabled = false\n", failing)
+    emit(project, 1, 2)
+    (left,) = (one for one in project.json("lag") if one["action"] == "do")
+    assert (left["ready"], left["dead_letters"]) == (2, 1)
+    assert [one["action"] for one in project.json("dlq", "list")] == ["do", "sibling"]
+    for command in ("lag", "check"):
+        shown = project(command).stderr
+        assert "do is disabled in worker.toml" in shown
+        assert "nobody reads" not in shown
+    with project.running("run") as worker:
+        worker.hear("worker process is ready")
+        assert project.json("status")["off"] == {"do": "disabled in worker.toml"}
+        worker.stop()
+
+
+def test_some_subscriptions_can_be_run_alone(project: Project) -> None:
+    emit(project, 1, 2)
+    project("run", "--until-idle", "--only", "sibling")
+    assert (handled(project, "sibling"), handled(project)) == ([1, 2], [])
+    assert "there is no subscription dp" in project.refusal("run", "--only", "sibling,dp", code=2)
+    project("run", "--until-idle")
+    assert handled(project) == [1, 2]

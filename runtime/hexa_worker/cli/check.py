@@ -17,7 +17,7 @@ from hexa_worker.errors import DriverRejected
 
 if TYPE_CHECKING:
     from hexa_worker.config.model import Config
-    from hexa_worker.subscriptions.plan import Plan
+    from hexa_worker.subscriptions.plan import Loaded, Plan
 
 SHOWN_DELAYS = 6
 
@@ -45,14 +45,14 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
       hexa-worker check deploy/worker.toml --json
     """
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.opening import specs  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import off_specs, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     path = only_config(config_path, arguments)
     config = load_config(path)
     _require_clients(config)
     loaded = load_plans(config)
-    warn_of_orphans(config, specs(loaded))
+    warn_of_orphans(config, (*specs(loaded), *off_specs(loaded)))
     missing, without = look_around(config)
     for one in () if as_json else (*config.warnings, *missing, *without):
         note(f"warning: {one}")
@@ -64,19 +64,27 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, connect: boo
             return fail(str(error), EXIT_USAGE)
     if as_json:
         told = _plain_all(str(path), config.file.worker.name, loaded.plans, found)
-        write_json(told | {"warnings": list(config.warnings), "machine": [*missing, *without]})
+        off = {one.plan.action: one.reason for one in loaded.off}
+        write_json(told | {"off": off, "warnings": list(config.warnings), "machine": [*missing, *without]})
     elif loaded.plans:
         _draw(loaded.plans)
         draw_settings(loaded.plans if explain else ())
-    for plan in () if as_json else loaded.plans:
-        if plan.handler.ignored and plan.reply_to is None:
-            text = "which nobody gets unless the event expects an answer (emit it instead, or set reply_to)"
-            note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, {text}")
+    if not as_json:
+        _note_more(loaded)
     if found is not None and not as_json:
         draw(found)
     if found is not None and missing:
         return fail(f"{_short(path)}: {plural(len(missing), 'problem')} on this machine: {missing[0]}", EXIT_USAGE)
     return _verdict(_short(path), len(loaded.plans), found, silent=as_json)
+
+
+def _note_more(loaded: "Loaded") -> None:
+    for one in loaded.off:
+        note(f"{one.plan.action} is {one.reason}")
+    for plan in loaded.plans:
+        if plan.handler.ignored and plan.reply_to is None:
+            text = "which nobody gets unless the event expects an answer (emit it instead, or set reply_to)"
+            note(f"warning: {plan.handler.where}: returns {plan.handler.ignored}, {text}")
 
 
 def _require_clients(config: "Config") -> None:

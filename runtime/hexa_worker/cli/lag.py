@@ -37,7 +37,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
       hexa-worker lag --json
     """
     path = only_config(config_path, arguments)
-    found = run_async(_lag, path)
+    found, off = run_async(_lag, path)
     parked = counts(of_config(path))
     paused = _paused(path)
     if as_json:
@@ -48,6 +48,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
         _draw({action: backlog for action, backlog in found.items() if isinstance(backlog, Backlog)})
         for action, count in parked.items():
             note(f"{action}: {count:,} of those in hand are parked, see dlq park list")
+        for action, reason in off.items():
+            note(f"{action} is {reason}")
         for action, pause in paused.items():
             part = "" if pause.whole else f" with {plural(len(pause.keys), 'key')}"
             note(f"{action} is paused{part}, see ctl resume")
@@ -57,7 +59,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, as_json: boo
     return EXIT_FAILED if failures else 0
 
 
-async def _lag(path: Path) -> dict[str, Backlog | DriverError]:
+async def _lag(path: Path) -> tuple[dict[str, Backlog | DriverError], Mapping[str, str]]:
+    """What each subscription has left, and which of them do not run."""
     import anyio  # noqa: PLC0415 - lazy by design
 
     found: dict[str, Backlog | DriverError] = {}
@@ -76,7 +79,7 @@ async def _lag(path: Path) -> dict[str, Backlog | DriverError]:
         async with anyio.create_task_group() as tasks:
             for spec in project.specs:
                 tasks.start_soon(measure, spec)
-        return {spec.action: found[spec.action] for spec in project.specs}
+        return {spec.action: found[spec.action] for spec in project.specs}, project.off
 
 
 def _paused(path: Path) -> Mapping[str, Pause]:

@@ -1,7 +1,7 @@
 """How commands find worker.toml and what it leads to."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -72,11 +72,19 @@ def _existing(path: Path, said_by: str = "") -> Path:
 
 
 class Project(NamedTuple):
-    """An open project: its configuration, what its handlers subscribe to, and its broker."""
+    """An open project.
+
+    Attributes:
+        config: its configuration.
+        specs: what its handlers subscribe to, disabled subscriptions among it.
+        driver: its broker.
+        off: which of them do not run, and why.
+    """
 
     config: "Config"
     specs: "tuple[SubscriptionSpec, ...]"
     driver: "Driver"
+    off: "Mapping[str, str]"
 
 
 @asynccontextmanager
@@ -85,19 +93,21 @@ async def open_project(path: Path, *, declare: bool = True) -> AsyncIterator[Pro
 
     Args:
         path: the file.
-        declare: make what the subscriptions need; otherwise nothing at the broker is changed.
+        declare: make what the subscriptions that run need; otherwise nothing at the broker is changed.
     """
     from hexa_worker.config.load import load_config  # noqa: PLC0415 - lazy by design
     from hexa_worker.drivers.opening import declare as declare_all  # noqa: PLC0415 - lazy by design
-    from hexa_worker.drivers.opening import make_driver, opened, specs  # noqa: PLC0415 - lazy by design
+    from hexa_worker.drivers.opening import make_driver, off_specs, opened, specs  # noqa: PLC0415 - lazy by design
     from hexa_worker.subscriptions.loader import load_plans  # noqa: PLC0415 - lazy by design
 
     config = load_config(path)
-    declared = specs(load_plans(config))
+    loaded = load_plans(config)
+    declared = specs(loaded)
     async with opened(make_driver(config)) as driver:
         if declare:
             await declare_all(driver, declared)
-        yield Project(config, declared, driver)
+        off = {one.plan.action: one.reason for one in loaded.off}
+        yield Project(config, tuple(sorted((*declared, *off_specs(loaded)), key=lambda one: one.action)), driver, off)
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:

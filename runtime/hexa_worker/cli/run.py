@@ -11,8 +11,15 @@ from hexa_worker.cli.project import config_option, only_config
 @click.option("--processes", type=click.IntRange(1, 1024), help="How many worker processes, instead of the file's.")
 @click.option("--until-idle", is_flag=True, help="Handle everything, retries included, then end with exit code 0.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), help="The event loop, instead of the file's.")
-def command(
-    arguments: tuple[str, ...], config_path: str | None, processes: int | None, *, until_idle: bool, backend: str | None
+@click.option("--only", metavar="ACTION,…", default="", help="Run these subscriptions alone.")
+def command(  # noqa: PLR0913 - one per option
+    arguments: tuple[str, ...],
+    config_path: str | None,
+    processes: int | None,
+    *,
+    until_idle: bool,
+    backend: str | None,
+    only: str,
 ) -> int:
     """Run the worker until it is told to stop.
 
@@ -23,6 +30,7 @@ def command(
     Example:
       hexa-worker run worker.toml --processes 4
       hexa-worker run --until-idle
+      hexa-worker run --only check-order,send-mail
     """
     from hexa_worker.processes import run_parent, spawn_first  # noqa: PLC0415 - lazy by design
 
@@ -31,4 +39,7 @@ def command(
     from hexa_worker.config.load import load_config  # noqa: PLC0415
 
     config = load_config(path)
-    return run_parent(path, config, processes=processes, until_idle=until_idle, backend=backend, first=first)
+    chosen = tuple(name.strip() for name in only.split(",") if name.strip())
+    return run_parent(
+        path, config, processes=processes, until_idle=until_idle, backend=backend, only=chosen, first=first
+    )

@@ -71,6 +71,8 @@ def _lines(status: "WorkerStatus") -> Iterator[str]:
         yield "  a reload is under way"
     for one in status.subscriptions:
         yield from _subscription(one)
+    for action, reason in sorted(status.off.items()):
+        yield f"{clean(action)}: OFF, {clean(reason)}; see lag for what it has left"
     for action in status.paused_elsewhere:
         yield f"{clean(action)}: paused, and there is no such subscription (it was renamed or removed)"
 

@@ -22,7 +22,7 @@ from hexa_worker.drivers.base import Driver, SubscriptionSpec
 from hexa_worker.drivers.clients import require_client
 from hexa_worker.errors import DriverRejected, DriverUnavailable
 from hexa_worker.stop import StopSignals
-from hexa_worker.subscriptions.plan import Loaded, Plan
+from hexa_worker.subscriptions.plan import NOT_CHOSEN, Loaded, Plan
 from hexa_worker.telemetry.log import AWAY_REPEAT_S, reason_of
 
 if TYPE_CHECKING:
@@ -224,6 +224,17 @@ def spec_of(plan: Plan) -> SubscriptionSpec:
         mailbox_bytes=plan.mailbox_bytes,
         in_place=plan.in_place is not OrderBy.NONE,
     )
+
+
+def declared_specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:
+    """The same of all that are declared: those that are left out of this run keep what comes for them meanwhile."""
+    others = tuple(spec_of(one.plan) for one in loaded.off if one.reason == NOT_CHOSEN)
+    return (*specs(loaded), *others)
+
+
+def off_specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:
+    """The same of those that do not run, and may have events and dead letters all the same."""
+    return tuple(spec_of(one.plan) for one in loaded.off)
 
 
 def specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:

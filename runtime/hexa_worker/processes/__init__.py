@@ -15,13 +15,14 @@ def run_parent(  # noqa: PLR0913 - as there
     processes: int | None = None,
     until_idle: bool = False,
     backend: str | None = None,
+    only: tuple[str, ...] = (),
     first: "Spawned | None" = None,
 ) -> int:
     """Run a worker as `hexa_worker.processes.parent.run_parent` says; imported here so that children need not."""
     from hexa_worker.processes import parent  # noqa: PLC0415 - children import this package too
 
     return parent.run_parent(
-        config_path, config, processes=processes, until_idle=until_idle, backend=backend, first=first
+        config_path, config, processes=processes, until_idle=until_idle, backend=backend, only=only, first=first
     )
 
 

@@ -14,7 +14,7 @@ from hexa_worker.config.load import load_config
 from hexa_worker.config.model import Config
 from hexa_worker.core.controls import Controls
 from hexa_worker.core.settlement import Postponed, Released, Settlement
-from hexa_worker.drivers.opening import specs
+from hexa_worker.drivers.opening import off_specs, specs
 from hexa_worker.lineage.opening import recording
 from hexa_worker.processes.child_context import ChildContext, Serve
 from hexa_worker.processes.dumping import Dumper
@@ -37,7 +37,7 @@ class AppProgram:
 
     def prepare(self, session: ChildContext) -> Serve:
         """Import the handlers. Raises ConfigError."""
-        loaded = load_plans(session.config)
+        loaded = load_plans(session.config).only(session.arguments.only)
         _remember_ladders(session, loaded)
         if loaded.lifespan is not None:
             loaded = replace(loaded, lifespan=telling(loaded.lifespan))
@@ -46,6 +46,7 @@ class AppProgram:
 
 async def _serve(session: ChildContext, loaded: Loaded) -> int:
     suspects = session.suspects
+    off = {one.plan.action: one.reason for one in loaded.off}
     with recording(session.config) as recorder:
 
         def record(action: str, settlements: Sequence[Settlement], now_ms: int) -> None:
@@ -61,7 +62,7 @@ async def _serve(session: ChildContext, loaded: Loaded) -> int:
             journal=session.journal,
             suspects=session.suspects,
             stuck=session.stuck,
-            report=session.report,
+            report=lambda report: session.report(replace(report, off=off)),
             record=record,
             preflight=arguments.preflight,
             proven=arguments.proven,
@@ -89,7 +90,7 @@ def _control(supervisor: Supervisor, controls: Controls) -> None:
 def _remember_ladders(session: ChildContext, loaded: Loaded) -> None:
     """Note whose retries and dead letters these are; the first process says what nobody reads any more."""
     path = file_of(session.arguments.state_dir, session.arguments.name)
-    wanted = specs(loaded)
+    wanted = (*specs(loaded), *off_specs(loaded))
     if session.arguments.preflight:
         for text in orphans(path, wanted):
             log.warning("%s", text)

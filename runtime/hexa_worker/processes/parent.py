@@ -46,6 +46,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     processes: int | None = None,
     until_idle: bool = False,
     backend: str | None = None,
+    only: tuple[str, ...] = (),
     command: Command = CHILD_COMMAND,
     first: Spawned | None = None,
 ) -> int:
@@ -60,6 +61,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
         processes: how many, instead of the configured number.
         until_idle: end when nothing is left to do.
         backend: instead of the configured one.
+        only: the subscriptions that run; empty: all.
         command: how a child is started.
         first: a child that was started so already, to save time; it ends by itself when this raises.
 
@@ -73,7 +75,7 @@ def run_parent(  # noqa: PLR0913 - one keyword per option of the command
     secure_descriptors()
     require_interpreter()
     configure(level=worker.log.level, style=worker.log.format)
-    rules = rules_of(config_path, config, command=command, until_idle=until_idle, backend=backend)
+    rules = rules_of(config_path, config, command=command, until_idle=until_idle, backend=backend, only=only)
     layout = StateFiles.of(rules.arguments.state_dir, worker.name)
     reloader = Reloader(config, rules, processes_fixed=processes is not None)
     with ExitStack() as stack:

@@ -59,6 +59,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
         backend: instead of the configured one.
         preflight: look at the broker once it is up, and warn of what will be lost: one process of a worker does.
         proven: a process with this configuration was ready before; a broker that refuses it now is waited for.
+        only: the subscriptions that run; empty: all.
         controls: what an operator wants; changes follow as a `ControlsOrder`.
     """
 
@@ -73,6 +74,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     backend: str | None = None
     preflight: bool = False
     proven: bool = False
+    only: tuple[str, ...] = ()
     controls: Controls = AS_CONFIGURED
 
     @property

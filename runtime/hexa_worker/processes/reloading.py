@@ -38,8 +38,14 @@ def current_folder() -> str:
         return logical or "/"
 
 
-def rules_of(
-    config_path: Path, config: Config, *, command: Command, until_idle: bool = False, backend: str | None = None
+def rules_of(  # noqa: PLR0913 - one keyword per option of the command
+    config_path: Path,
+    config: Config,
+    *,
+    command: Command,
+    until_idle: bool = False,
+    backend: str | None = None,
+    only: tuple[str, ...] = (),
 ) -> Rules:
     """How processes are started and looked after.
 
@@ -49,6 +55,7 @@ def rules_of(
         command: how a child is started.
         until_idle: see `Arguments`.
         backend: see there.
+        only: see there.
     """
     worker = config.file.worker
     folder = current_folder()
@@ -65,6 +72,7 @@ def rules_of(
         watchdog_s=silence_s,
         until_idle=until_idle,
         backend=backend,
+        only=only,
     )
     return Rules(
         arguments=arguments,
@@ -109,6 +117,7 @@ class Reloader:
             command=self._rules.command,
             until_idle=arguments.until_idle,
             backend=arguments.backend,
+            only=arguments.only,
         )
         kept = {"folder": arguments.folder, "state_dir": arguments.state_dir, "name": arguments.name}
         changed = worker.processes != self._config.file.worker.processes and not self._processes_fixed

@@ -15,7 +15,7 @@ from hexa_worker.subscriptions.lifespans import lifespan_in, require_state
 from hexa_worker.subscriptions.merge import make_plan
 from hexa_worker.subscriptions.modules import import_named, named_function, put_first
 from hexa_worker.subscriptions.outcome_hooks import outcome_hooks_in
-from hexa_worker.subscriptions.plan import Loaded, Plan
+from hexa_worker.subscriptions.plan import DISABLED, Loaded, OffPlan, Plan
 from hexa_worker.subscriptions.scheduling import in_its_channel, scheduling
 from hexa_worker.subscriptions.signature import place_of, run_by, short_path
 
@@ -46,6 +46,7 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
     marked = list(marked_in(modules))
     mistakes = [*_strangers(config, marked, file), *_doubles(marked)]
     plans: list[Plan] = []
+    off: list[OffPlan] = []
     for one in (in_its_channel(one, config) for one in marked):
         written = config.file.subscriptions.get(one.mark.action)
         try:
@@ -57,6 +58,8 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
             continue
         if written is None or written.enabled:
             plans.append(plan)
+        else:
+            off.append(OffPlan(plan, DISABLED))
     raise_all(file, mistakes)
     _require_any(config, marked, plans, file)
     ticker, own = scheduling(config, plans)
@@ -68,6 +71,7 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
         lifespan=lifespan_in(modules),
         outcome_hooks=outcome_hooks_in(modules),
         middlewares=_middlewares(config, config.file.worker.middlewares, f"{file}: worker.middlewares"),
+        off=tuple(off),
     )
 
 

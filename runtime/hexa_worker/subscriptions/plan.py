@@ -1,17 +1,18 @@
 """A subscription as it will run: decorator, worker.toml and defaults put together, handler understood."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from hexa_worker.config.mistakes import suggest
 from hexa_worker.core.classification import Rules
 from hexa_worker.core.idempotency import EffectKey
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Route
-from hexa_worker.errors import DecodeError
+from hexa_worker.errors import ConfigError, DecodeError
 from hexa_worker.record_formats.form import Wire
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.decisions import OutcomeHook
@@ -118,6 +119,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.order_by if self.retry.order == "key" else OrderBy.NONE
 
 
+DISABLED = "disabled in worker.toml"
+NOT_CHOSEN = "not among those of --only"
+
+
+class OffPlan(msgspec.Struct, frozen=True):
+    """A subscription that does not run here.
+
+    Attributes:
+        plan: it.
+        reason: why, for people.
+    """
+
+    plan: Plan
+    reason: str
+
+
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """What the loader found: everything user-written that a process runs.
 
@@ -127,6 +144,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
         middlewares: the worker's own, outermost first.
         outcome_hooks: told what was decided about each delivery.
         ticker: makes handlers run by the clock; None: none does.
+        off: subscriptions that have handlers here and do not run.
     """
 
     plans: tuple[Plan, ...]
@@ -134,3 +152,24 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     middlewares: tuple[Middleware, ...] = ()
     outcome_hooks: tuple[OutcomeHook, ...] = ()
     ticker: Ticker | None = None
+    off: tuple[OffPlan, ...] = ()
+
+    def only(self, actions: Collection[str]) -> "Loaded":
+        """The same with some of the subscriptions; with none named, all.
+
+        Raises:
+            ConfigError: one of them does not run, or is not there.
+        """
+        if not actions:
+            return self
+        off = {one.plan.action: one.reason for one in self.off}
+        known = [plan.action for plan in self.plans if not plan.internal]
+        for action in actions:
+            if action in off:
+                raise ConfigError(f"subscription {action} is {off[action]}", where="--only")
+            if action not in known:
+                hint = suggest(action, known, what="the subscriptions are")
+                raise ConfigError(f"there is no subscription {action}", where="--only", hint=hint)
+        kept = tuple(plan for plan in self.plans if plan.action in actions or plan.internal)
+        others = tuple(OffPlan(plan, NOT_CHOSEN) for plan in self.plans if plan not in kept)
+        return msgspec.structs.replace(self, plans=kept, off=(*self.off, *others))

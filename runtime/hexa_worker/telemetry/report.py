@@ -4,6 +4,8 @@ Counters count since the start of the process; the parent adds up processes, the
 A report is sent about once a second and whenever the state of a subscription changes.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from hexa_worker.core.lifecycle import ALIVE, WorkerState
@@ -73,6 +75,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             the loop has to answer within `watchdog_s`.
         subscriptions: all of them.
         outbox: its relay; None where it has none.
+        off: subscriptions that have handlers here and do not run, and why.
         revision: of the controls that it follows.
     """
 
@@ -81,6 +84,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     subscriptions: tuple[SubscriptionReport, ...] = ()
     outbox: OutboxReport | None = None
     revision: int = 0
+    off: Mapping[str, str] = {}
 
     @property
     def alive(self) -> bool:

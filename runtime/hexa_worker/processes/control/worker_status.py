@@ -85,6 +85,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         stopping: it was asked to stop.
         processes: by their places.
         subscriptions: by their names.
+        off: subscriptions that have handlers here and do not run, and why.
         paused_elsewhere: what is paused and no process knows: subscriptions that were renamed or removed.
         reload: the latest reload, and why it failed.
         history: the latest requests, the oldest first.
@@ -97,6 +98,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     stopping: bool
     processes: tuple[ProcessStatus, ...]
     subscriptions: tuple[SubscriptionStatus, ...]
+    off: dict[str, str]
     paused_elsewhere: tuple[str, ...]
     reload: ReloadState
     history: tuple[HistoryEntry, ...]
@@ -133,7 +135,8 @@ def worker_status(pool: Pool, history: Sequence[HistoryEntry]) -> WorkerStatus:
     """Look at the processes of a parent."""
     view = pool.look()
     subscriptions = tuple(_subscriptions(view, pool.controls, pool.rates.per_second()))
-    known = {one.action for one in subscriptions}
+    off = {action: reason for one in view.processes for action, reason in one.report.off.items()}
+    known = {one.action for one in subscriptions} | off.keys()
     return WorkerStatus(
         name=view.name,
         pid=os.getpid(),
@@ -147,6 +150,7 @@ def worker_status(pool: Pool, history: Sequence[HistoryEntry]) -> WorkerStatus:
             for one in view.processes
         ),
         subscriptions=subscriptions,
+        off=off,
         paused_elsewhere=tuple(sorted(pool.controls.paused.keys() - known)) if known else (),
         reload=pool.reloading,
         history=tuple(history[-SHOWN:]),
