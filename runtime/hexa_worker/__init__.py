@@ -16,6 +16,7 @@ from hexa_worker.errors import (
     DriverRejected,
     DriverUnavailable,
     HexaWorkerError,
+    Unanswered,
     WorkerFailed,
 )
 from hexa_worker.subscriptions.api import (
@@ -93,6 +94,7 @@ __all__ = [
     "Snooze",
     "SyncEmitter",
     "Tick",
+    "Unanswered",
     "User",
     "Verdict",
     "WorkerFailed",

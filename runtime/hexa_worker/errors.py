@@ -59,6 +59,10 @@ class ProcessCrashed(HexaWorkerError):
     """A delivery was in hand each time a worker process died."""
 
 
+class Unanswered(HexaWorkerError):
+    """No answer to a request came in its time. Its event is stored, and may be handled all the same."""
+
+
 class WorkerFailed(HexaWorkerError):
     """A worker that was served in this process has ended without being asked, or a subscription of it has failed."""
 

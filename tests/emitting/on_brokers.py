@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from hexa_worker import Emitter, Event, SyncEmitter, User
+from hexa_worker import Emitter, Event, SyncEmitter, User, serve_worker
 from hexa_worker.config.load import load_config
 from hexa_worker.core.lineage import CORRELATION_ID, lineage_of
 from hexa_worker.core.message import Delivery, header
@@ -144,3 +144,38 @@ def test_threads_emit_through_one_synchronous_emitter(web: Web) -> None:
         ]
         ids += [future.result(60) for future in rest]
     check(web, ids)
+
+
+ADDS = """
+from hexa_worker import subscribe
+
+@subscribe("{channel}", action="{action}", reply_to="{channel}.unasked")
+async def add(numbers: list[int]) -> int:
+    return sum(numbers)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_request_is_answered_by_a_worker(web: Web, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, name = web.config.parent, web.channel.removesuffix(".in")
+    monkeypatch.syspath_prepend(str(folder))  # and put back what a worker changes
+    (folder / "adding_handlers.py").write_text(ADDS.format(channel=f"{name}.sums", action=f"{name}.add"))
+    adder = folder / "adder.toml"
+    adder.write_text(web.config.read_text().replace('"none"', '"adding_handlers"'))
+
+    async def ask() -> list[int]:
+        answers: list[int] = [0] * 5
+        with anyio.fail_after(60):
+            async with serve_worker(adder) as worker:
+                await worker.wait_ready()
+                asking = Emitter.from_config(web.config, answers=f"{name}.answers")
+                async with asking as emitter, anyio.create_task_group() as group:
+
+                    async def request(number: int) -> None:
+                        answers[number] = await emitter.request(f"{name}.sums", [number, 1], timeout_s=60)
+
+                    for number in range(5):
+                        group.start_soon(request, number)
+        return answers
+
+    assert anyio.run(ask, backend=backend) == [1, 2, 3, 4, 5]

@@ -1,6 +1,7 @@
 """How long an emit waits, in virtual time: a timer fires only once nothing else is left to do."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import anyio
 import pytest
@@ -13,7 +14,7 @@ from tests.emitting.stage import Gated
 pytestmark = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
-def run(use: Callable[[Emitter, Gated], Awaitable[None]], backend: Backend, **limits: int) -> Sequence[int]:
+def run(use: Callable[[Emitter, Gated], Awaitable[None]], backend: Backend, **limits: Any) -> Sequence[int]:
     """Use an emitter whose driver is shut; returns the payloads that were published."""
 
     async def main() -> Sequence[int]:

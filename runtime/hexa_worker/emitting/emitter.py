@@ -17,11 +17,13 @@ from anyio.abc import TaskGroup
 
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
+from hexa_worker.codecs.decode import make_decoder
 from hexa_worker.config.model import Broker
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers, Message
 from hexa_worker.core.propagated import User
 from hexa_worker.drivers.base import Driver
+from hexa_worker.emitting.answers import AnswerReader, read_answer
 from hexa_worker.errors import ConfigError, DriverError, DriverUnavailable
 from hexa_worker.event_encoder import Preparer
 from hexa_worker.subscriptions.api import Event
@@ -61,9 +63,10 @@ class Emitter:
         max_batch: how many events one publish takes at most.
         max_pending: how many events may wait for their confirmation; further emits wait for room.
         max_pending_bytes: how many bytes of payload may; an event that is larger goes alone.
+        answers: the channel where answers to `request` come in; no other process may read it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword per limit
         self,
         driver: Driver,
         clock: Clock | None = None,
@@ -71,6 +74,7 @@ class Emitter:
         max_batch: int = MAX_BATCH,
         max_pending: int = MAX_PENDING,
         max_pending_bytes: int = MAX_PENDING_BYTES,
+        answers: str | None = None,
     ) -> None:
         self._driver = driver
         self._preparer = Preparer(clock or SystemClock(), encode)
@@ -87,9 +91,10 @@ class Emitter:
         self._open = False
         self._group: TaskGroup | None = None
         self._stack = AsyncExitStack()
+        self._answers = None if answers is None else AnswerReader(driver, answers)
 
     @classmethod
-    def connect(cls, broker: Broker, *, name: str = "emitter") -> Self:
+    def connect(cls, broker: Broker, *, name: str = "emitter", answers: str | None = None) -> Self:
         """An emitter to a broker, without a worker.toml: ``Emitter.connect(Kafka(servers=("kafka:9092",)))``.
 
         Nothing is connected before ``async with``.
@@ -98,6 +103,7 @@ class Emitter:
             broker: what the broker's table of worker.toml would say; relative paths are relative to the working
                 directory.
             name: the application's, which CloudEvents tell as their source.
+            answers: the channel where answers to `request` come in; no other process may read it.
 
         Raises:
             ConfigError: an option cannot work, or the broker's client library is not installed.
@@ -105,11 +111,15 @@ class Emitter:
         from hexa_worker.config.options import config_of  # noqa: PLC0415 - not needed with a driver of one's own
         from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - as above
 
-        return cls(make_driver(config_of(broker, name)))
+        return cls(make_driver(config_of(broker, name)), answers=answers)
 
     @classmethod
-    def from_config(cls, path: str | Path = "worker.toml") -> Self:
+    def from_config(cls, path: str | Path = "worker.toml", *, answers: str | None = None) -> Self:
         """An emitter to the broker of a worker.toml. It needs no handlers; their modules are not imported.
+
+        Args:
+            path: worker.toml.
+            answers: as in `connect`.
 
         Raises:
             ConfigError: worker.toml cannot work, or the broker's client library is not installed.
@@ -117,19 +127,24 @@ class Emitter:
         from hexa_worker.config.load import load_config  # noqa: PLC0415 - as above
         from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - not needed with a driver of one's own
 
-        return cls(make_driver(load_config(Path(path))))
+        return cls(make_driver(load_config(Path(path))), answers=answers)
 
     async def __aenter__(self) -> Self:
         """Connect.
 
         Raises:
             DriverUnavailable: the broker is away.
+            DriverRejected: it refuses the channel of the answers.
         """
         from hexa_worker.drivers.opening import opened  # noqa: PLC0415 - see from_config
 
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(opened(self._driver))
+            if self._answers is not None:
+                await self._driver.declare([self._answers.spec])
             self._group = await stack.enter_async_context(anyio.create_task_group())
+            if self._answers is not None:
+                self._group.start_soon(self._answers.run)
             self._group.start_soon(self._publish_pending)
             self._open = True
             self._stack = stack.pop_all()
@@ -142,6 +157,8 @@ class Emitter:
         self._open = False
         self._work.set()
         self._room.set()
+        if self._answers is not None:
+            self._answers.close()
         with anyio.move_on_after(CLOSE_S, shield=True):
             while self._pending:
                 await self._last_pending().done.wait()
@@ -220,7 +237,7 @@ class Emitter:
     async def emit_event(self, event: Event, parent: Lineage | None = None, *, timeout_s: float | None = None) -> str:
         """As `emit`, with the event made already."""
         event_id, message = self._preparer.prepare(event, parent)
-        (answer,) = await self._answers([message], timeout_s)
+        (answer,) = await self._outcomes([message], timeout_s)
         if isinstance(answer, Exception):
             raise answer
         return event_id
@@ -238,7 +255,7 @@ class Emitter:
         Cancellation: as `emit`, for each.
         """
         prepared = [self._preparer.prepare(event, None) for event in events]
-        answers = await self._answers([message for _, message in prepared], timeout_s)
+        answers = await self._outcomes([message for _, message in prepared], timeout_s)
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, DriverError):
                 raise answer
@@ -247,7 +264,73 @@ class Emitter:
             for (event_id, _), answer in zip(prepared, answers, strict=True)
         ]
 
-    async def _answers(self, messages: Sequence[Message], timeout_s: float | None) -> list[bool | Exception]:
+    async def request(  # noqa: PLR0913 - as emit
+        self,
+        channel: str,
+        payload: Any = None,
+        *,
+        timeout_s: float,
+        returns: Any = Any,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,  # noqa: A002 - the event's field
+        correlation_id: str | None = None,
+        user: User | None = None,
+        locale: str | None = None,
+        parent: Lineage | None = None,
+    ) -> Any:
+        """Emit an event and wait for its answer: what its handler returns. Of several answers the first one counts.
+
+        Args:
+            channel: where to.
+            payload: bytes and str go out as they are, anything else as JSON.
+            timeout_s: how long to wait for the answer, the confirmation included.
+            returns: the type that the answer is decoded to, as a handler's annotation.
+            key: as in `emit`.
+            headers: as in `emit`.
+            id: as in `emit`.
+            correlation_id: as in `emit`; a Go service's answer is known by it, so leave it out there.
+            user: as in `emit`.
+            locale: as in `emit`.
+            parent: as in `emit`.
+
+        Raises:
+            Unanswered: no answer came in time; the event may be handled all the same.
+            DecodeError: the answer is none of the type.
+            ConfigError: the emitter has no channel for answers, or as in `emit`.
+            DriverUnavailable, DriverRejected: as in `emit`.
+
+        Cancellation: as `emit`; an answer that comes later is dropped.
+        """
+        reader = self._answers
+        if reader is None:
+            hint = "give the emitter a channel that only this process reads: answers=…"
+            raise ConfigError("request needs a channel for answers", hint=hint)
+        decoder = make_decoder(returns)
+        event = Event(
+            channel=channel,
+            payload=payload,
+            key=key,
+            headers=headers or {},
+            id=id,
+            correlation_id=correlation_id,
+            user=user,
+            locale=locale,
+            reply_to=reader.channel,
+        )
+        event_id, message = self._preparer.prepare(event, parent)
+        ends = anyio.current_time() + timeout_s
+        with reader.expecting(event_id) as question:
+            (sent,) = await self._outcomes([message], timeout_s)
+            if isinstance(sent, Exception):
+                raise sent
+            with anyio.move_on_after(ends - anyio.current_time()):
+                await question.answered.wait()
+        return read_answer(
+            question, decoder, f"event {event_id} to {channel} was not answered within {timeout_s:.3g} s"
+        )
+
+    async def _outcomes(self, messages: Sequence[Message], timeout_s: float | None) -> list[bool | Exception]:
         """Publish records; for each True or the error, which is a `DriverUnavailable` once the time is over."""
         pending: list[_Pending] = []
         if timeout_s is None:

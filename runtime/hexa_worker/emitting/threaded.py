@@ -107,7 +107,7 @@ class SyncEmitter:
         self._loop: _Loop | None = None
 
     @classmethod
-    def connect(cls, broker: Broker, *, name: str = "emitter") -> Self:
+    def connect(cls, broker: Broker, *, name: str = "emitter", answers: str | None = None) -> Self:
         """An emitter to a broker, without a worker.toml; see `Emitter.connect`. It connects with the first event.
 
         Raises:
@@ -117,12 +117,12 @@ class SyncEmitter:
         from hexa_worker.drivers.opening import make_driver  # noqa: PLC0415 - as above
 
         config = config_of(broker, name)  # a mistake is told here, not to the first event
-        return cls(lambda: Emitter(make_driver(config)))
+        return cls(lambda: Emitter(make_driver(config), answers=answers))
 
     @classmethod
-    def from_config(cls, path: str | Path = "worker.toml") -> Self:
+    def from_config(cls, path: str | Path = "worker.toml", *, answers: str | None = None) -> Self:
         """An emitter to the broker of a worker.toml; nothing is read or connected before the first event."""
-        return cls(partial(Emitter.from_config, Path(path).absolute()))
+        return cls(partial(Emitter.from_config, Path(path).absolute(), answers=answers))
 
     def __enter__(self) -> Self:
         """Connect now.
@@ -210,6 +210,39 @@ class SyncEmitter:
         call = partial(loop.emitter.emit_many, events, timeout_s=timeout_s)
         answers: list[str | DriverError] = loop.start(call).result()
         return answers
+
+    def request(  # noqa: PLR0913 - as Emitter.request
+        self,
+        channel: str,
+        payload: Any = None,
+        *,
+        timeout_s: float,
+        returns: Any = Any,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,  # noqa: A002 - the event's field
+        correlation_id: str | None = None,
+        user: User | None = None,
+        locale: str | None = None,
+        parent: Lineage | None = None,
+    ) -> Any:
+        """Emit an event and wait for its answer; see `Emitter.request`."""
+        loop = self._running()
+        call = partial(
+            loop.emitter.request,
+            channel,
+            payload,
+            timeout_s=timeout_s,
+            returns=returns,
+            key=key,
+            headers=headers,
+            id=id,
+            correlation_id=correlation_id,
+            user=user,
+            locale=locale,
+            parent=parent,
+        )
+        return loop.start(call).result()
 
     def close(self) -> None:
         """Publish what waits and disconnect; also done when the program ends. Idempotent."""

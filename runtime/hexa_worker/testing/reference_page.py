@@ -40,7 +40,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Logging": ("log_fields", "DeliveryFilter"),
     "Records": ("Delivery", "Headers", "Lineage"),
     "Errors": (
-        *("HexaWorkerError", "ConfigError", "DecodeError", "WorkerFailed", "DriverError"),
+        *("HexaWorkerError", "ConfigError", "DecodeError", "Unanswered", "WorkerFailed", "DriverError"),
         *("DriverUnavailable", "DriverRejected", "BrokerUnavailable", "BrokerRejected"),
     ),
 }

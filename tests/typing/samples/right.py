@@ -245,6 +245,11 @@ async def serves_beside_an_application() -> None:
         await worker.stop(cancel=True)
 
 
+async def asks() -> None:
+    async with Emitter.connect(Nats(), answers="web.answers") as emitter:
+        print(await emitter.request("sums", [1, 2], timeout_s=1, returns=int))
+
+
 def runs() -> None:
     assert_type(run("worker.toml", processes=2, until_idle=True), int)
 

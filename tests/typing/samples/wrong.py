@@ -148,6 +148,7 @@ async def emits(emitter: Emitter, blocking: SyncEmitter) -> None:
     await emitter.emit("orders", 1, "key")  # E: [call-arg]
     await emitter.emit("orders", timeout_s="1")  # E: [arg-type]
     run("worker.toml", processes="2")  # E: [arg-type]
+    await emitter.request("sums", [1])  # E: [call-arg]
     with serve_worker("worker.toml"):  # E: [attr-defined]
         pass
     Emitter.connect("kafka:9092")  # E: [arg-type]
