@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -52,6 +52,14 @@ class _Pending:
         self.done = anyio.Event()
 
 
+class _Limits(NamedTuple):
+    """How many events one publish takes, how many wait for their confirmation, and how many bytes those have."""
+
+    batch: int
+    pending: int
+    pending_bytes: int
+
+
 class Emitter:
     """Emits events from an application that is no worker. Use it as an async context manager, one per process.
 
@@ -78,9 +86,7 @@ class Emitter:
     ) -> None:
         self._driver = driver
         self._preparer = Preparer(clock or SystemClock(), encode)
-        self._max_batch = max_batch
-        self._max_pending = max_pending
-        self._max_pending_bytes = max_pending_bytes
+        self._limits = _Limits(max_batch, max_pending, max_pending_bytes)
         self._queue: deque[_Pending] = deque()
         self._batch: list[_Pending] = []
         self._turnstile = anyio.Lock()
@@ -371,7 +377,7 @@ class Emitter:
         return one
 
     def _has_room(self, size: int) -> bool:
-        fits = self._pending < self._max_pending and self._pending_bytes + size <= self._max_pending_bytes
+        fits = self._pending < self._limits.pending and self._pending_bytes + size <= self._limits.pending_bytes
         return fits or not self._pending or not self._open
 
     def _forget(self, one: _Pending) -> None:
@@ -408,7 +414,7 @@ class Emitter:
     def _next_batch(self) -> list[_Pending]:
         batch: list[_Pending] = []
         size = 0
-        while self._queue and len(batch) < self._max_batch:
+        while self._queue and len(batch) < self._limits.batch:
             size += len(self._queue[0].message.payload)
             if batch and size > MAX_BATCH_BYTES:
                 break
