@@ -51,7 +51,7 @@ async def in_one_turn(driver: EmbeddedDriver, *calls: Callable[[], Coroutine[Any
         await until(held.is_set)
         for call in calls:
             tasks.start_soon(call)
-        await until(lambda: len(thread._jobs) >= len(calls))
+        await until(lambda: len(thread._shared.jobs) >= len(calls))
         go.set()
 
 
@@ -115,7 +115,7 @@ async def test_other_keys_go_on_beside_waiting_retries_in_more_stripes_than_a_pr
                 tasks.cancel_scope.cancel()
 
     with in_time():
-        while driver._running._owners.peers < 2:
+        while driver._running._turns._owners.peers < 2:
             await anyio.sleep(0.01)
         await other.publish([Message(channel="work", payload=b"1", key=key) for key in expected])
         async with anyio.create_task_group() as tasks:

@@ -13,7 +13,7 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked, Released, Settlement
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.loop.thread import BrokerThread
+from hexa_worker.drivers.embedded.loop.serving import Serving
 from tests.deadlines import in_time
 from tests.embedded.things import PLENTY, numbers, publish, spec, take
 
@@ -270,16 +270,16 @@ async def test_a_stop_while_the_thread_looks_is_not_overlooked(
     source = await driver.subscribe(spec())
     looks: list[None] = []
     looked, stopped = threading.Event(), threading.Event()
-    original = BrokerThread._look_again
+    original = Serving._look_again
 
-    def look_and_dawdle(self: BrokerThread) -> None:
+    def look_and_dawdle(self: Serving) -> None:
         original(self)
         looks.append(None)
         if len(looks) >= 10:  # its own reasons to look are over by then
             looked.set()
             stopped.wait(10)
 
-    monkeypatch.setattr(BrokerThread, "_look_again", look_and_dawdle)
+    monkeypatch.setattr(Serving, "_look_again", look_and_dawdle)
     ended: list[list[Delivery]] = []
 
     async def receive() -> None:

@@ -75,7 +75,7 @@ async def test_a_stop_that_comes_while_a_write_tells_whom_it_wakes_is_not_overlo
     with in_time():
         async with anyio.create_task_group() as group:
             group.start_soon(receive)
-            await until(lambda: thread._parked)
+            await until(lambda: thread._turns._serving.parked)
             await thread.write(lambda _: None, wakes=stop_it)
     assert ended == [[]]
 
@@ -86,7 +86,7 @@ async def test_who_waits_hears_of_a_failure_of_the_look_for_him(driver: Embedded
         async with anyio.create_task_group() as group:
 
             async def damage() -> None:
-                await until(lambda: driver._running._parked)
+                await until(lambda: driver._running._turns._serving.parked)
                 await to_thread.run_sync(change, path, DAMAGE)
 
             group.start_soon(damage)
@@ -151,7 +151,7 @@ async def test_a_failure_inside_a_transaction_does_not_keep_others_from_writing(
                 await anyio.sleep(0.01)
             group.start_soon(receive)
             group.start_soon(publish_one)
-            while len(thread._jobs) < 2:
+            while len(thread._shared.jobs) < 2:
                 await anyio.sleep(0.01)
             together.set()
     assert failures
@@ -197,12 +197,12 @@ async def test_a_job_that_comes_as_the_thread_ends_is_not_waited_for(driver: Emb
         """The thread ends between the question whether it runs and the handing over."""
 
         def append(self, job: Command | Receive) -> None:
-            thread._stopping = True
-            thread._bell.ring()
+            thread._shared.stopping = True
+            thread._shared.bell.ring()
             thread._thread.join(10)
             super().append(job)
 
-    thread._jobs = Late()
+    thread._shared.jobs = Late()
     with in_time(), pytest.raises(DriverUnavailable):
         await publish(driver, 1)
 

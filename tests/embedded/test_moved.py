@@ -11,7 +11,7 @@ from hexa_worker import Context
 from hexa_worker.core.message import Message
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.embedded import EmbeddedDriver
-from hexa_worker.drivers.embedded.loop.thread import BrokerThread
+from hexa_worker.drivers.embedded.loop.turns import Turns
 from hexa_worker.errors import DriverBroken, DriverRejected, LeaseLost
 from tests.actors.conftest import plan_of
 from tests.actors.worker_fixture import WorkerFixture
@@ -146,14 +146,14 @@ async def test_no_subscription_misses_what_another_one_finishes_before_it_comes_
 
 async def test_a_thread_that_ends_ends_the_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = WorkerFixture()
-    turn, dying = BrokerThread._turn, False
+    turn, dying = Turns._turn, False
 
-    def die(thread: BrokerThread) -> None:
+    def die(thread: Turns) -> None:
         if dying:
             raise SystemExit("no more")
         turn(thread)
 
-    monkeypatch.setattr(BrokerThread, "_turn", die)
+    monkeypatch.setattr(Turns, "_turn", die)
 
     async def handle(_payload: int, _ctx: Context) -> None:
         nonlocal dying

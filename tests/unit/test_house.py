@@ -28,7 +28,6 @@ LONG_FUNCTIONS = {
 LONG_MODULES: dict[str, str] = {}
 MANY_METHODS = {
     "Admin": "one method per request to Pulsar's admin API",
-    "BrokerThread": "what the loop's thread and the callers' threads do with the one file, in one place",
     "Context": "one property per thing that a handler may ask",
     "ConformanceContext": "the vocabulary of the conformance suite",
     "Deduplicator": "the life of a claim, from receiving to settling, around one state",
@@ -44,7 +43,6 @@ MANY_METHODS = {
     "SubscriptionLog": "one method per line that it writes",
 }
 MANY_FIELDS = {
-    "BrokerThread": "what one thread owns and what both sides lock, in one place",
     "Capabilities": "one field per thing that drivers differ in",
     "ConsumerThread": "what the two threads around a Pulsar consumer share",
     "Counters": "one field per metric",

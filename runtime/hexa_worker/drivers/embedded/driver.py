@@ -17,7 +17,8 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.drivers.base import Backlog, Capabilities, Finding, Revoked, SubscriptionSpec, nothing_revoked
 from hexa_worker.drivers.embedded import browsing, forgetting, inspection, provisioning
 from hexa_worker.drivers.embedded.leasing import members
-from hexa_worker.drivers.embedded.loop.thread import TICK_S, BrokerThread
+from hexa_worker.drivers.embedded.loop.thread import BrokerThread
+from hexa_worker.drivers.embedded.loop.turns import TICK_S
 from hexa_worker.drivers.embedded.source import EmbeddedSource
 from hexa_worker.drivers.embedded.storage.append import append
 from hexa_worker.drivers.embedded.storage.later import append_events
