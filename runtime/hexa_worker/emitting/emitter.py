@@ -243,7 +243,10 @@ class Emitter:
     async def emit_event(self, event: Event, parent: Lineage | None = None, *, timeout_s: float | None = None) -> str:
         """As `emit`, with the event made already."""
         event_id, message = self._preparer.prepare(event, parent)
-        (answer,) = await self._outcomes([message], timeout_s)
+        if timeout_s is None:
+            answer = await self._sent(await self._enqueue(message))
+        else:
+            (answer,) = await self._outcomes([message], timeout_s)
         if isinstance(answer, Exception):
             raise answer
         return event_id
@@ -358,6 +361,14 @@ class Emitter:
             for one in pending:
                 self._forget(one)
             raise
+
+    async def _sent(self, one: _Pending) -> bool | Exception | None:
+        try:
+            await one.done.wait()
+        except BaseException:
+            self._forget(one)
+            raise
+        return one.answer
 
     async def _enqueue(self, message: Message) -> _Pending:
         """Wait for room, first come, first served; then queue a record."""
