@@ -65,6 +65,24 @@ def test_a_confirmed_event_that_nobody_saw_is_lost() -> None:
     assert History().emit("a").judge() == {"I1"}
 
 
+def snoozed() -> History:
+    history = History().emit("a").handle("start", "a").handle("error", "a", error="Snooze", after_s=5.0)
+    return history.handle("start", "a", snoozes=1, after=5.0).handle("error", "a", error="ValueError", snoozes=1)
+
+
+def test_what_is_snoozed_runs_again_as_the_attempt_that_it_is_and_never_early() -> None:
+    assert snoozed().handle("start", "a", 1, snoozes=1, after=1.0).handle("ok", "a", 1, snoozes=1).judge() == set()
+    early = History().emit("a").handle("start", "a").handle("error", "a", error="Snooze", after_s=5.0)
+    assert early.handle("start", "a", snoozes=1, after=1.0).handle("ok", "a", snoozes=1).judge() == {"early"}
+    early = snoozed().handle("start", "a", 1, snoozes=1, after=0.5).handle("ok", "a", 1, snoozes=1)
+    assert early.judge() == {"early"}
+
+
+def test_a_snooze_that_nobody_asked_for_is_a_violation() -> None:
+    history = History().emit("a").handle("start", "a").handle("ok", "a")
+    assert "I7" in history.handle("start", "a", snoozes=1).handle("ok", "a", snoozes=1).judge()
+
+
 @pytest.mark.parametrize("emits", [1, 2])
 def test_an_event_may_run_as_often_as_it_was_emitted(emits: int) -> None:
     history = History()

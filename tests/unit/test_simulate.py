@@ -6,7 +6,7 @@ import anyio
 import msgspec
 import pytest
 
-from hexa_worker import Context, DeadLetter, Event, subscribe
+from hexa_worker import Context, DeadLetter, Event, Snooze, subscribe
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Acked, RetryAt, Settlement
 from hexa_worker.drivers.base import Unsettled
@@ -49,14 +49,34 @@ def test_nothing_is_lost_whatever_goes_wrong(seed: int) -> None:
     assert sum(entry.what == "handle_ok" for entry in result.entries) >= 40
 
 
+IN_PLACE = {"order_by": "key", "retry": {"order": "key", "maximum_waiting_keys": 2}}
+
+
+@subscribe("orders", action="check", concurrency=4)
+async def snoozing(order: Order, ctx: Context) -> None:
+    await anyio.sleep(0.02)
+    if order.id % 4 == 0 and ctx.snoozes < order.id % 3:
+        raise Snooze(0.7 * (1 + ctx.snoozes))
+    if order.id % 5 == 0 and ctx.attempt == 0:
+        raise ValueError("not yet")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_snoozed_is_never_lost_and_never_early_whatever_goes_wrong(seed: int, in_place: bool) -> None:
+    settings = {"check": IN_PLACE} if in_place else {}
+    troubles = FaultRates(crash=0.08, stall=0.0, away=0.02) if in_place else FaultRates()
+    result = simulate([snoozing], EVENTS, seed=seed, settings=settings, troubles=troubles)
+    assert result.violations == []
+    assert any(entry.error == "Snooze" for entry in result.entries)
+    assert max(entry.snoozes for entry in result.entries) == 2
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_order_by_key_holds_whatever_goes_wrong(seed: int) -> None:
     crashes = FaultRates(crash=0.08, stall=0.0, away=0.02)
     result = run(seed, settings={"check": {"order_by": "key"}, "charge": {"order_by": "key"}}, troubles=crashes)
     assert result.violations == []
-
-
-IN_PLACE = {"order_by": "key", "retry": {"order": "key", "maximum_waiting_keys": 2}}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -42,28 +42,28 @@ class HandlerRun(NamedTuple):
     ended_at: float | None
 
     @property
-    def attempt(self) -> int:
-        """As the handler saw it."""
-        return self.start.attempt
+    def turn(self) -> int:
+        """See `LedgerEntry.turn`."""
+        return self.start.turn
 
 
 def runs_of(entries: Sequence[LedgerEntry]) -> list[HandlerRun]:
-    """The runs of one (event, action), in the order of (attempt, start)."""
+    """The runs of one (event, action), in the order of (turn, start)."""
     open_runs: dict[tuple[int, int], list[int]] = defaultdict(list)
     runs: list[HandlerRun] = []
     for entry in entries:
-        mine = open_runs[entry.pid, entry.attempt]
+        mine = open_runs[entry.pid, entry.turn]
         if entry.what == "handle_start":
             mine.append(len(runs))
             runs.append(HandlerRun(entry, "", None))
         elif mine:
             place = mine.pop(0)
             runs[place] = HandlerRun(runs[place].start, entry.error or "ok", entry.at)
-    return sorted(runs, key=lambda run: (run.attempt, run.start.at))
+    return sorted(runs, key=lambda run: (run.turn, run.start.at))
 
 
 class Repeat(NamedTuple):
-    """A run that was not the first of its attempt.
+    """A run that was not the first of its turn.
 
     Attributes:
         run: the later one.
@@ -99,7 +99,7 @@ class Causes:
         return any(fault.touches(start, end, self._settle_s) for fault in (*self._of[pid], *self._of[None]))
 
     def repeats(self, runs: Sequence[HandlerRun], emitted: tuple[float, float] | None, emits: int = 1) -> list[Repeat]:
-        """Every run of one (event, action) that repeats its attempt, with what explains it.
+        """Every run of one (event, action) that repeats its turn, with what explains it.
 
         Args:
             runs: from `runs_of`.
@@ -107,25 +107,25 @@ class Causes:
             emits: how often it was emitted.
         """
         found: list[Repeat] = []
-        count = Counter(run.attempt for run in runs)
-        latest: dict[int, list[HandlerRun]] = defaultdict(list)  # by attempt: the last run of each of its records
+        count = Counter(run.turn for run in runs)
+        latest: dict[int, list[HandlerRun]] = defaultdict(list)  # by turn: the last run of each of its records
         for run in runs:
-            records = latest[run.attempt]
+            records = latest[run.turn]
             cancelled = next((one for one in records if one.end == CANCELLED), None)
             if not records or cancelled is not None:
                 _follow(records, cancelled, run)
                 continue
             earlier, fault = self._repeated(records, run)
-            written = count[run.attempt - 1] if run.attempt else emits
+            written = count[run.turn - 1] if run.turn else emits
             copied = fault is None and len(records) < written and (self._republishes or emits > 1)
             if fault is None and self._republishes:
-                copied = copied or self.written_twice(runs, run.attempt, emitted)
+                copied = copied or self.written_twice(runs, run.turn, emitted)
             found.append(Repeat(run, fault, copied, in_flight=not _forgotten(earlier, fault)))
             _follow(records, None if copied else earlier, run)
         return found
 
     def _repeated(self, records: Sequence[HandlerRun], later: HandlerRun) -> tuple[HandlerRun, Fault | None]:
-        """Which of the last runs of an attempt's records `later` repeats, and why; the latest if nothing tells."""
+        """Which of the last runs of a turn's records `later` repeats, and why; the latest if nothing tells."""
         for earlier in records:
             fault = self._explains(earlier, later.start)
             if fault is not None:
@@ -142,12 +142,12 @@ class Causes:
         causes = (fault for fault in mine if fault.at <= before.at and fault.touches(start, end, self._settle_s))
         return min(causes, key=lambda fault: fault.at, default=None)
 
-    def written_twice(self, runs: Sequence[HandlerRun], attempt: int, emitted: tuple[float, float] | None) -> bool:
-        """Whether the broker was away while the record of an attempt was written, so that there may be two."""
-        if not attempt:
+    def written_twice(self, runs: Sequence[HandlerRun], turn: int, emitted: tuple[float, float] | None) -> bool:
+        """Whether the broker was away while the record of a turn was written, so that there may be two."""
+        if not turn:
             spans = [] if emitted is None else [emitted]
         else:
-            before = [run for run in runs if run.attempt == attempt - 1]
+            before = [run for run in runs if run.turn == turn - 1]
             ends = [run.start.at if run.ended_at is None else run.ended_at for run in before]
             spans = [(end, end + self._settle_s) for end in ends]
         return any(

@@ -27,7 +27,7 @@ import msgspec
 from hexa_worker.core import lineage
 from hexa_worker.core.lineage import lineage_of
 from hexa_worker.core.message import Delivery, header
-from hexa_worker.core.outcome import DeadLetter
+from hexa_worker.core.outcome import DeadLetter, Snooze
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.testing.explanations import Causes, Fault, Repeat, runs_of
 from hexa_worker.testing.ledger import LedgerEntry, payload_hash
@@ -193,11 +193,11 @@ class _Judge:
         self.repeats = self._find_repeats()
 
     def _find_repeats(self) -> dict[_Pair, list[Repeat]]:
-        """What ran more than once in one attempt."""
+        """What ran more than once in one turn."""
         emitted = {one.event: (one.begun.at, one.confirmed_at) for one in self.emitted}
         found: dict[_Pair, list[Repeat]] = {}
         for pair, entries in self.handled.items():
-            starts = [entry.attempt for entry in entries if entry.what == "handle_start"]
+            starts = [entry.turn for entry in entries if entry.what == "handle_start"]
             if len(starts) > len(set(starts)):
                 runs, emits = runs_of(entries), self.emits[pair[0]]
                 found[pair] = self.causes.repeats(runs, emitted.get(pair[0]), emits)
@@ -247,7 +247,7 @@ class _Judge:
         copies = emitted + sum(one.copied or one.fault is not None for one in self.repeats.get(pair, ()))
         if len(self.dead.get(pair, ())) > 1 + copies:
             runs = runs_of(self.handled.get(pair, ()))
-            copies += self.causes.written_twice(runs, max((run.attempt for run in runs), default=0) + 1, None)
+            copies += self.causes.written_twice(runs, max((run.turn for run in runs), default=0) + 1, None)
         return copies
 
     # -- I3, I7: what ran more than once
@@ -259,7 +259,7 @@ class _Judge:
                 if repeat.fault is not None:
                     by_fault[repeat.fault] += repeat.in_flight
                 elif not repeat.copied:
-                    text = f"attempt {repeat.run.attempt} ran again without a fault{self._story(pair)}"
+                    text = f"attempt {repeat.run.start.attempt} ran again without a fault{self._story(pair)}"
                     yield Violation("I7", text, *pair)
         for fault, count in by_fault.items():
             limit = self.expected.in_flight * (1 if fault.pid is not None else self.expected.processes)
@@ -298,7 +298,7 @@ class _Judge:
         if subscribed is not None and seen[-1] > subscribed.policy.maximum_retries:
             yield Violation("I7", f"attempt {seen[-1]} is beyond the policy", *pair)
         for entry in entries:
-            if entry.what == "handle_start" and entry.attempt and not _failed_before(entries, entry):
+            if entry.what == "handle_start" and entry.turn and not _failed_before(entries, entry):
                 yield Violation("I7", f"attempt {entry.attempt} though the one before had not failed", *pair)
 
     # -- early
@@ -308,13 +308,12 @@ class _Judge:
             subscribed = self.expected.actions.get(pair[1])
             if subscribed is None:
                 continue
-            failed: dict[int, LedgerEntry] = {}
+            failed: dict[tuple[int, int], LedgerEntry] = {}
             for entry in entries:
                 if entry.what == "handle_error":
-                    failed.setdefault(entry.attempt, entry)
-                before = failed.get(entry.attempt - 1)
-                if entry.what == "handle_start" and before is not None:
-                    yield from _early(pair, before, entry, subscribed.policy)
+                    failed.setdefault((entry.attempt, entry.snoozes), entry)
+                elif entry.what == "handle_start":
+                    yield from _early(pair, _before(failed, entry), entry, subscribed.policy)
 
     # -- I8
 
@@ -394,12 +393,18 @@ class _Judge:
 
 
 def _failed_before(entries: Sequence[LedgerEntry], start: LedgerEntry) -> bool:
-    return any(
-        one.what == "handle_error" and one.attempt == start.attempt - 1 and one.at <= start.at for one in entries
-    )
+    return any(one.what == "handle_error" and one.turn == start.turn - 1 and one.at <= start.at for one in entries)
 
 
-def _early(pair: _Pair, failed: LedgerEntry, start: LedgerEntry, policy: RetryPolicy) -> Iterable[Violation]:
+def _before(failed: Mapping[tuple[int, int], LedgerEntry], start: LedgerEntry) -> LedgerEntry | None:
+    """What put `start` off; None where nobody can tell: copies of a record may have gone two ways."""
+    retried, snoozed = failed.get((start.attempt - 1, start.snoozes)), failed.get((start.attempt, start.snoozes - 1))
+    return (retried or snoozed) if retried is None or snoozed is None else None
+
+
+def _early(pair: _Pair, failed: LedgerEntry | None, start: LedgerEntry, policy: RetryPolicy) -> Iterable[Violation]:
+    if failed is None:
+        return
     delay_s = policy.delay_s(start.attempt) if failed.after_s is None else failed.after_s
     waited_s = start.at - failed.at
     if waited_s < delay_s - EARLY_TOLERANCE_S:
@@ -408,10 +413,10 @@ def _early(pair: _Pair, failed: LedgerEntry, start: LedgerEntry, policy: RetryPo
 
 def _first_span(entries: Sequence[LedgerEntry], _policy: RetryPolicy) -> tuple[float, float] | None:
     """When the first attempt of an event was first started and first ended; None if it never was."""
-    started = next((one.at for one in entries if one.what == "handle_start" and not one.attempt), None)
+    started = next((one.at for one in entries if one.what == "handle_start" and not one.turn), None)
     if started is None:
         return None
-    ended = next((one.at for one in entries if one.what != "handle_start" and not one.attempt), started)
+    ended = next((one.at for one in entries if one.what != "handle_start" and not one.turn), started)
     return started, ended
 
 
@@ -426,5 +431,8 @@ def _whole_span(entries: Sequence[LedgerEntry], policy: RetryPolicy) -> tuple[fl
 def _ends(entry: LedgerEntry, policy: RetryPolicy) -> bool:
     if entry.what == "handle_ok":
         return True
-    given_up = entry.attempt >= policy.maximum_retries or entry.error == DeadLetter.__qualname__
+    if entry.error == Snooze.__qualname__:
+        given_up = entry.snoozes >= policy.snoozes_limit
+    else:
+        given_up = entry.attempt >= policy.maximum_retries or entry.error == DeadLetter.__qualname__
     return entry.what == "handle_error" and given_up

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hexa_worker.core.outcome import Ack, Drop, Retry
+from hexa_worker.core.outcome import Ack, Drop, Retry, Snooze
 from hexa_worker.subscriptions.api import BatchContext, Context, Middleware, Next
 
 VARIABLE = "HEXA_WORKER_LEDGER"
@@ -40,6 +40,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         root: the root id.
         action: the subscription (handler's lines).
         attempt: as the handler saw it.
+        snoozes: the same.
         channel: where an event was emitted to, or a delivery was read from.
         key: the event's key, as text.
         payload: a hash of the payload.
@@ -55,11 +56,17 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     root: str = ""
     action: str = ""
     attempt: int = 0
+    snoozes: int = 0
     channel: str = ""
     key: str | None = None
     payload: str = ""
     error: str = ""
     after_s: float | None = None
+
+    @property
+    def turn(self) -> int:
+        """How many records of the event came before this one: each retry is one, and each snooze."""
+        return self.attempt + self.snoozes
 
 
 def payload_hash(payload: bytes) -> str:
@@ -110,7 +117,7 @@ class LedgerLines:
     def handle_error(self, context: Context[Any], error: BaseException) -> None:
         """It failed, or was cancelled."""
         cancelled = not isinstance(error, Exception)
-        after_s = error.after if isinstance(error, Retry) else None
+        after_s = error.after if isinstance(error, Retry | Snooze) else None
         name = CANCELLED if cancelled else type(error).__qualname__
         self._handled("handle_error", context, error=name, after_s=after_s)
 
@@ -125,6 +132,7 @@ class LedgerLines:
             root=context.root_id,
             action=context.action,
             attempt=context.attempt,
+            snoozes=context.snoozes,
             channel=context.read_from,
             key=context.key,
             payload=payload_hash(context.delivery.payload),
