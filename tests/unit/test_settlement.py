@@ -120,6 +120,15 @@ def test_what_was_snoozed_keeps_its_origin_and_what_its_failures_said() -> None:
     assert len(found) == len(one.headers), "no header twice"
 
 
+def test_a_snooze_is_believed_of_the_record_that_it_was_written_for_only() -> None:
+    snoozed = settle(Snooze(5), delivery(), route(), now_ms=NOW)
+    assert isinstance(snoozed, RetryAt)
+    mine = read_again(snoozed)
+    assert counted(mine, route()).attempt == 0
+    copied = replace(mine, channel="base.retry.2", attempt=2)  # by a consumer that keeps headers it does not know
+    assert counted(copied, route()) == copied
+
+
 def test_a_redriven_event_may_be_snoozed_as_often_as_a_new_one() -> None:
     dead = settle(Snooze(5), replace(delivery(), snoozes=100), route(), now_ms=NOW)
     assert isinstance(dead, DeadLettered)

@@ -318,6 +318,8 @@ def counted(delivery: Delivery, route: Route) -> Delivery:
     say of a retry are claims from outside, for it was read from where it was emitted to.
     """
     if is_retry_channel(route.retry_base, delivery.channel):
+        if header(delivery.headers, lineage.ATTEMPT) != b"%d" % delivery.attempt:
+            return delivery  # written by somebody else, who kept the headers of the record before
         attempt, count = snoozes.read(header(delivery.headers, lineage.SNOOZES), delivery.attempt)
         return replace(delivery, attempt=attempt, snoozes=count) if count else delivery
     attempt, count = snoozes.unpacked(delivery.attempt)
