@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.deadlines import wait_until
+from tests.e2e.on_brokers import free_port
 from tests.e2e.project import Project
 
 WORKER = """
@@ -130,6 +131,25 @@ def test_what_cannot_be_asked_is_one_line(project: Project) -> None:
     with project.running("run") as worker:
         worker.hear("worker process is ready")
         assert project.refusal("ctl", "pause", "dp", code=1) == "there is no subscription 'dp', there is do, sibling"
+        worker.stop()
+
+
+def test_health_tells_ready_and_alive_apart_by_its_exit_code(project: Project) -> None:
+    assert "no worker listens on" in project.refusal("health", code=1)
+    project.write(WORKER.replace("processes = 2", "processes = 1"), HANDLERS.replace("do(e: dict", "do(e: int"))
+    with project.running("run") as worker:
+        worker.hear("worker process is ready")
+        assert project("health").stdout == "ready\n"
+        emit(project, 1)
+        wait_until(lambda: subscription(project)["last_failure"] is not None)
+        assert "last failure" in project("status").stdout
+        worker.stop()
+    nowhere = f'driver = "nats"\nservers = ["nats://127.0.0.1:{free_port()}"]'
+    project.write(WORKER.replace('driver = "embedded"\npath = "var/hexa.db"', nowhere), HANDLERS)
+    with project.running("run") as worker:
+        worker.hear("broker is away")
+        assert "not ready" in project.refusal("health", code=1)
+        assert project("health", "--live").stdout == "alive\n"
         worker.stop()
 
 

@@ -70,6 +70,7 @@ MANY_FIELDS = {
     "Statements": "one field per statement",
     "StoredDeadLetter": "one field per thing that is shown of a dead letter",
     "Subscription": "one field per key of worker.toml",
+    "SubscriptionStatus": "one field per thing that is shown of a subscription",
     "Worker": "one field per part of a worker",
     "WorkerServices": "one field per thing that all workers of a process share",
 }

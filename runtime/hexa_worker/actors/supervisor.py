@@ -110,6 +110,8 @@ class Supervised:
             paused=self.switch.pause.whole,
             paused_keys=len(self.switch.pause.keys),
             kept=0 if self._worker is None else self._worker.kept,
+            last_failure=self._log.last_failure,
+            longest_s=0.0 if self._worker is None else self._worker.longest_s(self._env.clock.monotonic()),
         )
 
     def stop(self) -> None:

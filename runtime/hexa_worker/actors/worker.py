@@ -192,6 +192,10 @@ class Worker:
     def lanes(self) -> Sequence[Lane]:
         return self._lanes
 
+    def longest_s(self, now: float) -> float:
+        """For how long the handler call has run that runs longest."""
+        return max((now - lane.started for lane in self._lanes if lane.current and not lane.waiting), default=0.0)
+
     @property
     def in_flight(self) -> int:
         """How many deliveries handlers run right now."""

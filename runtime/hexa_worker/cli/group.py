@@ -9,6 +9,7 @@ COMMANDS = {
     "check": ("check", "Check worker.toml and its handlers; show the subscriptions."),
     "run": ("run", "Run the worker."),
     "status": ("status", "Show how a running worker stands."),
+    "health": ("health", "Say whether a running worker is ready, by the exit code."),
     "ctl": ("ctl", "Pause, resume or drain a running worker."),
     "emit": ("emit", "Emit events, one or a file of them."),
     "dlq": ("dlq", "List, redrive, purge, export or import dead letters."),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hexa_worker.processes.control.worker_status import SubscriptionStatus, WorkerStatus
 
 EVERY_S = 1.0
+LONG_S = 10.0
+"""A handler that runs for so long is worth a line."""
 
 
 @click.command("status", short_help="Show how a running worker stands.")
@@ -35,7 +37,7 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, watch: bool,
     """
     with connect(only_config(config_path, arguments)) as client:
         while True:
-            status = _ask(client)
+            status = ask_status(client)
             if as_json:
                 write_json(status)
             else:
@@ -49,7 +51,8 @@ def command(arguments: tuple[str, ...], config_path: str | None, *, watch: bool,
             time.sleep(EVERY_S)
 
 
-def _ask(client: "ControlClient") -> "WorkerStatus":
+def ask_status(client: "ControlClient") -> "WorkerStatus":
+    """How the worker at the other end stands. Raises ControlError."""
     from hexa_worker.processes.control.messages import AskStatus  # noqa: PLC0415 - lazy by design
     from hexa_worker.processes.control.worker_status import WorkerStatus  # noqa: PLC0415 - as above
 
@@ -87,5 +90,11 @@ def _subscription(one: "SubscriptionStatus") -> Iterator[str]:
         f"  {one.rate:,.1f}/s, handled {one.handled:,}, retried {one.retried:,}, dead letters {one.dead_lettered:,}, "
         f"running {one.running:,}, in flight {one.in_flight:,}"
     )
+    if one.on_hold:
+        yield f"  HELD by {plural(one.on_hold, 'event')} whose retries are used up, see ctl resume"
+    if one.longest_s >= LONG_S:
+        yield f"  a handler has run for {one.longest_s:,.0f} s, see ctl dump"
+    if one.last_failure is not None:
+        yield f"  last failure {one.last_failure.at}: {clean(one.last_failure.error)}"
     for error in one.errors:
         yield f"  {clean(error)}"

@@ -14,12 +14,15 @@ from hexa_worker.core.lineage import CORRELATION_ID, Lineage, lineage_of
 from hexa_worker.core.message import Delivery, header
 from hexa_worker.core.settlement import DeadLettered, Failure, Held, Postponed, RetryAt, is_snooze
 from hexa_worker.errors import ConfigError, DriverError, DriverRejected
+from hexa_worker.telemetry.report import LastFailure
 
 FIELDS = "hexa_worker_fields"
 """The attribute of a log record that holds its structured fields."""
 IN_HAND: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("in hand", default=None)
 """What names the delivery that a log line of any library is about, where it is written by its handler."""
 LOST_REPEAT_S = 10.0
+SHOWN_MESSAGE = 500
+"""Characters of a message that are reported."""
 AWAY_REPEAT_S = 30.0
 """How often it is said that the broker is still away, for the same reason."""
 _RESERVED = frozenset((*logging.makeLogRecord({}).__dict__, "message", "asctime"))
@@ -87,6 +90,8 @@ class SubscriptionLog:
         self._clock = clock
         self._repeat_s = repeat_s
         self._logger = logging.getLogger("hexa_worker.delivery")
+        self._failed: Failure | None = None
+        self._failed_ms = 0
         self._last: dict[Hashable, _LastLine] = {}
         self._told_ignored = False
 
@@ -108,9 +113,19 @@ class SubscriptionLog:
         if not isinstance(settlement, DeadLettered) and is_snooze(settlement):
             self._snoozed(settlement)
             return
+        self._failed = failure
+        self._failed_ms = self._clock.now_ms()
         line = self._suppressed((failure.error, failure.reason, type(settlement)), self._repeat_s)
         if line is not None:
             self._tell_failure(settlement, failure, line)
+
+    @property
+    def last_failure(self) -> LastFailure | None:
+        """The latest failure; None before the first."""
+        failure = self._failed
+        if failure is None:
+            return None
+        return LastFailure(self._failed_ms, failure.reason, failure.error, failure.message[:SHOWN_MESSAGE])
 
     def _tell_failure(self, settlement: RetryAt | Postponed | DeadLettered, failure: Failure, line: _LastLine) -> None:
         if isinstance(settlement, Postponed):

@@ -12,6 +12,22 @@ from hexa_worker.core.lifecycle import ALIVE, WorkerState
 from hexa_worker.telemetry.stats import Counters
 
 
+class LastFailure(msgspec.Struct, frozen=True):
+    """The latest failure of a subscription's deliveries.
+
+    Attributes:
+        at_ms: when, by the wall clock.
+        reason: see `hexa_worker.core.settlement.Failure`.
+        error: class of the error.
+        message: what it said; the user's own words.
+    """
+
+    at_ms: int
+    reason: str
+    error: str
+    message: str
+
+
 class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One subscription in one process.
 
@@ -26,6 +42,8 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
         mailbox: the mailbox's limit.
         paused: an operator has paused it: it receives nothing.
         paused_keys: how many of its keys are paused.
+        last_failure: the latest failure; None before the first.
+        longest_s: for how long the handler call has run that runs longest.
         kept: how many of `held` wait because they are paused.
     """
 
@@ -40,6 +58,8 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
     paused: bool = False
     paused_keys: int = 0
     kept: int = 0
+    last_failure: LastFailure | None = None
+    longest_s: float = 0.0
 
 
 class OutboxReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -15,7 +16,7 @@ from hexa_worker.processes.protocol import LaneDump
 from hexa_worker.processes.rolling import ReloadState
 from hexa_worker.processes.slot import Slot
 from hexa_worker.processes.status.overview import Overview
-from hexa_worker.telemetry.report import SubscriptionReport
+from hexa_worker.telemetry.report import LastFailure, SubscriptionReport
 from hexa_worker.telemetry.stats import Counters
 
 SHOWN: int = 5
@@ -40,6 +41,20 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
 
 
+class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A failure of a delivery.
+
+    Attributes:
+        at: when, ISO 8601.
+        reason: ``failed``, ``timeout``, ``undecodable``, ``crashed`` or ``asked``.
+        error: class of the error, and what it said.
+    """
+
+    at: str
+    reason: str
+    error: str
+
+
 class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One subscription in all processes together; counts are since the start of the worker.
 
@@ -56,6 +71,9 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
         retried: deliveries stored for a retry, or kept in their place for it.
         dead_lettered: deliveries given up.
         rate: handled deliveries a second, over the last seconds.
+        on_hold: deliveries whose retries are used up and that hold the subscription.
+        longest_s: for how long the handler call has run that runs longest.
+        last_failure: the latest failure, with its time.
         errors: why it does not consume, once each.
     """
 
@@ -71,6 +89,9 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
     retried: int
     dead_lettered: int
     rate: float
+    on_hold: int
+    longest_s: float
+    last_failure: FailureStatus | None
     errors: tuple[str, ...]
 
 
@@ -163,6 +184,15 @@ def _subscriptions(view: Overview, controls: Controls, rates: dict[str, float]) 
         yield _subscription(action, total.destination, total.counters, reports, controls, rates.get(action, 0.0))
 
 
+def _latest(failures: Sequence[LastFailure]) -> FailureStatus | None:
+    latest = max(failures, key=lambda one: one.at_ms, default=None)
+    if latest is None:
+        return None
+    at = datetime.fromtimestamp(latest.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    text = f"{latest.error}: {latest.message}" if latest.message else latest.error
+    return FailureStatus(at=at.replace("+00:00", "Z"), reason=latest.reason, error=scrub(text))
+
+
 def _subscription(  # noqa: PLR0913 - what it is made of
     action: str,
     channels: str,
@@ -185,5 +215,8 @@ def _subscription(  # noqa: PLR0913 - what it is made of
         retried=counters.retried,
         dead_lettered=counters.dead_lettered,
         rate=round(rate, 1),
+        on_hold=counters.on_hold,
+        longest_s=round(max((one.longest_s for one in reports), default=0.0), 1),
+        last_failure=_latest([one.last_failure for one in reports if one.last_failure is not None]),
         errors=tuple(sorted({scrub(one.error) for one in reports if one.error and one.state not in READY})),
     )
