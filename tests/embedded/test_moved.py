@@ -9,6 +9,7 @@ import pytest
 
 from hexa_worker import Context
 from hexa_worker.core.message import Message
+from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.embedded import EmbeddedDriver
 from hexa_worker.drivers.embedded.loop.turns import Turns
@@ -142,6 +143,22 @@ async def test_no_subscription_misses_what_another_one_finishes_before_it_comes_
     slow = await driver.subscribe(spec("slow"))
     with anyio.fail_after(5):
         assert numbers(await take(slow, 3)) == [0, 1, 2]
+
+
+async def test_a_subscription_that_another_file_refuses_takes_no_other_one_along(
+    driver: EmbeddedDriver, path: Path
+) -> None:
+    other = EmbeddedDriver(path.parent.parent / "other" / "hexa.db")
+    await other.open()
+    await other.declare([spec("strict", order_by=OrderBy.KEY)])
+    await other.close()
+    await driver.declare([spec("first"), spec("strict", order_by=OrderBy.CHANNEL), spec("last")])
+    put_another_after_removing_all(path)
+    await publish(driver, 1)
+    reader = EmbeddedDriver(path)
+    await reader.open()
+    assert [(one.name, one.unread) for one in await reader.groups()] == [("first", 1), ("last", 1), ("strict", 1)]
+    await reader.close()
 
 
 async def test_a_thread_that_ends_ends_the_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,10 +229,14 @@ class EmbeddedDriver:
 
         def declare_all(connection: sqlite3.Connection) -> None:
             for spec in specs:
-                provisioning.declare(connection, spec)
+                connection.execute("SAVEPOINT one")
+                try:
+                    provisioning.declare(connection, spec)
+                except DriverRejected:  # told to the subscription that it concerns, when it subscribes
+                    connection.execute("ROLLBACK TO one")
+                connection.execute("RELEASE one")
 
-        with suppress(DriverRejected):  # told to the subscription that it concerns, when it subscribes
-            await thread.write(declare_all)
+        await thread.write(declare_all)
 
     @property
     def _running(self) -> BrokerThread:
