@@ -134,6 +134,8 @@ async def test_a_header_name_that_is_not_utf_8_keeps_no_record_back(
         taken = await take(source, 6)
         await ack(source, taken)
         assert [got.payload for got in taken] == [b"0", b"1", b"2", b"3", b"4", b"behind"]
+        browsed = await driver.browse(one.channels[0], -1, 10)
+        assert [(got.payload, got.headers) for got in browsed] == [(got.payload, got.headers) for got in taken]
         assert taken[2].headers == (("na\\xffe", b"x"),)
         await _idle(source)
     assert caplog.text.count("not UTF-8") == 1

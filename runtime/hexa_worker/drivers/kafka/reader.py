@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from hexa_worker.drivers.kafka.client_internals import client_of, subscription_of
 from hexa_worker.drivers.kafka.connection import KafkaConnection, bounded, stop_client
+from hexa_worker.drivers.kafka.unreadable import be_lenient
 from hexa_worker.errors import DriverUnavailable
 
 T = TypeVar("T")
@@ -137,7 +138,13 @@ async def _read(
     until = float("inf") if seconds is None else now() + seconds
     try:
         while left and now() < until:
-            fetched = await consumer.getmany(*left, timeout_ms=200, max_records=_PAGE)
+            try:
+                fetched = await consumer.getmany(*left, timeout_ms=200, max_records=_PAGE)
+            except UnicodeDecodeError:
+                be_lenient(consumer)
+                for place in left:  # what was read in the same call is thrown away, and its position moved
+                    consumer.seek(place, found[place][-1].offset + 1 if found[place] else spans[place][0])
+                continue
             for place in list(left):
                 end, records = spans[place][1], found[place]
                 records += [record for record in fetched.get(place, ()) if record.offset < end]

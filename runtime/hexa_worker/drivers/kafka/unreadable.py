@@ -22,7 +22,8 @@ LENIENT_S = 10.0
 """How long batches are read leniently after a refused one: some ten times slower."""
 
 
-def _be_lenient(consumer: AIOKafkaConsumer) -> None:
+def be_lenient(consumer: AIOKafkaConsumer) -> None:
+    """Read header names that are not UTF-8, for a while."""
     until = time.monotonic() + LENIENT_S
 
     def parser(data: bytes) -> Any:
@@ -54,7 +55,7 @@ async def recover(
         return False
     readable = isinstance(error, UnicodeDecodeError)
     if readable:
-        _be_lenient(consumer)
+        be_lenient(consumer)
         log.warning("%s holds a header name that is not UTF-8: it is shown with escapes", partition.source)
     await _go_back(consumer, partitions, origins)
     return readable
