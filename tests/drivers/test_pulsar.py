@@ -8,6 +8,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import anyio
+import pulsar as client_library
 import pytest
 
 from hexa_worker.config.pulsar import PulsarSubscription
@@ -53,6 +54,31 @@ async def test_another_type_on_a_live_subscription_is_told_why(pulsar: Broker, u
     async with opened(options(pulsar)) as driver, subscribed(driver, spec(name)):
         with pytest.raises(DriverUnavailable, match="another type"):
             await driver.subscribe(spec(name, order_by=OrderBy.KEY))
+
+
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_a_subscription_that_exists_gets_no_reader_but_those_that_stay(
+    pulsar: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """The broker may keep one that comes and goes, and hand it messages."""
+    one = spec(unique_name(), start=start)
+    async with opened(options(pulsar)) as driver:
+        await driver.declare([one])
+        await publish(driver, one.channels[0], b"1")
+        readers: list[str] = []
+        subscribe = client_library.Client.subscribe
+
+        def noting(client: Any, topic: Any, name: str, **more: Any) -> Any:
+            readers.append(name)
+            return subscribe(client, topic, name, **more)
+
+        monkeypatch.setattr(client_library.Client, "subscribe", noting)
+        async with opened(options(pulsar)) as again:
+            await again.declare([one])
+            assert readers == []
+            async with subscribed(again, one) as source:
+                assert [got.payload for got in await take(source, 1)] == [b"1"]
+            assert readers == [one.group] * 2
 
 
 async def test_with_order_by_channel_the_second_process_stands_by_and_takes_over(

@@ -1,6 +1,7 @@
 """The pulsar driver: one process's connection to Pulsar."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from hexa_worker.drivers.pulsar.consumer_settings import ConsumerSettings
 from hexa_worker.drivers.pulsar.errors import name_of, translate
 from hexa_worker.drivers.pulsar.expiry import Expiry
 from hexa_worker.drivers.pulsar.inspection import PulsarInspection
+from hexa_worker.drivers.pulsar.names import DEAD_LETTER_SUBSCRIPTION
 from hexa_worker.drivers.pulsar.positions import Positions
 from hexa_worker.drivers.pulsar.publisher import PulsarPublisher
 from hexa_worker.drivers.pulsar.source import PulsarSource
@@ -157,15 +159,15 @@ class PulsarDriver:
         positions = self._positions_of(terms.name)
         for topic in map(topics.topic, channels):
             self._make_partitioned(topic)
-            positions.begin(topic, start=spec.start)
-            start = "earliest" if begun and self._unread.keeps(topic) else ""
-            self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic], start=start))
+            if not positions.begin(topic, start=spec.start):
+                start = "earliest" if begun and self._unread.keeps(topic) else ""
+                self._touch(spec, partial(terms.subscribe, self._connection.client, topics=[topic], start=start))
             positions.declared(topic)
             self._unread.release(topic)
         retries = [topics.topic(channel) for channel in spec.retry_channels]
-        for topic in retries:
-            positions.begin(topic, start="earliest", of_retries=True)
-        self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=retries))
+        fresh = [topic for topic in retries if not positions.begin(topic, start="earliest", of_retries=True)]
+        if fresh:
+            self._touch(spec, partial(terms.subscribe_retries, self._connection.client, topics=fresh))
         for topic in retries:
             positions.declared(topic)
         self._expiry.settle(spec)
@@ -187,7 +189,7 @@ class PulsarDriver:
         return begun, structs.replace(spec, start="earliest") if begun and spec.pattern is not None else spec
 
     def _touch(self, spec: SubscriptionSpec, subscribe: Any) -> None:
-        """Make a subscription by using it for a moment."""
+        """Make a subscription by using it for a moment; a broker may keep such a reader that it took for gone."""
         try:
             subscribe().close()
         except pulsar.PulsarException as error:
@@ -199,8 +201,16 @@ class PulsarDriver:
         if channel in self._kept:
             return
         topic = self._connection.topics.topic(channel)
-        self._touch(spec, partial(dead_letter_reader.keep, self._connection.client, topic))
+        if not self._keeps_letters(topic):
+            self._touch(spec, partial(dead_letter_reader.keep, self._connection.client, topic))
         self._kept.add(channel)
+
+    def _keeps_letters(self, topic: str) -> bool:
+        """Whether they are kept already; false, too, when that is not known."""
+        with suppress(DriverError):
+            parts = self._admin.part_names(topic)
+            return all(DEAD_LETTER_SUBSCRIPTION in self._admin.subscriptions(part) for part in parts)
+        return False
 
     def _make_partitioned(self, topic: str) -> None:
         """Make a topic with partitions, if that is what the options want of new ones."""

@@ -78,7 +78,7 @@ class Positions:
 
     # -- where it begins
 
-    def begin(self, topic: str, *, start: str, of_retries: bool = False) -> None:
+    def begin(self, topic: str, *, start: str, of_retries: bool = False) -> bool:
         """Make the subscription where it stood, on each part of a topic that it was removed from.
 
         One that is new there is left to whoever subscribes next, but said.
@@ -88,25 +88,30 @@ class Positions:
             start: ``earliest`` or ``latest``, for a subscription that is new.
             of_retries: whether it goes on with what another subscription of ours has left of the topic.
 
+        Returns:
+            Whether it is there now; false, too, when that is not known.
+
         Raises:
             DriverUnavailable: it is not known where it stood, and would begin with the newest.
         """
         if monotonic() - self._declared.pop(topic, -DECLARED_S) < DECLARED_S:
-            return
+            return True
         try:
-            self._begin(topic, start, of_retries=of_retries)
+            return self._begin(topic, start, of_retries=of_retries)
         except DriverError as error:
             if isinstance(error, DriverUnavailable) and start != "earliest":
                 raise
             log.info("pulsar: cannot tell whether %s was removed from %s: %s", self._name, topic, error)
+            return False
 
     def declared(self, topic: str) -> None:
         """The subscription was made there just now: whoever reads it next need not ask again."""
         self._declared[topic] = monotonic()
 
-    def _begin(self, topic: str, start: str, *, of_retries: bool) -> None:
+    def _begin(self, topic: str, start: str, *, of_retries: bool) -> bool:
         parts = self._admin.part_names(topic)
         fresh = [part for part in parts if self._name not in self._admin.subscriptions(part)]
+        there = True
         for part in fresh:
             origin, why = self._origin(part, of_retries=of_retries)
             if origin is None and len(fresh) < len(parts):  # a partition that was added while nobody read
@@ -114,9 +119,11 @@ class Positions:
             where = f"pulsar: {self._topics.source(part)}: subscription {self._name} starts"
             if origin is None:
                 log.info("%s at the %s message, because it is new (start)", where, _OLDEST.get(start, "newest"))
+                there = False
                 continue
             self._admin.make_subscription(part, self._name, _next(origin), {MARK: "1"})
             log.warning("%s %s, because %s", where, _told(origin), why)
+        return there
 
     def _origin(self, part: str, *, of_retries: bool) -> tuple[Position | None, str]:
         """Where it stood, and how that is known."""

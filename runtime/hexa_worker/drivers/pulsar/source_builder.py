@@ -112,12 +112,13 @@ class SourceBuilder:
         """
         groups = [[topic] for topic in topics] if self._terms.alone else [list(topics)] if topics else []
         total = len(self._topics) + len(topics)
+        start = "earliest" if later else self._spec.start
         for group in groups:
             for topic in group:
                 self._prepare(topic)
-                self._positions.begin(topic, start="earliest" if later else self._spec.start)
-            if not later and self._spec.start != "earliest":
-                self._begin_where_wanted(group)
+            fresh = [topic for topic in group if not self._positions.begin(topic, start=start)]
+            if fresh and start != "earliest":
+                self._begin_where_wanted(fresh)
             subscribe = partial(self._terms.subscribe, topics=group, start="earliest")
             names = ", ".join(self._connection.topics.channel(topic) for topic in group[:3])
             what = f"{names}{', …' if len(group) > 3 else ''} as {self._terms.name}"  # noqa: PLR2004
