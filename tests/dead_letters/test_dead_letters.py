@@ -9,13 +9,15 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.outcome import Raised
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, settle
+from hexa_worker.dead_letters import following
 from hexa_worker.dead_letters.dead_letters import DeadLetters
 from hexa_worker.dead_letters.filters import Filters
-from hexa_worker.dead_letters.tracer import Tracer
+from hexa_worker.dead_letters.tracer import Traced, Tracer
 from hexa_worker.errors import DriverError, DriverUnavailable
 from hexa_worker.lineage.recorder import Recorder
 from hexa_worker.lineage.store import SqliteLineageStore
 from tests.dead_letters.fixture import SPECS, Stopped, Weak, dead, ignore, letters
+from tests.deadlines import in_time
 
 pytestmark = pytest.mark.anyio
 LADDER = ("retry.1", "retry.2", "dlq")
@@ -109,6 +111,32 @@ async def test_channels_that_cannot_be_read_are_named_and_the_rest_is_told(drive
     other = await Tracer(driver, SPECS, None, remembers=False).trace("lost")
     assert other.tree is not None
     assert other.unread.keys() == {"do.retry.1", "broken"}
+
+
+async def test_what_follows_to_the_end_ends_with_an_error_when_a_channel_can_never_be_read(
+    driver: Weak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "POLL_S", 0.001)
+    monkeypatch.setattr(following, "QUIET_S", 0.001)
+    recorder = Recorder(lambda: SqliteLineageStore(tmp_path / "lineage.db"), Stopped())
+    root = Delivery(channel="work", payload=b"", headers=((EVENT_ID, b"r"),), source="work", offset=0)
+    recorder.record("do", [Acked(root)], 5)
+    recorder.close()
+    driver.unreadable |= {"do.retry.1"}
+
+    def store() -> SqliteLineageStore:
+        return SqliteLineageStore(tmp_path / "lineage.db")
+
+    async def trace() -> Traced:
+        opened = store()
+        try:
+            return await Tracer(driver, SPECS, opened, remembers=True).trace("r")
+        finally:
+            opened.close()
+
+    with in_time(), pytest.raises(DriverUnavailable, match=r"do\.retry\.1 does not answer"):
+        async for _ in following.follow("r", store, trace):
+            pass
 
 
 async def test_a_broker_that_is_away_fails_a_trace(driver: Weak) -> None:

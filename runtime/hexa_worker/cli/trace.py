@@ -40,6 +40,7 @@ def command(
 
     With --follow each thing that happens is a line (with --json an object), those that had happened before first.
     What --until-done waits for is what the subscriptions of this worker.toml have to do, and what others began.
+    It ends with an error when all else has ended and a channel still cannot be read.
 
     \b
     Example:

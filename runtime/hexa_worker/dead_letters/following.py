@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import anyio
 
 from hexa_worker.dead_letters.tracer import Traced
+from hexa_worker.errors import DriverUnavailable
 from hexa_worker.lineage.base import LineageStore
 from hexa_worker.lineage.entries import LineageEntry
 from hexa_worker.lineage.finding import find
@@ -13,6 +14,8 @@ from hexa_worker.lineage.tree import Node
 POLL_S = 0.3
 QUIET_S = 1.2
 """A tree is finished when for so long nothing happened: what a worker did is stored within a fraction of a second."""
+UNREAD_LOOKS = 8
+"""So many looks in a row, some ten seconds, a channel may refuse to be read before nobody waits for it any more."""
 _ENDS = frozenset({"done", "dropped", "dead-lettered", "purged"})
 
 
@@ -30,13 +33,14 @@ async def follow(
 
     Raises:
         StoreError: the lineage store cannot be read.
-        DriverUnavailable: the broker went away.
+        DriverUnavailable: the broker went away, or all that can be seen has ended and a channel cannot be read.
 
     Cancellation: safe.
     """
     store: LineageStore | None = None
     told: set[LineageEntry] = set()
     quiet_s = 0.0
+    blind = 0
     ended = False
     try:
         while True:
@@ -48,9 +52,16 @@ async def follow(
             quiet_s = 0.0 if fresh else quiet_s + POLL_S
             if trace is not None and told and quiet_s >= QUIET_S:
                 traced, before = await trace(), ended
-                ended = traced.tree is not None and not traced.unread and finished(traced.tree)
+                over = traced.tree is not None and finished(traced.tree)
+                ended = over and not traced.unread
                 if ended and before:
                     return
+                blind = blind + 1 if over and traced.unread else 0
+                if blind == UNREAD_LOOKS:
+                    why = "; ".join(f"{channel}: {reason}" for channel, reason in sorted(traced.unread.items()))
+                    raise DriverUnavailable(
+                        f"what can be read has ended; more may wait where nothing can be read: {why}"
+                    )
                 quiet_s = 0.0
             elif fresh:
                 ended = False
