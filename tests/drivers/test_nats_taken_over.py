@@ -147,6 +147,27 @@ async def test_what_would_keep_messages_from_coming_is_changed(server: Broker, u
     assert not {"backoff", "inactive_threshold"} & config.keys()
 
 
+@pytest.mark.parametrize("order_by", [OrderBy.NONE, OrderBy.CHANNEL])
+async def test_what_a_durable_has_given_up_is_not_passed_over_in_silence(
+    nats: Broker, unique_name: Name, caplog: pytest.LogCaptureFixture, order_by: OrderBy
+) -> None:
+    one = taking_over(unique_name(), order_by=order_by)  # 2.9 keeps it in flight until it is pulled for
+    async with a_peer(nats, one) as peer:
+        await peer.make(4, max_deliver=1, ack_wait=0.2)
+        taken = await peer.take(3)
+        await taken[0].ack_sync()
+        with anyio.fail_after(10):
+            while (await peer.api(f"CONSUMER.INFO.{peer.stream}.{DURABLE}"))["num_ack_pending"]:
+                await anyio.sleep(0.05)
+        async with opened(nats.address) as driver, subscribed(driver, one) as source:
+            came = await handle(source, {b"3"})
+    if order_by is OrderBy.NONE:  # the server delivers it no more
+        assert "max_deliver = 1 times does not come again" in caplog.text
+        assert "start_sequence = 2 instead" in caplog.text
+    else:
+        assert came == [b"1", b"2", b"3"]
+
+
 async def test_a_durable_that_was_taken_over_and_deleted_is_made_again_where_it_stood(
     server: Broker, unique_name: Name
 ) -> None:

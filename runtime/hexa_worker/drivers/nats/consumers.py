@@ -93,7 +93,13 @@ async def find(connection: NatsConnection, stream: str, durable: str) -> dict[st
 def floor_of(info: dict[str, Any]) -> int:
     """Up to which sequence a consumer is settled. One that nobody has read from tells it here only in part (2.9)."""
     settled, delivered = int(info["ack_floor"]["stream_seq"]), int(info["delivered"]["stream_seq"])
-    return settled if info.get("num_ack_pending") else max(settled, delivered)
+    return settled if info.get("num_ack_pending") or may_have_given_up(info) else max(settled, delivered)
+
+
+def may_have_given_up(info: dict[str, Any]) -> bool:
+    """Whether a durable of others may have delivered something so often that it never does again."""
+    limited = int(info["config"].get("max_deliver", -1)) > 0
+    return limited and int(info["ack_floor"]["consumer_seq"]) != int(info["delivered"]["consumer_seq"])
 
 
 async def floor(connection: NatsConnection, stream: str, durable: str) -> int | None:

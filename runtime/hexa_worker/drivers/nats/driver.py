@@ -241,6 +241,12 @@ class AsyncioNatsDriver:
         if unfit:
             reasons = "; ".join(unfit)
             raise DriverRejected(f"{what} cannot be taken over: {reasons}; use start_sequence = {floor + 1} instead")
+        if consumers.may_have_given_up(info):
+            log.warning(
+                "%s: what it has delivered max_deliver = %d times does not come again; to handle that, too, use "
+                "start_sequence = %d instead of durable",
+                *(what, config["max_deliver"], floor + 1),
+            )
         await consumers.take_over(self._connection, stream, info, bound_durable.fitted(config))
         return {**wanted, "filter_subject": config.get("filter_subject")}
 
