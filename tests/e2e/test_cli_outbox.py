@@ -17,7 +17,7 @@ OUTBOX = """
 [outbox]
 url = "sqlite:///shop.db"
 retry_interval_s = 0.05
-maximum_attempts = 1
+maximum_retries = 1
 """
 
 

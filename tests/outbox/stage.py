@@ -39,7 +39,7 @@ handlers = ["handlers"]
 url = "{url}"
 retention_s = 0
 retry_interval_s = 0.1
-maximum_attempts = 2
+maximum_retries = 2
 batch = {batch}
 """
     (folder / "worker.toml").write_text(text)

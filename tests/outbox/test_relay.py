@@ -243,7 +243,7 @@ async def test_a_refused_record_stops_its_key_and_no_other_until_it_is_taken(pla
     broker = Broker()
     broker.refused = {b"1"}
     place.write(1)
-    async with Running(place, broker, maximum_attempts=10_000) as relay:
+    async with Running(place, broker, maximum_retries=10_000) as relay:
         await until(lambda: relay.refused > 0)
         place.write(2, 3)
         place.write(4, key="other")
@@ -262,7 +262,7 @@ async def test_many_refused_records_are_tried_again_together(place: Place) -> No
     broker.refused = {b"%d" % number for number in range(300)}
     place.write(*range(300), key=None)
     place.write(300, key="k")
-    async with Running(place, broker, maximum_attempts=10_000, retry_interval_s=0.01) as relay:
+    async with Running(place, broker, maximum_retries=10_000, retry_interval_s=0.01) as relay:
         await until(lambda: relay.refused >= 600)
         before = relay.refused, relay.batches
         await until(lambda: relay.refused >= before[0] + 600)
@@ -276,7 +276,7 @@ async def test_nothing_passes_a_record_of_its_key_that_was_refused_before(place:
     broker = Broker()
     broker.refused = {b"1", b"3"}
     place.write(1, 3)
-    async with Running(place, broker, retry_interval_s=0.01, maximum_attempts=1):
+    async with Running(place, broker, retry_interval_s=0.01, maximum_retries=1):
         await until(lambda: parked_by(place) == 1)
         place.write(5)
         other = place.store(leading=False)
@@ -294,7 +294,7 @@ async def test_a_channel_that_is_away_stops_no_other_and_uses_up_no_attempts(pla
     broker.gone = {"lost"}
     place.outbox.emit_sync(connection, Event(channel="lost", payload=1, key="k"))
     place.write(2, connection=connection)
-    async with Running(place, broker, retry_interval_s=0.01, maximum_attempts=0):
+    async with Running(place, broker, retry_interval_s=0.01, maximum_retries=0):
         await until(lambda: broker.numbers() == [2])
         place.write(3)
         await until(lambda: broker.numbers() == [2, 3])
@@ -307,7 +307,7 @@ async def test_a_record_that_is_known_to_be_too_large_never_lets_its_followers_p
     broker = Broker(largest=3)
     place.write(1, 20_000, 3, 4)
     place.write(5, key="other")
-    async with Running(place, broker, maximum_attempts=10_000) as relay:
+    async with Running(place, broker, maximum_retries=10_000) as relay:
         await until(lambda: len(broker.sent) == 2)
         assert broker.numbers() == [1, 5]
         await until(lambda: relay.refused > 0)
@@ -338,7 +338,7 @@ async def test_of_records_refused_together_the_later_ones_wait_behind_the_first(
     broker = Broker()
     broker.refused = {b"1", b"2", b"3"}
     place.write(1, 2, 3)
-    async with Running(place, broker, maximum_attempts=20, retry_interval_s=0.01, on_refused=on_refused) as relay:
+    async with Running(place, broker, maximum_retries=20, retry_interval_s=0.01, on_refused=on_refused) as relay:
         await until(lambda: relay.refused > 0)
         broker.refused = {b"1"}
         await until(lambda: parked_by(place) == 1)
@@ -380,7 +380,7 @@ async def test_what_is_held_is_remembered_by_the_next_relay(place: Place) -> Non
     broker = Broker()
     broker.refused = {b"1"}
     place.write(1)
-    async with Running(place, broker, maximum_attempts=10_000) as relay:
+    async with Running(place, broker, maximum_retries=10_000) as relay:
         await until(lambda: relay.refused > 0)
         place.write(2)
         place.write(3, key=None)

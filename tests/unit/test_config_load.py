@@ -191,6 +191,15 @@ def test_an_old_name_of_a_key_is_understood_and_told_once(old: str, new: str) ->
     assert config.warnings == (told,)
 
 
+def test_the_outbox_says_retries_too() -> None:
+    config = parsed('[outbox]\nurl = "sqlite:///o.db"\nmaximum_attempts = 7\n')
+    assert config.file.outbox is not None
+    assert config.file.outbox.maximum_retries == 7
+    assert config.warnings == (
+        "worker.toml: maximum_attempts is called maximum_retries now, the old name still works: rename it in outbox",
+    )
+
+
 @pytest.mark.parametrize(("old", "new"), OLD_NAMES)
 def test_a_key_is_refused_under_its_old_and_its_present_name_at_once(old: str, new: str) -> None:
     for first, second in ((old, new), (new, old)):

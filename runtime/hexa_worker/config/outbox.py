@@ -1,7 +1,8 @@
 """The ``[outbox]`` table."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -26,11 +27,14 @@ class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         retention_s: how long sent events and claims of handled ones are kept.
         batch: the most events that are sent at once.
         poll_s: how often the relay looks for events when no notification comes.
-        maximum_attempts: how often an event that the broker refuses is retried before it is parked.
+        maximum_retries: how often an event that the broker refuses is retried before it is parked.
         retry_interval_s: how long to wait before each of these retries.
         on_refused: ``hold`` keeps later events of a parked event's key behind it until the event is retried or
             dropped; ``park`` lets them pass.
     """
+
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {"maximum_attempts": "maximum_retries"}
+    """Keys by the names they had, which worker.toml may still use."""
 
     url: Secret
     table: TableName = "hexa_outbox"
@@ -38,7 +42,7 @@ class OutboxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     retention_s: Annotated[float, Meta(ge=0)] = 86_400.0
     batch: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
     poll_s: Annotated[float, Meta(gt=0)] = 1.0
-    maximum_attempts: Annotated[int, Meta(ge=0)] = 10
+    maximum_retries: Annotated[int, Meta(ge=0)] = 10
     retry_interval_s: Annotated[float, Meta(gt=0)] = 5.0
     on_refused: Literal["hold", "park"] = "hold"
 

@@ -67,7 +67,7 @@ def heads(refusals: Sequence[Refusal]) -> tuple[list[Refusal], list[Refusal]]:
 def refused(refusal: Refusal, before: int, options: OutboxConfig, now_ms: int) -> HeldRecord:
     """What becomes of a record that had been refused `before` times already: it is tried again, or parked."""
     attempts = before + refusal.counts
-    if attempts > options.maximum_attempts:
+    if attempts > options.maximum_retries:
         return HeldRecord(record=refusal.record, state="parked", attempts=attempts, reason=refusal.reason)
     due_ms = now_ms + round(options.retry_interval_s * 1000)
     return HeldRecord(record=refusal.record, state="refused", attempts=attempts, reason=refusal.reason, due_ms=due_ms)
