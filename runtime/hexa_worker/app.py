@@ -14,6 +14,7 @@ from hexa_worker.actors.inspector import warn
 from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.services import CrashJournal, KnownSuspects, WorkerServices
 from hexa_worker.actors.supervisor import Supervisor
+from hexa_worker.actors.typed_source import Sources
 from hexa_worker.clock import Clock, SystemClock
 from hexa_worker.codecs import encode
 from hexa_worker.config.model import Config
@@ -114,6 +115,7 @@ async def serve(config: Config, loaded: Loaded, stop: StopSignals, options: Serv
         state = await stack.enter_async_context(loaded.lifespan()) if loaded.lifespan is not None else None
         env = WorkerServices(
             driver=driver,
+            sources=await stack.enter_async_context(Sources(driver)),
             clock=clock,
             isolation=Isolation(),
             state=state,

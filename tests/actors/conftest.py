@@ -1,6 +1,7 @@
 """A small stage for the actors: real actors on the memory driver, one subscription per handler."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -59,6 +60,13 @@ def plan_of(function: Callable[..., Any], action: str = "act", **settings: Any) 
         "retry": RetryPolicy(initial_interval_s=0.0, maximum_retries=2),
     }
     return Plan(action=action, handler=handler, **{**defaults, **settings})
+
+
+def module_of(*handlers: Callable[..., Any]) -> ModuleType:
+    """A module that holds marked handlers."""
+    module = ModuleType("handlers")
+    vars(module).update({f"handler_{number}": handler for number, handler in enumerate(handlers)})
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -418,3 +418,22 @@ def test_a_run_ends_when_only_what_is_held_is_left_and_the_next_one_tries_it_aga
     broken.clear()
     h.run_until_idle()
     assert (h.on_hold, len(h.acked), h.idle) == ({}, 1, True)
+
+
+def test_types_of_one_channel_run_as_a_worker_would_run_them(backend: Backend) -> None:
+    seen: list[tuple[str, int]] = []
+
+    @subscribe("orders", type="made", action="check")
+    def check(order: Order) -> None:
+        seen.append(("made", order.id))
+
+    @subscribe("orders", type="paid", action="book")
+    def book(order: Order) -> None:
+        seen.append(("paid", order.id))
+
+    h = Harness([check, book], channels={"orders": {"type": "header:event_type"}}, backend=backend)
+    for number, type_ in enumerate(("made", "paid", "sent")):
+        h.emit("orders", {"id": number}, headers={"event_type": type_})
+    h.run_until_idle()
+    assert sorted(seen) == [("made", 0), ("paid", 1)]
+    assert [one.action for one in h.dead_letters] == ["harness.orders.unknown"]

@@ -1,5 +1,6 @@
 """Modules in, plans out: what is merged."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hexa_worker.config.load import load_config
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
+from hexa_worker.drivers.opening import specs
 from hexa_worker.subscriptions.loader import load_plans
 from tests.unit.loader_project import ONE, Project, in_project
 
@@ -102,6 +104,50 @@ def test_worker_toml_names_classes_of_errors_by_dots_and_goes_over_the_decorator
     assert plan.route.rules is plan.rules
     assert plan.settings["drop_on"] == (("KeyError",), "@subscribe")
     assert plan.settings["dead_letter_on"] == (("h.Refused",), "worker.toml")
+
+
+TYPES = """
+@subscribe("orders", type="made", order_by="key", retry=Retries(maximum=1), timeout_s=5)
+def made(e: dict) -> None: ...
+@subscribe("orders", type="paid", action="book", retry=Retries(maximum=3))
+def paid(e: list) -> None: ...
+@subscribe("orders")
+def audit(e: dict) -> None: ...
+"""
+CHANNEL = "[channels.orders]\ntype = 'header:event_type'\n"
+
+
+def test_the_types_of_a_channel_share_one_group_and_one_is_for_unknown_types(project: Project) -> None:
+    project.write("h.py", TYPES)
+    project.toml(CHANNEL)
+    loaded = project.load()
+    plans = {plan.action: plan for plan in loaded.plans}
+    assert {action: plan.type for action, plan in plans.items()} == {
+        "made": "made",
+        "book": "paid",
+        "audit": None,
+        "w.orders.unknown": "*",
+    }
+    assert {plan.group for action, plan in plans.items() if action != "audit"} == {"w.orders"}
+    assert {plan.order_by for action, plan in plans.items() if action != "audit"} == {OrderBy.KEY}
+    assert (plans["made"].timeout_s, plans["book"].timeout_s) == (5.0, 60.0)
+    assert (plans["made"].retry.maximum_retries, plans["book"].retry.maximum_retries) == (1, 3)
+    assert [(spec.action, spec.group, spec.retry_count) for spec in specs(loaded)] == [
+        ("audit", "audit", 4),
+        ("w.orders", "w.orders", 3),
+    ]
+
+
+def test_one_more_type_changes_nothing_about_the_group(project: Project) -> None:
+    project.write("h.py", TYPES)
+    project.toml(CHANNEL + "group = 'g'")
+    before = [spec.group for spec in specs(project.load())]
+    more = '@subscribe("orders", type="sent")\ndef sent(e: dict) -> None: ...\n@subscribe("orders", type="*")\n'
+    project.write("h.py", TYPES + more + "def rest(e: dict) -> None: ...\n")
+    del sys.modules["h"]
+    loaded = project.load()
+    assert {plan.type for plan in loaded.plans} == {None, "made", "paid", "sent", "*"}
+    assert before == ["audit", "g"] == [spec.group for spec in specs(loaded)]
 
 
 def test_a_plan_tells_where_each_of_its_settings_comes_from(project: Project) -> None:

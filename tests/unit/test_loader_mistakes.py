@@ -66,6 +66,90 @@ def test_a_module_that_is_not_there_is_named_with_what_is(project: Project, hand
     assert project.error().startswith(f"worker.toml: worker.handlers: {error}")
 
 
+# Mistakes about types
+
+TYPED = """
+@subscribe("work", type="a", action="do")
+async def do(e: dict, ctx: Context) -> None: ...
+"""
+TWO = (
+    TYPED
+    + """
+@subscribe("work", type="b"{})
+async def other(e: dict) -> None: ...
+"""
+)
+WORK = "[channels.work]\ntype = 'header:type'\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "toml", "error"),
+    [
+        (
+            TYPED,
+            "",
+            'the type of an event of work stands (write type = "header:NAME" or "payload:FIELD" under [channels.work])',
+        ),
+        (
+            TYPED,
+            "[channels.work]\ntype = 'type'",
+            'worker.toml: channels.work.type: must be "header:NAME" or "payload:FIELD", not "type"',
+        ),
+        (TYPED, "[channels.work]", "worker.toml: channels.work.type: is missing"),
+        (
+            TYPED,
+            WORK + "unknown = 'skip'",
+            'worker.toml: channels.work.unknown: must be "dead_letter" or "drop", not "skip"',
+        ),
+        (
+            TYPED,
+            WORK + "[channels.wrok]\ntype = 'header:x'",
+            "worker.toml: channels.wrok: no handler is for a type of this channel (did you mean work?)",
+        ),
+        (
+            ONE,
+            WORK,
+            'worker.toml: channels.work: no handler is for a type of this channel (write @subscribe("channel"',
+        ),
+        (
+            TWO.replace('"b"', '"a"').format(""),
+            WORK,
+            'h.py:7 other: a second handler for type "a" of work; the first is do (one type has one handler',
+        ),
+        (TYPED.replace('"a"', "3"), WORK, 'h.py:4 do: type: must be the name of a type, not 3 (write type="…")'),
+        (
+            TYPED.replace('"work"', '"work", "more"'),
+            WORK,
+            "h.py:4 do: do is for a type, but reads several channels (a handler of a type reads one channel",
+        ),
+        (
+            TYPED,
+            WORK + "[subscriptions.do]\ngroup = 'g'",
+            "worker.toml: channels.work: subscriptions.do says group, which all types of its channel share",
+        ),
+        (
+            TYPED,
+            WORK + "[subscriptions.do]\nenabled = false",
+            "worker.toml: channels.work: subscriptions.do says enabled, which all types of its channel share",
+        ),
+        (
+            TWO.format(', start="latest"').replace('action="do"', 'action="do", start="earliest"'),
+            WORK,
+            "h.py:7 other: start is latest for other and earliest for do (the types of a channel are read together",
+        ),
+        (
+            TYPED.replace("e: dict", "e: bytes").replace('"do"', '"do", codec="raw"'),
+            "[channels.work]\ntype = 'payload:kind'",
+            'worker.toml: channels.work.type: names a field, but the codec is "raw" (use a header)',
+        ),
+    ],
+)
+def test_a_mistake_about_types_names_its_place(project: Project, source: str, toml: str, error: str) -> None:
+    project.write("h.py", source)
+    project.toml(toml)
+    assert error in project.error()
+
+
 # Mistakes in subscriptions
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from hexa_worker.actors.dedup_stage import DedupSettings
 from hexa_worker.actors.isolation import Isolation
 from hexa_worker.actors.lane import Cell
+from hexa_worker.actors.typed_source import Sources
 from hexa_worker.clock import Clock
 from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Settlement
@@ -45,6 +46,7 @@ class WorkerServices:
 
     Attributes:
         driver: the process's broker connection.
+        sources: opens what each plan reads.
         clock: wall and monotonic time.
         isolation: lets suspects run alone.
         state: what the lifespan yielded.
@@ -64,6 +66,7 @@ class WorkerServices:
     """
 
     driver: Driver
+    sources: Sources
     clock: Clock
     isolation: Isolation
     state: Any

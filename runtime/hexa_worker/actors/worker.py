@@ -33,7 +33,6 @@ from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.outcome import DUPLICATE
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.base import Source
-from hexa_worker.drivers.opening import spec_of
 from hexa_worker.errors import HandlerCancelled
 from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.telemetry.log import SubscriptionLog
@@ -114,7 +113,7 @@ class Worker:
 
         Cancellation: what is in hand is released, within `HURRIED_FLUSH_S`.
         """
-        source = self.source = await self._env.driver.subscribe(spec_of(self._plan), self._revoked)
+        source = self.source = await self._env.sources.subscribe(self._plan, self._revoked)
         try:
             if self._stopping:
                 return

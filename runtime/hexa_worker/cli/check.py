@@ -150,6 +150,7 @@ def plain(plan: "Plan") -> dict[str, Any]:
     return {
         "action": plan.action,
         "channels": list(plan.channels),
+        "type": plan.type,
         "pattern": plan.pattern,
         "group": plan.group,
         "start": plan.start,
@@ -189,6 +190,7 @@ def _draw(plans: "tuple[Plan, ...]") -> None:
     table.add_column("retries", overflow="fold")
     for plan in plans:
         channels = "\n".join(plan.channels) if plan.pattern is None else f"/{plan.pattern}/"
+        channels += "" if plan.type is None else f"\ntype {plan.type}"
         handler = plan.handler.where.replace(" ", "\n", 1)
         table.add_row(
             plan.action, channels, handler, plan.handler.payload_type, runs(plan), ladder(plan) + answers(plan)

@@ -30,7 +30,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=NAME_DESCRIPTION)]
 CLASS_DESCRIPTION = "the dotted name of a class"
 ClassNames = tuple[Annotated[str, Meta(pattern=r"^\w+(\.\w+)*$(?!\n)", description=CLASS_DESCRIPTION)], ...]
 KEY_DESCRIPTION = '"header:NAME" or "payload:FIELD"'
-IdempotencyKey = Annotated[str, Meta(pattern=r"^(header|payload):.{1,200}$(?!\n)", description=KEY_DESCRIPTION)]
+Place = Annotated[str, Meta(pattern=r"^(header|payload):.{1,200}$(?!\n)", description=KEY_DESCRIPTION)]
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -202,7 +202,7 @@ class Subscription(Table, frozen=True):
     retry_on: ClassNames | None = None
     drop_on: ClassNames | None = None
     dedup: bool = True
-    idempotency_key: IdempotencyKey | None = None
+    idempotency_key: Place | None = None
     reply_to: Text | None = None
     enabled: bool = True
     kafka: KafkaSubscription | None = None
@@ -225,6 +225,21 @@ def subscription_defaults() -> Mapping[str, Any]:
         if isinstance(kind, inspect.Metadata)
     ]
     return {name: schema["default"] for name, schema in stated if schema and "default" in schema}
+
+
+class ChannelConfig(Table, frozen=True):
+    """A channel with events of several types: handlers of its types (``@subscribe(…, type=…)``) read it as one group.
+
+    Attributes:
+        type: where the type of an event stands: ``header:NAME`` or ``payload:FIELD`` (``payload:event.kind``).
+        group: the durable name of their progress, and what their retry channels and dead letter are named after.
+            Default: the worker's name, a dot and the channel.
+        unknown: what becomes of events of types that no handler is for, where none is for ``type="*"``.
+    """
+
+    type: Place
+    group: Name | None = None
+    unknown: Literal["dead_letter", "drop"] = "dead_letter"
 
 
 class LineageConfig(Table, frozen=True):
@@ -262,6 +277,7 @@ class File(Table, frozen=True):
     worker: WorkerConfig
     broker: Broker = Embedded()
     subscriptions: dict[str, Subscription] = msgspec.field(default_factory=dict)
+    channels: dict[str, ChannelConfig] = msgspec.field(default_factory=dict)
     lineage: LineageConfig = LineageConfig()
     dedup: Dedup = Dedup()
     outbox: OutboxConfig | None = None

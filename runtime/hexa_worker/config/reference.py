@@ -35,6 +35,7 @@ TITLES = {
     "Pulsar": '[broker] driver = "pulsar"',
     "Subscription": "[subscriptions.ACTION]",
     "Retries": "[subscriptions.ACTION.retry]",
+    "ChannelConfig": "[channels.CHANNEL]",
     "LineageConfig": "[lineage]",
     "Dedup": "[dedup]",
     "OutboxConfig": "[outbox]",

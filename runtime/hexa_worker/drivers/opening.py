@@ -207,22 +207,27 @@ async def _stopped_within(stop: StopSignals, wait: Callable[[], Awaitable[None]]
 
 
 def spec_of(plan: Plan) -> SubscriptionSpec:
-    """What a driver must know of a plan. One retry channel exists even without retries: redrives enter there."""
-    retries = range(1, plan.retry.channels_count + 1) if plan.wire == "hexa" else ()
+    """What a driver must know of a plan, or of all that share its source.
+
+    One retry channel exists even without retries: redrives enter there.
+    """
+    shared = plan.shared
+    retry = plan.retry if shared is None else shared.retry
+    delays = range(1, retry.channels_count + 1) if plan.wire == "hexa" else ()
     return SubscriptionSpec(
-        action=plan.action,
+        action=plan.action if shared is None else shared.group,
         group=plan.group,
         channels=plan.channels,
         pattern=plan.pattern,
         retry_base=plan.retry_base,
-        retry_count=max(plan.retry.channels_count, 1),
+        retry_count=max(retry.channels_count, 1),
         order_by=plan.order_by,
         start=plan.start,
         options=plan.options,
         wire=plan.wire,
-        retry_delays_ms=tuple(round(plan.retry.delay_s(number) * 1000) for number in retries),
+        retry_delays_ms=tuple(round(retry.delay_s(number) * 1000) for number in delays),
         mailbox_bytes=plan.mailbox_bytes,
-        in_place=plan.in_place is not OrderBy.NONE,
+        in_place=plan.in_place is not OrderBy.NONE if shared is None else shared.in_place,
     )
 
 
@@ -239,4 +244,4 @@ def off_specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:
 
 def specs(loaded: Loaded) -> tuple[SubscriptionSpec, ...]:
     """What a driver must know of all subscriptions."""
-    return tuple(spec_of(plan) for plan in loaded.plans)
+    return tuple({spec.action: spec for spec in map(spec_of, loaded.plans)}.values())

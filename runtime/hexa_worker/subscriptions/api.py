@@ -49,6 +49,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     channels: tuple[str, ...] = ()
     pattern: str | None = None
+    type: str | None = None
     concurrency: int | None = None
     order_by: str | None = None
     timeout_s: float | None = None
@@ -72,6 +73,7 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     *channels: str,
     action: str | None = None,
     pattern: str | None = None,
+    type: str | None = None,  # noqa: A002 - its name everywhere else
     concurrency: int | None = None,
     order_by: Literal["none", "key", "channel"] | None = None,
     timeout_s: float | None = None,
@@ -96,6 +98,8 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         channels: the channels to read; or use `pattern`.
         action: the subscription's name, unique in a worker; default: the function's name with ``-`` for ``_``.
         pattern: a regular expression that whole channel names must match.
+        type: only events of this type; worker.toml says where the type stands, under ``[channels.CHANNEL]``. ``*``: of
+            all types that no other handler is for.
         concurrency: how many handler calls may run at once in one process.
         order_by: ``none``, ``key`` or ``channel``: what keeps its order, across all processes.
         timeout_s: seconds a handler may run; `Context.extend` gives it more.
@@ -121,14 +125,14 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
     Raises:
         ConfigError: it was used without its parentheses, or what it marks cannot be marked.
     """
-    for bare in filter(callable, channels):
-        raise ConfigError(f"@subscribe without a channel: {bare.__name__}", hint='write @subscribe("channel")')
+    _require_parentheses(channels)
 
     def mark(function: F) -> F:
         made = Mark(
             action=action or name_of(function),
             channels=channels,
             pattern=pattern,
+            type=type,
             concurrency=concurrency,
             order_by=order_by,
             timeout_s=timeout_s,
@@ -150,6 +154,11 @@ def subscribe(  # noqa: PLR0913 - one keyword per setting reads best at the call
         return _marked(function, made)
 
     return mark
+
+
+def _require_parentheses(channels: tuple[Any, ...]) -> None:
+    for bare in filter(callable, channels):
+        raise ConfigError(f"@subscribe without a channel: {bare.__name__}", hint='write @subscribe("channel")')
 
 
 def _marked(function: F, made: Mark) -> F:

@@ -18,6 +18,8 @@ def check_clashes(plans: Sequence[Plan]) -> list[ConfigError]:
 
 
 def _between(first: Plan, second: Plan) -> Iterator[ConfigError]:
+    if first.shared is not None and first.shared is second.shared:
+        return
     where = second.handler.where
     shared = sorted(set(first.channels) & set(second.channels))
     if _name(first) == _name(second) and (shared or (first.pattern and first.pattern == second.pattern)):

@@ -11,6 +11,7 @@ from hexa_worker.errors import ConfigError
 from hexa_worker.subscriptions.api import Middleware
 from hexa_worker.subscriptions.clashes import check_clashes
 from hexa_worker.subscriptions.collect import Marked, marked_in
+from hexa_worker.subscriptions.event_types import share_sources
 from hexa_worker.subscriptions.lifespans import lifespan_in, require_state
 from hexa_worker.subscriptions.merge import make_plan
 from hexa_worker.subscriptions.modules import import_named, named_function, put_first
@@ -56,11 +57,12 @@ def plans_in(modules: Sequence[ModuleType], config: Config) -> Loaded:
         except ConfigError as error:
             mistakes.append(error)
             continue
-        if written is None or written.enabled:
+        if written is None or written.enabled or plan.type is not None:
             plans.append(plan)
         else:
             off.append(OffPlan(plan, DISABLED))
     raise_all(file, mistakes)
+    plans = share_sources(plans, config)
     _require_any(config, marked, plans, file)
     ticker, own = scheduling(config, plans)
     plans += own

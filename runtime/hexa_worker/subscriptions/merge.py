@@ -22,7 +22,7 @@ from hexa_worker.core.retry import KEYS, Retries, RetryPolicy
 from hexa_worker.errors import ConfigError
 from hexa_worker.record_formats.form import Wire
 from hexa_worker.subscriptions import error_classes
-from hexa_worker.subscriptions.api import Middleware
+from hexa_worker.subscriptions.api import Mark, Middleware
 from hexa_worker.subscriptions.collect import Marked
 from hexa_worker.subscriptions.plan import DECORATOR, DEFAULT, FILE, Handler, Plan, Setting
 from hexa_worker.subscriptions.schedules import schedule_of
@@ -104,8 +104,16 @@ def make_plan(config: Config, marked: Marked, middlewares: tuple[Middleware, ...
         wire=wire,
         reply_to=settings["reply_to"],
         schedule=schedule_of(marked.function),
+        type=_type(mark, handler.where),
         settings=_explained(settings, retry, from_decorator, from_file),
     )
+
+
+def _type(mark: Mark, where: str) -> str | None:
+    type_: Any = mark.type
+    if type_ is None or (isinstance(type_, str) and type_):
+        return type_
+    raise ConfigError(f"must be the name of a type, not {shown(type_)}", where=f"{where}: type", hint='write type="…"')
 
 
 def _check_channel(settings: Mapping[str, Any], handler: Handler, action: str) -> None:

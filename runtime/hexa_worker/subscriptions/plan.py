@@ -8,6 +8,7 @@ import msgspec
 
 from hexa_worker.config.mistakes import suggest
 from hexa_worker.core.classification import Rules
+from hexa_worker.core.event_types import TypeReader
 from hexa_worker.core.idempotency import EffectKey
 from hexa_worker.core.ordering import OrderBy
 from hexa_worker.core.retry import RetryPolicy
@@ -64,6 +65,30 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     decode_errors: tuple[type[BaseException], ...] = (DecodeError,)
 
 
+class SharedSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plans of one channel's types share: they read it in one group.
+
+    Attributes:
+        group: the durable name of their progress, and what their retry channels and dead letter are named after.
+        read: tells the type of an event.
+        actions: the action of each type.
+        others: the action of all other types.
+        order_by: what keeps its order, across the types.
+        mailbox: how many events may wait until their action takes them.
+        retry: the policy that needs the most retry channels.
+        in_place: whether retries of some type wait in their place.
+    """
+
+    group: str
+    read: TypeReader
+    actions: dict[str, str]
+    others: str
+    order_by: OrderBy
+    mailbox: int
+    retry: RetryPolicy
+    in_place: bool
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is decided about one subscription before it runs.
 
@@ -71,6 +96,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     without limit; `batch` 1 for handlers that take one payload; `effect_key` None means without deduplication;
     `schedule` is when a handler of `every` or `cron` runs; `internal` means that it is the runtime's own: no
     middlewares of the worker's are around it, and what waits in it is nothing left to do.
+    `type` is that of the events it is for, in what it has `shared` with others; None: it reads alone.
     `settings` tells by key (``retry.jitter``) where each comes from.
     """
 
@@ -100,6 +126,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     schedule: Schedule | None = None
     internal: bool = False
     settings: Mapping[str, Setting] = {}
+    type: str | None = None
+    shared: SharedSource | None = None
 
     @property
     def route(self) -> Route:

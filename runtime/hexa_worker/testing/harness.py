@@ -19,7 +19,7 @@ import msgspec
 from hexa_worker.app import ServeOptions, serve
 from hexa_worker.codecs import encode
 from hexa_worker.config.load import load_config
-from hexa_worker.config.model import Config, File, Memory, Subscription, WorkerConfig
+from hexa_worker.config.model import ChannelConfig, Config, File, Memory, Subscription, WorkerConfig
 from hexa_worker.core.lifecycle import WorkerState
 from hexa_worker.core.lineage import Lineage
 from hexa_worker.core.message import Headers, Message
@@ -60,6 +60,7 @@ class Harness:
         settings: what worker.toml would say under ``[subscriptions]``, by action.
         state: `Context.state` for the handlers, instead of what their lifespan yields.
         backend: the event loop to run on.
+        channels: what it would say under ``[channels]``, by channel: where the type of an event stands.
         outbox: a SQLite connection, in memory if you like, that handlers use by `Context.outbox` and
             `Context.transaction`: its tables are made, and what is committed is sent.
 
@@ -75,16 +76,17 @@ class Harness:
         ConfigError: handlers or settings cannot work, as `hexa-worker check` would say.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword per part of a project
         self,
         handlers: Sequence[ModuleType | Callable[..., Any]],
         *,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        channels: Mapping[str, Mapping[str, Any]] | None = None,
         state: Any = _UNSET,
         backend: Backend = "asyncio",
         outbox: sqlite3.Connection | None = None,
     ) -> None:
-        config, loaded = load_handlers(handlers, settings)
+        config, loaded = load_handlers(handlers, settings, channels)
         self._set_up(config, loaded, state, backend, outbox)
 
     @classmethod
@@ -389,15 +391,19 @@ class _Listener(MemoryDriver):
 
 
 def load_handlers(
-    handlers: Sequence[ModuleType | Callable[..., Any]], settings: Mapping[str, Mapping[str, Any]] | None
+    handlers: Sequence[ModuleType | Callable[..., Any]],
+    settings: Mapping[str, Mapping[str, Any]] | None,
+    channels: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Config, Loaded]:
     """Handlers put together as a worker.toml with these settings would; see `Harness`."""
     try:
         told = {action: _by_present_names(action, table) for action, table in (settings or {}).items()}
         subscriptions = msgspec.convert(told, dict[str, Subscription])
+        typed = msgspec.convert(channels or {}, dict[str, ChannelConfig])
     except msgspec.ValidationError as error:
         raise ConfigError(str(error), where="settings of the harness") from error
-    file = File(worker=WorkerConfig(name="harness", handlers=()), broker=Memory(), subscriptions=subscriptions)
+    worker = WorkerConfig(name="harness", handlers=())
+    file = File(worker=worker, broker=Memory(), subscriptions=subscriptions, channels=typed)
     config = Config(path=Path("harness").absolute(), file=file)
     return config, plans_in(_modules(handlers), config)
 

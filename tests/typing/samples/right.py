@@ -97,6 +97,10 @@ async def check(order: Order, ctx: Context[Pool]) -> None:
     ctx.extend(5)
 
 
+@subscribe("orders", type="order.created", on_exhausted="hold")
+async def of_a_type(order: Order) -> None: ...
+
+
 @subscribe(
     "orders",
     action="say-all",
