@@ -177,6 +177,19 @@ def outcomes(tree: dict[str, Any], place: Place) -> dict[str, list[str]]:
     }
 
 
+def test_a_channel_is_looked_into_without_consuming_it(place: Place, tmp_path: Path) -> None:
+    project = place.project(tmp_path)
+    work = f"{place.name}.work"
+    lines = [{"channel": work, "key": f"k{n}", "payload": {"id": n}} for n in range(5)]
+    given = "\n".join(map(json.dumps, lines)).encode()
+    ids = project("emit", "--file", "-", given=given).stdout.split()
+    shown = project("channel", "peek", work, "--last", "3", "--payload", "--json").stdout.splitlines()
+    found = {one["event_id"]: json.loads(one["payload"])["id"] for one in map(json.loads, shown)}
+    assert len(found) == 3
+    assert all(ids[number] == event for event, number in found.items())
+    assert set(lag(project, place).values()) == {(5, 0, 0), (0, 0, 0)}
+
+
 def test_lag_disturbs_no_worker_and_a_drain_lets_handlers_end(place: Place, tmp_path: Path) -> None:
     project = place.project(tmp_path)
     project("emit", f"{place.name}.work", "--payload", '{"id": 1, "slow": true}')

@@ -15,6 +15,7 @@ COMMANDS = {
     "dlq": ("dlq", "List, redrive, purge, export or import dead letters."),
     "trace": ("trace", "Show everything that came of one event, as a tree."),
     "lag": ("lag", "Show what each subscription still has to do."),
+    "channel": ("channel", "Look into a channel of the broker."),
     "forget": ("forget", "Drop what the embedded broker keeps for a removed subscription."),
     "outbox": ("outbox", "Make, relay and look at the outbox."),
     "version": ("version", "Show versions."),
