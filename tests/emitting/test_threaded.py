@@ -199,7 +199,7 @@ def test_an_emit_that_is_not_confirmed_in_its_time_says_so() -> None:
     driver = Gated()
     driver.shut()
     with SyncEmitter(lambda: Emitter(driver)) as emitter:
-        with pytest.raises(DriverUnavailable, match=r"not (confirmed|sent) within 0\.0\d+ s"):
+        with pytest.raises(DriverUnavailable, match=r"not (confirmed|sent) within"):
             emitter.emit("c", 1, timeout_s=0.05)
         assert isinstance(emitter._loop, _Loop)
         emitter._loop._portal.call(driver.gate.set)
