@@ -6,28 +6,24 @@ asyncio loop in a thread of its own, and each call hops there and back: some 0.1
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 import anyio
 
-from hexa_worker.core.message import Delivery, Message
-from hexa_worker.core.settlement import Settlement
 from hexa_worker.drivers.base import (
-    Backlog,
     Capabilities,
     Driver,
-    Finding,
     Revoked,
     Source,
     SubscriptionSpec,
-    Unsettled,
     nothing_revoked,
 )
+from hexa_worker.drivers.kit.forwarding import ForwardingDriver, ForwardingSource
 from hexa_worker.drivers.kit.loop_handle import LoopHandle
-from hexa_worker.errors import DriverError, DriverUnavailable
+from hexa_worker.errors import DriverUnavailable
 
 T = TypeVar("T")
 JOIN_S = 5.0
@@ -180,36 +176,25 @@ def _at_home(revoked: Revoked) -> Revoked:
     return run_at_home
 
 
-class BridgedSource:
+class BridgedSource(ForwardingSource):
     """A source that lives on the asyncio thread."""
 
     def __init__(self, thread: AsyncioThread, source: Source) -> None:
+        super().__init__(source)
         self._asyncio = thread
-        self._source = source
 
-    async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
-        """See `hexa_worker.drivers.base.Source.receive`."""
-        return await self._asyncio.call(self._source.receive, max_count, max_bytes)
-
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
-        """See `hexa_worker.drivers.base.Source.settle`."""
-        return await self._asyncio.call(self._source.settle, settlements)
-
-    async def backlog(self) -> Backlog:
-        """See `hexa_worker.drivers.base.Source.backlog`."""
-        return await self._asyncio.call(self._source.backlog)
+    async def _call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        return await self._asyncio.call(function, *args)  # type: ignore[arg-type]  # sources' methods are coroutines
 
     def stop(self) -> None:
-        """See `hexa_worker.drivers.base.Source.stop`."""
         self._asyncio.tell(self._source.stop)
 
     async def close(self) -> None:
-        """See `hexa_worker.drivers.base.Source.close`."""
         with suppress(DriverUnavailable):  # the driver was closed before, and the source with it
-            await self._asyncio.call(self._source.close)
+            await super().close()
 
 
-class AsyncioDriverAdapter(Generic[D]):
+class AsyncioDriverAdapter(ForwardingDriver, Generic[D]):
     """A driver that needs asyncio, usable on every event loop.
 
     Args:
@@ -244,7 +229,6 @@ class AsyncioDriverAdapter(Generic[D]):
         return await self._asyncio.call(function, *args)  # type: ignore[arg-type]  # drivers' methods are coroutines
 
     async def open(self) -> None:
-        """See `hexa_worker.drivers.base.Driver.open`."""
         if self._driver is None:
             if not on_asyncio():
                 self._asyncio = AsyncioThread()
@@ -255,7 +239,6 @@ class AsyncioDriverAdapter(Generic[D]):
         return self._make()
 
     async def close(self) -> None:
-        """See `hexa_worker.drivers.base.Driver.close`."""
         driver, thread = self._driver, self._asyncio
         try:
             if driver is not None:
@@ -268,41 +251,8 @@ class AsyncioDriverAdapter(Generic[D]):
                 with anyio.CancelScope(shield=True):
                     await thread.close()
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
-        """See `hexa_worker.drivers.base.Driver.publish`."""
-        return await self._call(self.inner.publish, messages)
-
-    async def declare(self, specs: Sequence[SubscriptionSpec]) -> None:
-        """See `hexa_worker.drivers.base.Driver.declare`."""
-        await self._call(self.inner.declare, specs)
-
     async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> Source:
-        """See `hexa_worker.drivers.base.Driver.subscribe`."""
         thread = self._asyncio
         if thread is None:
             return await self.inner.subscribe(spec, revoked)
         return BridgedSource(thread, await self._call(self.inner.subscribe, spec, _at_home(revoked)))
-
-    async def browse(self, channel: str, after: int, limit: int, since_ms: int = 0) -> Sequence[Delivery]:
-        """See `hexa_worker.drivers.base.Driver.browse`."""
-        return await self._call(self.inner.browse, channel, after, limit, since_ms)
-
-    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
-        """See `hexa_worker.drivers.base.Driver.remove`."""
-        return await self._call(self.inner.remove, channel, offsets)
-
-    async def channels(self) -> Sequence[str]:
-        """See `hexa_worker.drivers.base.Driver.channels`."""
-        return await self._call(self.inner.channels)
-
-    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
-        """See `hexa_worker.drivers.base.Driver.backlog`."""
-        return await self._call(self.inner.backlog, spec)
-
-    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        """See `hexa_worker.drivers.base.Driver.preflight`."""
-        return await self._call(self.inner.preflight, spec)
-
-    async def inspect(self) -> Mapping[str, str]:
-        """See `hexa_worker.drivers.base.Driver.inspect`."""
-        return await self._call(self.inner.inspect)

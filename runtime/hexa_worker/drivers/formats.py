@@ -12,16 +12,14 @@ from hexa_worker.core.channels import parse
 from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.settlement import DeadLettered, RetryAt, Settlement
 from hexa_worker.drivers.base import (
-    Backlog,
-    Capabilities,
     Driver,
-    Finding,
     Revoked,
     Source,
     SubscriptionSpec,
     Unsettled,
     nothing_revoked,
 )
+from hexa_worker.drivers.kit.forwarding import ForwardingDriver, ForwardingSource
 from hexa_worker.errors import DriverError
 from hexa_worker.record_formats.convert import from_wire, to_wire
 from hexa_worker.record_formats.form import Form
@@ -65,7 +63,7 @@ class ChannelFormats:
                 self._channels[channel] = form
 
 
-class FormattingDriver:
+class FormattingDriver(ForwardingDriver):
     """See the module.
 
     Args:
@@ -74,19 +72,13 @@ class FormattingDriver:
     """
 
     def __init__(self, driver: Driver, forms: ChannelFormats) -> None:
-        self.unwired = driver
         self._driver = driver
         self._forms = forms
 
     @property
-    def capabilities(self) -> Capabilities:
-        return self._driver.capabilities
-
-    async def open(self) -> None:
-        await self._driver.open()
-
-    async def close(self) -> None:
-        await self._driver.close()
+    def inner(self) -> Driver:
+        """The driver itself."""
+        return self._driver
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[str | DriverError]:
         """As the driver's, each message in its channel's form."""
@@ -112,23 +104,8 @@ class FormattingDriver:
             from_wire(one, form, ladder=ladder) for one in await self._driver.browse(channel, after, limit, since_ms)
         ]
 
-    async def remove(self, channel: str, offsets: Sequence[int]) -> int:
-        return await self._driver.remove(channel, offsets)
 
-    async def channels(self) -> Sequence[str]:
-        return await self._driver.channels()
-
-    async def backlog(self, spec: SubscriptionSpec) -> Backlog:
-        return await self._driver.backlog(spec)
-
-    async def preflight(self, spec: SubscriptionSpec) -> Sequence[Finding]:
-        return await self._driver.preflight(spec)
-
-    async def inspect(self) -> Mapping[str, str]:
-        return await self._driver.inspect()
-
-
-class FormattingSource:
+class FormattingSource(ForwardingSource):
     """One subscription's deliveries in the runtime's form.
 
     Args:
@@ -137,7 +114,7 @@ class FormattingSource:
     """
 
     def __init__(self, source: Source, form: Form) -> None:
-        self._source = source
+        super().__init__(source)
         self._form = form
 
     async def receive(self, max_count: int, max_bytes: int) -> list[Delivery]:
@@ -160,12 +137,3 @@ class FormattingSource:
         if isinstance(settlement, RetryAt | DeadLettered):
             return msgspec.structs.replace(settlement, record=to_wire(settlement.record, self._form))
         return settlement
-
-    async def backlog(self) -> Backlog:
-        return await self._source.backlog()
-
-    def stop(self) -> None:
-        self._source.stop()
-
-    async def close(self) -> None:
-        await self._source.close()

@@ -78,8 +78,9 @@ def channels_of(config: Config) -> frozenset[str]:
 
 def without_wire(driver: Driver) -> Driver:
     """What `make_driver` made, without the wire formats around it."""
-    inner: Driver = getattr(driver, "unwired", driver)
-    return inner
+    from hexa_worker.drivers.formats import FormattingDriver  # noqa: PLC0415 - lazy by design
+
+    return driver.inner if isinstance(driver, FormattingDriver) else driver
 
 
 def record_form(config: Config) -> Callable[[Message], Message]:
