@@ -38,6 +38,7 @@ MANY_METHODS = {
     "Pool": "the parent's answers to all that its children and its operator do",
     "PostgresOutboxStore": "the protocol of an outbox's store, each method with its transaction",
     "PullConsumer": "pulls, frames, claims and their end are one consumer's, around one connection",
+    "PulsarDriver": "the protocol of a driver, and what it makes, keeps and moves for its sources",
     "Relay": "the turns of a relay: order, refusals, parking, handing over",
     "SqliteStore": "the protocol of an outbox's store, each method with its transaction",
     "SubscriptionLog": "one method per line that it writes",
