@@ -65,6 +65,24 @@ def test_a_note_brings_back_exactly_what_was_finished(offsets: list[int], data: 
     assert {offset for offset in offsets if offset < position or offset in again} == finished
 
 
+@given(delivered, st.data())
+def test_who_takes_over_twice_does_nothing_again_however_little_was_read_between(
+    offsets: list[int], data: st.DataObject
+) -> None:
+    finished = data.draw(st.sets(st.sampled_from(offsets), max_size=len(offsets) - 1))
+    first = partition((0, ""))
+    first.accept([Record(offset) for offset in offsets])
+    first.finish(sorted(finished))
+    point = first.commit_point() or (0, "")
+    second = partition(point)
+    left = [Record(offset) for offset in offsets if offset >= point[0]]
+    second.accept(left[: data.draw(st.integers(1, len(left)))])
+    point = second.commit_point() or point
+    third = partition(point)
+    again = third.accept([Record(offset) for offset in offsets if offset >= point[0]])
+    assert {one.offset for one in again} == set(offsets) - finished
+
+
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**6)), max_size=3_000), st.integers(0, 2**62))
 def test_a_note_that_is_cut_short_claims_nothing_that_is_not_finished(
     steps: list[tuple[int, int]], position: int

@@ -72,8 +72,10 @@ class RangeSet:
         return sum(last - first + 1 for first, last in self._runs)
 
     def above(self, offset: int) -> list[Run]:
-        """The runs that begin above `offset`."""
-        return self._runs[bisect_right(self._firsts, offset) :]
+        """The runs above `offset`, the first maybe as the rest of one that begins below."""
+        place = bisect_right(self._firsts, offset)
+        rest = [(offset + 1, self._runs[place - 1][1])] if place and self._runs[place - 1][1] > offset else []
+        return rest + self._runs[place:]
 
     def __contains__(self, offset: int) -> bool:
         place = bisect_right(self._firsts, offset) - 1
