@@ -15,6 +15,8 @@ from msgspec import structs
 from hexa_worker.config.kafka import KafkaSubscription
 from hexa_worker.core.message import Message
 from hexa_worker.core.ordering import OrderBy
+from hexa_worker.core.settlement import Acked, Released, Settlement
+from hexa_worker.drivers.kafka.consumer import GroupConsumer
 from hexa_worker.drivers.kafka.partitioner import fnv1a_partition
 from hexa_worker.errors import ConfigError, DriverRejected, DriverUnavailable
 from tests.drivers.consuming import ack, publish, subscribed, take
@@ -241,6 +243,31 @@ async def test_a_suspect_that_is_settled_stays_so_however_soon_its_process_dies(
         async with subscribed(second, one) as again:
             assert [got.payload for got in await take(again, 1)] == [innocent.payload]
             assert (await again.backlog()).ready == 0
+
+
+async def test_a_suspect_whose_commit_fails_is_not_settled_until_it_is_known_to_be_committed(
+    kafka: Broker, unique_name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = spec(unique_name())
+    commit, away = GroupConsumer.commit, True
+
+    async def commit_maybe(group: GroupConsumer, *more: float) -> None:
+        if away:
+            raise DriverUnavailable("no answer")
+        await commit(group, *more)
+
+    async with opened(kafka.address, commit_interval_s=3600.0) as driver, subscribed(driver, one) as source:
+        await publish(driver, one.channels[0], b"innocent", b"suspect", b"released")
+        innocent, *others = await take(source, 3)
+        suspect, released = (structs.replace(got, crashes=2) for got in others)
+        monkeypatch.setattr(GroupConsumer, "commit", commit_maybe)
+        settled: list[Settlement] = [Acked(innocent), Acked(suspect), Released(released)]
+        unsettled = await source.settle(settled)
+        assert [(failed.settlement, type(failed.error)) for failed in unsettled] == [(settled[1], DriverUnavailable)]
+        away = False
+        assert await source.settle([failed.settlement for failed in unsettled]) == []
+        assert [got.payload for got in await take(source, 1)] == [b"released"]
+        assert (await source.backlog()).ready == 0
 
 
 async def test_until_idle_waits_for_retries_that_are_not_due(kafka: Broker, unique_name: Name, tmp_path: Path) -> None:

@@ -319,16 +319,22 @@ class KafkaSource:
 
         Args:
             settlements: all that was asked.
-            unsettled: what did not take effect; gets those that turn out to be somebody else's.
+            unsettled: what did not take effect; gets those that turn out to be somebody else's, or are not known to be
+                committed: whoever counts their crashes must go on.
         """
         suspects, group = of_suspects(settlements), self._group
         if not suspects or group is None or group.reassigning:  # what is given up is committed then
             return
         try:
             await group.commit()
-        except LeaseLost as error:
+        except (LeaseLost, DriverUnavailable) as error:
             known = {id(one.settlement) for one in unsettled}
-            unsettled += [Unsettled(one, error) for one in suspects if id(one) not in known]
+            ended = (
+                suspects
+                if isinstance(error, LeaseLost)
+                else [one for one in suspects if isinstance(one, Acked | WithRecord)]
+            )
+            unsettled += [Unsettled(one, error) for one in ended if id(one) not in known]
         except DriverError as error:
             log.debug("%s", error)  # nothing else waits for it: it is committed now and then, as all is
 
