@@ -10,7 +10,7 @@ from typing import Literal
 import anyio
 import msgspec
 
-from hexa_worker import Context, DeadLetter, Retry, subscribe
+from hexa_worker import Context, DeadLetter, Retry, Snooze, subscribe
 from hexa_worker.testing.ledger import process_ledger
 
 
@@ -23,25 +23,23 @@ class Job(msgspec.Struct):
     """
 
     number: int
-    does: Literal["ok", "fail-once", "fail", "slow", "hopeless", "later", "kill"]
+    does: Literal["ok", "fail-once", "fail", "slow", "hopeless", "later", "snooze", "kill"]
 
 
 async def _do(job: Job, ctx: Context) -> None:
     match job.does:
-        case "ok":
-            return
-        case "fail-once":
-            if ctx.attempt == 0:
-                raise ValueError("once")
+        case "fail-once" if ctx.attempt == 0:
+            raise ValueError("once")
         case "fail":
             raise ValueError("always")
         case "slow":
             await anyio.sleep(0.05)
         case "hopeless":
             raise DeadLetter("hopeless")
-        case "later":
-            if ctx.attempt == 0:
-                raise Retry(after=0.2)
+        case "later" if ctx.attempt == 0:
+            raise Retry(after=0.2)
+        case "snooze" if ctx.snoozes < 2:
+            raise Snooze(0.3)
         case "kill":
             process_ledger().dying()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -20,7 +20,7 @@ from hexa_worker.testing.ledger import Ledger
 BATCH = 50
 KEYS = 50
 AWAY_S = 0.2
-MIX = [("ok", 880), ("fail-once", 40), ("slow", 50), ("later", 20), ("fail", 5), ("hopeless", 5)]
+MIX = [("ok", 880), ("fail-once", 40), ("slow", 50), ("later", 10), ("snooze", 10), ("fail", 5), ("hopeless", 5)]
 
 
 class Emitting:
