@@ -198,7 +198,7 @@ async def test_a_job_that_comes_as_the_thread_ends_is_not_waited_for(driver: Emb
 
         def append(self, job: Command | Receive) -> None:
             thread._shared.stopping = True
-            thread._shared.bell.ring()
+            thread._shared.waker.ring()
             thread._thread.join(10)
             super().append(job)
 

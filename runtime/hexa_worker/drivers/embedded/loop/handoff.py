@@ -30,11 +30,11 @@ class Handoff:
         running: jobs are taken; the thread's.
         sleeping: whoever hands a job over must ring; the thread's.
         lost: why the thread has ended though nobody asked it to; the thread's.
-        bell: wakes the thread; there once it runs.
+        waker: wakes the thread; there once it runs.
         opened, closed: told when the thread has begun and ended.
     """
 
-    bell: Waker
+    waker: Waker
 
     def __init__(self, answered: Callable[[Iterable[Command | Receive]], None]) -> None:
         self.jobs: deque[Command | Receive] = deque()

@@ -57,7 +57,7 @@ class Maintenance:
         self.overdue: deque[Command] = deque()
         self._next_beat = 0.0
         self._due_times = DueTimes(members.boot_id(), steady)
-        self._janitor = Retention(path)
+        self._retention = Retention(path)
 
     def tick(self, now: float, alive_ms: int, *, busy: bool) -> bool:
         """One round.
@@ -86,7 +86,7 @@ class Maintenance:
         look = self._do_overdue()
         look = self._check_due_times() or bool(dead) or look
         if self._owners.is_first:
-            self._janitor.sweep(self._connection, self._write, busy=busy)
+            self._retention.sweep(self._connection, self._write, busy=busy)
         return look
 
     def _do_overdue(self) -> bool:

@@ -67,7 +67,7 @@ class BrokerThread:
         """Give everything back and close the file. Idempotent."""
         if self._shared.running:
             self._shared.stopping = True
-            self._shared.bell.ring()
+            self._shared.waker.ring()
             await self._shared.closed.done.wait()
 
     async def crash(self) -> None:
@@ -104,13 +104,13 @@ class BrokerThread:
         """Hand over a job. On the loop."""
         self._shared.jobs.append(job)
         if self._shared.sleeping:
-            self._shared.bell.ring()
+            self._shared.waker.ring()
 
     def look(self) -> None:
         """Let waiting receives be looked at again."""
         self._shared.look = True
         if self._shared.running:
-            self._shared.bell.ring()
+            self._shared.waker.ring()
 
     async def do(self, job: Command | Receive) -> Any:
         """Do `job` and return its result; raises its error."""

@@ -129,9 +129,9 @@ class Turns:
         )
         self._due_events = DueEvents(connection, self._transactions, self._clock)
         self._place = FilePlace(self._path)
-        self._shared.bell = Waker(Path(f"{self._path}-wal"))
-        self._held.callback(self._shared.bell.close)
-        self._wakeups = Wakeups(self._shared.bell, connection, self._clock)
+        self._shared.waker = Waker(Path(f"{self._path}-wal"))
+        self._held.callback(self._shared.waker.close)
+        self._wakeups = Wakeups(self._shared.waker, connection, self._clock)
         self._serving = Serving(
             self._path,
             connection,

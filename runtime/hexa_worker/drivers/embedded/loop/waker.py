@@ -1,4 +1,4 @@
-"""What the broker thread sleeps on: a bell that this process rings, and the commits of other processes."""
+"""What the broker thread sleeps on: a waker that this process rings, and the commits of other processes."""
 
 import contextlib
 import os

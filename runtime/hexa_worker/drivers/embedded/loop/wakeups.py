@@ -16,7 +16,7 @@ class Wakeups:
     """Hears of other processes' commits, and of the time at which a delayed record is due.
 
     Args:
-        bell: what is slept on.
+        waker: what is slept on.
         connection: tells whether others have committed.
         clock: says what is due.
 
@@ -24,9 +24,9 @@ class Wakeups:
         due_ms: when the next delayed record is due that somebody waits for; None: none.
     """
 
-    def __init__(self, bell: Waker, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, waker: Waker, connection: sqlite3.Connection, clock: Clock) -> None:
         self.due_ms: int | None = None
-        self._bell = bell
+        self._waker = waker
         self._connection = connection
         self._clock = clock
         self._poll_s = POLL_S[0]
@@ -44,14 +44,14 @@ class Wakeups:
             Whether a commit, maybe our own, was heard.
         """
         if not waiting:
-            return self._bell.wait(seconds, others=False)
-        listens = self._bell.hears_others
+            return self._waker.wait(seconds, others=False)
+        listens = self._waker.hears_others
         patience = self._patience(seconds, listens=listens)
         quiet = self._last_look + QUIET_S - time.monotonic()
         if listens and quiet > 0:
-            self._bell.wait(min(quiet, patience), others=False)
+            self._waker.wait(min(quiet, patience), others=False)
             return False
-        return self._bell.wait(patience, others=listens)
+        return self._waker.wait(patience, others=listens)
 
     def _patience(self, seconds: float, *, listens: bool) -> float:
         """How long to sleep if nobody rings, while receives wait."""
@@ -70,7 +70,7 @@ class Wakeups:
         if look or heard:
             self._poll_s = POLL_S[0]
         else:
-            longest = 1.0 if self._bell.hears_others else POLL_S[1]
+            longest = 1.0 if self._waker.hears_others else POLL_S[1]
             self._poll_s = min(self._poll_s * 2, longest)
         return look or (self.due_ms is not None and self.due_ms <= self._clock.now_ms())
 
