@@ -168,7 +168,7 @@ class SubscriptionLog:
             kind = type(result).__name__
         except BaseException:  # noqa: BLE001 - a class of the user's may do anything
             kind = "thing without a name"
-        text = f"the handler returned a {kind}, which nobody gets: return None or an outcome, and emit what others need"
+        text = f"the handler returned a {kind}, which nobody gets: return None or an outcome, or set reply_to"
         self._logger.warning(text, extra={FIELDS: {"action": self.action}})
 
     def duplicate(self, delivery: Delivery) -> None:
