@@ -54,7 +54,7 @@ class Preparer:
         if event.id:
             event_id = _said_id(event)
         elif isinstance(parent, Handled):
-            event_id = parent.child_id(event.channel, key, own, payload)
+            event_id = parent.child_id(event.channel, key, own + _said(event), payload)
         else:
             event_id = self._ids.new(now_ms)
         due = due_ms(event.after, event.at, now_ms)
@@ -152,6 +152,15 @@ def _carried(event: Event) -> Headers:
     if not event.carried:
         return said
     return unless_said(event.carried, {*event.headers, *[name for name, _ in said]}) + said
+
+
+def _said(event: Event) -> Headers:
+    """What an event says itself beside its own headers, where that makes it another event."""
+    if (event.correlation_id, event.user, event.locale, event.at) == (None, None, None, None):
+        return ()
+    _carried(event)  # which refuses what is no text
+    said = carried_headers(correlation_id=event.correlation_id, user=event.user, locale=event.locale)
+    return said if event.at is None else (*said, ("at", str(event.at).encode()))
 
 
 def _check_user(user: object) -> None:

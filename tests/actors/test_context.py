@@ -153,6 +153,23 @@ async def count(part: int) -> None: ...
 """
 
 
+def test_children_that_differ_in_what_they_say_of_user_or_time_are_different_events(backend: Backend) -> None:
+    @subscribe("orders", action="work")
+    async def work(order: str, ctx: Context) -> None:
+        for locale in (None, "de", "fr"):
+            await ctx.emit("parts", 1, locale=locale)
+        await ctx.emit("parts", 1, at=datetime(2026, 6, 1, ctx.attempt, tzinfo=UTC))
+        if ctx.attempt == 0:
+            raise ValueError("after its emits")
+
+    with Harness([work], backend=backend) as h:
+        h.emit("orders", "x")
+        h.run_until_idle()
+    ids = [one.event_id for one in h.emitted if one.channel == "parts"]
+    assert ids[:3] == ids[4:7]
+    assert len(set(ids)) == 5
+
+
 def test_two_actions_and_two_parents_emit_different_events(backend: Backend) -> None:
     async def work(order: str, ctx: Context) -> None:
         await ctx.emit("parts", 1)
