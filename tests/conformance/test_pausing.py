@@ -1,4 +1,4 @@
-"""Workers on every driver: a paused subscription keeps its place at the broker, loses nothing, and goes on."""
+"""Workers on every driver, changed while they run: a paused one keeps its place, and none loses anything."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ class Operated:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_paused_subscription_handles_nothing_and_goes_on_with_everything_when_it_is_resumed(
+def test_a_subscription_is_paused_resumed_and_given_another_concurrency_without_a_loss(
     under_test: DriverUnderTest[Any], backend: str
 ) -> None:
     async def scene() -> None:
@@ -106,6 +106,9 @@ def test_a_paused_subscription_handles_nothing_and_goes_on_with_everything_when_
                     await worker.wait_backlog(driver, 3)
                     worker.supervisor.control(AS_CONFIGURED)
                     await worker.expect(1, 2, 3, 4, 5)
+                    worker.supervisor.control(AS_CONFIGURED.with_concurrency(worker.name, 2))
+                    await worker.publish(driver, 6, 7)
+                    await worker.expect(1, 2, 3, 4, 5, 6, 7)
                     stop.ask()
                 await driver.close()
 

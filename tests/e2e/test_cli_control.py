@@ -179,6 +179,8 @@ def test_a_worker_is_restarted_scaled_and_made_to_say_more_by_hand(project: Proj
         worker.hear_all("worker process is ready", "worker process is ready")
         project("ctl", "pause", "do")
         assert project("ctl", "scale", "1").stdout == "1 ready\n"
+        assert "do runs 3 at once" in project("ctl", "concurrency", "do", "3").stdout
+        assert subscription(project)["concurrency"] == 3
         assert project("ctl", "log-level", "debug").stdout == "logging from debug on\n"
         assert project("ctl", "restart").stdout == "every process was replaced\n"
         assert subscription(project)["paused"], "a process that comes later knows what is paused"

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 from anyio import get_current_task
+from msgspec.structs import replace
 
 from hexa_worker.actors.pausing import PauseSwitch
 from hexa_worker.actors.services import WorkerServices
@@ -65,13 +66,17 @@ class Supervised:
         self._changed = changed
         self._worker: Worker | None = None
         self._stop = anyio.Event()
+        self._renews = False  # its worker drains, and another one follows
+        self._configured = plan
         self._running_since = float("inf")
         self._ran_well = env.proven
 
     @property
     def source(self) -> Source | None:
         """The present worker's source, while it consumes."""
-        return self._worker.source if self._worker is not None and self.state is WorkerState.RUNNING else None
+        if self._worker is None or self._renews or self.state is not WorkerState.RUNNING:
+            return None
+        return self._worker.source
 
     @property
     def worker(self) -> Worker | None:
@@ -97,6 +102,20 @@ class Supervised:
             self._log.info(f"resumed, what was held runs again: {count}")
         return count
 
+    def set_concurrency(self, wanted: int | None) -> None:
+        """Let so many handler calls run at once; None: as configured. Its worker drains, and one of that size follows.
+
+        It receives nothing meanwhile. A handler that does not end within the grace of a stop is cancelled and released.
+        """
+        plan = _with_concurrency(self._configured, wanted)
+        if plan.concurrency == self.plan.concurrency:
+            return
+        self._log.info(f"concurrency {plan.concurrency}, was {self.plan.concurrency}")
+        self.plan = plan
+        if self._worker is not None and not self._stop.is_set():
+            self._renews = True
+            self._worker.stop()
+
     def report(self) -> SubscriptionReport:
         return SubscriptionReport(
             action=self.plan.action,
@@ -107,6 +126,7 @@ class Supervised:
             in_flight=0 if self._worker is None else self._worker.in_flight,
             held=self.held - self.stats.parked,
             mailbox=self.plan.mailbox,
+            concurrency=self.plan.concurrency,
             paused=self.switch.pause.whole,
             paused_keys=len(self.switch.pause.keys),
             kept=0 if self._worker is None else self._worker.kept,
@@ -157,16 +177,21 @@ class Supervised:
             self._move(StateChange.DRAINED)
 
     async def _run_worker(self) -> None:
-        self._worker = Worker(
-            self.plan,
-            self._env,
-            self.stats,
-            self._log,
-            self.switch,
-            on_running=self._is_running,
-            on_unavailable=self._is_unavailable,
-        )
-        await self._worker.run()
+        """Run a worker, and those that follow it with another concurrency."""
+        while True:
+            self._renews = False
+            self._worker = Worker(
+                self.plan,
+                self._env,
+                self.stats,
+                self._log,
+                self.switch,
+                on_running=self._is_running,
+                on_unavailable=self._is_unavailable,
+            )
+            await self._worker.run()
+            if not self._renews or self._stop.is_set():
+                return
 
     def _has_run_well(self) -> bool:
         self._ran_well |= self._env.clock.monotonic() - self._running_since >= GOOD_START_S
@@ -223,6 +248,13 @@ class Supervised:
             self._changed()
 
 
+def _with_concurrency(plan: Plan, wanted: int | None) -> Plan:
+    if wanted is None:
+        return plan
+    threads = wanted if plan.threads == plan.concurrency else plan.threads
+    return replace(plan, concurrency=wanted, threads=threads, mailbox=max(plan.mailbox, wanted * plan.batch))
+
+
 class Supervisor:
     """All subscriptions of one process.
 
@@ -269,6 +301,7 @@ class Supervisor:
         """Do what an operator wants from now on."""
         for one in self.subscriptions:
             one.switch.set(controls.pause_of(one.plan.action))
+            one.set_concurrency(controls.concurrency.get(one.plan.action))
             if controls.resumed.get(one.plan.action, 0) > self._revision:
                 one.resume()
         self._revision = controls.revision

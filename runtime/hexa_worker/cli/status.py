@@ -88,7 +88,7 @@ def _subscription(one: "SubscriptionStatus") -> Iterator[str]:
     yield f"{clean(one.action)}: {', '.join([*paused, states])}; reads {clean(one.channels)}"
     yield (
         f"  {one.rate:,.1f}/s, handled {one.handled:,}, retried {one.retried:,}, dead letters {one.dead_lettered:,}, "
-        f"running {one.running:,}, in flight {one.in_flight:,}"
+        f"running {one.running:,} of {one.concurrency:,}, in flight {one.in_flight:,}"
     )
     if one.on_hold:
         yield f"  HELD by {plural(one.on_hold, 'event')} whose retries are used up, see ctl resume"

@@ -37,12 +37,14 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         paused: by action; nothing else is.
         log_level: instead of worker.toml's.
         resumed: by action the revision that resumed it: what is held there because its retries are used up runs again.
+        concurrency: by action, how many handler calls may run at once in one process, instead of worker.toml's.
     """
 
     revision: int = 0
     paused: Mapping[str, Pause] = {}
     log_level: LogLevel | None = None
     resumed: Mapping[str, int] = {}
+    concurrency: Mapping[str, int] = {}
 
     def pause_of(self, action: str) -> Pause:
         """What is paused of one subscription."""
@@ -70,6 +72,11 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return self._with(action, msgspec.structs.replace(pause, keys=pause.keys - {key}))
         controls = self._with(action, NOT_PAUSED)
         return msgspec.structs.replace(controls, resumed={**self.resumed, action: controls.revision})
+
+    def with_concurrency(self, action: str, count: int) -> "Controls":
+        """The same with another concurrency of one subscription."""
+        concurrency = {**self.concurrency, action: count}
+        return msgspec.structs.replace(self, revision=self.revision + 1, concurrency=concurrency)
 
     def with_log_level(self, level: LogLevel) -> "Controls":
         return msgspec.structs.replace(self, revision=self.revision + 1, log_level=level)

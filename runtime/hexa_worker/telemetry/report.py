@@ -40,6 +40,7 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
         in_flight: deliveries that handlers run right now.
         held: deliveries received and not settled: the fill of its mailbox.
         mailbox: the mailbox's limit.
+        concurrency: how many handler calls may run at once.
         paused: an operator has paused it: it receives nothing.
         paused_keys: how many of its keys are paused.
         last_failure: the latest failure; None before the first.
@@ -55,6 +56,7 @@ class SubscriptionReport(msgspec.Struct, frozen=True, kw_only=True, omit_default
     in_flight: int = 0
     held: int = 0
     mailbox: int = 0
+    concurrency: int = 0
     paused: bool = False
     paused_keys: int = 0
     kept: int = 0

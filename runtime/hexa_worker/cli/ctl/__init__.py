@@ -7,6 +7,7 @@ from hexa_worker.cli.subcommands import Subcommands
 COMMANDS = {
     "pause": ("pause", "Pause a subscription, or one key of it."),
     "resume": ("resume", "Let it go on."),
+    "concurrency": ("concurrency", "Let another number of handler calls run at once."),
     "dump": ("dump", "Show what every lane does."),
     "restart": ("restart", "Read worker.toml again, replace one process after the other."),
     "scale": ("scale", "Have another number of processes."),

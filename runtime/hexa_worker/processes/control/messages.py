@@ -63,6 +63,18 @@ class ResumeAction(Request, frozen=True, tag="resume", kw_only=True):
     key: str | None = None
 
 
+class SetConcurrency(Request, frozen=True, tag="concurrency", kw_only=True):
+    """Let another number of handler calls of a subscription run at once in each process, until the worker ends.
+
+    Attributes:
+        action: its name.
+        concurrency: how many.
+    """
+
+    action: str
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+
+
 class Drain(Request, frozen=True, tag="drain"):
     """Drain all processes, and end."""
 
@@ -91,7 +103,7 @@ class SetLogLevel(Request, frozen=True, tag="log-level", kw_only=True):
     level: LogLevel
 
 
-Change = PauseAction | ResumeAction | Drain | Restart | Scale | SetLogLevel
+Change = PauseAction | ResumeAction | SetConcurrency | Drain | Restart | Scale | SetLogLevel
 Asked = AskStatus | AskHistory | AskDump | Change
 
 

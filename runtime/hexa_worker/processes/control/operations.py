@@ -23,6 +23,7 @@ from hexa_worker.processes.control.messages import (
     Restart,
     ResumeAction,
     Scale,
+    SetConcurrency,
     SetLogLevel,
 )
 from hexa_worker.processes.control.state import ControlState, History, HistoryEntry, read_state, write_state
@@ -129,6 +130,8 @@ class Operations:
         match asked:
             case PauseAction(action=action, key=key) | ResumeAction(action=action, key=key):
                 self._pause(action, key, by, answer, pause=isinstance(asked, PauseAction))
+            case SetConcurrency(action=action, concurrency=count):
+                self._set_concurrency(action, count, by, answer)
             case Drain():
                 self._drain(by, answer)
             case Restart():
@@ -159,6 +162,18 @@ class Operations:
         subject = action if key is None else f"key {key} of {action}"
         what_now = "paused" if pause else "resumed"
         self._control(controls, entry, answer, f"{subject} is {what_now}")
+
+    def _set_concurrency(self, action: str, count: int, by: str, answer: Answer) -> None:
+        known = self._actions()
+        if known and action not in known:
+            answer(Refused(code="unknown", message=f"there is no subscription {action!r}, there is {', '.join(known)}"))
+            return
+        controls = self._pool.controls.with_concurrency(action, count)
+        entry = self._accept(f"concurrency {action} {count}", by, answer, controls)
+        if entry is not None:
+            self._control(
+                controls, entry, answer, f"{action} runs {count} at once in each process, when what runs has ended"
+            )
 
     def _set_log_level(self, level: LogLevel, by: str, answer: Answer) -> None:
         controls = self._pool.controls.with_log_level(level)

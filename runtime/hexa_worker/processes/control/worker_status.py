@@ -62,6 +62,7 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
         action: its name.
         channels: what it reads.
         states: how many processes are in which state (``running``, ``waiting``, …).
+        concurrency: how many handler calls may run at once, in all processes together.
         paused: an operator has paused it.
         paused_keys: how many of its keys are paused.
         kept: deliveries of paused keys that are received and wait.
@@ -80,6 +81,7 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     channels: str
     states: dict[str, int]
+    concurrency: int
     paused: bool
     paused_keys: int
     kept: int
@@ -206,6 +208,7 @@ def _subscription(  # noqa: PLR0913 - what it is made of
         action=action,
         channels=channels,
         states=dict(Counter(one.state.name.lower() for one in reports)),
+        concurrency=sum(one.concurrency for one in reports),
         paused=pause.whole,
         paused_keys=len(pause.keys),
         kept=sum(one.kept for one in reports),
