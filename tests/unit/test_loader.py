@@ -130,6 +130,7 @@ def test_the_types_of_a_channel_share_one_group_and_one_is_for_unknown_types(pro
     }
     assert {plan.group for action, plan in plans.items() if action != "audit"} == {"w.orders"}
     assert {plan.order_by for action, plan in plans.items() if action != "audit"} == {OrderBy.KEY}
+    assert plans["book"].settings["order_by"] == ("key", "@subscribe")
     assert (plans["made"].timeout_s, plans["book"].timeout_s) == (5.0, 60.0)
     assert (plans["made"].retry.maximum_retries, plans["book"].retry.maximum_retries) == (1, 3)
     assert [(spec.action, spec.group, spec.retry_count) for spec in specs(loaded)] == [

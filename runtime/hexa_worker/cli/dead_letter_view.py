@@ -25,6 +25,7 @@ def brief(letter: StoredDeadLetter) -> dict[str, Any]:
     return {
         "id": letter.id,
         "action": letter.action,
+        "given_up_by": letter.given_up_by,
         "event_id": letter.event_id,
         "root_id": letter.root_id,
         "parent_id": letter.parent_id,
@@ -239,6 +240,7 @@ def _facts(letter: StoredDeadLetter) -> list[tuple[str, str | None, str]]:
     return [
         ("dead letter", letter.id, "bold"),
         ("action", letter.action, "cyan"),
+        ("given up by", None if letter.given_up_by == letter.action else letter.given_up_by, "cyan"),
         ("error", letter.error_class, "red"),
         ("", letter.error_message or None, "red"),
         ("reason", letter.reason, ""),

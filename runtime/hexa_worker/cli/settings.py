@@ -25,7 +25,7 @@ def draw_settings(plans: "Sequence[Plan]") -> None:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - lazy by design
     from rich.table import Table  # noqa: PLC0415 - lazy by design
 
-    for plan in plans:
+    for plan in [one for one in plans if one.settings]:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False, leading=0)
         table.add_column(plan.action, style="bold cyan", overflow="fold")
         table.add_column("value", overflow="fold")

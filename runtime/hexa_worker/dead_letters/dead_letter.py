@@ -96,6 +96,11 @@ class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery
 
     @property
+    def given_up_by(self) -> str:
+        """The action that gave it up: of a channel with several types that of its type."""
+        return _text(self.delivery.headers, lineage.ACTION) or self.action
+
+    @property
     def still_fails(self) -> bool:
         """Whether it was redriven and then died of the same failure again."""
         return self.redriven_for is not None and self.redriven_for == self.fingerprint

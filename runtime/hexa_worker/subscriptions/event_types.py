@@ -65,13 +65,14 @@ def _together(channel: str, plans: Sequence[Plan], config: Config, file: str) ->
             where=plans[0].handler.where,
             hint=f'write type = "header:NAME" or "payload:FIELD" under [{key_path(("channels", channel))}]',
         )
-    group = table.group or f"{config.file.worker.name}.{channel}"
-    if re.search(NAME_PATTERN, group) is None:
-        raise ConfigError(f'"{group}" cannot name its group', where=place, hint="set group")
+    group = _group(channel, table, config, place)
     for plan in plans:
         _check_own(plan, place)
     actions = _actions(plans)
-    common = {key: _agreed(plans, key) for key in _SHARED}
+    for key in _SHARED:
+        _require_one(key, [(plan, plan.settings[key].value) for plan in plans if _states(plan, key)])
+    common_said = {key: _said_first(plans, key) for key in _SHARED}
+    common = {key: one.value for key, one in common_said.items()}
     problem = field_problem(table.type, common["codec"])
     if problem is not None:
         raise ConfigError(problem[0], where=f"{place}.type", hint=problem[1])
@@ -100,11 +101,19 @@ def _together(channel: str, plans: Sequence[Plan], config: Config, file: str) ->
             order_by=order_by,
             options=options,
             shared=shared,
-            settings={**plan.settings, "type": Setting(plan.type, DECORATOR), "group": group_said},
+            settings={**plan.settings, **common_said, "type": Setting(plan.type, DECORATOR), "group": group_said},
         )
     if others == f"{group}.unknown":
         handler = _refusing(table, read, place)
         yield _unknown(replace(first, group=group, order_by=order_by, options=options, shared=shared), handler)
+
+
+def _group(channel: str, table: ChannelConfig, config: Config, place: str) -> str:
+    """What the progress of all types is called, whichever they are."""
+    group = table.group or f"{config.file.worker.name}.{channel}"
+    if re.search(NAME_PATTERN, group) is None:
+        raise ConfigError(f'"{group}" cannot name its group', where=place, hint="set group")
+    return group
 
 
 def _check_own(plan: Plan, place: str) -> None:
@@ -130,11 +139,13 @@ def _actions(plans: Sequence[Plan]) -> dict[str, str]:
     return actions
 
 
-def _agreed(plans: Sequence[Plan], key: str) -> Any:
-    """The value of a setting that must be one; who does not state it goes with the others."""
-    stated = [(plan, plan.settings[key].value) for plan in plans if plan.settings[key].stated_by != DEFAULT]
-    _require_one(key, stated)
-    return stated[0][1] if stated else plans[0].settings[key].value
+def _said_first(plans: Sequence[Plan], key: str) -> Setting:
+    """A setting that is one for all: who does not state it goes with who does."""
+    return next((plan.settings[key] for plan in plans if _states(plan, key)), plans[0].settings[key])
+
+
+def _states(plan: Plan, key: str) -> bool:
+    return plan.settings[key].stated_by != DEFAULT
 
 
 def _agreed_options(plans: Sequence[Plan]) -> Any:
