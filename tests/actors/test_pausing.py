@@ -138,13 +138,14 @@ async def test_a_paused_key_holds_back_its_channel_where_that_keeps_its_order() 
     assert worker.seen == [0, 1, 2]
 
 
-async def test_a_paused_key_that_fills_the_mailbox_loses_nothing() -> None:
+async def test_a_paused_key_that_fills_the_mailbox_says_so_and_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     worker = Operated()
     async with worker.running(ONE_KEY, mailbox=10):
         for number in range(30):
             worker.stage.emit(number, key=b"a")
         await worker.until_kept(10)
         assert not worker.seen
+        assert sum("fills the mailbox" in record.message for record in caplog.records) == 1
         worker.control(AS_CONFIGURED)
         await until(lambda: len(worker.seen) == 30)
     assert worker.seen == list(range(30))

@@ -269,10 +269,11 @@ def test_a_dump_shows_where_each_handler_is_also_in_a_thread_or_while_it_blocks_
 
 def test_a_disabled_subscription_shows_everywhere_with_its_backlog_and_dead_letters(project: Project) -> None:
     failing = HANDLERS.replace("        file.write", "        assert e['id']\n        file.write")
-    project.write(f"{WORKER}\n[subscriptions.do.retry]\nmaximum_retries = 0\n", failing)
+    once = "".join(f"\n[subscriptions.{name}.retry]\nmaximum_retries = 0\n" for name in ("do", "sibling"))
+    project.write(f"{WORKER}{once}", failing)
     emit(project, 0)
     project("run", "--until-idle")
-    project.write(f"{WORKER}\n[subscriptions.do]\nenabled = false\n", failing)
+    project.write(f"{WORKER}{once}\n[subscriptions.do]\nenabled = false\n", failing)
     emit(project, 1, 2)
     (left,) = (one for one in project.json("lag") if one["action"] == "do")
     assert (left["ready"], left["dead_letters"]) == (2, 1)

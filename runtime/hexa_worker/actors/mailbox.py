@@ -68,6 +68,11 @@ class Mailbox:
             return 0, 0  # wait for a batch worth fetching
         return room, room_bytes
 
+    @property
+    def full_of_paused(self) -> bool:
+        """What is kept because it is paused leaves no room."""
+        return self.paused >= self._limit or (self.paused == self.held and self.held_bytes >= self._limit_bytes)
+
     async def wait_room(self) -> None:
         """Wait until something was settled. Cancellation: safe; several tasks may wait."""
         if self._room_event.is_set():

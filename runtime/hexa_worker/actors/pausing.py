@@ -59,15 +59,17 @@ class PausedDeliveries:
         switch: says what is paused.
         mailbox: what is kept takes room in it, and none of its window.
         order_by: what must not overtake what is kept.
+        on_full: called when what is kept leaves no room for anything else.
 
     Attributes:
         switch: the same.
     """
 
-    def __init__(self, switch: PauseSwitch, mailbox: Mailbox, order_by: OrderBy) -> None:
+    def __init__(self, switch: PauseSwitch, mailbox: Mailbox, order_by: OrderBy, on_full: Callable[[], None]) -> None:
         self.switch = switch
         self._mailbox = mailbox
         self._order_by = order_by
+        self._on_full = on_full
         self._kept: deque[Delivery] = deque()
         self._orders: set[OrderKey] = set()  # of what is kept
         self._moved: anyio.Event | None = None  # while something that was kept is being passed on
@@ -91,6 +93,8 @@ class PausedDeliveries:
         self._mailbox.hold(kept)
         self._mailbox.paused += len(kept)
         self._kept.extend(kept)
+        if kept and not self.switch.pause.whole and self._mailbox.full_of_paused:
+            self._on_full()
         return passed
 
     async def run(self, pass_on: PassOn) -> None:

@@ -75,7 +75,7 @@ class Worker:
         self._lane_scope = anyio.CancelScope()
         self.source: Source | None = None
         self._mailbox, self._retry_timer = _mailbox(plan, env.clock, stats)
-        paused = PausedDeliveries(switch, self._mailbox, plan.order_by)
+        paused = PausedDeliveries(switch, self._mailbox, plan.order_by, log.full_of_paused)
         self._hold = Hold(env.isolation, self._mailbox, switch, stats) if plan.route.holds else None
         self._outage = Outage(on_unavailable, on_running)
         self._deduplicator: Deduplicator | None = None

@@ -248,6 +248,11 @@ class SubscriptionLog:
         text = f"subscription failed: {type(error).__qualname__}: {error}"
         self._logger.error(text, extra={FIELDS: fields}, exc_info=error)
 
+    def full_of_paused(self) -> None:
+        """What is kept of paused keys leaves no room."""
+        text = "what is kept of its paused keys fills the mailbox: nothing more is received until they are resumed"
+        self._logger.warning(text, extra={FIELDS: {"action": self.action}})
+
     def info(self, text: str, **fields: object) -> None:
         """Something worth knowing about the subscription as a whole."""
         self._logger.info(text, extra={FIELDS: {"action": self.action, **fields}})
