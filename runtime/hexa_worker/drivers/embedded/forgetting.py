@@ -36,6 +36,11 @@ def groups(connection: sqlite3.Connection) -> list[Group]:
     return [Group(*row) for row in connection.execute(_GROUPS)]
 
 
+def forgotten(connection: sqlite3.Connection) -> frozenset[int]:
+    """The rows of groups that were dropped."""
+    return frozenset(row for (row,) in connection.execute("SELECT id FROM subscriptions WHERE name LIKE '~%'"))
+
+
 def forget(connection: sqlite3.Connection, name: str) -> list[tuple[int, int, int]]:
     """Drop a group; its retries and dead letters stay. Inside a write transaction of the caller.
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hexa_worker.drivers.embedded import forgetting
 from hexa_worker.drivers.embedded.errors import translate
 from hexa_worker.drivers.embedded.leasing import leases
 from hexa_worker.drivers.embedded.leasing.clock_skew import SteadyClock
@@ -18,6 +19,7 @@ from hexa_worker.drivers.embedded.loop.due_events import DueEvents
 from hexa_worker.drivers.embedded.loop.handoff import Handoff
 from hexa_worker.drivers.embedded.loop.transactions import GroupCommit
 from hexa_worker.drivers.embedded.loop.wakeups import Wakeups
+from hexa_worker.errors import DriverRejected
 
 
 class Serving:
@@ -77,6 +79,21 @@ class Serving:
         taken = [*self._current, *self.parked]
         self._current, self.parked = [], []
         return taken
+
+    def fail_forgotten(self) -> None:
+        """Answer receives whose group an operator has dropped: nothing will ever come for it."""
+        if not self.parked:
+            return
+        try:
+            forgotten = forgetting.forgotten(self._connection)
+        except sqlite3.Error:
+            return  # whoever claims next meets the same error and reports it
+        failed = [job for job in self.parked if job.subscriber.id in forgotten]
+        if failed:
+            self.parked = [job for job in self.parked if job not in failed]
+            for job in failed:
+                job.error = DriverRejected(f"group {job.subscriber.spec.group!r} was forgotten while it was read")
+            self._shared.tell(failed)
 
     def _do(self, jobs: Sequence[Command | Receive]) -> None:
         writes = [job for job in jobs if isinstance(job, Command) and job.writes]

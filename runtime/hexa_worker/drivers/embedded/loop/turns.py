@@ -207,6 +207,7 @@ class Turns:
             return
         if self._maintenance.tick(now, self._shared.alive_ms, busy=self._serving.served > BUSY):
             self._shared.look = True
+        self._serving.fail_forgotten()
         self._serving.served = 0
 
     def _begin_again(self, connection: sqlite3.Connection) -> None:
