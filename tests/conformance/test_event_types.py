@@ -2,7 +2,7 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hexa_worker.config.model import ChannelConfig, Config, File, Memory, Worker
 from hexa_worker.core.message import Message
 from hexa_worker.drivers.base import Driver
 from hexa_worker.drivers.opening import specs
+from hexa_worker.stop import StopSignals
 from hexa_worker.subscriptions.loader import plans_in
 from hexa_worker.subscriptions.plan import Loaded
 from hexa_worker.testing import DriverUnderTest
@@ -22,6 +23,7 @@ from tests.actors.conftest import module_of
 from tests.actors.worker_fixture import WorkerFixture
 from tests.conformance.test_drivers import BACKENDS
 from tests.conformance.test_order import DRIVERS, NODES
+from tests.deadlines import until
 from tests.lab.base import Broker
 
 DEADLINE_S = 60.0
@@ -72,6 +74,15 @@ class TypedHandlers:
             raise ConnectionError("not now")
         self.seen[ctx.key or ""].append(number)
 
+    @property
+    def count(self) -> int:
+        """How many numbers were handled."""
+        return len({number for numbers in self.seen.values() for number in numbers})
+
+    async def publish(self, driver: Driver, numbers: Iterable[int]) -> None:
+        messages = [self.message(number, "made" if number % 3 else "paid", b"k%d" % (number % 4)) for number in numbers]
+        assert all(isinstance(answer, str) for answer in await driver.publish(messages))
+
     def message(self, number: int, type_: str, key: bytes) -> Message:
         headers = (("event_type", type_.encode()),)
         return Message(channel=self.channel, payload=msgspec.json.encode(number), key=key, headers=headers)
@@ -89,11 +100,8 @@ def test_types_of_one_channel_keep_the_order_of_a_key_and_retry_by_their_own_pol
                 handlers = TypedHandlers()
                 (spec,) = specs(handlers.loaded)
                 await driver.declare([spec])
-                messages = [
-                    handlers.message(number, "made" if number % 3 else "paid", b"k%d" % (number % 4))
-                    for number in range(COUNT)
-                ]
-                messages += [handlers.message(-1, "paid", b"x"), handlers.message(0, "lost", b"x")]
+                await handlers.publish(driver, range(COUNT))
+                messages = [handlers.message(-1, "paid", b"x"), handlers.message(0, "lost", b"x")]
                 assert all(isinstance(answer, str) for answer in await driver.publish(messages))
                 await WorkerFixture().run(*handlers.loaded.plans, driver=under_test.driver(broker))
                 assert handlers.seen == {f"k{key}": list(range(key, COUNT, 4)) for key in range(4)}
@@ -103,6 +111,40 @@ def test_types_of_one_channel_keep_the_order_of_a_key_and_retry_by_their_own_pol
                 while not (await driver.backlog(spec)).idle:
                     await anyio.sleep(0.02)  # acknowledgements may take it a moment
                 await driver.close()
+
+    name, options = BACKENDS[backend]
+    anyio.run(scene, backend=name, backend_options=options)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_key_keeps_its_order_across_types_while_processes_come_and_go(
+    under_test: DriverUnderTest[Any], backend: str
+) -> None:
+    async def scene() -> None:
+        async with under_test.broker() as broker:
+            with anyio.fail_after(DEADLINE_S):
+                driver: Driver = under_test.driver(broker)
+                await driver.open()
+                handlers, stops = TypedHandlers(), [StopSignals(), StopSignals()]
+                await driver.declare(specs(handlers.loaded))
+                await handlers.publish(driver, range(200))
+                async with anyio.create_task_group() as tasks:
+
+                    async def serve(stop: StopSignals) -> None:
+                        mine: Driver = under_test.driver(broker)
+                        await WorkerFixture().serve(handlers.loaded.plans, stop, driver=mine)
+
+                    tasks.start_soon(serve, stops[0])
+                    await until(lambda: handlers.count >= 30)
+                    tasks.start_soon(serve, stops[1])
+                    await handlers.publish(driver, range(200, 300))
+                    await until(lambda: handlers.count >= 200)
+                    stops[0].ask()
+                    await until(lambda: handlers.count == 300)
+                    stops[1].ask()
+                await driver.close()
+                first_runs = [list(dict.fromkeys(numbers)) for numbers in handlers.seen.values()]
+                assert all(numbers == sorted(numbers) for numbers in first_runs)
 
     name, options = BACKENDS[backend]
     anyio.run(scene, backend=name, backend_options=options)
