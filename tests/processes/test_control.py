@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hexa_worker.processes.control.messages import MAX_LINE
-from hexa_worker.processes.control.server import CONNECTIONS, MAX_UNSENT
+from hexa_worker.processes.control.server import CONNECTIONS
 from hexa_worker.processes.control.socket_path import reachable
 from tests.processes.conftest import MakeStage
 from tests.processes.stage import LIMIT_S, Stage
@@ -157,7 +157,7 @@ def test_a_flood_of_requests_whose_answers_nobody_reads_is_cut_off_and_others_ar
         line = json.dumps(STATUS).encode() + b"\n"
         flood.socket.settimeout(0.2)
         with suppress(OSError):  # it is not read any more, or cut off
-            flood.socket.sendall(line * MAX_UNSENT)
+            flood.socket.sendall(line * 200_000)
             pytest.fail("whatever is sent is read")
         assert wire.ask(STATUS)["ok"]
     with wired(stage) as wire:
