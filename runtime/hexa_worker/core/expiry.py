@@ -1,12 +1,15 @@
 """Events that are of no use after a while: dropped, and not run, once they have expired."""
 
 from collections.abc import Callable, Iterable
+from itertools import chain
+from operator import attrgetter, itemgetter
 
 from hexa_worker.core.message import Delivery, Headers, header
 
 EXPIRES_AT = "hexa-expires-at"
 """Until when an event is of use, milliseconds since the epoch."""
 _DIGITS = 15
+_HEADERS, _NAME = attrgetter("headers"), itemgetter(0)
 
 
 def expiry_header(expires_ms: int) -> Headers:
@@ -38,7 +41,8 @@ class ExpiryWatch:
 
     def look(self, batch: Iterable[Delivery]) -> None:
         """Look whether an event can expire, among those that have just come."""
-        self.seen = any(one.headers and EXPIRES_AT in dict(one.headers) for one in batch)
+        # Of every header that comes: a loop in C, for one in Python costs the hot path several percent.
+        self.seen = EXPIRES_AT in map(_NAME, chain.from_iterable(map(_HEADERS, batch)))
 
     def is_over(self, delivery: Delivery) -> bool:
         """Whether an event has expired."""
