@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from hexa_worker.core.message import Message
+from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.ordering import OrderBy, stripe_of
 from hexa_worker.core.settlement import Acked
 from hexa_worker.drivers.nats import NatsDriver
@@ -128,6 +128,23 @@ async def test_what_was_in_flight_when_the_server_died_is_not_run_twice(nats: Br
         assert again == []
         assert unsettled == []
         assert (await source.backlog()).idle
+
+
+async def test_what_a_dying_server_forgot_to_have_delivered_is_settled_though_nothing_is_received(
+    nats: Broker, unique_name: Name
+) -> None:
+    one = spec(unique_name())
+    async with opened(nats.address) as driver, subscribed(driver, one) as source:
+        held: list[Delivery] = []
+        for number in range(10):  # the first one it writes down at once, what follows after 100 ms
+            await publish(driver, one.channels[0], b"%d" % number)
+            held += await take(source, 1)
+        await anyio.to_thread.run_sync(nats.kill)
+        await anyio.to_thread.run_sync(nats.start)
+        unsettled = await patiently(lambda: source.settle([Acked(got) for got in held]), 4.0)  # its timeout_s is 5
+        assert all(isinstance(lost.error, LeaseLost) for lost in unsettled)
+        await publish(driver, one.channels[0], b"10")
+        assert [got.payload for got in await take(source, 1)] == [b"10"]
 
 
 async def test_acknowledgements_that_a_dying_server_forgot_are_given_again(nats: Broker, unique_name: Name) -> None:

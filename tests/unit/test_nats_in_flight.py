@@ -164,6 +164,10 @@ class Model:
     def lose_claims(self, _pick: int) -> None:
         self.in_flight.doubt()
 
+    def forget_deliveries(self, pick: int) -> None:
+        """The server was killed, and has delivered what it had not written down to nobody."""
+        self.in_flight.doubt_beyond(pick % (self.last + 1))
+
     def recreate(self, pick: int) -> None:
         """The stream is another one. What is known by its number shows that; else a look at the stream does."""
         known = sorted({*self.in_flight.held, *self.in_flight.settled})
@@ -194,6 +198,7 @@ STEPS = [
     Model.take_floor,
     Model.settle,
     Model.release,
+    Model.forget_deliveries,
     Model.lose_claims,
     Model.recreate,
 ]

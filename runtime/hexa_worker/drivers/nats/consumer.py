@@ -21,6 +21,7 @@ from hexa_worker.drivers.nats.ack_subjects import (
     ack_frames,
 )
 from hexa_worker.drivers.nats.connection import NatsConnection
+from hexa_worker.drivers.nats.consumers import look
 from hexa_worker.drivers.nats.decoding import FrameDecoder, is_marker
 from hexa_worker.drivers.nats.early_retries import EarlyRetries
 from hexa_worker.drivers.nats.in_flight import Arrival, InFlightMessages
@@ -302,9 +303,11 @@ class PullConsumer:
         self.reset()
 
     async def be_sure(self) -> None:
-        """After a time without connection: see whether the stream is still the one that the claims are on.
+        """After a time without connection: see whether the server still knows what the claims are on.
 
-        In another one of its name they would settle other messages. Raises DriverUnavailable.
+        In another stream of its name they would settle other messages. A server that was killed forgets what it has
+        delivered just before: it answers no acknowledgement of that, however often it is asked, but renewals.
+        Raises DriverUnavailable, DriverRejected.
         """
         if not self.unsure:
             return
@@ -316,6 +319,13 @@ class PullConsumer:
             self.doubt()
             return
         self.is_of(life.born)
+        if self.in_flight.held:
+            info = await look(self._connection, self.stream, self.durable)
+            if info is None:
+                self.mark_missing()
+                self.doubt()
+                return
+            self.in_flight.doubt_beyond(int(info["delivered"]["stream_seq"]))
         self.unsure = generation != self._connection.generation
 
     def doubt(self) -> None:

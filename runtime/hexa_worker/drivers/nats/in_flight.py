@@ -74,6 +74,10 @@ class InFlightMessages:
         """No claim is certain, until copies bring them back."""
         self.lost.update(self.held)
 
+    def doubt_beyond(self, delivered: int) -> None:
+        """The server knows of no delivery beyond this: it takes no acknowledgement of one, and will deliver it anew."""
+        self.lost.update([sequence for sequence in self.held if sequence > delivered])
+
     def forget(self, sequences: Iterable[int]) -> None:
         """These are in flight no more, and not settled."""
         for sequence in sequences:
