@@ -53,7 +53,9 @@ class Server:
         self.written += data
 
     async def api(self, action: str) -> dict[str, Any]:
-        """All about the stream."""
+        """All about the stream, or about its durable."""
+        if action == "CONSUMER.INFO.orders.check":
+            return {"delivered": {"stream_seq": 1}}
         assert action == "STREAM.INFO.orders"
         return {"created": self.born, "state": {"last_seq": 1}}
 
