@@ -2,7 +2,7 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,10 @@ from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import module_of
 from tests.actors.worker_fixture import WorkerFixture
 from tests.conformance.test_drivers import BACKENDS
-from tests.conformance.test_order import DRIVERS, NODES
 from tests.deadlines import until
-from tests.lab.base import Broker
 
 DEADLINE_S = 60.0
 COUNT = 40
-
-
-@pytest.fixture(params=DRIVERS)
-def under_test(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Iterator[DriverUnderTest[Any]]:
-    node = NODES.get(request.param.name)
-    if node is not None:
-        node.node = get_broker(request.param.name)
-    yield request.param
-    if node is not None:
-        node.node = None
 
 
 class TypedHandlers:

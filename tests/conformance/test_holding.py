@@ -1,7 +1,7 @@
 """Workers on every driver: what used up its retries is kept, in its order, over a resume and over a restart."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,22 +21,10 @@ from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
 from tests.actors.worker_fixture import WorkerFixture
 from tests.conformance.test_drivers import BACKENDS
-from tests.conformance.test_order import DRIVERS, NODES
 from tests.deadlines import until
-from tests.lab.base import Broker
 
 DEADLINE_S = 60.0
 NUMBERS = list(range(1, 7))
-
-
-@pytest.fixture(params=DRIVERS)
-def under_test(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Iterator[DriverUnderTest[Any]]:
-    node = NODES.get(request.param.name)
-    if node is not None:
-        node.node = get_broker(request.param.name)
-    yield request.param
-    if node is not None:
-        node.node = None
 
 
 class HeldWorkers:

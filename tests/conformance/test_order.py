@@ -2,7 +2,7 @@
 
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import anyio
@@ -22,39 +22,13 @@ from hexa_worker.subscriptions.plan import Plan
 from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
 from tests.actors.worker_fixture import WorkerFixture
-from tests.conformance.proxied import Proxied
-from tests.conformance.under_kafka import KAFKA, KafkaBroker
-from tests.conformance.under_nats import NATS, NatsBroker
-from tests.conformance.under_pulsar import PULSAR, PulsarBroker
-from tests.conformance.under_test import EMBEDDED, MEMORY
 from tests.deadlines import until
-from tests.lab.base import Broker
 
 KEYS = 12
 EACH = 5
 ATTEMPTS = 2
 DEADLINE_S = 60.0
-NODES: dict[str, type[Proxied]] = {
-    "kafka": KafkaBroker,
-    "nats": NatsBroker,
-    "pulsar": PulsarBroker,
-}
-REAL = (KAFKA, NATS, PULSAR)
-DRIVERS = [
-    *[pytest.param(one, id=one.name) for one in (MEMORY, EMBEDDED)],
-    *[pytest.param(one, id=one.name, marks=getattr(pytest.mark, one.name)) for one in REAL],
-]
 End = Literal["drain", "kill"]
-
-
-@pytest.fixture(params=DRIVERS)
-def under_test(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Iterator[DriverUnderTest[Any]]:
-    node = NODES.get(request.param.name)
-    if node is not None:
-        node.node = get_broker(request.param.name)
-    yield request.param
-    if node is not None:
-        node.node = None
 
 
 class Company:

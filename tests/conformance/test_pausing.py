@@ -1,7 +1,6 @@
 """Workers on every driver, changed while they run: a paused one keeps its place, and none loses anything."""
 
 import uuid
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -20,21 +19,9 @@ from hexa_worker.testing import DriverUnderTest
 from tests.actors.conftest import plan_of
 from tests.actors.worker_fixture import WorkerFixture
 from tests.conformance.test_drivers import BACKENDS
-from tests.conformance.test_order import DRIVERS, NODES
 from tests.deadlines import until
-from tests.lab.base import Broker
 
 DEADLINE_S = 60.0
-
-
-@pytest.fixture(params=DRIVERS)
-def under_test(request: pytest.FixtureRequest, get_broker: Callable[[str], Broker]) -> Iterator[DriverUnderTest[Any]]:
-    node = NODES.get(request.param.name)
-    if node is not None:
-        node.node = get_broker(request.param.name)
-    yield request.param
-    if node is not None:
-        node.node = None
 
 
 class Operated:
