@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from hexa_worker import BatchContext, Context, DeadLetter, Retry
@@ -192,6 +193,7 @@ async def test_whatever_a_handler_ends_with_is_the_failure_of_its_own_delivery(
     assert len(header(letter.headers, settlement.ERROR_MESSAGE) or b"") < 10_000
     assert sorted(seen) == list(range(1, OTHERS + 1))
     assert_never_restarted(stage)
+    assert all(msgspec.msgpack.encode(report) for report in stage.reports), "its process could not tell its parent"
 
 
 def assert_never_restarted(stage: WorkerFixture) -> None:

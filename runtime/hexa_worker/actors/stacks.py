@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any, Final
 
 from hexa_worker.actors import invoke
+from hexa_worker.core.scrubbing import encodable
 
 DEPTH: Final = 30
 """So many frames of a stack: the innermost."""
@@ -70,7 +71,7 @@ def _outer(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
 
 def _shown(frames: Iterator[tuple[FrameType, int]]) -> tuple[str, ...]:
     texts = [
-        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+        encodable(f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}")
         for frame, line in frames
         if not any(part in frame.f_code.co_filename for part in OWN)
     ]

@@ -18,6 +18,7 @@ from hexa_worker.backoff import LONGEST_REFUSAL_S, Backoff
 from hexa_worker.core.controls import Controls
 from hexa_worker.core.lifecycle import StateChange, WorkerState, advance
 from hexa_worker.core.restart import RestartIntensity, RestartPolicy
+from hexa_worker.core.scrubbing import encodable
 from hexa_worker.drivers.base import Source
 from hexa_worker.errors import (
     DriverBroken,
@@ -121,7 +122,7 @@ class Supervised:
             action=self.plan.action,
             state=self.state,
             destination=self.plan.pattern or ",".join(self.plan.channels),
-            error=self.error,
+            error=encodable(self.error),
             counters=self.stats.copy(),
             in_flight=0 if self._worker is None else self._worker.in_flight,
             held=self.held - self.stats.parked,

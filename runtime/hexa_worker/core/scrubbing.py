@@ -29,6 +29,15 @@ def scrub(text: str) -> str:
     return _NAMED.sub(f"={HIDDEN}", text) if "=" in text else text
 
 
+def encodable(text: str) -> str:
+    """`text` as UTF-8 can hold it: half of a surrogate pair, as in a file name that is no text, is written out."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
+    return text
+
+
 def _without_logins(text: str) -> str:
     parts: list[str] = []
     done, at = 0, text.find("://")

@@ -34,7 +34,7 @@ from hexa_worker.core.outcome import (
     is_hopeless,
 )
 from hexa_worker.core.retry import RetryPolicy, clamp_delay_s, due_after
-from hexa_worker.core.scrubbing import scrub
+from hexa_worker.core.scrubbing import encodable, scrub
 
 ERROR = "hexa-error"
 ERROR_MESSAGE = "hexa-error-message"
@@ -394,7 +394,7 @@ def _without_values(error: BaseException) -> str:
 
 
 def _bounded(text: str) -> str:
-    text = scrub(text[:_LOOKED_AT])
+    text = scrub(encodable(text[:_LOOKED_AT]))
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
 
 
