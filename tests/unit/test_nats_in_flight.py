@@ -75,6 +75,17 @@ def test_only_the_latest_that_were_settled_are_remembered() -> None:
     assert in_flight.progressed
 
 
+def test_what_came_while_the_server_was_asked_stays_ours() -> None:
+    in_flight = InFlightMessages()
+    for sequence in (1, 2):
+        in_flight.came(sequence, b"%d" % sequence)
+    asked = dict(in_flight.held)
+    in_flight.came(3, b"3")
+    in_flight.held[2] = b"2 anew"
+    in_flight.doubt_beyond(0, asked)
+    assert in_flight.lost == {1}
+
+
 @dataclass
 class Model:
     """A server, the worker that it delivers to, and what is known between them.
@@ -166,7 +177,7 @@ class Model:
 
     def forget_deliveries(self, pick: int) -> None:
         """The server was killed, and has delivered what it had not written down to nobody."""
-        self.in_flight.doubt_beyond(pick % (self.last + 1))
+        self.in_flight.doubt_beyond(pick % (self.last + 1), dict(self.in_flight.held))
 
     def recreate(self, pick: int) -> None:
         """The stream is another one. What is known by its number shows that; else a look at the stream does."""

@@ -319,13 +319,14 @@ class PullConsumer:
             self.doubt()
             return
         self.is_of(life.born)
-        if self.in_flight.held:
+        before = dict(self.in_flight.held)
+        if before:
             info = await look(self._connection, self.stream, self.durable)
             if info is None:
                 self.mark_missing()
                 self.doubt()
                 return
-            self.in_flight.doubt_beyond(int(info["delivered"]["stream_seq"]))
+            self.in_flight.doubt_beyond(int(info["delivered"]["stream_seq"]), before)
         self.unsure = generation != self._connection.generation
 
     def doubt(self) -> None:

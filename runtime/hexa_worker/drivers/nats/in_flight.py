@@ -4,7 +4,7 @@ A delivery is known by its stream sequence. The reply subject that settles it ma
 server sends a copy after a restart or a silence, and the copy's reply subject replaces the older one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 
 from hexa_worker.drivers.nats.ack_subjects import stored_at
@@ -74,9 +74,15 @@ class InFlightMessages:
         """No claim is certain, until copies bring them back."""
         self.lost.update(self.held)
 
-    def doubt_beyond(self, delivered: int) -> None:
-        """The server knows of no delivery beyond this: it takes no acknowledgement of one, and will deliver it anew."""
-        self.lost.update([sequence for sequence in self.held if sequence > delivered])
+    def doubt_beyond(self, delivered: int, asked: Mapping[int, bytes]) -> None:
+        """The server knows of no delivery beyond this: it takes no acknowledgement of one, and will deliver it anew.
+
+        Args:
+            delivered: the last one that it knows of.
+            asked: `held` when it was asked; what has come since then is ours.
+        """
+        held = self.held
+        self.lost.update([one for one, reply in asked.items() if one > delivered and held.get(one) is reply])
 
     def forget(self, sequences: Iterable[int]) -> None:
         """These are in flight no more, and not settled."""
