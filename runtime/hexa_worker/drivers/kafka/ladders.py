@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.base import Backlog, Source, SubscriptionSpec
+from hexa_worker.drivers.base import Backlog, Revoked, Source, SubscriptionSpec
 from hexa_worker.drivers.kafka.publisher import KafkaPublisher
 from hexa_worker.drivers.kafka.registry import Registry
 from hexa_worker.drivers.kafka.topics import TopicAdmin
@@ -32,7 +32,7 @@ class KafkaLadders:
     def __init__(
         self,
         parts: Callable[[], Parts],
-        subscribe: Callable[[SubscriptionSpec], Awaitable[Source]],
+        subscribe: Callable[[SubscriptionSpec, Revoked], Awaitable[Source]],
         backlog: Callable[[SubscriptionSpec], Awaitable[Backlog]],
     ) -> None:
         self._parts = parts

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -17,11 +18,15 @@ from hexa_worker.core.message import Delivery, Message
 from hexa_worker.core.outcome import DeadLetter
 from hexa_worker.core.retry import RetryPolicy
 from hexa_worker.core.settlement import Acked, Route, Settlement, settle
-from hexa_worker.drivers.base import Backlog, Source, SubscriptionSpec
+from hexa_worker.drivers.base import Backlog, Revoked, Source, SubscriptionSpec
 from hexa_worker.drivers.kit.later import answers_in_place, ladder_of, next_record, waiting_record, waits
 from hexa_worker.errors import DriverError, DriverRejected, DriverUnavailable, RecordTooLarge
 
 LOOK_S = 1.0
+FINISH_S = 5.0
+"""How long what is being moved may take to be acknowledged when the driver is closed."""
+SETTLE_S = 10.0
+"""How long what was moved is acknowledged by the same source; what it cannot do then comes again."""
 MOVED_AT_ONCE = 1_000
 MOVED_BYTES = 4 * 1024 * 1024
 log = logging.getLogger("hexa_worker.drivers")
@@ -44,7 +49,7 @@ class MovingDriver(Protocol):
         """Those channels of subscriptions that have a ladder. Asked often. Raises DriverError."""
         ...
 
-    def read_ladder(self, spec: SubscriptionSpec) -> Awaitable[Source]:
+    def read_ladder(self, spec: SubscriptionSpec, revoked: Revoked) -> Awaitable[Source]:
         """Take part in reading a ladder. Raises DriverError."""
         ...
 
@@ -73,6 +78,7 @@ class Movers:
         self._made: set[str] = set()
         self._specs: dict[str, SubscriptionSpec] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._moving: dict[str, asyncio.Lock] = {}  # held from the publishing of a batch to its acknowledgement
         self._watch: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
 
@@ -128,10 +134,15 @@ class Movers:
 
     async def _move_on(self, channel: str) -> None:
         """Move the events of a channel, whatever happens to its broker."""
-        backoff = Backoff()
+        backoff, moving = Backoff(), self._moving.setdefault(channel, asyncio.Lock())
+
+        async def finish(_sources: frozenset[str]) -> None:
+            async with moving:  # or another process would move what is published and not acknowledged
+                return
+
         while True:
             try:
-                source = await self._driver.read_ladder(ladder_of(channel, self._levels_ms))
+                source = await self._driver.read_ladder(ladder_of(channel, self._levels_ms), finish)
                 try:
                     while True:
                         await self._move(source, channel)
@@ -150,7 +161,8 @@ class Movers:
             raise DriverUnavailable("the source has ended")
         backoff = Backoff()
         while deliveries:
-            deliveries = await self._move_once(source, channel, deliveries)
+            async with self._moving[channel]:
+                deliveries = await self._move_once(source, channel, deliveries)
             if deliveries:
                 await backoff.wait()
 
@@ -172,8 +184,26 @@ class Movers:
                 again.append(one)
             else:
                 done.append(Acked(one))
-        failed = await source.settle(done) if done else ()
-        return [*again, *(one.settlement.delivery for one in failed if isinstance(one.error, DriverUnavailable))]
+        await self._settle(source, done)
+        return again
+
+    async def _settle(self, source: Source, done: Sequence[Settlement]) -> None:
+        """Acknowledge what is published, again while the broker is away: it is not to be published again.
+
+        Raises:
+            DriverUnavailable: for too long; it comes again.
+        """
+        backoff, give_up = Backoff(), monotonic() + SETTLE_S
+        while done:
+            try:
+                failed = await source.settle(done)
+            except DriverUnavailable:
+                if monotonic() > give_up:
+                    raise
+            else:
+                done = [one.settlement for one in failed if isinstance(one.error, DriverUnavailable)]
+            if done:
+                await backoff.wait()
 
     def _dead_letter(self, delivery: Delivery, channel: str, why: str, now_ms: int) -> Settlement:
         ladder = ladder_of(channel, self._levels_ms)
@@ -201,12 +231,17 @@ class Movers:
         return [channel for channel in {*self._made, *self._tasks} if spec.reads(channel)]
 
     async def close(self) -> None:
-        """Move no more. Idempotent."""
+        """Move no more; what is published is acknowledged first, or it would be moved twice. Idempotent."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                for moving in self._moving.values():
+                    await moving.acquire()  # kept: nothing begins any more
         tasks = [*self._tasks.values(), *([] if self._watch is None else [self._watch])]
         self._tasks, self._watch = {}, None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._moving.clear()
 
     def abandon(self) -> None:
         """Vanish as a killed process does: for tests."""

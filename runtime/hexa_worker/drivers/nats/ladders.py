@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from hexa_worker.core.channels import LATER, parse
 from hexa_worker.core.message import Message
-from hexa_worker.drivers.base import Backlog, Source, SubscriptionSpec
+from hexa_worker.drivers.base import Backlog, Revoked, Source, SubscriptionSpec
 from hexa_worker.drivers.nats.connection import NatsConnection
 from hexa_worker.drivers.nats.publisher import NatsPublisher
 from hexa_worker.drivers.nats.streams import Streams, streams_of
@@ -29,7 +29,7 @@ class NatsLadders:
         streams: Streams,
         publisher: NatsPublisher,
         declare: Callable[[Sequence[SubscriptionSpec]], Awaitable[None]],
-        subscribe: Callable[[SubscriptionSpec], Awaitable[Source]],
+        subscribe: Callable[[SubscriptionSpec, Revoked], Awaitable[Source]],
         backlog: Callable[[SubscriptionSpec], Awaitable[Backlog]],
     ) -> None:
         self._connection = connection
