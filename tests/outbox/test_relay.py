@@ -1,5 +1,6 @@
 """The relay: what was committed arrives as it was prepared, in the order of keys; a refusal stops its own key only."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -436,6 +437,36 @@ async def test_a_relay_ends_when_it_is_stopped_while_the_broker_is_away(place: P
     place.write(1)
     async with Running(place, broker):
         await until(lambda: broker.away < 10_000)
+
+
+async def test_a_relay_that_was_frozen_while_it_fetched_asks_whether_it_still_leads(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hexa_worker.outbox.relay.DOUBT_S", 0.2)
+    broker, store, asked = Broker(), make_store(place.config), list[int]()
+    fetch, confirm = store.fetch, store.confirm
+
+    def fetch_and_freeze(limit: int) -> Any:
+        batch = fetch(limit)
+        if batch is not None and not broker.sent:
+            time.sleep(0.4)
+        return batch
+
+    def ask() -> None:
+        if not broker.sent:
+            asked.append(len(broker.sent))
+        confirm()
+
+    monkeypatch.setattr(store, "fetch", fetch_and_freeze)
+    monkeypatch.setattr(store, "confirm", ask)
+    monkeypatch.setattr("hexa_worker.outbox.relay.RENEW_S", 60.0)
+    place.write(1)
+    relay = Relay(store, broker, place.options)
+    async with anyio.create_task_group() as group:
+        group.start_soon(relay.run)
+        await until(lambda: broker.numbers() == [1])
+        relay.stop()
+    assert asked == [0]
 
 
 async def test_a_relay_that_finds_itself_overtaken_before_it_sends_goes_on_when_it_leads_again(

@@ -1,7 +1,10 @@
 """What is written is found once, in order, whatever its transactions do; the same in every database."""
 
+import errno
 import traceback
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from hexa_worker.config.secret import Secret
 from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 from hexa_worker.outbox.postgres.store import PostgresOutboxStore
 from hexa_worker.outbox.records import HeldRecord, State
+from hexa_worker.outbox.sqlite.relay_lock import RelayLock
 from tests.outbox.stage import Place, fetch_all, lead, payloads
 
 
@@ -218,3 +222,20 @@ def test_a_url_that_cannot_be_read_is_an_error_that_does_not_show_it() -> None:
         with pytest.raises(OutboxError, match="no connection string") as caught:
             store.open()
         assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_disk_that_fails_under_the_leaders_lock_file_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RelayLock(tmp_path / "lock")
+    assert lock.take(nullcontext)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("os.utime", fail)
+        with pytest.raises(OutboxUnavailable, match="Read-only file system"):
+            lock.touch()
+    lock.touch()
+    lock.free()

@@ -344,10 +344,11 @@ class Relay:
 
     async def _call(self, function: Callable[[], T]) -> T:
         """Call the store in a thread; one call at a time."""
+        began = time.monotonic()
         try:
             return await run_sync(function, limiter=self._one_at_a_time)
         finally:
-            self._touched = time.monotonic()
+            self._touched = began  # not when it ended: the process may have been frozen in the call
 
     async def _note(self, function: Callable[[], None]) -> None:
         """Note what was sent; again while the database is only busy, for what is not noted would be sent again."""

@@ -3,12 +3,12 @@
 import fcntl
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from hexa_worker.outbox.base import LEASE_MS
-from hexa_worker.outbox.errors import Fenced, OutboxError
+from hexa_worker.outbox.errors import Fenced, OutboxError, OutboxUnavailable
 
 
 class RelayLock:
@@ -78,16 +78,32 @@ class RelayLock:
         look = self._look()
         return self._file is not None and look is not None and os.fstat(self._file).st_ino == look[0]
 
+    @property
+    def held(self) -> bool:
+        """It was taken and not given back; somebody may have replaced it since then."""
+        return self._file is not None
+
     def require(self) -> None:
-        """See that it is ours still. Raises `Fenced`."""
-        if not self._mine():
+        """See that it is ours still. Raises `Fenced`, OutboxUnavailable."""
+        with self._readable():
+            mine = self._mine()
+        if not mine:
             raise Fenced("another relay has taken the lead")
 
     def touch(self) -> None:
-        """Stay the leader. Raises `Fenced`."""
+        """Stay the leader. Raises `Fenced`, OutboxUnavailable."""
         self.require()
         assert self._file is not None  # noqa: S101 - it is ours
-        os.utime(self._file)
+        with self._readable():
+            os.utime(self._file)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """A disk that fails, or is read-only now, may be mended: the same errors of the database are waited for."""
+        try:
+            yield
+        except OSError as error:
+            raise OutboxUnavailable(f"{self._path}, whose lock makes one relay the leader: {error.strerror}") from error
 
     def free(self) -> None:
         """Give it back. Idempotent."""

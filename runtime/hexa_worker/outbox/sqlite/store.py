@@ -286,6 +286,8 @@ class SqliteStore:
         while True:
             with self._writing() as db:
                 removed = db.execute(rows, (last_id, before_ms)).rowcount
+            if self._lock.held:
+                self._lock.touch()  # a large clean takes longer than the lead lasts
             if removed < CHUNK:
                 break
         with self._writing() as db:
