@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from hexa_worker.errors import ConfigError
@@ -21,6 +22,8 @@ CHILD_COMMAND: Final[Command] = (sys.executable, "-P", "-m", "hexa_worker.proces
 """``-P``: the folder that the parent was started in is not on the import path."""
 
 
+_SYSTEMD: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+"""Variables for the process that systemd watches, and no other."""
 _DEFAULTS: Final = {"MALLOC_ARENA_MAX": "2"}
 """glibc gives every thread an arena of its own; a child has few threads, and they take turns anyway."""
 
@@ -71,7 +74,7 @@ def spawn(command: Command = CHILD_COMMAND) -> Spawned:
             pid = os.posix_spawn(
                 command[0],
                 command,
-                {**_DEFAULTS, **os.environ, _PARENT: str(os.getpid())},
+                {**_DEFAULTS, **_inherited(), _PARENT: str(os.getpid())},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, high, DESCRIPTOR),
@@ -87,6 +90,11 @@ def spawn(command: Command = CHILD_COMMAND) -> Spawned:
     finally:
         theirs.close()
     return Spawned(pid, ours)
+
+
+def _inherited() -> Mapping[str, str]:
+    """Our environment without what systemd tells the process that it watches."""
+    return {name: value for name, value in os.environ.items() if name not in _SYSTEMD}
 
 
 def instruct(spawned: Spawned, arguments: Arguments) -> None:

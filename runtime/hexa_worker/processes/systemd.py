@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 from hexa_worker.core.scrubbing import scrub
 from hexa_worker.processes.status.overview import Overview
 
+STATUS_LENGTH: Final = 500
 TELL_S: Final = 1.0
 """How long what it says of itself may be old."""
 
@@ -33,11 +34,10 @@ class Systemd:
         self._said = ""
 
     @classmethod
-    def of(cls, environ: MutableMapping[str, str]) -> "Systemd | None":
-        """As the environment says, whose variables are removed: children are not who systemd watches."""
-        address = environ.pop("NOTIFY_SOCKET", "")
-        watchdog_us = environ.pop("WATCHDOG_USEC", "")
-        meant = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    def of(cls, environ: Mapping[str, str]) -> "Systemd | None":
+        """As the environment says."""
+        address, watchdog_us = environ.get("NOTIFY_SOCKET", ""), environ.get("WATCHDOG_USEC", "")
+        meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         if not address.startswith(("/", "@")):
             return None
         return cls(address, int(watchdog_us) / 1e6 if watchdog_us.isdecimal() and meant else None)
@@ -57,15 +57,14 @@ class Systemd:
         if view.stopping:
             lines.append("STOPPING=1")
         elif view.ready and not self._ready:
-            self._ready = True
             lines.append("READY=1")
-        text = _told(view)
+        text = _told(view)[:STATUS_LENGTH]
         if text != self._said:
-            self._said = text
             lines.append(f"STATUS={text}")
         if lines:
             with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sending:
-                sending.sendto("\n".join(lines).encode(), self._address)
+                sending.sendto("\n".join(lines).encode(errors="replace"), self._address)
+                self._ready, self._said = self._ready or "READY=1" in lines, text  # or it is said again
 
 
 def _told(view: Overview) -> str:
