@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from hexa_worker.core.controls import AS_CONFIGURED, MAX_KEY_BYTES, MAX_KEYS, NOT_PAUSED, Controls
+from hexa_worker.core.controls import AS_CONFIGURED, MAX_KEY_BYTES, MAX_KEYS, MAX_PAUSED_BYTES, NOT_PAUSED, Controls
 
 
 def test_a_whole_subscription_and_its_keys_are_paused_apart() -> None:
@@ -33,6 +33,16 @@ def test_what_is_paused_is_bounded() -> None:
     assert controls.with_pause("a", b"1").pause_of("a") == controls.pause_of("a")
     with pytest.raises(ValueError, match="pause the whole subscription"):
         controls.with_pause("a", b"one more")
+
+
+def test_the_keys_of_all_subscriptions_together_are_bounded() -> None:
+    controls = AS_CONFIGURED
+    key = b"%04d".ljust(MAX_KEY_BYTES, b"x")
+    for number in range(MAX_PAUSED_BYTES // MAX_KEY_BYTES):
+        controls = controls.with_pause(f"a{number % 3}", key % number)
+    with pytest.raises(ValueError, match="pause a whole subscription"):
+        controls.with_pause("b", b"one more")
+    assert controls.with_pause("a1", key % 1).pause_of("a1") == controls.pause_of("a1")
 
 
 def test_it_is_the_same_after_a_way_through_a_file_and_a_socket() -> None:

@@ -9,6 +9,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 MAX_KEYS = 1_000
 """So many keys of one subscription may be paused."""
 MAX_KEY_BYTES = 1_024
+MAX_PAUSED_BYTES = 65_536
+"""All keys together: they go to each process in one piece, also before it reads."""
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,7 +65,12 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError(f"a key of {len(key):,} bytes is over the limit of {MAX_KEY_BYTES:,}")
         if len(pause.keys | {key}) > MAX_KEYS:
             raise ValueError(f"{MAX_KEYS:,} keys of {action} are paused, more cannot be: pause the whole subscription")
+        if key not in pause.keys and self._paused_bytes() + len(key) > MAX_PAUSED_BYTES:
+            raise ValueError(f"the keys that are paused have {MAX_PAUSED_BYTES:,} bytes: pause a whole subscription")
         return self._with(action, msgspec.structs.replace(pause, keys=pause.keys | {key}))
+
+    def _paused_bytes(self) -> int:
+        return sum(len(key) for pause in self.paused.values() for key in pause.keys)
 
     def without_pause(self, action: str, key: bytes | None) -> "Controls":
         """The same with a subscription resumed, all its keys too, or with one key of it."""
