@@ -153,7 +153,10 @@ def _loop(
     selector.register(wakeup.reader, selectors.EVENT_READ)
     systemd = Systemd.of(os.environ)
     while not pool.over:
+        began = time.monotonic()
         due = control.advance()
+        if time.monotonic() - began > STALL_S:  # it looks up users and writes files
+            pool.forgive_silence()
         timeout = _sooner(pool.advance(), due)
         if pool.over:
             return

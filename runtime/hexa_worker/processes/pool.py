@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from hexa_worker.core.controls import AS_CONFIGURED, Controls
+from hexa_worker.core.scrubbing import encodable, scrub
 from hexa_worker.errors import ConfigError
 from hexa_worker.processes.exit_analysis import ExitFinding, ProcessExit, examine, how
 from hexa_worker.processes.protocol import (
@@ -209,6 +210,7 @@ class Pool:
 
     def refuse_reload(self, reason: str) -> None:
         """A reload was asked for and cannot begin."""
+        reason = encodable(scrub(reason))
         if self.reloading.state != "under way":  # one that is goes on
             self.reloading = ReloadState(number=self.reloading.number + 1, state="failed", reason=reason)
         log.error("reload failed, what runs stays: %s", reason)
@@ -237,6 +239,11 @@ class Pool:
         """Have so many processes from now on, 1 to `MAX_PROCESSES`."""
         log.info("scaling to %d processes", processes)
         self._resize(processes)
+
+    @property
+    def processes(self) -> int:
+        """How many are here to stay."""
+        return len(self._running())
 
     @property
     def settled(self) -> bool:
@@ -469,6 +476,7 @@ class Pool:
             )
 
     def _reload_failed(self, reason: str) -> None:
+        reason = encodable(scrub(reason))
         self.reloading = msgspec.structs.replace(self.reloading, state="failed", reason=reason)
         log.error("reload failed, what runs stays: %s", reason)
         self._rolling.abandon()

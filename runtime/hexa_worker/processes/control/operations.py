@@ -216,10 +216,18 @@ class Operations:
         if entry is None:
             return
         self._pool.resize(processes)
+
+        def look() -> Done | None:
+            if self._pool.stop_level:
+                return Done(ok=False, message="the worker stops")
+            if self._pool.processes != processes:
+                return Done(ok=False, message="another scale took its place")
+            return Done(ok=True, message=f"{processes} ready") if self._pool.settled else None
+
         self._wait(
             entry,
             answer,
-            look=lambda: Done(ok=True, message=f"{processes} ready") if self._pool.settled else None,
+            look=look,
             late=lambda: "not every process is ready, or has ended; see status",
             limit_s=SCALE_LIMIT_S,
         )

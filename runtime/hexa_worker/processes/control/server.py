@@ -117,9 +117,9 @@ class ControlConnection:
 
     def answer(self, reply: Reply) -> None:
         """Send an answer, as far as it goes now."""
+        self.over = self.over or len(self._unsent) > MAX_UNSENT  # of earlier answers, which it does not read
         self._unsent += write_line(reply)
         self.push()
-        self.over = self.over or len(self._unsent) > MAX_UNSENT
 
     def push(self) -> None:
         """Write what can be."""
