@@ -1,22 +1,26 @@
 """Several types on one channel: each has its own handler, policy and name, and a key keeps its order across them."""
 
 from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from hexa_worker import Context, Retries, subscribe
 from hexa_worker.actors.typed_source import Sources
 from hexa_worker.config.model import ChannelConfig, Config, File, Memory, Subscription, WorkerConfig
 from hexa_worker.core import lineage, settlement
 from hexa_worker.core.message import Delivery, Message, header
-from hexa_worker.core.settlement import Acked
-from hexa_worker.drivers.base import Revoked, SubscriptionSpec, nothing_revoked
-from hexa_worker.drivers.memory import MemoryDriver, MemorySource
-from hexa_worker.errors import DriverRejected
+from hexa_worker.core.settlement import Acked, Failure, Postponed, Released, Settlement
+from hexa_worker.drivers.base import Revoked, Source, SubscriptionSpec, Unsettled, nothing_revoked
+from hexa_worker.drivers.memory import MemoryDriver, MemorySource, MemoryStore
+from hexa_worker.errors import DriverRejected, DriverUnavailable, LeaseLost
 from hexa_worker.subscriptions.loader import plans_in
 from hexa_worker.subscriptions.plan import Plan
 from tests.actors.conftest import module_of
@@ -209,3 +213,122 @@ async def test_what_breaks_the_one_source_is_raised_to_every_worker_of_its_types
                     await source.receive(1, 1000)
             for source in opened:
                 await source.close()
+
+
+class Moody(MemorySource):
+    """A source whose broker is away while it settles, as often as it is told, or that has lost every lease."""
+
+    def __init__(self, store: MemoryStore, spec: SubscriptionSpec) -> None:
+        super().__init__(store, spec)
+        self.away = 0
+        self.loses = False
+        self.closed = 0
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
+        await anyio.lowlevel.checkpoint()
+        if self.away and settlements:
+            self.away -= 1
+            raise DriverUnavailable("the broker is away")
+        if self.loses:
+            return [Unsettled(one, LeaseLost("somebody else has it")) for one in settlements]
+        return await super().settle(settlements)
+
+    async def close(self) -> None:
+        self.closed += 1
+        await super().close()
+
+
+class MoodyDriver(MemoryDriver):
+    """Gives such sources."""
+
+    def __init__(self, stage: WorkerFixture) -> None:
+        super().__init__(stage.store)
+        self.sources: list[Moody] = []
+
+    async def subscribe(self, spec: SubscriptionSpec, revoked: Revoked = nothing_revoked) -> MemorySource:
+        del revoked
+        self.sources.append(Moody(self.store, spec))
+        return self.sources[-1]
+
+
+@subscribe("orders", type="a", order_by="key")
+async def take_a(number: int) -> None: ...
+
+
+@subscribe("orders", type="b", order_by="key")
+async def take_b(number: int) -> None: ...
+
+
+@asynccontextmanager
+async def two_types(stage: WorkerFixture) -> AsyncIterator[tuple[MoodyDriver, Callable[[str], Awaitable[Source]]]]:
+    plans = {plan.action: plan for plan in plans_of(take_a, take_b)}
+    driver = MoodyDriver(stage)
+    with anyio.fail_after(10):
+        async with Sources(driver) as sources:
+            yield driver, lambda action: sources.subscribe(plans[action], nothing_revoked)
+
+
+async def test_of_two_workers_that_end_together_the_last_closes_the_source() -> None:
+    async with two_types(WorkerFixture()) as (driver, subscribed):
+        first, other = await subscribed("take-a"), await subscribed("take-b")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first.close)
+            tasks.start_soon(other.close)
+        assert driver.sources[0].closed == 1
+
+
+async def test_what_cannot_be_given_back_ends_the_source_for_all_and_comes_again_by_the_next() -> None:
+    stage = WorkerFixture()
+    async with two_types(stage) as (driver, subscribed):
+        first, other = await subscribed("take-a"), await subscribed("take-b")
+        emit(stage, "a", 0, key=b"k")
+        emit(stage, "b", 1, key=b"k")
+        assert [one.payload for one in await first.receive(1, 1000)] == [b"0"]
+        driver.sources[0].away = 1
+        await first.close()
+        with pytest.raises(DriverRejected, match="could not be given back"):
+            await other.receive(1, 1000)
+        await other.close()
+        assert driver.sources[0].closed == 1
+        again, second = await subscribed("take-a"), await subscribed("take-b")
+        for source, payload in ((again, b"0"), (second, b"1")):
+            (delivery,) = await source.receive(1, 1000)
+            assert delivery.payload == payload
+            await source.settle([Acked(delivery)])
+        await again.close()
+        await second.close()
+
+
+async def test_a_release_that_failed_is_not_forgotten_before_it_took_effect() -> None:
+    stage = WorkerFixture()
+    async with two_types(stage) as (driver, subscribed):
+        first, other = await subscribed("take-a"), await subscribed("take-b")
+        emit(stage, "a", 0, key=b"k")
+        (delivery,) = await first.receive(1, 1000)
+        driver.sources[0].away = 1
+        with pytest.raises(DriverUnavailable):
+            await first.settle([Released(delivery)])
+        await first.close()
+        again = await subscribed("take-a")
+        (delivery,) = await again.receive(1, 1000)
+        assert delivery.payload == b"0"
+        await again.settle([Acked(delivery)])
+        await again.close()
+        await other.close()
+
+
+async def test_a_postponed_retry_whose_lease_is_lost_holds_its_key_no_more() -> None:
+    stage = WorkerFixture()
+    async with two_types(stage) as (driver, subscribed):
+        first, other = await subscribed("take-a"), await subscribed("take-b")
+        emit(stage, "a", 0, key=b"k")
+        emit(stage, "b", 1, key=b"k")
+        (delivery,) = await first.receive(1, 1000)
+        driver.sources[0].loses = True
+        failure = Failure(error="ValueError", message="", reason="failed")
+        await first.settle([Postponed(delivery, again=replace(delivery, attempt=1), failure=failure, delay_s=1.0)])
+        driver.sources[0].loses = False
+        (behind,) = await other.receive(1, 1000)
+        assert behind.payload == b"1"
+        await first.close()
+        await other.close()

@@ -4,6 +4,7 @@ Each worker has a source of its own as it would have without types: it receives 
 task receives, for all who wait for events.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Self
 
@@ -16,7 +17,7 @@ from hexa_worker.core.message import Delivery
 from hexa_worker.core.settlement import Postponed, Released, Settlement
 from hexa_worker.drivers.base import Backlog, Driver, Revoked, Source, Unsettled
 from hexa_worker.drivers.opening import spec_of
-from hexa_worker.errors import DriverUnavailable, LeaseLost
+from hexa_worker.errors import DriverRejected, DriverUnavailable, LeaseLost
 from hexa_worker.subscriptions.plan import Plan, SharedSource
 
 
@@ -76,6 +77,7 @@ class _Shared:
         self._members: dict[str, TypedSource] = {}
         self._owed: list[Delivery] = []  # to be released: no worker has them
         self._settling = anyio.Lock()
+        self._leaving = anyio.Lock()
         self._changed = anyio.Event()
         self._ended = anyio.Event()
 
@@ -154,19 +156,27 @@ class _Shared:
         """A worker has ended; the last one closes the source."""
         if self._members.get(member.action) is not member:
             return
-        if len(self._members) > 1:
-            try:
-                await member.settle([Released(delivery) for delivery in member.in_flight])
-            except DriverUnavailable as error:  # only closing the source gives them back
-                self.over, self.error = True, error
-                self.source.stop()
-                self.wake()
+        try:
+            async with self._leaving:  # of two that end together, one is the last
+                if len(self._members) > 1:
+                    await self._give_back(member)
+                    return
+                self.stop()
+                await self._ended.wait()
+                await self.source.close()
+        finally:
             del self._members[member.action]
-            return
-        del self._members[member.action]
-        self.stop()
-        await self._ended.wait()
-        await self.source.close()
+
+    async def _give_back(self, member: "TypedSource") -> None:
+        """Release what a worker had that ends alone."""
+        try:
+            await member.settle([Released(delivery) for delivery in member.in_flight])
+        except DriverUnavailable as error:  # only closing the source gives them back, and all have to leave for that
+            self.error = DriverRejected(f"what {member.action} had could not be given back: {error}")
+            self.over = True
+            self.source.stop()
+            self.wake()
+        member.forget_rest()
 
 
 class TypedSource:
@@ -181,6 +191,9 @@ class TypedSource:
         self._shared = shared
         self._away = shared.away[0]
         self._in_flight: dict[tuple[str, int], Delivery] = {}
+        # By place, since one whose lease was lost may be handed out again before its first run is settled.
+        self._handed_out: Counter[tuple[str, int]] = Counter()
+        self._released: Counter[tuple[str, int]] = Counter()
 
     @property
     def in_flight(self) -> list[Delivery]:
@@ -206,7 +219,8 @@ class TypedSource:
                 break
             delivery = ready.popleft()
             batch.append(delivery)
-            self._in_flight[delivery.source, delivery.offset] = delivery
+            self._in_flight[_place(delivery)] = delivery
+            self._handed_out[_place(delivery)] += 1
         return batch
 
     def _raise_problem(self) -> None:
@@ -219,19 +233,41 @@ class TypedSource:
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Unsettled]:
         """As `Source.settle`."""
         for settlement in settlements:
-            if isinstance(settlement, Released) and self._forget(settlement.delivery):
+            place = _place(settlement.delivery)
+            if isinstance(settlement, Released) and self._released[place] < self._handed_out[place]:
+                self._released[place] += 1  # and no more, should it have to be tried again
                 self._shared.release(settlement.delivery)
         unsettled = await self._shared.settle(settlements)
-        open_ = {id(one.settlement) for one in unsettled if not isinstance(one.error, LeaseLost)}
+        lost = {id(one.settlement) for one in unsettled if isinstance(one.error, LeaseLost)}
+        open_ = {id(one.settlement) for one in unsettled} - lost
         for settlement in settlements:
-            done = not isinstance(settlement, Postponed) and id(settlement) not in open_
-            if done and self._forget(settlement.delivery):
-                self._shared.dealer.finish(settlement.delivery)
+            stays = id(settlement) in open_ or (isinstance(settlement, Postponed) and id(settlement) not in lost)
+            if not stays:
+                self._forget(settlement)
         self._shared.wake()
         return unsettled
 
-    def _forget(self, delivery: Delivery) -> bool:
-        return self._in_flight.pop((delivery.source, delivery.offset), None) is not None
+    def _forget(self, settlement: Settlement) -> None:
+        """It is settled, or lost."""
+        place = _place(settlement.delivery)
+        if not self._handed_out[place]:
+            return
+        if isinstance(settlement, Released):  # the dealer knows
+            self._released[place] -= 1
+        else:
+            self._shared.dealer.finish(settlement.delivery)
+        self._handed_out[place] -= 1
+        if not self._handed_out[place]:
+            del self._handed_out[place], self._released[place], self._in_flight[place]
+
+    def forget_rest(self) -> None:
+        """Its worker has ended: nothing that it had holds up others of its key."""
+        for place, delivery in self._in_flight.items():
+            for _ in range(self._handed_out[place] - self._released[place]):
+                self._shared.dealer.finish(delivery)
+        self._in_flight.clear()
+        self._handed_out.clear()
+        self._released.clear()
 
     async def lose(self, sources: frozenset[str]) -> None:
         """As `hexa_worker.drivers.base.Revoked`."""
@@ -250,3 +286,7 @@ class TypedSource:
         """As `Source.close`."""
         self.stopped = True
         await self._shared.leave(self)
+
+
+def _place(delivery: Delivery) -> tuple[str, int]:
+    return delivery.source, delivery.offset
